@@ -1,0 +1,1 @@
+"""Volumes: open, convert, describe, split and cut them. Never imports models or pipeline."""

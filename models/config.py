@@ -1,0 +1,127 @@
+"""Configuration of the telegraph network: plain data, no torch, so that ``--help`` answers at once."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+Resample = Literal["", "coarsen", "refine"]
+Activation = Literal["relu", "softplus", "tanh"]
+Padding = Literal["refuse", "zeros", "reflect", "replicate"]
+ForceType = Literal["float32", "bfloat16", "float16"]
+
+_LAYER = re.compile(r"(?P<resample>[du]?)(?P<rank>[1-9]\d*)(?:\*(?P<times>[1-9]\d*))?\Z")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot work; the message names the value, the place and the way out."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One telegraph layer: its block rank, and what happens to the grid before it.
+
+    Attributes
+    ----------
+    rank
+        Rows r of the kernel K: channels of the hidden layer.
+    resample
+        ``"coarsen"`` halves the grid and multiplies the channels by 2^d before the layer, ``"refine"`` undoes it.
+    """
+
+    rank: int
+    resample: Resample = ""
+
+
+def parse_layers(text: str) -> tuple[Layer, ...]:
+    """Read the compact notation of the paper's tables: ``"8*2 d16*3 u8"``.
+
+    A number is the block rank of a layer, ``d`` before it coarsens first, ``u`` refines first, and ``*n`` repeats the
+    layer n times (the resampling happens before the first of them only).
+
+    Raises
+    ------
+    ConfigError
+        Where a token is not of this form, the list is empty, or it refines above the input grid by more than it may.
+    """
+    layers: list[Layer] = []
+    for token in text.split():
+        match = _LAYER.match(token)
+        if match is None:
+            raise ConfigError(
+                f"network.layers: {token!r} is not a layer; write a block rank such as 8, d16 (coarsen first), "
+                "u8 (refine first) or 16*3 (three layers)"
+            )
+        rank, times = int(match["rank"]), int(match["times"] or 1)
+        resample: Resample = {"": "", "d": "coarsen", "u": "refine"}[match["resample"]]  # type: ignore[assignment]
+        layers += [Layer(rank, resample)] + [Layer(rank)] * (times - 1)
+    if not layers:
+        raise ConfigError("network.layers is empty; name at least one block rank, such as '8*4'")
+    return tuple(layers)
+
+
+def hourglass(depth: int, rank: int, levels: int) -> str:
+    """Layers of one block rank that go down `levels` times and up again, `depth` in all, in the compact notation.
+
+    The stages share the layers evenly; what does not divide goes to the coarsest stage, where layers are cheapest.
+
+    Raises
+    ------
+    ConfigError
+        Where `depth` is smaller than the number of stages, ``2 levels + 1``.
+    """
+    stages = 2 * levels + 1
+    if depth < stages:
+        raise ConfigError(f"depth {depth} cannot reach {levels} levels and return; take a depth of at least {stages}")
+    share, rest = divmod(depth, stages)
+    counts = [share] * stages
+    counts[levels] += rest
+    marks = [""] + ["d"] * levels + ["u"] * levels
+    return " ".join(f"{mark}{rank}*{count}" for mark, count in zip(marks, counts, strict=True))
+
+
+@dataclass
+class NetworkConfig:
+    """The telegraph network.
+
+    Attributes
+    ----------
+    layers
+        Block rank of each layer in the compact notation of `parse_layers`, for example ``"8*2 d16*3 d32*4 u16*2 u8*2"``.
+    repeat
+        How often the input's channels are repeated to make the state's channels (paper: 1 -> 12 for seismic).
+    step
+        Step h of the leapfrog in time; the force is weighted by a = h^2.
+    activation
+        Pointwise s of the force K^T s(K x + b).
+    kernel
+        Odd edge length of the convolution kernel, in cells.
+    padding
+        What to do with a size that the coarsenings do not divide: ``refuse`` it, or pad it at its far end.
+    force_dtype
+        Precision of the convolutions; the states stay in float32.
+    init_gain
+        Initial kernels are drawn with deviation gain / sqrt(fan-in) / sqrt(depth): deep networks must start gently.
+    read_channels
+        Output channel of each class; none means the first channels in order.
+    """
+
+    layers: str = "8*2 d16*3 d16*3 u16*2 u8*2"
+    repeat: int = 1
+    step: float = 0.2
+    activation: Activation = "relu"
+    kernel: int = 3
+    padding: Padding = "reflect"
+    force_dtype: ForceType = "float32"
+    init_gain: float = 1.0
+    read_channels: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        parse_layers(self.layers)
+        if self.repeat < 1:
+            raise ConfigError(f"network.repeat is {self.repeat}; it must be 1 or more")
+        if not self.step > 0:
+            raise ConfigError(f"network.step is {self.step}; the leapfrog needs a positive step, such as 0.2")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ConfigError(f"network.kernel is {self.kernel}; take an odd edge length such as 3")
+        if not self.init_gain > 0:
+            raise ConfigError(f"network.init_gain is {self.init_gain}; it must be positive")

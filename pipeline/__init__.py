@@ -1,0 +1,1 @@
+"""The work: train, tune, evaluate, predict, register, and the command line over them."""
