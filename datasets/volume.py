@@ -1,0 +1,251 @@
+"""What a network sees of a converted volume: channels over space, labels, and where the two part.
+
+Shapes: C channels (all dimensions that are not space, flattened), N the cells along each dimension of space.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+
+from datasets.config import DataConfig
+from datasets.errors import InputError
+from datasets.store import open_volume
+
+IGNORE = -1
+UNLABELLED = 255
+NOT_HORIZONTAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})
+
+Part = Literal["train", "validation", "test"]
+PART_CODES: dict[str, int] = {"train": 1, "validation": 2, "test": 3}
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A converted volume seen as channels over one to three dimensions of space.
+
+    Attributes
+    ----------
+    dataset
+        The store's content, lazy.
+    space
+        Dimensions that the network convolves over.
+    channel_dims
+        All other dimensions of the data, in stored order.
+    classes
+        Names of the label classes; empty without labels.
+    label_dims
+        The labels' dimensions, in the order of `space`.
+    read_slice
+        For each axis of `space` that the labels do not have, the cell at which the output is read.
+    """
+
+    dataset: xr.Dataset
+    space: tuple[str, ...]
+    channel_dims: tuple[str, ...]
+    classes: list[str]
+    label_dims: tuple[str, ...]
+    read_slice: dict[int, int]
+
+    @classmethod
+    def open(cls, config: DataConfig) -> "Volume":
+        """Open the volume of `config.source` and check the configuration against it.
+
+        Raises
+        ------
+        InputError
+            Where there is no volume, or it lacks a dimension that the configuration names.
+        """
+        if not config.source:
+            raise InputError("data.source is empty; name a volume made by `python -m pipeline convert` or `synthesize`")
+        return cls.of(open_volume(config.source), config)
+
+    @classmethod
+    def of(cls, dataset: xr.Dataset, config: DataConfig) -> "Volume":
+        """Check an opened dataset against the configuration; see `open`."""
+        data = dataset["data"]
+        dims = [str(dim) for dim in data.dims]
+        where = config.source or "the volume"
+        if not config.space:
+            raise InputError(f"data.space is empty; choose one to three of the dimensions {dims} of {where}")
+        unknown = [dim for dim in config.space if dim not in dims]
+        if unknown:
+            raise InputError(f"data.space names {unknown}, but {where} has the dimensions {dims}")
+        space = tuple(config.space)
+        label_dims: tuple[str, ...] = ()
+        classes: list[str] = []
+        if "labels" in dataset:
+            labels = dataset["labels"]
+            extra = [str(dim) for dim in labels.dims if dim not in space]
+            if extra:
+                raise InputError(
+                    f"the labels of {where} vary along {extra}, which data.space {list(space)} lacks; add it"
+                )
+            label_dims = tuple(dim for dim in space if dim in labels.dims)
+            classes = [str(name) for name in labels.attrs["class_names"]]
+        if config.block is not None:
+            for dim, edge in zip(space, config.block, strict=True):
+                if label_dims and dim not in label_dims and edge != data.sizes[dim]:
+                    raise InputError(
+                        f"data.block gives {edge} cells of {dim}, along which the labels of {where} do not vary; "
+                        f"give all {data.sizes[dim]}"
+                    )
+        return cls(
+            dataset=dataset,
+            space=space,
+            channel_dims=tuple(dim for dim in dims if dim not in space),
+            classes=classes,
+            label_dims=label_dims,
+            read_slice=_read_slice(config, dataset, space, label_dims),
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Cells along each dimension of `space`."""
+        return tuple(self.dataset["data"].sizes[dim] for dim in self.space)
+
+    @property
+    def n_channels(self) -> int:
+        """Product of the channel dimensions' sizes."""
+        return math.prod(self.dataset["data"].sizes[dim] for dim in self.channel_dims)
+
+    @property
+    def horizontal(self) -> tuple[int, ...]:
+        """Axes of `space` that lie in the map plane."""
+        return tuple(axis for axis, dim in enumerate(self.space) if dim not in NOT_HORIZONTAL)
+
+    def read(self, block: tuple[slice, ...] | None = None) -> np.ndarray:
+        """Read the data of a block, or of the whole volume.
+
+        Parameters
+        ----------
+        block
+            Cells along each dimension of `space`.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [C, *block]; NaN where there is no data.
+        """
+        where = dict(zip(self.space, block, strict=True)) if block is not None else {}
+        order = (*self.channel_dims, *self.space)
+        values = self.dataset["data"].isel(where).transpose(*order).values.astype(np.float32)
+        values[~np.isfinite(values)] = np.nan
+        if "valid" in self.dataset:
+            values[~self.dataset["valid"].isel(where).transpose(*order).values] = np.nan
+        return values.reshape(self.n_channels, *values.shape[len(self.channel_dims) :])
+
+    def read_labels(
+        self,
+        split: xr.DataArray | None = None,
+        part: Part | None = None,
+        block: tuple[slice, ...] | None = None,
+        factor: int = 1,
+    ) -> np.ndarray:
+        """Read the labels of one part of the split.
+
+        Parameters
+        ----------
+        split
+            Part codes over some of the labels' dimensions; needed where `part` is given.
+        part
+            Part whose labels count; none means all. ``test`` reads the dense ``truth`` where the volume has one.
+        block
+            Cells along each dimension of `space`.
+        factor
+            How much coarser, a power of two, the grid of the result is. A coarse cell takes the class that is most
+            frequent among its labelled cells, the first of equals; a last, incomplete cell counts as a cell.
+
+        Returns
+        -------
+        numpy.ndarray
+            int64 [*label dims]: class index, or `IGNORE`.
+
+        Raises
+        ------
+        InputError
+            Where the volume has no labels.
+        """
+        if not self.label_dims:
+            raise InputError("the volume has no labels; convert its source again with labels")
+        cells = dict(zip(self.space, block, strict=True)) if block is not None else {}
+        where = {dim: cells[dim] for dim in self.label_dims if dim in cells}
+        name = "truth" if part == "test" and "truth" in self.dataset else "labels"
+        source = self.dataset[name].isel(where).transpose(*self.label_dims)
+        labels = source.values.astype(np.int64)
+        labels[labels == UNLABELLED] = IGNORE
+        if part is not None:
+            if split is None:
+                raise ValueError("a part of the labels needs the split")
+            codes = split.isel({dim: cut for dim, cut in where.items() if dim in split.dims}).variable
+            inside = (codes == PART_CODES[part]).set_dims(dict(source.sizes)).transpose(*self.label_dims)
+            labels[~inside.values] = IGNORE
+        return coarsen_labels(labels, factor, len(self.classes)) if factor > 1 else labels
+
+    def digest(self) -> str:
+        """SHA-256 that two volumes share only if source, conversion, shape and labels are the same."""
+        data = self.dataset["data"]
+        attrs = self.dataset.attrs
+        identity = {
+            "source_sha256": attrs.get("source_sha256"),
+            "conversion": attrs.get("conversion"),
+            "dims": [str(dim) for dim in data.dims],
+            "shape": list(data.shape),
+            "dtype": str(data.dtype),
+            "classes": self.classes,
+        }
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+        for name in ("labels", "truth"):
+            if name in self.dataset:
+                digest.update(np.ascontiguousarray(self.dataset[name].values).tobytes())
+        return digest.hexdigest()
+
+
+def coarsen_labels(labels: np.ndarray, factor: int, classes: int) -> np.ndarray:
+    """Take the most frequent class of each cube of `factor` cells; `IGNORE` where none of its cells is labelled.
+
+    Parameters
+    ----------
+    labels
+        Class indices [*N], or `IGNORE`.
+    factor
+        Cells of a cube along every axis.
+    classes
+        Number of classes.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 [*ceil(N / factor)].
+    """
+    padded = np.pad(labels, [(0, -size % factor) for size in labels.shape], constant_values=IGNORE)
+    split_shape = [n for size in padded.shape for n in (size // factor, factor)]
+    within = tuple(range(1, 2 * labels.ndim, 2))
+    best = np.full([size // factor for size in padded.shape], IGNORE, np.int64)
+    most = np.zeros(best.shape, np.int64)
+    for index in range(classes):
+        count = (padded == index).reshape(split_shape).sum(axis=within)
+        best[count > most] = index
+        most = np.maximum(most, count)
+    return best
+
+
+def _read_slice(
+    config: DataConfig, dataset: xr.Dataset, space: tuple[str, ...], label_dims: Sequence[str]
+) -> dict[int, int]:
+    sizes = dataset["data"].sizes
+    gone = [dim for dim in space if dim not in label_dims] if label_dims else []
+    for dim, cell in config.read_slice.items():
+        if label_dims and dim not in gone:
+            raise InputError(f"data.read_slice names {dim!r}, but the labels leave out {gone} only")
+        if dim not in space or not 0 <= cell < sizes[dim]:
+            cells = f"0 to {sizes[dim] - 1}" if dim in space else f"of a dimension in {list(space)}"
+            raise InputError(f"data.read_slice puts {dim} at {cell}; choose a cell {cells}")
+    if not label_dims:
+        return {space.index(dim): cell for dim, cell in config.read_slice.items()}
+    return {space.index(dim): config.read_slice.get(dim, sizes[dim] // 2) for dim in gone}
