@@ -169,3 +169,19 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).name != self.name:
             raise InputError(f"name is {self.name!r}; take a plain folder name")
+
+
+@dataclass
+class InspectConfig:
+    """What ``inspect`` looks at.
+
+    Attributes
+    ----------
+    source
+        Path or URI of a converted volume (Zarr).
+    picture
+        PNG to draw; none means beside the volume.
+    """
+
+    source: str = ""
+    picture: str | None = None

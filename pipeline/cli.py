@@ -1,0 +1,156 @@
+"""The command line: one parser per subcommand over its configuration dataclass. Imports nothing heavy before the work.
+
+Every refusal of input ends with one sentence on stderr and exit code 2, an interruption with 130.
+"""
+
+import errno
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from datasets.errors import InputError
+from models.config import ConfigError
+from pipeline.recipe import build, recipe_parser
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand.
+
+    Attributes
+    ----------
+    summary
+        What it does, in a line.
+    config
+        ``module:Class`` of its configuration.
+    function
+        ``module:function`` that does the work, given the configuration.
+    places
+        Settings that may be given by position.
+    flags
+        Switches passed on as keyword arguments, with their help.
+    """
+
+    summary: str
+    config: str
+    function: str
+    places: tuple[str, ...]
+    flags: tuple[tuple[str, str], ...] = ()
+
+
+_RUN = "pipeline.config:RunConfig"
+COMMANDS = {
+    "synthesize": Command(
+        "make a synthetic 3-D seismic survey with known geology",
+        "datasets.config:SynthesisConfig", "datasets.synthetic:synthesize", ("recipe",),
+    ),
+    "convert": Command(
+        "turn a .mat, .npy, SEG-Y or GeoTIFF source into a labelled Zarr volume",
+        "datasets.config:ConvertConfig", "datasets.convert:convert", ("recipe",),
+    ),
+    "inspect": Command(
+        "show dimensions, chunks, no data, labels and a picture of a volume",
+        "pipeline.config:InspectConfig", "pipeline.inspect:inspect", ("source",),
+    ),
+    "train": Command(
+        "train a network on a volume",
+        _RUN, "pipeline.train:train", ("recipe",),
+        (("resume", "go on with the run of this name"), ("overwrite", "replace the run of this name")),
+    ),
+    "tune": Command(
+        "search depth, levels and block rank with Ray Tune",
+        _RUN, "pipeline.sweep:tune", ("recipe",),
+        (("overwrite", "replace the sweep of this name"),),
+    ),
+    "evaluate": Command(
+        "score a run on the test part of its split",
+        "pipeline.config:EvaluateConfig", "pipeline.evaluate:evaluate", ("run",),
+    ),
+    "register": Command(
+        "put a run's best checkpoint into the model registry",
+        "pipeline.config:RegisterConfig", "pipeline.registry:register", ("run",),
+    ),
+    "predict": Command(
+        "map a whole volume with a registered model or a run",
+        "pipeline.config:PredictConfig", "pipeline.predict:predict", ("model", "source", "out"),
+    ),
+}  # fmt: skip
+
+
+def usage() -> str:
+    """Return the overview of all subcommands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m pipeline COMMAND [ARGUMENTS] [--setting value ...]",
+            "",
+            "Segment whole geoscience volumes with fully invertible telegraph networks.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`python -m pipeline COMMAND --help` explains a command; recipes are in pipeline/recipes.",
+        ]
+    )
+
+
+def _load(reference: str) -> Any:
+    module, name = reference.split(":")
+    return getattr(import_module(module), name)
+
+
+def _by_name(words: Sequence[str], places: Sequence[str]) -> list[str]:
+    """Turn leading words without dashes into the settings that they stand for."""
+    named: list[str] = []
+    rest = list(words)
+    for place in places:
+        if not rest or rest[0].startswith("-"):
+            break
+        named += [f"--{place}", rest.pop(0)]
+    return named + rest
+
+
+def run_command(name: str, words: Sequence[str]) -> None:
+    """Parse the words of one subcommand and do its work."""
+    command = COMMANDS[name]
+    config = _load(command.config)
+    shown = " ".join(f"[{place.upper()}]" for place in command.places)
+    parser = recipe_parser(
+        config,
+        prog=f"python -m pipeline {name}",
+        usage=f"python -m pipeline {name} {shown} [--setting value ...]",
+        description=command.summary,
+    )
+    for flag, text in command.flags:
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
+    parsed = parser.parse_args(_by_name(words, command.places))
+    flags = {flag: bool(parsed.pop(flag)) for flag, _ in command.flags}
+    _load(command.function)(build(config, parser, parsed), **flags)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = sys.argv[1:] if words is None else list(words)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] not in COMMANDS:
+        print(f"{words[0]!r} is not a command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        run_command(words[0], words[1:])
+    except (InputError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: the disk is full ({error.filename or 'while writing'}); free some room, nothing was kept "
+              "half-written", file=sys.stderr)  # fmt: skip
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0

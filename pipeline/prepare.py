@@ -1,0 +1,110 @@
+"""Everything that is decided, and every refusal that can be made, before the first step."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datasets.blocks import tile
+from datasets.errors import InputError
+from datasets.split import label_counts, make_split
+from datasets.statistics import statistics
+from datasets.volume import Volume
+from models.config import SegmenterConfig
+from models.segmenter import Segmenter
+from pipeline.config import RunConfig
+from pipeline.recipe import dump_recipe
+from pipeline.run import Prepared, Run
+
+
+def class_weights(counts: np.ndarray, kind: str) -> list[float]:
+    """Weigh each class by its share p of the training labels.
+
+    Parameters
+    ----------
+    counts
+        Training labels of each class.
+    kind
+        ``none``, ``sqrt`` (p^-1/2) or ``inverse`` (p^-1).
+
+    Returns
+    -------
+    list of float
+        Weights with a mean of 1 over the labelled cells; 0 for a class without labels.
+    """
+    power = {"none": 0.0, "sqrt": -0.5, "inverse": -1.0}[kind]
+    share = counts / counts.sum()
+    weights = np.where(counts > 0, np.maximum(share, 1e-12) ** power, 0.0)
+    return (weights / (weights * share).sum()).tolist()
+
+
+def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
+    """Check a recipe against its volume, draw the split, compute the statistics, and lay out the run's folder.
+
+    Parameters
+    ----------
+    config
+        The full configuration.
+    overwrite
+        Whether a run of the same name is replaced.
+
+    Returns
+    -------
+    Run
+        The prepared run.
+
+    Raises
+    ------
+    InputError, ConfigError
+        Where the volume, its labels and the recipe do not fit together; nothing is written then.
+    """
+    folder = (Path(config.runs) / config.name).resolve()
+    if folder.exists() and not overwrite:
+        raise InputError(
+            f"{folder} exists already; choose another --name, pass --resume to go on with it, "
+            "or pass --overwrite to replace it"
+        )
+    volume = Volume.open(config.data)
+    tile(volume.shape, config.data.block)
+    split = make_split(volume, config.split)
+    counts = label_counts(volume, split)
+    measured = statistics(volume, config.data.keep)
+    segmenter = SegmenterConfig(
+        network=config.network,
+        space=len(volume.space),
+        channels=volume.n_channels,
+        classes=volume.classes,
+        validity=config.data.validity,
+        read_slice=volume.read_slice,
+    )
+    with torch.device("meta"):
+        trial = Segmenter(segmenter, torch.from_numpy(measured.mean), torch.from_numpy(measured.deviation))
+    trial.output_shape(volume.shape)
+    if config.data.block is not None:
+        trial.output_shape(tuple(config.data.block))
+    prepared = Prepared(
+        segmenter=segmenter,
+        mean=measured.mean,
+        deviation=measured.deviation,
+        weights=class_weights(counts["train"], config.training.class_weights),
+        counts={part: [int(n) for n in cells] for part, cells in counts.items()},
+        volume_digest=volume.digest(),
+        split_digest=hashlib.sha256(split.values.tobytes()).hexdigest(),
+    )
+    aside = folder.with_name(f".{folder.name}.preparing")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        (aside / "checkpoints").mkdir(parents=True)
+        (aside / "pictures").mkdir()
+        (aside / "config.yaml").write_text(dump_recipe(config))
+        split.to_dataset(name="split").to_zarr(aside / "split.zarr", zarr_format=3, consolidated=False)
+        Run(aside, config, prepared).write("prepared.json", prepared.to_json())
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return Run(folder, config, prepared)

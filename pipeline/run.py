@@ -1,0 +1,148 @@
+"""The folder of a run: what was decided before the first step, and where its results go."""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from datasets.errors import InputError
+from datasets.volume import Volume
+from models.config import SegmenterConfig
+from pipeline.config import RunConfig
+from pipeline.recipe import load_recipe
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `pipeline.prepare.prepare` found out before the first step.
+
+    Attributes
+    ----------
+    segmenter
+        Configuration of the network with its normalisation.
+    mean, deviation
+        Statistics of the data, float32, broadcast against [channels, *space].
+    weights
+        Weight of each class in the loss.
+    counts
+        Labelled cells per class of each part of the split.
+    volume_digest, split_digest
+        SHA-256 of the volume's identity and of the split: two runs compare only where both agree.
+    """
+
+    segmenter: SegmenterConfig
+    mean: np.ndarray
+    deviation: np.ndarray
+    weights: list[float]
+    counts: dict[str, list[int]]
+    volume_digest: str
+    split_digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers."""
+        return {
+            "segmenter": self.segmenter.to_json(),
+            "mean": self.mean.tolist(),
+            "deviation": self.deviation.tolist(),
+            "weights": self.weights,
+            "counts": self.counts,
+            "volume_digest": self.volume_digest,
+            "split_digest": self.split_digest,
+        }
+
+    @classmethod
+    def from_json(cls, text: dict[str, Any]) -> "Prepared":
+        """Undo `to_json`."""
+        return cls(
+            segmenter=SegmenterConfig.from_json(text["segmenter"]),
+            mean=np.asarray(text["mean"], np.float32),
+            deviation=np.asarray(text["deviation"], np.float32),
+            weights=text["weights"],
+            counts=text["counts"],
+            volume_digest=text["volume_digest"],
+            split_digest=text["split_digest"],
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A prepared run.
+
+    Attributes
+    ----------
+    folder
+        Absolute path: workers have another current folder.
+    config
+        The full configuration.
+    prepared
+        What was found out before the first step.
+    """
+
+    folder: Path
+    config: RunConfig
+    prepared: Prepared
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """Open the folder of a run.
+
+        Raises
+        ------
+        InputError
+            Where there is no run.
+        """
+        folder = Path(folder).resolve()
+        if not (folder / "prepared.json").is_file():
+            raise InputError(
+                f"{folder} is not the folder of a run (it has no prepared.json); "
+                "name one that `python -m pipeline train` made, such as runs/NAME"
+            )
+        return cls(
+            folder,
+            load_recipe(folder / "config.yaml"),
+            Prepared.from_json(json.loads((folder / "prepared.json").read_text())),
+        )
+
+    @cached_property
+    def volume(self) -> Volume:
+        """The volume, opened lazily."""
+        return Volume.open(self.config.data)
+
+    @cached_property
+    def split(self) -> xr.DataArray:
+        """The split of the map: uint8 codes of `datasets.split`."""
+        return xr.open_zarr(self.folder / "split.zarr", mask_and_scale=False)["split"].load()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints, one folder a step."""
+        return self.folder / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of the pictures."""
+        return self.folder / "pictures"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking URI: the configured one, or SQLite beside the runs."""
+        return self.config.tracking.uri or f"sqlite:///{self.folder.parent / 'mlflow.db'}"
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Read one of the run's JSON files; an absent one is empty."""
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def write(self, name: str, content: dict[str, Any]) -> Path:
+        """Write one of the run's JSON files, whole or not at all."""
+        path = self.folder / name
+        with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=f".{name}.", delete=False) as file:
+            json.dump(content, file, indent=1)
+        os.replace(file.name, path)
+        return path

@@ -1,0 +1,139 @@
+"""One optimiser step in plain torch: gradient accumulation, exact weighting over ranks, clipping.
+
+B batch, C channels, K classes, N the space.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from models.losses import masked_cross_entropy
+from pipeline.config import TrainingConfig
+
+
+def rate_factor(step: int, config: TrainingConfig) -> float:
+    """Return the factor on the learning rate at a step: the schedule times the drops reached so far."""
+    factor = 1.0
+    if config.schedule == "one_cycle":
+        rise = max(1, round(0.3 * config.steps))
+        if step < rise:
+            factor = (step + 1) / rise
+        else:
+            factor = 0.5 * (1 + np.cos(np.pi * (step + 1 - rise) / (config.steps + 1 - rise)))
+    for at, drop in config.drops.items():
+        if step >= at:
+            factor *= drop
+    return float(factor)
+
+
+def build_optimiser(model: nn.Module, config: TrainingConfig) -> tuple[Optimizer, LambdaLR]:
+    """Make optimiser and schedule of a recipe."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser: Optimizer
+    if config.optimiser == "adam":
+        optimiser = torch.optim.Adam(parameters, lr=config.rate)
+    elif config.optimiser == "adamw":
+        optimiser = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)
+    else:
+        optimiser = torch.optim.SGD(parameters, lr=config.rate, momentum=0.9)
+    return optimiser, LambdaLR(optimiser, lambda step: rate_factor(step, config))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step showed.
+
+    Attributes
+    ----------
+    loss
+        Weighted cross-entropy over the labelled cells of the global batch.
+    gradient_norm
+        Norm of the gradient before clipping.
+    voxels
+        Input voxels that this rank processed.
+    interrupted
+        Whether any rank was asked to stop.
+    """
+
+    loss: float
+    gradient_norm: float
+    voxels: int
+    interrupted: bool
+
+
+def _sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    total = torch.tensor(values, dtype=torch.float64, device="cpu" if dist.get_backend() == "gloo" else device)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
+def train_step(
+    model: nn.Module,
+    optimiser: Optimizer,
+    samples: Sequence[tuple[np.ndarray, np.ndarray]],
+    weights: Tensor,
+    *,
+    micro_batch: int,
+    clip: float,
+    interrupted: bool = False,
+) -> StepResult:
+    """Take one optimiser step on this rank's share of the global batch.
+
+    The loss of every rank is divided by the label weight of the *global* batch, so that the gradient is that of the
+    whole batch on one rank, however unevenly the labels fall.
+
+    Parameters
+    ----------
+    model
+        Maps raw data [B, C, *N] to logits [B, K, *L]; may be wrapped in DistributedDataParallel.
+    optimiser
+        Its optimiser.
+    samples
+        Pairs of data float32 [C, *N] and labels int64 [*L].
+    weights
+        Class weights [K], on the model's device.
+    micro_batch
+        Samples run at once.
+    clip
+        Largest norm of the gradient; 0 switches clipping off.
+    interrupted
+        Whether this rank was asked to stop; the answer is shared with all ranks.
+
+    Returns
+    -------
+    StepResult
+        Loss, gradient norm, voxels and whether to stop.
+    """
+    device = weights.device
+    host_weights = weights.cpu().numpy()
+    share = sum(float(host_weights[labels[labels >= 0]].sum()) for _, labels in samples)
+    total, stops = _sum_over_ranks([share, float(interrupted)], device)
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    optimiser.zero_grad(set_to_none=True)
+    loss_share, voxels = 0.0, 0
+    starts = range(0, len(samples), micro_batch)
+    for start in starts:
+        chosen = samples[start : start + micro_batch]
+        raw_BCN = torch.from_numpy(np.stack([raw for raw, _ in chosen])).to(device)
+        target_BL = torch.from_numpy(np.stack([labels for _, labels in chosen])).to(device)
+        last = start == starts[-1]
+        hold: Any = contextlib.nullcontext() if last or world == 1 else model.no_sync()  # type: ignore[operator]
+        with hold:
+            loss_sum, _ = masked_cross_entropy(model(raw_BCN), target_BL, weights)
+            (loss_sum * (world / max(total, 1e-12))).backward()
+        loss_share += float(loss_sum.detach()) / max(total, 1e-12)
+        voxels += int(np.prod(raw_BCN.shape[2:])) * len(chosen)
+    (loss,) = _sum_over_ranks([loss_share], device)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip if clip > 0 else float("inf"))
+    optimiser.step()
+    return StepResult(loss, float(norm), voxels, stops > 0)

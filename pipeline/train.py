@@ -1,0 +1,166 @@
+"""The driver of a training run: prepare, open the MLflow run, train with or without Ray, close."""
+
+import platform
+import subprocess
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets.errors import InputError
+from pipeline.config import RunConfig
+from pipeline.local import train_here
+from pipeline.prepare import prepare
+from pipeline.run import Run
+from pipeline.tracking import Status, Tracker, connect, create_run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run stopped because somebody asked it to, and left a checkpoint."""
+
+
+def code_version() -> str:
+    """Return the git commit of this code, marked where files have changed since; unknown outside a checkout."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=ROOT, capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def open_tracking(run: Run, *, parent: str | None = None) -> str:
+    """Create the MLflow run of a prepared run, or reopen the one that it has; returns its id."""
+    known = run.read("tracking.json").get("run_id")
+    if known:
+        Tracker(run.tracking_uri, known).reopen()
+        return str(known)
+    artifacts = run.folder.parent / "mlartifacts" if run.tracking_uri.startswith("sqlite:") else None
+    prepared = run.prepared
+    run_id = create_run(
+        run.tracking_uri,
+        run.config.tracking.experiment or run.config.name,
+        run.config.name,
+        parameters=flatten(asdict(run.config)),
+        tags={
+            "code_version": code_version(),
+            "volume_digest": prepared.volume_digest,
+            "split_digest": prepared.split_digest,
+            "folder": str(run.folder),
+            "torch": torch.__version__,
+            "machine": platform.platform(),
+        },
+        artifacts=artifacts,
+        parent=parent,
+    )
+    run.write("tracking.json", {"uri": run.tracking_uri, "run_id": run_id})
+    Tracker(run.tracking_uri, run_id).artifact(run.folder / "config.yaml")
+    return run_id
+
+
+def _reopen(config: RunConfig) -> Run:
+    run = Run.open(Path(config.runs) / config.name)
+    then, now = flatten(asdict(run.config)), flatten(asdict(absolute(config)))
+    free = ("cluster.", "tracking.", "sweep.", "runs")
+    changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(free)]
+    if changed:
+        key = min(changed)
+        raise InputError(
+            f"--resume: {key} is {now.get(key)!r} but {run.folder} was started with {then.get(key)!r}; "
+            "repeat the recipe it was started with, or choose another --name"
+        )
+    return replace(run, config=replace(run.config, cluster=config.cluster))
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """Make local paths absolute: workers have another current folder."""
+    source = config.data.source
+    if source and "://" not in source:
+        source = str(Path(source).resolve())
+    return replace(config, data=replace(config.data, source=source))
+
+
+def _announce(run: Run, interrupted: bool) -> None:
+    if interrupted:
+        step = run.read("outcome.json").get("step")
+        print(f"stopped at step {step} with a checkpoint; go on with the same command and --resume")
+        return
+    found = run.read("metrics.json")
+    print(
+        f"test part: OA {found['test/oa']:.3f}  AA {found['test/aa']:.3f}  kappa {found['test/kappa']:.3f}  "
+        f"mIoU {found['test/miou']:.3f}  (checkpoint of step {found['best_step']})"
+    )
+    print(f"run folder:  {run.folder}")
+    print(f"pictures:    {run.pictures}")
+    print(f"MLflow:      mlflow ui --backend-store-uri {run.tracking_uri}")
+
+
+def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> Run:
+    """Train a recipe from start to end.
+
+    Parameters
+    ----------
+    config
+        The recipe.
+    resume
+        Go on with the run of this name, from its newest checkpoint.
+    overwrite
+        Replace the run of this name.
+
+    Returns
+    -------
+    Run
+        The finished run.
+
+    Raises
+    ------
+    InputError, ConfigError
+        Before any work starts, where recipe, volume, run folder or tracking store do not fit.
+    Interrupted
+        Where somebody asked the run to stop; it has left a checkpoint.
+    """
+    config = absolute(config)
+    if config.training.batch < config.cluster.workers:
+        raise InputError(
+            f"training.batch {config.training.batch} is smaller than cluster.workers {config.cluster.workers}, so some "
+            "workers would have nothing to do; raise the batch, or take fewer workers"
+        )
+    if config.cluster.gpu and config.cluster.workers == 0 and not torch.cuda.is_available():
+        raise InputError("cluster.gpu is true but torch finds no CUDA device here; set it to false")
+    if config.tracking.uri:
+        connect(config.tracking.uri)
+    run = _reopen(config) if resume else prepare(config, overwrite=overwrite)
+    run_id = open_tracking(run)
+    status: Status = "FAILED"
+    try:
+        if config.cluster.workers:
+            from pipeline.worker import train_on_ray
+
+            train_on_ray(run, run_id)
+        else:
+            train_here(run, run_id)
+        status = "KILLED" if run.read("outcome.json").get("interrupted") else "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        Tracker(run.tracking_uri, run_id).end(status)
+    _announce(run, status == "KILLED")
+    if status == "KILLED":
+        raise Interrupted
+    return run
