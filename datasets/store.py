@@ -187,7 +187,7 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> Path:
                 f"the disk is full: {path} could not be written, and nothing of it was kept; "
                 "free some space or choose a place on another disk"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EDQUOT):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EDQUOT):
             raise InputError(f"{path} cannot be written ({error.strerror}); choose another place") from error
         raise
     finally:
@@ -204,7 +204,9 @@ def _lay_out(ds: xr.Dataset, preferred: Mapping[str, int] | None) -> tuple[xr.Da
     for name, var in ds.data_vars.items():
         if not var.ndim:
             continue
-        chunks, shards = plan_chunks(var.sizes, var.dtype.itemsize, preferred)
+        # Masks and dense labels are laid out as the data is, so that both are computed from the same pieces.
+        like = ds["data"] if "data" in ds and ds["data"].dims == var.dims else var
+        chunks, shards = plan_chunks(var.sizes, like.dtype.itemsize, preferred)
         shape = tuple(chunks[dim] for dim in var.dims)
         encoding[name] = {"chunks": shape, "_FillValue": None}
         var.attrs.pop("_FillValue", None)
