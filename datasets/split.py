@@ -1,0 +1,292 @@
+"""Training, validation and test by space: a map of parts, with a buffer between any two.
+
+Labels of neighbouring cells are nearly copies of each other, so a random draw of cells leaks the answers into the
+test. Here whole blocks of the map, or whole wells, go to one part, and labelled cells of two parts are always more
+than `buffer` cells apart (Chebyshev distance: the larger of the distances along the axes).
+
+K classes, B blocks, W wells, M cells along the dimensions of the map.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from scipy.ndimage import maximum_filter
+
+from datasets.config import SplitConfig
+from datasets.errors import InputError
+from datasets.volume import NOT_HORIZONTAL, Volume
+
+UNUSED, TRAIN, VALIDATION, TEST = 0, 1, 2, 3
+PART_NAMES = ["unused", "train", "validation", "test"]
+_WELL_DRAWS = 200  # draws of the validation wells, of which the one that spreads the classes best is taken
+
+
+def make_split(volume: Volume, config: SplitConfig) -> xr.DataArray:
+    """Divide the labelled cells of a volume's map into the three parts.
+
+    Where the labels also vary with depth or time, a cell of the map stands for its whole column.
+
+    Returns
+    -------
+    xarray.DataArray
+        uint8 over the dimensions of the map, with the volume's coordinates: `UNUSED`, `TRAIN`, `VALIDATION` or `TEST`.
+        Attributes: ``names`` of the codes, ``method``, ``seed``, ``buffer``.
+
+    Raises
+    ------
+    InputError
+        If there are no labels or wells, a dimension or a well lies outside the volume, a class has no training
+        label, or a part that should get labels gets none.
+    """
+    dims = _map_dims(volume, config)
+    if config.method == "blocks" and config.fractions[0] == 0:
+        raise InputError(
+            f"split.fractions {config.fractions} gives nothing to training; take such as [0.5, 0.15, 0.35]"
+        )
+    labels = volume.dataset["labels"]
+    counts_KM = _count_classes(labels, dims, len(volume.classes))
+    for name, count in zip(volume.classes, counts_KM.reshape(len(counts_KM), -1).sum(1), strict=True):
+        if count == 0:
+            raise InputError(f"class {name!r} has no label in the volume; convert its source again without that class")
+    if config.method == "blocks":
+        parts_M = split_blocks(counts_KM, config)
+    else:
+        with_truth = counts_KM.max(0) > 0
+        if "truth" in volume.dataset:
+            with_truth = _count_classes(volume.dataset["truth"], dims, len(volume.classes)).max(0) > 0
+        parts_M = split_wells(counts_KM, with_truth, _well_positions(volume, config, dims), config)
+    _check(parts_M, counts_KM, volume.classes, config)
+    coords = {name: coord for name, coord in volume.dataset.coords.items() if set(coord.dims) <= set(dims)}
+    attrs = {"names": PART_NAMES, "method": config.method, "seed": config.seed, "buffer": config.buffer}
+    return xr.DataArray(parts_M, coords, dims, name="split", attrs=attrs)
+
+
+def label_counts(volume: Volume, split: xr.DataArray) -> dict[str, np.ndarray]:
+    """Count the labelled cells of each class in each part; ``test`` counts ``truth`` where the volume has it.
+
+    Returns
+    -------
+    dict
+        ``train``, ``validation``, ``test`` -> int64 [K].
+    """
+    dims = [str(dim) for dim in split.dims]
+    counts: dict[str, np.ndarray] = {}
+    for code in (TRAIN, VALIDATION, TEST):
+        source = "truth" if code == TEST and "truth" in volume.dataset else "labels"
+        counts_KM = _count_classes(volume.dataset[source], dims, len(volume.classes))
+        counts[PART_NAMES[code]] = counts_KM[:, split.values == code].sum(1, dtype=np.int64)
+    return counts
+
+
+def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
+    """Deal square blocks of the map to the three parts, then clear the buffer between them.
+
+    Parameters
+    ----------
+    counts_KM
+        Labelled cells of each class in each column of the map.
+    config
+        Block size, fractions, buffer and seed.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 [*M]; columns without labels are `UNUSED`.
+    """
+    shape = counts_KM.shape[1:]
+    per_axis = [-(-size // config.block) for size in shape]
+    corner = [np.arange(size) // config.block for size in shape]
+    block_M = np.ravel_multi_index(np.meshgrid(*corner, indexing="ij"), per_axis)
+    counts_KB = np.stack([np.bincount(block_M.ravel(), class_M.ravel(), np.prod(per_axis)) for class_M in counts_KM])
+    parts_B = deal(counts_KB, config.fractions, np.random.default_rng(config.seed))
+    return keep_apart(np.where(counts_KM.any(0), parts_B[block_M], UNUSED), counts_KM, config.buffer)
+
+
+def deal(counts_KB: np.ndarray, fractions: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    """Deal blocks to parts so that each class is spread in the wanted fractions: iterative stratification.
+
+    The class with the fewest labels left is dealt first, while there is most freedom: its first block goes to
+    training, then one to each part that has none of it, every other to the part that still lacks most of that class,
+    then most of all classes (after Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label
+    data", which has no such guarantees: there a class of three blocks can miss in validation or test).
+
+    Parameters
+    ----------
+    counts_KB
+        Labelled cells of each class in each block.
+    fractions
+        Shares of training, validation and test.
+    rng
+        Decides the order of a class's blocks, and between equals.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 [B]; blocks without labels are `UNUSED`.
+    """
+    parts_B = np.zeros(counts_KB.shape[1], np.uint8)
+    shares = np.asarray(fractions, float)
+    lack_PK = shares[:, None] * counts_KB.sum(1)
+    left_B = counts_KB.max(0) > 0
+    while left_B.any():
+        left_K = counts_KB[:, left_B].sum(1)
+        rarest = int(np.argmin(np.where(left_K > 0, left_K, np.inf)))
+        for block in rng.permutation(np.flatnonzero(left_B & (counts_KB[rarest] > 0))):
+            missing = ~np.array([counts_KB[rarest, parts_B == part].any() for part in (TRAIN, VALIDATION, TEST)])
+            order = np.lexsort((rng.random(3), lack_PK.sum(1), lack_PK[:, rarest], missing, shares > 0))
+            part = TRAIN if missing[0] else int(order[-1]) + TRAIN
+            parts_B[block] = part
+            lack_PK[part - TRAIN] -= counts_KB[:, block]
+            left_B[block] = False
+    return parts_B
+
+
+def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndarray, config: SplitConfig) -> np.ndarray:
+    """Let squares around wells train and validate, and all other columns, a buffer away, test.
+
+    Of many seeded draws of the validation wells, the first is taken that leaves most classes to training, then most
+    to validation. A column belongs to its nearest well.
+
+    Parameters
+    ----------
+    counts_KM
+        Labelled cells of each class in each column of the map.
+    testable_M
+        Columns whose true classes are known.
+    wells_WM
+        Positions of the wells, in cells.
+    config
+        Radius of the squares, number of validation wells, buffer and seed.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 [*M].
+    """
+    shape = counts_KM.shape[1:]
+    distance_M = np.full(shape, config.radius + 1)
+    nearest_M = np.full(shape, -1)
+    for well, position in enumerate(wells_WM):
+        square = tuple(slice(max(0, cell - config.radius), cell + config.radius + 1) for cell in position)
+        offsets = [np.abs(np.arange(size) - cell)[cut] for size, cell, cut in zip(shape, position, square, strict=True)]
+        far = np.stack(np.meshgrid(*offsets, indexing="ij")).max(0)
+        nearest_M[square] = np.where(far < distance_M[square], well, nearest_M[square])
+        distance_M[square] = np.minimum(far, distance_M[square])
+    has_WK = np.stack([counts_KM[:, nearest_M == well].any(1) for well in range(len(wells_WM))])
+
+    def spread(validates_W: np.ndarray) -> tuple[int, int]:
+        return int(has_WK[~validates_W].any(0).sum()), int(has_WK[validates_W].any(0).sum())
+
+    rng = np.random.default_rng(config.seed)
+    draws = [rng.permutation(len(wells_WM)) < config.validation_wells for _ in range(_WELL_DRAWS)]
+    part_W = np.where(max(draws, key=spread), VALIDATION, TRAIN).astype(np.uint8)
+    parts_M = np.where((nearest_M >= 0) & counts_KM.any(0), part_W[nearest_M], UNUSED)
+    parts_M = keep_apart(parts_M, counts_KM, config.buffer)
+    parts_M[testable_M & ~_near(parts_M != UNUSED, config.buffer)] = TEST
+    return parts_M
+
+
+def keep_apart(parts_M: np.ndarray, counts_KM: np.ndarray, buffer: int) -> np.ndarray:
+    """Take cells away until those of different parts are more than `buffer` cells apart.
+
+    The larger part gives way to the smaller. Only where training would lose a class altogether does it keep that
+    class's cells, and the others give way.
+
+    Parameters
+    ----------
+    parts_M
+        Part of each cell of the map.
+    counts_KM
+        Labelled cells of each class in each column of the map.
+    buffer
+        Chebyshev distance, in cells, that no two cells of different parts may share or fall below.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 [*M].
+    """
+    kept_M = np.zeros(parts_M.shape, np.uint8)
+    for part in sorted((TRAIN, VALIDATION, TEST), key=lambda code: int((parts_M == code).sum())):
+        before = parts_M == part
+        after = before & ~_near(kept_M != UNUSED, buffer)
+        if part == TRAIN:
+            lost = [class_M for class_M in counts_KM > 0 if (class_M & before).any() and not (class_M & after).any()]
+            rescued = before & np.any(lost, axis=0) if lost else np.zeros_like(before)
+            kept_M[_near(rescued, buffer)] = UNUSED
+            after |= rescued
+        kept_M[after] = part
+    return kept_M
+
+
+def _near(mask_M: np.ndarray, distance: int) -> np.ndarray:
+    """Cells at most `distance` cells (Chebyshev) from one of the mask."""
+    return np.asarray(maximum_filter(mask_M, size=2 * distance + 1, mode="constant", cval=False))
+
+
+def _map_dims(volume: Volume, config: SplitConfig) -> list[str]:
+    if not volume.label_dims:
+        raise InputError("the volume has no labels to split; convert its source again with labels")
+    labels = list(volume.label_dims)
+    unknown = [dim for dim in config.dims if dim not in labels]
+    if unknown:
+        raise InputError(f"split.dims names {unknown}, but the labels have the dimensions {labels}; choose among these")
+    dims = config.dims or [dim for dim in labels if dim not in NOT_HORIZONTAL]
+    if not dims:
+        raise InputError(f"the labels vary along {labels} only, which is no map; name what to divide as split.dims")
+    return dims
+
+
+def _count_classes(labels: xr.DataArray, dims: Sequence[str], classes: int) -> np.ndarray:
+    """Labelled cells of each class in each column over `dims`: int32 [K, *M], read chunk by chunk."""
+    others = [dim for dim in labels.dims if dim not in dims]
+    counts = [(labels == index).sum(others, dtype=np.int32).transpose(*dims).variable for index in range(classes)]
+    return np.asarray(xr.Variable.concat(counts, "class").values)
+
+
+def _well_positions(volume: Volume, config: SplitConfig, dims: Sequence[str]) -> np.ndarray:
+    """Positions of the wells along `dims`, int64 [W, len(dims)], checked against the map."""
+    sizes = [volume.dataset["labels"].sizes[dim] for dim in dims]
+    wells: Sequence[Sequence[int]] = config.wells
+    if not wells and "wells" in volume.dataset:
+        stored = volume.dataset["wells"]
+        order = list(stored.attrs["dims"])
+        if missing := [dim for dim in dims if dim not in order]:
+            raise InputError(
+                f"the volume's wells have no position along {missing}; name split.wells along {list(dims)}"
+            )
+        wells = stored.values[:, [order.index(dim) for dim in dims]].tolist()
+    if not wells:
+        raise InputError("the volume brings no wells; name their positions as split.wells, or take split.method blocks")
+    for well in wells:
+        if len(well) != len(dims) or any(not 0 <= cell < size for cell, size in zip(well, sizes, strict=True)):
+            raise InputError(
+                f"split.wells has a well at {list(well)}, outside the map of {sizes} cells along {list(dims)}"
+            )
+    if not 0 <= config.validation_wells < len(wells):
+        raise InputError(
+            f"split.validation_wells is {config.validation_wells} of {len(wells)} wells; leave at least one to training"
+        )
+    return np.asarray(wells, dtype=np.int64)
+
+
+def _check(parts_M: np.ndarray, counts_KM: np.ndarray, classes: Sequence[str], config: SplitConfig) -> None:
+    """Refuse a split that leaves training without a class, or a part without any label."""
+    if config.method == "blocks":
+        wanted = [code for code, share in zip((TRAIN, VALIDATION, TEST), config.fractions, strict=True) if share > 0]
+        way_out = (
+            f"another split.seed than {config.seed}, a smaller split.block than {config.block} or other split.fractions"
+        )
+    else:
+        wanted = [TRAIN, TEST] + [VALIDATION] * (config.validation_wells > 0)
+        way_out = f"another split.seed than {config.seed}, more wells or a larger split.radius than {config.radius}"
+    for name, class_M in zip(classes, counts_KM, strict=True):
+        if not class_M[parts_M == TRAIN].any():
+            raise InputError(f"class {name!r} has no training labels; try {way_out}")
+    for code in wanted:
+        if not (parts_M == code).any():
+            raise InputError(
+                f"{PART_NAMES[code]} has no labels left beside a buffer of {config.buffer} cells; try {way_out}, "
+                "or a smaller split.buffer"
+            )
