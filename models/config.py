@@ -1,14 +1,15 @@
 """Configuration of the telegraph network: plain data, no torch, so that ``--help`` answers at once."""
 
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 Resample = Literal["", "coarsen", "refine"]
 Activation = Literal["relu", "softplus", "tanh"]
 Padding = Literal["refuse", "zeros", "reflect", "replicate"]
 ForceType = Literal["float32", "bfloat16", "float16"]
 
+SEGMENTER_FORMAT = 1  # version of the JSON of SegmenterConfig
 _LAYER = re.compile(r"(?P<resample>[du]?)(?P<rank>[1-9]\d*)(?:\*(?P<times>[1-9]\d*))?\Z")
 
 
@@ -125,3 +126,68 @@ class NetworkConfig:
             raise ConfigError(f"network.kernel is {self.kernel}; take an odd edge length such as 3")
         if not self.init_gain > 0:
             raise ConfigError(f"network.init_gain is {self.init_gain}; it must be positive")
+
+
+@dataclass
+class SegmenterConfig:
+    """Everything a segmenter is built from, apart from its weights and statistics.
+
+    Attributes
+    ----------
+    network
+        The telegraph network.
+    space
+        Number of dimensions that the network convolves over: 1, 2 or 3.
+    channels
+        Channels of the raw data.
+    classes
+        Class names in the order of the logits.
+    validity
+        Whether one channel per raw channel is appended that says where there is data (1) and where not (0).
+    read_slice
+        Space axes that the output does not have, each with the cell of the input grid at which the output is read.
+    """
+
+    network: NetworkConfig
+    space: int
+    channels: int
+    classes: list[str]
+    validity: bool = False
+    read_slice: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.space not in (1, 2, 3):
+            raise ConfigError(f"space is {self.space}; the network convolves over 1, 2 or 3 dimensions")
+        if self.channels < 1:
+            raise ConfigError(f"channels is {self.channels}; the network needs at least one channel of data")
+        if len(self.classes) < 2:
+            raise ConfigError(f"classes is {self.classes}; a segmentation needs at least two classes")
+        for axis, cell in self.read_slice.items():
+            if not 0 <= axis < self.space or cell < 0:
+                raise ConfigError(
+                    f"read_slice has cell {cell} on axis {axis}; name axes 0 to {self.space - 1} and cells from 0 on"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, dictionaries and numbers, with the version of this format."""
+        return {"format_version": SEGMENTER_FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, text: dict[str, Any]) -> "SegmenterConfig":
+        """Undo `to_json`, also after a journey through JSON, which turns the axes of `read_slice` into text.
+
+        Raises
+        ------
+        ConfigError
+            Where the text was written by another version of the format.
+        """
+        content = dict(text)
+        version = content.pop("format_version", None)
+        if version != SEGMENTER_FORMAT:
+            raise ConfigError(
+                f"this segmenter was written in format {version}, but format {SEGMENTER_FORMAT} is read here; "
+                "use the version of the software that wrote it, or train again"
+            )
+        content["network"] = NetworkConfig(**content["network"])
+        content["read_slice"] = {int(axis): int(cell) for axis, cell in content["read_slice"].items()}
+        return cls(**content)

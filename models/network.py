@@ -1,0 +1,160 @@
+"""The telegraph network: weights, padding, and the chain that runs the layers.
+
+B batch, c input channels, C state channels, N space, r rank.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.activations import ACTIVATIONS
+from models.chain import ChainLayer, ChainPlan, InversionRecord, ReversibleChain, run, unrolled
+from models.config import ConfigError, NetworkConfig, parse_layers
+from models.symmetric import choose_operator
+
+_FORCE_TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TelegraphNetwork(nn.Module):
+    """Telegraph layers over 1, 2 or 3 space axes, invertible end to end.
+
+    Maps [B, c, *N] to the final state [B, C_out, *N_out], where N_out counts the padded grid.
+
+    Parameters
+    ----------
+    config
+        Layers, step, activation, padding and so on.
+    space
+        Number of space axes d.
+    channels
+        Input channels c.
+
+    Attributes
+    ----------
+    channels_out
+        Channels of the final state.
+    factor
+        The final grid is coarser than the input's by this; below 1 it is finer.
+    multiple
+        Sizes of the padded grid are multiples of this.
+
+    Raises
+    ------
+    ConfigError
+        Where the layers refine further than the channels allow.
+    """
+
+    def __init__(self, config: NetworkConfig, space: int, channels: int) -> None:
+        super().__init__()
+        self.config, self.space, self.channels = config, space, channels
+        bands = 2**space
+        layers = parse_layers(config.layers)
+        state_channels, level, deepest = channels * config.repeat, 0, 0
+        plan: list[ChainLayer] = []
+        self.kernels, self.biases = nn.ParameterList(), nn.ParameterList()
+        for number, layer in enumerate(layers, start=1):
+            if layer.resample == "coarsen":
+                state_channels, level = state_channels * bands, level + 1
+            elif layer.resample == "refine":
+                if state_channels % bands:
+                    step = bands // math.gcd(state_channels, bands)
+                    raise ConfigError(
+                        f"network.layers: layer {number} refines a state of {state_channels} channels, which "
+                        f"{bands} does not divide; set network.repeat to {config.repeat * step}, "
+                        "or refine no more often than you coarsen"
+                    )
+                state_channels, level = state_channels // bands, level - 1
+            deepest = max(deepest, level)
+            operator = choose_operator(space, config.kernel, state_channels, layer.rank)
+            plan.append(ChainLayer(operator, layer.resample))
+            fan_in = state_channels * config.kernel**space
+            deviation = config.init_gain / math.sqrt(fan_in * len(layers))
+            shape = (*[config.kernel] * space, layer.rank, state_channels)
+            self.kernels.append(nn.Parameter(torch.randn(shape) * deviation))
+            self.biases.append(nn.Parameter(torch.zeros(layer.rank)))
+        self.channels_out = state_channels
+        self.factor = 2.0**level
+        self.multiple = 2**deepest
+        self._record = InversionRecord()
+        self.plan = ChainPlan(
+            layers=tuple(plan),
+            activation=ACTIVATIONS[config.activation],
+            weight=config.step**2,
+            repeat=config.repeat,
+            force_dtype=_FORCE_TYPES[config.force_dtype],
+            record=self._record,
+        )
+
+    @property
+    def inversion_error(self) -> Tensor | None:
+        """Relative error of the input that the last backward pass recovered: a 0-d tensor, None before the first."""
+        return self._record.error
+
+    def parameters_in_order(self) -> list[Tensor]:
+        """Return kernel and bias of each layer in turn, as the chain takes them."""
+        return [tensor for pair in zip(self.kernels, self.biases, strict=True) for tensor in pair]
+
+    def check_sizes(self, sizes: tuple[int, ...]) -> None:
+        """Refuse a grid that the coarsenings do not divide, where the configuration says so.
+
+        Raises
+        ------
+        ConfigError
+            With the nearest sizes that work.
+        """
+        if len(sizes) != self.space:
+            raise ConfigError(f"sizes {list(sizes)} have {len(sizes)} axes; the network convolves over {self.space}")
+        if self.config.padding == "refuse" and any(size % self.multiple for size in sizes):
+            below = [max(size // self.multiple, 1) * self.multiple for size in sizes]
+            above = [-(-size // self.multiple) * self.multiple for size in sizes]
+            raise ConfigError(
+                f"sizes {list(sizes)} are not multiples of {self.multiple}, which network.layers needs; the nearest "
+                f"that work are {below} and {above}, or set network.padding to reflect, replicate or zeros"
+            )
+
+    def pad(self, x_BcN: Tensor) -> Tensor:
+        """Pad each axis at its far end to the next multiple of `multiple`, in the configured way."""
+        if self.config.padding == "refuse" or self.multiple == 1:
+            return x_BcN
+        sizes = x_BcN.shape[2:]
+        padded = [(size + self.multiple - 1) // self.multiple * self.multiple for size in sizes]
+        if not torch.compiler.is_exporting() and list(sizes) == padded:
+            return x_BcN
+        if self.config.padding == "zeros":
+            ends = [end for size, goal in zip(sizes, padded, strict=True) for end in (goal - size, 0)]
+            return F.pad(x_BcN, ends[::-1])
+        for axis, (size, goal) in enumerate(zip(sizes, padded, strict=True), start=2):
+            x_BcN = x_BcN.index_select(axis, self._far_cells(size, goal, x_BcN.device))
+        return x_BcN
+
+    def _far_cells(self, size: int, goal: int, device: torch.device) -> Tensor:
+        """Return the cells that a padded axis reads; a reflection wider than the axis turns back at its near end."""
+        cells = torch.arange(goal, device=device)
+        if self.config.padding == "replicate" or (isinstance(size, int) and size == 1):
+            return cells.clamp(max=size - 1)
+        turned = cells.remainder(2 * size - 2)
+        return torch.minimum(turned, 2 * size - 2 - turned)
+
+    def forward(self, x_BcN: Tensor) -> Tensor:
+        """Run all layers.
+
+        Parameters
+        ----------
+        x_BcN
+            Input [B, c, *N].
+
+        Returns
+        -------
+        Tensor
+            Final state [B, C_out, *N_out] on the padded grid.
+        """
+        self.check_sizes(tuple(x_BcN.shape[2:]))
+        x_BcN = self.pad(x_BcN)
+        parameters = self.parameters_in_order()
+        if torch.compiler.is_exporting():
+            return unrolled(self.plan, x_BcN, parameters)[1]
+        if torch.is_grad_enabled():
+            return ReversibleChain.apply(self.plan, x_BcN, *parameters)[1]
+        return run(self.plan, x_BcN, parameters)

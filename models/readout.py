@@ -1,0 +1,98 @@
+"""Read-out: the part of the final state that is the answer (DESIGN 2.6).
+
+B batch, C channels of the final state, K classes, N space of the final grid, L space of the output.
+"""
+
+from torch import Tensor, nn
+
+from models.config import ConfigError
+
+
+class ReadOut(nn.Module):
+    """Pick one channel per class, one slice along the axes that go, and drop the padding.
+
+    Parameters
+    ----------
+    classes
+        Number of classes K.
+    channels_out
+        Channels of the final state.
+    channels
+        Channel of each class; empty means the first K.
+    factor
+        The final grid is coarser than the input's by this; below 1 it is finer.
+    read_slice
+        Space axes that go, each with a cell of the input grid.
+    repeat, bands
+        The network's repeats, for the advice of an error.
+
+    Raises
+    ------
+    ConfigError
+        Where the state has too few channels, or `channels` does not name K different ones of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        channels_out: int,
+        channels: list[int],
+        factor: float,
+        read_slice: dict[int, int],
+        repeat: int,
+    ) -> None:
+        super().__init__()
+        if channels_out < classes:
+            enough = -(-classes * repeat // channels_out)
+            raise ConfigError(
+                f"the network ends with {channels_out} channels, too few for {classes} classes; "
+                f"set network.repeat to {enough} or more (it is {repeat})"
+            )
+        if channels and (
+            len(channels) != classes
+            or len(set(channels)) != classes
+            or not all(0 <= channel < channels_out for channel in channels)
+        ):
+            raise ConfigError(
+                f"network.read_channels is {channels}; name {classes} different channels, one for each class, "
+                f"from 0 to {channels_out - 1}"
+            )
+        self.classes, self.channels = classes, list(channels)
+        self.factor, self.read_slice = factor, dict(read_slice)
+
+    def output_size(self, size: int) -> int:
+        """Return the cells that an input axis of `size` cells has in the output: a coarse cell may stick out."""
+        if self.factor >= 1:
+            factor = int(self.factor)
+            return (size + factor - 1) // factor
+        return size * round(1 / self.factor)
+
+    def output_shape(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the space of the output for the space of an input.
+
+        Raises
+        ------
+        ConfigError
+            Where a slice lies outside.
+        """
+        for axis, cell in self.read_slice.items():
+            if cell >= sizes[axis]:
+                raise ConfigError(
+                    f"the output is read at cell {cell} of space axis {axis}, which has {sizes[axis]} cells; "
+                    "set data.read_slice to a cell inside, and let data.block keep that axis whole"
+                )
+        return tuple(self.output_size(size) for axis, size in enumerate(sizes) if axis not in self.read_slice)
+
+    def forward(self, state_BCN: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """Read logits [B, K, *L] from the final state [B, C, *N] of an input of `sizes` cells."""
+        if self.channels:
+            state_BCN = state_BCN[:, self.channels]
+        else:
+            state_BCN = state_BCN[:, : self.classes]
+        for axis in range(len(sizes) - 1, -1, -1):
+            if axis in self.read_slice:
+                state_BCN = state_BCN.select(axis + 2, int(self.read_slice[axis] / self.factor))
+            else:
+                state_BCN = state_BCN.narrow(axis + 2, 0, self.output_size(sizes[axis]))
+        return state_BCN

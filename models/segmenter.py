@@ -1,0 +1,116 @@
+"""The segmenter: raw data in, logits or probabilities out, with the normalisation inside.
+
+B batch, c raw channels, K classes, N space of the input, L space of the output.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.config import ConfigError, SegmenterConfig
+from models.network import TelegraphNetwork
+from models.readout import ReadOut
+
+
+class Segmenter(nn.Module):
+    """Normalisation, telegraph network and read-out.
+
+    Parameters
+    ----------
+    config
+        What the segmenter is built from.
+    mean, deviation
+        Statistics of the raw data, broadcast against [c, *N].
+
+    Attributes
+    ----------
+    classes
+        Class names in the order of the logits.
+    factor
+        The output grid is coarser than the input's by this; below 1 it is finer.
+
+    Raises
+    ------
+    ConfigError
+        Where layers, channels and classes do not fit together.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: SegmenterConfig, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = list(config.classes)
+        channels = config.channels * (2 if config.validity else 1)
+        self.network = TelegraphNetwork(config.network, config.space, channels)
+        self.factor = self.network.factor
+        self.readout = ReadOut(
+            classes=len(config.classes),
+            channels_out=self.network.channels_out,
+            channels=config.network.read_channels,
+            factor=self.factor,
+            read_slice=config.read_slice,
+            repeat=config.network.repeat,
+        )
+        for name, statistic in (("mean", mean), ("deviation", deviation)):
+            if statistic.dim() != config.space + 1 or statistic.shape[0] not in (1, config.channels):
+                raise ConfigError(
+                    f"{name} has shape {list(statistic.shape)}; it must broadcast against {config.channels} channels "
+                    f"and {config.space} space axes"
+                )
+            self.register_buffer(name, statistic.detach().clone())
+
+    @property
+    def inversion_error(self) -> Tensor | None:
+        """Relative error of the input that the last backward pass recovered: a 0-d tensor, None before the first."""
+        return self.network.inversion_error
+
+    def output_shape(self, space: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the space of the logits for an input of `space` cells.
+
+        Raises
+        ------
+        ConfigError
+            Where the sizes do not suit the network, or the output is read outside of them.
+        """
+        self.network.check_sizes(tuple(space))
+        return self.readout.output_shape(tuple(space))
+
+    def normalise(self, raw_BcN: Tensor) -> Tensor:
+        """Scale raw data to mean 0 and deviation 1; no data (NaN) becomes 0, and validity channels are appended."""
+        missing = torch.isnan(raw_BcN)
+        x_BcN = ((raw_BcN - self.mean) / self.deviation).masked_fill(missing, 0.0)
+        if self.config.validity:
+            x_BcN = torch.cat([x_BcN, (~missing).to(x_BcN.dtype)], dim=1)
+        return x_BcN
+
+    def forward(self, raw_BcN: Tensor) -> Tensor:
+        """Compute logits.
+
+        Parameters
+        ----------
+        raw_BcN
+            Raw data [B, c, *N]; NaN where there is none.
+
+        Returns
+        -------
+        Tensor
+            Logits [B, K, *L]; L lacks the axes of `read_slice` and counts coarse cells where the output is coarser.
+
+        Raises
+        ------
+        ConfigError
+            Where the channels or sizes do not suit the network.
+        """
+        if raw_BcN.dim() != self.config.space + 2 or raw_BcN.shape[1] != self.config.channels:
+            raise ConfigError(
+                f"the network takes [batch, {self.config.channels} channels, {self.config.space} space axes]; "
+                f"the data has shape {list(raw_BcN.shape)}"
+            )
+        sizes = tuple(raw_BcN.shape[2:])
+        self.output_shape(sizes)
+        return self.readout(self.network(self.normalise(raw_BcN)), sizes)
+
+    def probabilities(self, raw_BcN: Tensor) -> Tensor:
+        """Compute class probabilities [B, K, *L] from raw data [B, c, *N]."""
+        return self(raw_BcN).softmax(dim=1)
