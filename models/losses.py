@@ -35,7 +35,8 @@ def masked_cross_entropy(
     labelled = target_BN != IGNORED
     # Only the labelled cells are gathered: labels are sparse, volumes are large.
     target_M = target_BN[labelled]
-    logits_MK = logits_BKN.movedim(1, -1)[labelled].float()
+    logits_MK = logits_BKN.movedim(1, -1)[labelled]
+    logits_MK = logits_MK.to(torch.promote_types(logits_MK.dtype, torch.float32))
     loss_sum = F.cross_entropy(logits_MK, target_M, weight=weights_K, reduction="sum")
     if weights_K is None:
         return loss_sum, torch.tensor(float(target_M.numel()), device=loss_sum.device)

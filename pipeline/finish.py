@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from pipeline import pictures
 from pipeline.checkpoint import best_checkpoint, load_segmenter, read_meta
 from pipeline.journal import Journal, read_history
 from pipeline.loop import Outcome, peak_memory, predict_classes
 from pipeline.metrics import confusion, scores
+from pipeline.pictures import draw_confusion, draw_curves
+from pipeline.pictures_maps import draw_prediction, draw_split
+from pipeline.pictures_sections import backdrop
+from pipeline.pictures_style import grid_axes
 from pipeline.run import Run
 
 
@@ -58,13 +62,57 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
         },
     )
     tracker.metrics(outcome.progress.step, {key: value for key, value in flat.items() if value == value})
-    for path in draw(run, raw, prediction, target, matrix, history):
+    for path in draw(run, raw, prediction, matrix, history, factor):
         tracker.artifact(path, "pictures")
     tracker.artifact(run.folder / "metrics.json")
     tracker.tag("best_step", str(step))
     tracker.flush()
 
 
-def draw(run, raw, prediction, target, matrix, history) -> list[Path]:  # type: ignore[no-untyped-def]
-    """Placeholder signature until the pictures are in."""
-    return []
+def draw(
+    run: Run, raw: np.ndarray, prediction: np.ndarray, matrix: np.ndarray, history: list[dict[str, float]], factor: int
+) -> list[Path]:
+    """Draw the split, the prediction beside the labels, the confusion matrix and the learning curves.
+
+    Parameters
+    ----------
+    run
+        The run; the pictures go into its folder.
+    raw
+        Data [C, *N].
+    prediction
+        Class indices [*L].
+    matrix
+        Confusion matrix of the test part.
+    history
+        Numbers of every step.
+    factor
+        The output's grid is coarser by this.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The pictures.
+    """
+    volume, names = run.volume, run.volume.classes
+    keep = [volume.space.index(dim) for dim in volume.label_dims]
+    thin = (slice(None, None, factor),) * len(keep)
+    image = backdrop(raw, keep, colour="band" in volume.channel_dims)[thin]
+    grid = grid_axes(volume.dataset.isel({dim: slice(None, None, factor) for dim in volume.label_dims}), volume.label_dims)
+    map_dims = [str(dim) for dim in run.split.dims]
+    all_labels = volume.read_labels()
+    order = [volume.label_dims.index(dim) for dim in map_dims]
+    deeper = [axis for axis in range(all_labels.ndim) if axis not in order]
+    folder = run.pictures
+    target = volume.read_labels(run.split, "test", factor=factor)
+    draw_split(
+        all_labels.transpose(order + deeper),
+        run.split.values,
+        names,
+        grid_axes(volume.dataset, map_dims),
+        folder / "split.png",
+    )
+    draw_prediction(image, target, prediction, names, grid, folder / "prediction.png")
+    draw_confusion(matrix, names, folder / "confusion.png")
+    draw_curves(history, folder / "curves.png")
+    return sorted(folder.glob("*.png"))

@@ -47,7 +47,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def build(config: type, parser: ArgumentParser, parsed: Any) -> Any:
     """Turn parsed arguments into the dataclass `config`."""
-    instance = parser.instantiate_classes(parsed)
+    instance = parser.instantiate(parsed)
     values = {key: instance[key] for key in config.__dataclass_fields__}  # type: ignore[attr-defined]
     return config(**values)
 

@@ -198,7 +198,7 @@ def tune(config: RunConfig, *, overwrite: bool = False) -> list[dict[str, Any]]:
             child.end("FINISHED")
         table = trials_table(rows)
         (folder / "trials.md").write_text(table + "\n")
-        draw_trials(rows, folder / "pictures" / "trials.png")
+        draw_trials([{**row, "score": row["best"], "steps": row["step"]} for row in rows], folder / "pictures" / "trials.png")
         tracker.artifact(folder / "trials.md")
         tracker.artifact(folder / "pictures" / "trials.png", "pictures")
         if rows:

@@ -1,0 +1,74 @@
+"""A tiny volume and recipe that a network learns in seconds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from datasets.config import DataConfig, SplitConfig
+from datasets.store import write_volume
+from models.config import NetworkConfig
+from pipeline.config import ClusterConfig, RunConfig, TrainingConfig
+
+
+def tiny_dataset(seed: int = 0, size: int = 24, bands: int = 4) -> xr.Dataset:
+    """Make a (band, y, x) scene of two classes in a chequer of fields, with noise, a hole without data and few labels."""
+    draw = np.random.default_rng(seed)
+    field = (np.add.outer(np.arange(size) // 4, np.arange(size) // 4) % 2).astype(np.uint8)
+    spectra = np.array([[0.0] * bands, [1.0] * bands])
+    data = (spectra[field].transpose(2, 0, 1) + draw.normal(0, 0.7, (bands, size, size))).astype(np.float32)
+    valid = np.ones_like(data, bool)
+    valid[:, :2, :2] = False
+    labels = np.where(draw.random((size, size)) < 0.7, field, 255).astype(np.uint8)
+    return xr.Dataset(
+        {
+            "data": (("band", "y", "x"), data, {"long_name": "reflectance", "units": "1"}),
+            "valid": (("band", "y", "x"), valid),
+            "labels": (
+                ("y", "x"),
+                labels,
+                {"class_names": ["water", "land"], "class_values": [0, 1], "unlabelled": 255},
+            ),
+        },
+        coords={
+            "y": ("y", 1000.0 - 10 * np.arange(size), {"units": "m"}),
+            "x": ("x", 500.0 + 10 * np.arange(size), {"units": "m"}),
+        },
+        attrs={
+            "title": "tiny",
+            "source": "made here",
+            "source_sha256": "0" * 64,
+            "licence": "MIT",
+            "created": "2026-01-01T00:00:00+00:00",
+            "format": "telegrapher-volume",
+            "format_version": 1,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of the tiny volume."""
+    return write_volume(tiny_dataset(), tmp_path_factory.mktemp("tiny") / "tiny.zarr")
+
+
+@pytest.fixture()
+def recipe(tiny_volume: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """Make a recipe over the tiny volume; keywords replace fields of its parts (``steps`` and the like: training)."""
+
+    def make(name: str = "tiny", workers: int = 0, **training: Any) -> RunConfig:
+        settings = {"steps": 12, "rate": 0.02, "validate_every": 4, "batch": 2} | training
+        return RunConfig(
+            name=name,
+            runs=str(tmp_path / "runs"),
+            data=DataConfig(source=str(tiny_volume), space=["y", "x"]),
+            split=SplitConfig(block=4, buffer=0, fractions=[0.5, 0.2, 0.3]),
+            network=NetworkConfig(layers="4 d4 u4"),
+            training=TrainingConfig(**settings),
+            cluster=ClusterConfig(workers=workers, cpus_per_worker=1),
+        )
+
+    return make

@@ -1,0 +1,187 @@
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from datasets.errors import InputError
+from models.config import ConfigError
+from pipeline.checkpoint import best_checkpoint, complete_checkpoints, latest_checkpoint, load_segmenter, read_meta
+from pipeline.context import Context
+from pipeline.journal import read_history
+from pipeline.local import directory_storage
+from pipeline.loop import fit, new_segmenter
+from pipeline.prepare import class_weights, prepare
+from pipeline.run import Run
+from pipeline.train import Interrupted, train
+
+
+def weights_of(run: Run) -> dict[str, torch.Tensor]:
+    return load_segmenter(latest_checkpoint(run.checkpoints)).state_dict()
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_run_learns_and_leaves_everything_behind(recipe):
+    run = train(recipe(steps=40))
+    metrics = run.read("metrics.json")
+    assert metrics["test/miou"] > 0.75
+    assert metrics["inversion_error"] < 1e-5
+    assert {path.name for path in run.pictures.iterdir()} == {"split.png", "prediction.png", "confusion.png", "curves.png"}
+    history = read_history(run)
+    assert [row["step"] for row in history] == list(range(1, 41))
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    client = MlflowClient(run.tracking_uri)
+    logged = client.get_run(run.read("tracking.json")["run_id"])
+    assert logged.info.status == "FINISHED"
+    expected = {"loss", "test/oa", "test/aa", "test/kappa", "test/miou", "test/iou/water", "inversion_error"}
+    expected |= {"peak_memory_mib", "voxels_per_second", "waiting_share", "validation/miou"}
+    assert expected <= logged.data.metrics.keys()
+    assert logged.data.params["training.steps"] == "40"
+    assert {"code_version", "volume_digest", "split_digest"} <= logged.data.tags.keys()
+    artifacts = {item.path for item in client.list_artifacts(logged.info.run_id, "pictures")}
+    assert "pictures/prediction.png" in artifacts
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kill_after", [1, 4, 7, 12])
+def test_a_killed_run_resumes_to_the_very_same_weights(recipe, kill_after):
+    plain = train(recipe("undisturbed"))
+    config = recipe("disturbed")
+    run = prepare(config)
+    storage = directory_storage(run.checkpoints)
+    taken = 0
+
+    class DiesAtStep:
+        def metrics(self, step, values):
+            nonlocal taken
+            taken += 1
+            if taken == kill_after:
+                raise Killed
+
+        def progress(self, line):
+            pass
+
+    with pytest.raises(Killed):
+        fit(run, Context(store=storage, listener=DiesAtStep()))
+    torch.manual_seed(12345)
+    np.random.seed(1)
+    resumed = train(config, resume=True)
+    assert same(weights_of(plain), weights_of(resumed))
+    assert plain.read("metrics.json")["confusion"] == resumed.read("metrics.json")["confusion"]
+
+
+def test_the_comparison_of_weights_sees_one_step_more(recipe):
+    assert not same(weights_of(train(recipe("one"))), weights_of(train(recipe("two", steps=13))))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_checkpoint_and_a_killed_run_that_goes_on(recipe, number, capsys):
+    config = recipe("stopped", steps=2000, validate_every=1000)
+    threading.Timer(3.0, lambda: os.kill(os.getpid(), number)).start()
+    with pytest.raises(Interrupted):
+        train(config)
+    run = Run.open(Path(config.runs) / "stopped")
+    step = run.read("outcome.json")["step"]
+    assert 0 < step < 2000
+    assert read_meta(latest_checkpoint(run.checkpoints)).step == step
+    client = MlflowClient(run.tracking_uri)
+    run_id = run.read("tracking.json")["run_id"]
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert f"stopped at step {step} with a checkpoint; go on with the same command and --resume" in capsys.readouterr().out
+
+
+def test_early_stopping_keeps_the_best_and_the_newest(recipe):
+    run = train(recipe("patient", steps=400, validate_every=2, patience=3, rate=0.05))
+    steps = [read_meta(path).step for path in complete_checkpoints(run.checkpoints)]
+    assert len(steps) <= 2
+    assert steps[-1] < 400
+    assert run.read("metrics.json")["best_step"] == read_meta(best_checkpoint(run.folder)).step == steps[0]
+    assert steps[-1] == steps[0] + 6
+
+
+def test_resume_refuses_another_recipe(recipe):
+    train(recipe("fixed", steps=4))
+    with pytest.raises(InputError, match=r"--resume: training.steps is 5 but .*fixed was started with 4"):
+        train(recipe("fixed", steps=5), resume=True)
+
+
+def test_an_existing_run_is_refused_and_replaced_on_demand(recipe):
+    first = train(recipe("again", steps=4))
+    with pytest.raises(InputError, match="again exists already; .*--overwrite to replace it"):
+        train(recipe("again", steps=4))
+    assert (first.folder / "metrics.json").exists()
+    train(recipe("again", steps=4), overwrite=True)
+
+
+def test_resuming_what_never_started_is_refused(recipe):
+    with pytest.raises(InputError, match="is not the folder of a run"):
+        train(recipe("never"), resume=True)
+
+
+def test_an_unreachable_tracking_server_is_refused_before_any_work(recipe):
+    config = recipe("lonely")
+    config = replace(config, tracking=replace(config.tracking, uri="http://127.0.0.1:9"))
+    with pytest.raises(InputError, match=r"MLflow does not answer at http://127.0.0.1:9 .*tracking.uri"):
+        train(config)
+    assert not (Path(config.runs) / "lonely").exists()
+
+
+def test_a_size_that_does_not_divide_is_refused_with_the_sizes_that_do(recipe):
+    config = recipe("odd")
+    config = replace(config, network=replace(config.network, padding="refuse", layers="4 d4 d4 d4 d4"))
+    with pytest.raises(ConfigError, match="16.*32"):
+        train(config)
+    assert not (Path(config.runs) / "odd").exists()
+
+
+def test_more_workers_than_samples_are_refused(recipe):
+    with pytest.raises(InputError, match=r"training.batch 1 is smaller than cluster.workers 2"):
+        train(recipe("crowd", workers=2, batch=1))
+
+
+def test_nothing_is_left_when_preparing_fails(recipe, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.prepare.dump_recipe", full)
+    config = recipe("full")
+    with pytest.raises(OSError, match="No space left"):
+        prepare(config)
+    assert list(Path(config.runs).iterdir()) == []
+
+
+def test_class_weights_average_to_one_over_the_labels():
+    counts = np.array([900, 90, 0, 10])
+    for kind in ("none", "sqrt", "inverse"):
+        weights = np.array(class_weights(counts, kind))
+        assert (weights * counts).sum() / counts.sum() == pytest.approx(1)
+    inverse = np.array(class_weights(counts, "inverse"))
+    assert inverse[1] / inverse[0] == pytest.approx(10)
+    assert class_weights(counts, "sqrt")[3] / class_weights(counts, "sqrt")[0] == pytest.approx(90**0.5)
+
+
+def test_two_fresh_networks_of_one_seed_are_equal(recipe):
+    run = prepare(recipe("seeded"))
+    torch.manual_seed(99)
+    one = new_segmenter(run).state_dict()
+    torch.manual_seed(7)
+    assert same(one, new_segmenter(run).state_dict())
