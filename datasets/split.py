@@ -51,6 +51,8 @@ def make_split(volume: Volume, config: SplitConfig) -> xr.DataArray:
             raise InputError(f"class {name!r} has no label in the volume; convert its source again without that class")
     if config.method == "blocks":
         parts_M = split_blocks(counts_KM, config)
+    elif config.method == "points":
+        parts_M = split_points(counts_KM, config)
     else:
         with_truth = counts_KM.max(0) > 0
         if "truth" in volume.dataset:
@@ -187,6 +189,32 @@ def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndar
     return parts_M
 
 
+def split_points(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
+    """Let a few single columns of each class train and validate, and all others, a buffer away, test.
+
+    Parameters
+    ----------
+    counts_KM
+        Labelled cells of each class in each column of the map.
+    config
+        Points a class, buffer and seed. A class with fewer columns gives training what it has.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 [*M].
+    """
+    rng = np.random.default_rng(config.seed)
+    parts_M = np.zeros(counts_KM.shape[1:], np.uint8)
+    for part, points in ((TRAIN, config.points), (VALIDATION, config.validation_points)):
+        other_M = _near((parts_M != UNUSED) & (parts_M != part), config.buffer)
+        for class_M in counts_KM:
+            free = np.flatnonzero((class_M > 0) & (parts_M == UNUSED) & ~other_M)
+            parts_M.flat[rng.permutation(free)[:points]] = part
+    parts_M[counts_KM.any(0) & ~_near(parts_M != UNUSED, config.buffer)] = TEST
+    return parts_M
+
+
 def keep_apart(parts_M: np.ndarray, counts_KM: np.ndarray, buffer: int) -> np.ndarray:
     """Take cells away until those of different parts are more than `buffer` cells apart.
 
@@ -278,6 +306,9 @@ def _check(parts_M: np.ndarray, counts_KM: np.ndarray, classes: Sequence[str], c
         way_out = (
             f"another split.seed than {config.seed}, a smaller split.block than {config.block} or other split.fractions"
         )
+    elif config.method == "points":
+        wanted = [TRAIN, TEST] + [VALIDATION] * (config.validation_points > 0)
+        way_out = f"another split.seed than {config.seed}, or fewer split.points than {config.points}"
     else:
         wanted = [TRAIN, TEST] + [VALIDATION] * (config.validation_wells > 0)
         way_out = f"another split.seed than {config.seed}, more wells or a larger split.radius than {config.radius}"

@@ -17,6 +17,7 @@ from datasets.split import (
     label_counts,
     make_split,
     split_blocks,
+    split_points,
     split_wells,
 )
 from datasets.volume import Volume
@@ -265,3 +266,22 @@ def test_a_large_map_is_quick():
     start = time.perf_counter()
     split_blocks(counts, SplitConfig(block=8))
     assert time.perf_counter() - start < 2
+
+
+@quick
+@given(
+    seed=st.integers(0, 99), points=st.integers(1, 5), validation=st.integers(0, 3), buffer=st.integers(0, 2)
+)
+def test_points_of_each_class_train_and_validate_and_all_else_tests(seed, points, validation, buffer):
+    labels = patches(seed)
+    counts = np.stack([labels == index for index in range(4)]).astype(np.int32)
+    config = SplitConfig(method="points", points=points, validation_points=validation, buffer=buffer, seed=seed)
+    parts = split_points(counts, config)
+    assert np.array_equal(parts, split_points(counts, config))
+    for class_M in counts > 0:
+        assert (class_M & (parts == TRAIN)).sum() == min(points, class_M.sum())
+        assert (class_M & (parts == VALIDATION)).sum() <= validation
+    assert not (parts[labels == 255] != UNUSED).any()
+    assert_apart(parts, buffer)
+    if buffer == 0:
+        assert ((parts == TEST) == ((labels != 255) & (parts != TRAIN) & (parts != VALIDATION))).all()
