@@ -196,7 +196,7 @@ class ConvertConfig:
     valid_dims: list[str] = field(default_factory=list)
     nodata: float | None = None
     constant_pieces: list[str] = field(default_factory=list)
-    coordinates: dict[str, list[float] | list[str] | str] = field(default_factory=dict)
+    coordinates: dict[str, list[int] | list[float] | list[str] | str] = field(default_factory=dict)
     coordinate_units: dict[str, str] = field(default_factory=dict)
     extent: str = ""
     crs: str = ""
@@ -220,3 +220,92 @@ class ConvertConfig:
             raise InputError(f"class_names holds {len(self.class_names)} classes; a volume can have up to 255")
         if any(edge < 1 for edge in self.chunks.values()):
             raise InputError(f"chunks is {self.chunks}; every edge must be 1 cell or more")
+
+
+@dataclass
+class SynthesisConfig:
+    """A synthetic seismic survey: layers with folds, faults and a salt body, imaged in depth, labelled around wells.
+
+    Attributes
+    ----------
+    out
+        Folder of the volume (Zarr) that is written.
+    shape
+        Cells along inline, crossline and depth.
+    spacing
+        Metres between cells along inline, crossline and depth.
+    peak_frequency
+        Peak of the Ricker wavelet's spectrum, in hertz.
+    velocity
+        Metres a second that turn the wavelet's two-way time into depth; 3000 m/s and 25 Hz make a wavelength of 60 m.
+    snr
+        Signal-to-noise ratio: standard deviation of the signal over that of the noise; ``.inf`` for none.
+    layer
+        Mean thickness of a layer, in metres.
+    fold
+        Height of the folds, as a share of the survey's depth.
+    faults
+        Number of normal faults.
+    throw
+        Largest throw of a fault, as a share of the survey's depth.
+    salt
+        Radius of the salt body, as a share of the survey's shorter horizontal side.
+    wells
+        Number of wells; at least half of them meet the salt, and at least one does not.
+    radius
+        Half-width of the labelled square around a well, in cells.
+    seed
+        Seed of geology, noise and wells.
+    chunks
+        Cells of the pieces that are computed and stored one by one, along inline, crossline and depth.
+    overwrite
+        Whether an existing volume is replaced.
+    """
+
+    out: str = ""
+    shape: list[int] = field(default_factory=lambda: [64, 64, 64])
+    spacing: list[float] = field(default_factory=lambda: [25.0, 25.0, 10.0])
+    peak_frequency: float = 25.0
+    velocity: float = 3000.0
+    snr: float = 3.0
+    layer: float = 20.0
+    fold: float = 0.05
+    faults: int = 3
+    throw: float = 0.1
+    salt: float = 0.22
+    wells: int = 8
+    radius: int = 4
+    seed: int = 0
+    chunks: list[int] = field(default_factory=lambda: [64, 64, 64])
+    overwrite: bool = False
+
+    @property
+    def wavelength(self) -> float:
+        """Metres of depth that a period at the peak frequency spans: velocity / (2 peak_frequency)."""
+        return self.velocity / (2 * self.peak_frequency)
+
+    def __post_init__(self) -> None:
+        for name in ("shape", "spacing", "chunks"):
+            sizes = getattr(self, name)
+            if len(sizes) != 3 or min(sizes) <= 0:
+                raise InputError(f"{name} is {sizes}; give three sizes above 0, for inline, crossline and depth")
+        if min(self.shape) < 16:
+            raise InputError(f"shape is {self.shape}; a survey needs at least 16 cells along each side")
+        for name in ("peak_frequency", "velocity", "snr", "layer"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.wavelength < 4 * self.spacing[2]:
+            raise InputError(
+                f"peak_frequency {self.peak_frequency:g} Hz at {self.velocity:g} m/s makes a wavelength of "
+                f"{self.wavelength:g} m, less than 4 cells of {self.spacing[2]:g} m; take a lower peak_frequency or "
+                "a finer spacing"
+            )
+        if not 0.05 <= self.salt <= 0.4 or not 0 <= self.fold <= 0.2 or not 0 <= self.throw <= 0.2 or self.faults < 0:
+            raise InputError(
+                f"salt {self.salt}, fold {self.fold}, throw {self.throw}, faults {self.faults} make no sensible earth; "
+                "take salt from 0.05 to 0.4, fold and throw from 0 to 0.2, faults 0 or more"
+            )
+        if self.wells < 2 or self.radius < 0 or self.seed < 0:
+            raise InputError(
+                f"wells {self.wells}, radius {self.radius}, seed {self.seed}: take 2 wells or more, and none below 0"
+            )

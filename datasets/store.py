@@ -200,7 +200,9 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> Path:
 def _lay_out(ds: xr.Dataset, preferred: Mapping[str, int] | None) -> tuple[xr.Dataset, dict[Hashable, dict[str, Any]]]:
     """Chunk every variable as it will be stored, and say so in its attributes and in the encoding for xarray."""
     ds = ds.drop_encoding()
-    encoding: dict[Hashable, dict[str, Any]] = {}
+    encoding: dict[Hashable, dict[str, Any]] = {name: {"_FillValue": None} for name in ds.variables}
+    for stored in ds.variables.values():
+        stored.attrs.pop("_FillValue", None)
     for name, var in ds.data_vars.items():
         if not var.ndim:
             continue
@@ -208,8 +210,7 @@ def _lay_out(ds: xr.Dataset, preferred: Mapping[str, int] | None) -> tuple[xr.Da
         like = ds["data"] if "data" in ds and ds["data"].dims == var.dims else var
         chunks, shards = plan_chunks(var.sizes, like.dtype.itemsize, preferred)
         shape = tuple(chunks[dim] for dim in var.dims)
-        encoding[name] = {"chunks": shape, "_FillValue": None}
-        var.attrs.pop("_FillValue", None)
+        encoding[name]["chunks"] = shape
         var.attrs["chunks"] = list(shape)
         var.attrs.pop("shards", None)
         if shards is not None:

@@ -1,0 +1,70 @@
+"""From a source's label values to class indices, where unlabelled is a value of its own and never a class."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from datasets.errors import InputError
+from datasets.volume import UNLABELLED
+
+_SHOWN = 20
+
+
+def encode_labels(
+    values: np.ndarray, class_names: Mapping[int, str], where: str
+) -> tuple[np.ndarray, dict[str, object]]:
+    """Turn label values into class indices, in the order of `class_names`.
+
+    Parameters
+    ----------
+    values
+        Labels as the source has them; NaN is unlabelled.
+    class_names
+        Value -> name of the class. Every other value is unlabelled.
+    where
+        Where the labels are from, for the error message.
+
+    Returns
+    -------
+    labels, attributes
+        uint8 of the same shape, 255 unlabelled; class_names, class_values and unlabelled.
+
+    Raises
+    ------
+    InputError
+        Where no names are given, or none of the named values occurs; the message lists the values that do.
+    """
+    present = np.unique(values[np.isfinite(values)]) if values.dtype.kind == "f" else np.unique(values)
+    shown = ", ".join(f"{value:g}" for value in present[:_SHOWN]) + (", ..." if len(present) > _SHOWN else "")
+    if not class_names:
+        raise InputError(f"the labels in {where} have the values {shown}; name the classes with class_names")
+    if not np.isin(list(class_names), present).any():
+        raise InputError(
+            f"class_names names the values {sorted(class_names)}, but the labels in {where} have {shown}; correct it"
+        )
+    labels = np.full(values.shape, UNLABELLED, np.uint8)
+    for index, value in enumerate(class_names):
+        labels[values == value] = index
+    return labels, {
+        "class_names": list(class_names.values()),
+        "class_values": [int(value) for value in class_names],
+        "unlabelled": UNLABELLED,
+    }
+
+
+def dominant_class(shares: np.ndarray, least: float) -> np.ndarray:
+    """Take the class of the largest share, if that is at least `least`.
+
+    Parameters
+    ----------
+    shares
+        Share of each class [K, *N], such as abundances of materials.
+    least
+        Smallest share that makes a label.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 [*N]: index of the class, or -1.
+    """
+    return np.where(shares.max(axis=0) >= least, shares.argmax(axis=0), -1)

@@ -1,0 +1,191 @@
+"""SEG-Y cubes after stack, with whatever byte order and header bytes, and with traces missing."""
+
+import struct
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import segyio
+import xarray as xr
+
+from datasets.config import ConvertConfig
+from datasets.errors import InputError
+from datasets.readers.lazy import Cut, LazyArray
+
+# Sample formats of the binary header: those that segyio reads right, and those it silently takes for IBM floats.
+_FORMATS = {1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 16}
+_MISREAD = {4: "fixed point with gain", 7: "24-bit integers", 15: "24-bit unsigned integers"}
+_FORMAT_OFFSET = 3224
+_DEAD = 2
+_LEAST_FILLED = 0.05
+
+
+def read(config: ConvertConfig) -> xr.Dataset:
+    """Read (inline, crossline, twt or depth); missing and dead traces are not valid. See `datasets.readers`.
+
+    Raises
+    ------
+    InputError
+        Where the file is not SEG-Y, or its traces do not fill a cube with one trace a cell.
+    """
+    path = Path(config.source)
+    endian = find_endian(path) if config.endian == "auto" else config.endian
+    with _open(path, endian) as file:
+        numbers = [_header(file, path, name, getattr(config, name)) for name in ("inline_byte", "crossline_byte")]
+        x, y = (_header(file, path, name, getattr(config, name)) for name in ("x_byte", "y_byte"))
+        scale = file.attributes(segyio.TraceField.SourceGroupScalar)[:].astype(np.float64)
+        alive = file.attributes(segyio.TraceField.TraceIdentificationCode)[:] != _DEAD
+        samples, dtype = np.asarray(file.samples, np.float64), np.dtype(file.dtype)
+        feet = file.bin[segyio.BinField.MeasurementSystem] == 2
+        _check_lines(file, config, *numbers)
+    inlines, crosslines = _axis(numbers[0]), _axis(numbers[1])
+    index = np.full((len(inlines), len(crosslines)), -1, np.int64)
+    rows, columns = np.searchsorted(inlines, numbers[0]), np.searchsorted(crosslines, numbers[1])
+    _check_cube(config, index.shape, rows, columns, numbers)
+    index[rows, columns] = np.arange(len(rows))
+    array = LazyArray(
+        (*index.shape, len(samples)), dtype, partial(_read_traces, path, endian, index, dtype, len(samples))
+    )
+    valid = np.zeros(index.shape, bool)
+    valid[rows, columns] = alive
+    length = "ft" if feet else "m"
+    ds = xr.Dataset(
+        {
+            "data": array.variable(["inline", "crossline", config.vertical]),
+            "valid": (("inline", "crossline"), valid),
+        },
+        coords={
+            "inline": ("inline", inlines),
+            "crossline": ("crossline", crosslines),
+            config.vertical: (config.vertical, samples, {"units": "ms" if config.vertical == "twt" else length}),
+        },
+        attrs={"files": [str(path)]},
+    )
+    if x.any() and y.any():
+        scale[scale == 0] = 1.0
+        factor = np.where(scale < 0, 1 / np.abs(scale), scale)
+        for name, position in (("x", x), ("y", y)):
+            placed = np.full(index.shape, np.nan)
+            placed[rows, columns] = position * factor
+            ds.coords[name] = (("inline", "crossline"), placed, {"units": length})
+    return ds
+
+
+def find_endian(path: Path) -> str:
+    """Tell the byte order from the sample format, a small number that nonsense follows from in the other order.
+
+    Raises
+    ------
+    InputError
+        Where it is in neither, or a format that cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(_FORMAT_OFFSET)
+        code = file.read(2)
+    if len(code) < 2:
+        raise InputError(f"{path} is not SEG-Y: it ends within the file headers; check the file")
+    for endian, order in (("big", ">h"), ("little", "<h")):
+        (number,) = struct.unpack(order, code)
+        if number in _MISREAD:
+            raise InputError(
+                f"{path} stores its samples as {_MISREAD[number]} (format {number}), which cannot be read; "
+                "export it again as IEEE floats (format 5)"
+            )
+        if number in _FORMATS:
+            return endian
+    raise InputError(
+        f"{path} is not SEG-Y: its sample format, bytes 3225-3226, is {struct.unpack('>h', code)[0]}; check the file"
+    )
+
+
+def _open(path: Path, endian: str) -> segyio.SegyFile:
+    try:
+        return segyio.open(path, ignore_geometry=True, endian=endian)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as {endian}-endian SEG-Y ({error}); check the file, or set endian"
+        ) from error
+
+
+def _header(file: segyio.SegyFile, path: Path, name: str, byte: int) -> np.ndarray:
+    try:
+        return np.asarray(file.attributes(byte)[:], np.int64)
+    except (KeyError, ValueError, IndexError) as error:
+        raise InputError(
+            f"{name} is {byte}, at which no trace header field of {path} starts; common are 9, 189, 193, 21"
+        ) from error
+
+
+def _check_lines(file: segyio.SegyFile, config: ConvertConfig, inline: np.ndarray, crossline: np.ndarray) -> None:
+    """Refuse what has no cell numbers: gathers before stack, and single lines."""
+    path, bytes_ = config.source, f"bytes {config.inline_byte} and {config.crossline_byte}"
+    way_out = "set inline_byte and crossline_byte if the numbers are elsewhere"
+    if len(np.unique(inline)) > 1 and len(np.unique(crossline)) > 1:
+        return
+    midpoints = len(np.unique(file.attributes(segyio.TraceField.CDP)[:]))
+    same = len(np.unique(inline)) == 1 and len(np.unique(crossline)) == 1
+    if same and midpoints == 1 < file.tracecount:
+        raise InputError(
+            f"{path} is not a cube: its {file.tracecount} traces all have inline {inline[0]} and crossline "
+            f"{crossline[0]} (header {bytes_}), as in a gather before stack; stack it first, or {way_out}"
+        )
+    raise InputError(
+        f"{path} is not a cube but a 2-D line of {file.tracecount} traces: the header {bytes_} hold "
+        f"{len(np.unique(inline))} inline and {len(np.unique(crossline))} crossline; {way_out}, or save it as .npy"
+    )
+
+
+def _axis(numbers: np.ndarray) -> np.ndarray:
+    """Line numbers from the first to the last at their common step, so that missing lines have their place."""
+    present = np.unique(numbers)
+    step = int(np.gcd.reduce(np.diff(present)))
+    return np.arange(present[0], present[-1] + 1, step)
+
+
+def _check_cube(
+    config: ConvertConfig, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray, numbers: list[np.ndarray]
+) -> None:
+    path = config.source
+    bytes_ = f"header bytes {config.inline_byte} and {config.crossline_byte}"
+    way_out = "set inline_byte and crossline_byte if the numbers are elsewhere"
+    cells, counts = np.unique(rows * shape[1] + columns, return_counts=True)
+    if counts.max() > 1:
+        first = np.flatnonzero(rows * shape[1] + columns == cells[counts.argmax()])[0]
+        raise InputError(
+            f"{path} is not a cube after stack: {counts.max()} traces share inline {numbers[0][first]}, crossline "
+            f"{numbers[1][first]} ({bytes_}); stack it first, or {way_out}"
+        )
+    if len(rows) < _LEAST_FILLED * shape[0] * shape[1]:
+        raise InputError(
+            f"{path} is not a cube: its {len(rows)} traces would fill {len(rows) / shape[0] / shape[1]:.1%} of "
+            f"{shape[0]} inlines x {shape[1]} crosslines ({bytes_}); {way_out}"
+        )
+
+
+def _read_traces(path: Path, endian: str, index: np.ndarray, dtype: np.dtype, samples: int, cut: Cut) -> np.ndarray:
+    """Read a block of the cube; every task opens the file for itself, because segyio's handles are not for threads.
+
+    Parameters
+    ----------
+    index
+        Number of each cell's trace, -1 where there is none: int64 [inline, crossline].
+    cut
+        Integers and slices for inline, crossline and sample.
+
+    Returns
+    -------
+    numpy.ndarray
+        The block; where there is no trace NaN for floats, 0 for integers.
+    """
+    wanted = np.asarray(index[cut[0], cut[1]])
+    flat = wanted.ravel()
+    kept = np.atleast_1d(np.arange(samples)[cut[2]])
+    fill = np.nan if dtype.kind == "f" else 0
+    block = np.full((flat.size, kept.size), fill, dtype)
+    order = np.argsort(flat, kind="stable")
+    order = order[flat[order] >= 0]
+    with _open(path, endian) as file:
+        # Runs of neighbouring traces are read at once.
+        for run in np.split(order, np.flatnonzero(np.diff(flat[order]) != 1) + 1) if order.size else []:
+            block[run] = file.trace.raw[int(flat[run[0]]) : int(flat[run[-1]]) + 1][:, kept]
+    return block.reshape(*wanted.shape, *np.empty(samples)[cut[2]].shape)
