@@ -19,7 +19,7 @@ from pipeline.config import ClusterConfig, RunConfig, SweepConfig
 from pipeline.context import Context
 from pipeline.journal import Journal
 from pipeline.local import directory_storage
-from pipeline.loop import fit
+from pipeline.loop import fit, new_segmenter
 from pipeline.pictures import draw_trials
 from pipeline.prepare import prepare
 from pipeline.run import Run
@@ -80,8 +80,6 @@ def run_trial(choice: dict[str, int], *, config: RunConfig, folder: str, parent:
 
     def build(run: Run) -> torch.nn.Module:
         nonlocal parameters
-        from pipeline.loop import new_segmenter
-
         model = new_segmenter(run)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         return model
@@ -150,12 +148,13 @@ def tune(config: RunConfig, *, overwrite: bool = False) -> list[dict[str, Any]]:
     check_space(sweep)
     folder = (Path(config.runs) / f"{config.name}-sweep").resolve()
     uri = config.tracking.uri or f"sqlite:///{folder.parent.resolve() / 'mlflow.db'}"
-    config = replace(config, tracking=replace(config.tracking, uri=uri))
+    experiment = config.tracking.experiment or config.name
+    config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
     smallest = {"depth": min(sweep.depth), "rank": min(sweep.rank), "levels": max(sweep.levels)}
     prepare(trial_recipe(config, folder.parent, folder.name, smallest), overwrite=overwrite)
     parent = create_run(
         uri,
-        config.tracking.experiment or config.name,
+        experiment,
         folder.name,
         parameters={f"sweep.{name}": getattr(sweep, name) for name in ("depth", "rank", "levels", "trials")},
         tags={"folder": str(folder)},

@@ -27,7 +27,8 @@ def connect(uri: str) -> MlflowClient:
         Where it does not.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for noisy in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)

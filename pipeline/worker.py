@@ -109,7 +109,8 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
         cores = max(os.cpu_count() or 1, config.workers * threads_per_worker(config))
         if config.address == "local":
-            ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level="warning")
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine is not taken away
+            ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level="error")
             os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         else:
             try:
@@ -154,6 +155,7 @@ def train_on_ray(run: Run, run_id: str) -> None:
                 storage_path=str(run.folder),
                 failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
+                logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
         )
         failures: list[BaseException] = []
