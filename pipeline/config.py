@@ -185,3 +185,66 @@ class InspectConfig:
 
     source: str = ""
     picture: str | None = None
+
+
+@dataclass
+class RegisterConfig:
+    """Which run becomes a version of which registered model.
+
+    Attributes
+    ----------
+    run
+        Folder of the run whose best checkpoint is registered.
+    name
+        Name in the registry; none means the run's name.
+    tracking_uri
+        MLflow tracking URI; none means the run's own.
+    """
+
+    run: str = ""
+    name: str | None = None
+    tracking_uri: str | None = None
+
+
+@dataclass
+class PredictConfig:
+    """What ``predict`` maps, with which model, and where to.
+
+    Attributes
+    ----------
+    model
+        ``models:/NAME@champion``, ``models:/NAME/3``, or the folder of a run (its best checkpoint).
+    source
+        Path or URI of a converted volume (Zarr).
+    out
+        Zarr store to write; the picture and, for a map, the GeoTIFF get the same name with another suffix.
+    tracking_uri
+        MLflow tracking URI of the registry; none means SQLite in the folder `runs`.
+    runs
+        Folder of all runs.
+    """
+
+    model: str = ""
+    source: str = ""
+    out: str = ""
+    tracking_uri: str | None = None
+    runs: str = "runs"
+
+
+@dataclass
+class EvaluateConfig:
+    """Which run is scored on the test part of its split.
+
+    Attributes
+    ----------
+    run
+        Folder of the run.
+    model
+        Another model to score on that split, as in `PredictConfig`; none means the run's best checkpoint.
+    tracking_uri
+        MLflow tracking URI; none means the run's own.
+    """
+
+    run: str = ""
+    model: str | None = None
+    tracking_uri: str | None = None

@@ -1,0 +1,77 @@
+"""Which version of a model is the champion: only scores on the same cells compare."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a version did, and on what: two standings compare only where everything but the score agrees.
+
+    Attributes
+    ----------
+    version
+        ``NAME/3``.
+    miou
+        Mean IoU on the test part.
+    volume_digest, split_digest
+        Identity of the volume and of the split.
+    factor
+        How much coarser than the volume the scored grid is.
+    """
+
+    version: str
+    miou: float
+    volume_digest: str
+    split_digest: str
+    factor: str
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags from which `of` reads a standing."""
+        return {
+            "test_miou": repr(self.miou),
+            "volume_digest": self.volume_digest,
+            "split_digest": self.split_digest,
+            "factor": self.factor,
+        }
+
+    @classmethod
+    def of(cls, version: str, tags: dict[str, str]) -> "Standing":
+        """Read the standing of a registered version; what its tags lack stays empty and compares with nothing."""
+        return cls(
+            version,
+            float(tags.get("test_miou", "nan")),
+            *(tags.get(key, "") for key in ("volume_digest", "split_digest", "factor")),
+        )
+
+
+def compare(new: Standing, champion: Standing | None) -> tuple[bool, str]:
+    """Decide whether a new version becomes champion.
+
+    Parameters
+    ----------
+    new
+        The new version.
+    champion
+        The present champion; none where there is none.
+
+    Returns
+    -------
+    bool, str
+        The decision, and the sentence that gives its reason.
+    """
+    if champion is None:
+        return True, f"{new.version} becomes champion: there was none."
+    stays = f"{champion.version} stays champion, not {new.version}"
+    by_hand = "move the alias by hand if you know better"
+    for key, thing in (("volume_digest", "volume"), ("split_digest", "split"), ("factor", "grid")):
+        mine, theirs = getattr(new, key), getattr(champion, key)
+        if mine != theirs or not mine:
+            digests = f"{mine[:12] or 'unknown'} against {theirs[:12] or 'unknown'}"
+            return (
+                False,
+                f"{stays}: they were tested on different {thing}s ({digests}), so they do not compare; {by_hand}.",
+            )
+    scores = f"{new.miou:.4f} against {champion.miou:.4f} on the same test split"
+    if new.miou > champion.miou:
+        return True, f"{new.version} becomes champion in place of {champion.version}: test mIoU {scores}."
+    return False, f"{stays}: its test mIoU is not better, {scores}."

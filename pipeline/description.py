@@ -1,0 +1,119 @@
+"""What a trained network expects and gives, as plain JSON that travels with it: a registered model explains itself."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from models.segmenter import Segmenter
+from pipeline.run import Run
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What goes into a network and what comes out.
+
+    Attributes
+    ----------
+    classes
+        Names of the classes, in the order of the output's channels.
+    space
+        Dimensions that the network convolves over, in order.
+    sizes
+        Cells along each dimension of `space` where only one size works; none where any does.
+    channel_dims, channel_sizes
+        Dimensions flattened to input channels, in order, and their sizes.
+    label_dims
+        Dimensions of the output, in order.
+    read_slice
+        Axis of `space` that the output lacks -> cell at which it is read.
+    factor
+        The output's cells are larger than the input's by this, along every dimension.
+    multiple
+        The coarsest grid's cell in cells of the input: sizes are padded to a multiple of it.
+    padding
+        How sizes are padded; ``refuse`` where they are not.
+    data
+        Name and units of the data.
+    training
+        Title, source, licence and digests of the training volume, the split, and the labels of each part.
+    """
+
+    classes: list[str]
+    space: list[str]
+    sizes: list[int | None]
+    channel_dims: list[str]
+    channel_sizes: list[int]
+    label_dims: list[str]
+    read_slice: dict[int, int]
+    factor: float
+    multiple: int
+    padding: str
+    data: dict[str, str]
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """Input channels."""
+        product = 1
+        for size in self.channel_sizes:
+            product *= size
+        return product
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, numbers and texts."""
+        plain = asdict(self)
+        plain["read_slice"] = {str(axis): cell for axis, cell in self.read_slice.items()}
+        return {"format": "telegrapher-model", "format_version": FORMAT_VERSION, **plain}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> "ModelDescription":
+        """Undo `to_json`.
+
+        Raises
+        ------
+        ValueError
+            Where the text describes something else, or a newer version of it.
+        """
+        values = dict(plain)
+        if values.pop("format", None) != "telegrapher-model" or values.pop("format_version", 0) > FORMAT_VERSION:
+            raise ValueError(f"not the description of a model, or one newer than version {FORMAT_VERSION}")
+        values["read_slice"] = {int(axis): int(cell) for axis, cell in values["read_slice"].items()}
+        return cls(**values)
+
+
+def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
+    """Describe the network of a run.
+
+    Parameters
+    ----------
+    run
+        The run.
+    segmenter
+        Its network.
+    """
+    volume, prepared, split = run.volume, run.prepared, run.config.split
+    data, attrs = volume.dataset["data"], volume.dataset.attrs
+    statistics_shape = prepared.mean.shape[1:]
+    return ModelDescription(
+        classes=list(volume.classes),
+        space=list(volume.space),
+        sizes=[None if size == 1 else size for size in statistics_shape],
+        channel_dims=list(volume.channel_dims),
+        channel_sizes=[int(data.sizes[dim]) for dim in volume.channel_dims],
+        label_dims=list(volume.label_dims),
+        read_slice=dict(volume.read_slice),
+        factor=segmenter.factor,
+        multiple=segmenter.network.multiple,
+        padding=segmenter.config.network.padding,
+        data={key: str(data.attrs[key]) for key in ("long_name", "units") if key in data.attrs},
+        training={
+            **{key: str(attrs[key]) for key in ("title", "source", "source_sha256", "licence") if key in attrs},
+            "run": run.config.name,
+            "shape": [int(size) for size in volume.shape],
+            "volume_digest": prepared.volume_digest,
+            "split_digest": prepared.split_digest,
+            "split": asdict(split),
+            "labelled_cells": prepared.counts,
+        },
+    )

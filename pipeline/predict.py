@@ -1,0 +1,152 @@
+"""Map a whole volume in one piece: class and probability with the coordinates of the input."""
+
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from datasets.errors import InputError
+from datasets.prediction import NO_DATA, no_data_cells, prediction_dataset, write_prediction
+from datasets.store import refuse_existing
+from datasets.volume import Volume
+from pipeline.config import PredictConfig
+from pipeline.description import ModelDescription
+from pipeline.pictures_maps import draw_volume
+from pipeline.pictures_sections import backdrop
+from pipeline.pictures_style import class_colours, grid_axes
+from pipeline.scorer import Scorer, load_model
+
+
+def predict(config: PredictConfig, *, overwrite: bool = False) -> Path:
+    """Map a whole volume with a registered model or a run.
+
+    Parameters
+    ----------
+    config
+        Model, source and where the prediction goes.
+    overwrite
+        Whether an existing prediction is replaced.
+
+    Returns
+    -------
+    pathlib.Path
+        The store: ``class`` uint8 (255 no data) and ``probability`` float32. Beside it lie a picture (.png) and, where
+        the output is a map over y and x, a GeoTIFF (.tif).
+
+    Raises
+    ------
+    InputError
+        Before any work, where the model, the source and the place do not exist, do not fit, or would be overwritten.
+    """
+    if not (config.model and config.source and config.out):
+        raise InputError(
+            "predict needs a model, a source and a place: "
+            "python -m pipeline predict models:/NAME@champion SOURCE.zarr OUT.zarr"
+        )
+    out = Path(config.out)
+    beside = {suffix: out.with_name(f"{out.stem}{suffix}") for suffix in (".tif", ".png")}
+    for path in (out, *beside.values()):
+        refuse_existing(path, overwrite)
+    uri = config.tracking_uri or f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}"
+    scorer = load_model(config.model, tracking_uri=uri)
+    if scorer.description.factor < 1:
+        raise InputError(
+            f"{scorer.version} gives a grid finer than its input, which has no coordinates to be written with"
+        )
+    volume = scorer.open(config.source)
+    raw = volume.read()
+    ds = map_volume(scorer, volume, raw)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
+        _write_beside(ds, volume, raw, scorer.description, Path(aside), out.stem)
+        written = [write_prediction(ds, out)]
+        for path in beside.values():
+            path.unlink(missing_ok=True)
+            if (Path(aside) / path.name).exists():
+                os.replace(Path(aside) / path.name, path)
+                written.append(path)
+    print(f"{scorer.version}: {_shares(ds, scorer.description.classes)}")
+    print("\n".join(f"wrote {path}" for path in written))
+    return out
+
+
+def map_volume(scorer: Scorer, volume: Volume, raw: np.ndarray) -> xr.Dataset:
+    """Run a model over a whole volume in one piece, without gradients.
+
+    Parameters
+    ----------
+    scorer
+        The model.
+    volume
+        A volume that `Scorer.open` accepted.
+    raw
+        Its data, float32 [C, *N].
+
+    Returns
+    -------
+    xarray.Dataset
+        The prediction, as `datasets.prediction.prediction_dataset` lays it out.
+
+    Raises
+    ------
+    InputError
+        Where the volume holds no data at all.
+    """
+    d, source = scorer.description, volume.dataset
+    factor = int(d.factor)
+    empty = no_data_cells(raw, list(d.read_slice), factor)
+    if empty.all():
+        raise InputError(f"{source.attrs.get('title', 'the volume')} holds no data at all; check its no-data value")
+    attrs = source.attrs
+    return prediction_dataset(
+        scorer(raw),
+        empty=empty,
+        source=source,
+        dims=d.label_dims,
+        factor=factor,
+        classes=d.classes,
+        attrs={
+            "title": f"Prediction of {attrs.get('title', 'a volume')}",
+            "model": scorer.uri,
+            "model_version": scorer.version,
+            "source": str(attrs.get("source", "")),
+            "source_sha256": str(attrs.get("source_sha256", "")),
+            "volume_digest": volume.digest(),
+            "licence": str(attrs.get("licence", "")),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def _write_beside(
+    ds: xr.Dataset, volume: Volume, raw: np.ndarray, d: ModelDescription, folder: Path, stem: str
+) -> None:
+    """Draw the prediction, and write it as a GeoTIFF where it is a map."""
+    winner = ds["class"]
+    shown = np.where(winner.values == NO_DATA, -1, winner.values.astype(np.int64))
+    keep = [axis for axis in range(len(d.space)) if axis not in d.read_slice]
+    units = d.data.get("units", "")
+    quantity = d.data.get("long_name", "data") + (f" ({units})" if units else "")
+    draw_volume(
+        backdrop(raw, keep, colour="band" in (*d.channel_dims, *d.space)),
+        shown,
+        d.classes,
+        grid_axes(volume.dataset, d.label_dims),
+        folder / f"{stem}.png",
+        quantity=quantity,
+    )
+    if set(d.label_dims) == {"y", "x"}:
+        from datasets.geotiff import write_class_map  # rasterio takes a second to import, and only maps need it
+
+        colours = (255 * class_colours(len(d.classes))).round().astype(int)
+        write_class_map(winner.transpose("y", "x"), folder / f"{stem}.tif", names=d.classes, colours=colours)
+
+
+def _shares(ds: xr.Dataset, classes: list[str]) -> str:
+    counts = np.bincount(ds["class"].values.ravel(), minlength=NO_DATA + 1)
+    cells = counts[: len(classes)].sum()
+    shares = [f"{name} {100 * count / cells:.1f}%" for name, count in zip(classes, counts, strict=False)]
+    return ", ".join(shares) + (f" ({counts[NO_DATA]} cells without data)" if counts[NO_DATA] else "")
