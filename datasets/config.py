@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from datasets.config_convert import ConvertConfig as ConvertConfig
 from datasets.errors import InputError
 
 
@@ -94,132 +95,6 @@ class SplitConfig:
             raise InputError("split.points must be at least 1, split.validation_points at least 0")
         if self.block < 1 or self.buffer < 0 or self.radius < 0:
             raise InputError("split.block must be at least 1 cell, split.buffer and split.radius at least 0")
-
-
-@dataclass
-class ConvertConfig:
-    """How a source becomes a labelled Zarr volume.
-
-    Attributes
-    ----------
-    source
-        File to convert, or ``tensorly:indian_pines`` (the AVIRIS scene that the TensorLy package ships).
-    more_sources
-        Further GeoTIFFs on the same grid; their bands follow those of `source` as channels.
-    out
-        Zarr store to write, such as ``surveys/NAME.zarr``.
-    format
-        Format of the source; ``auto`` goes by its suffix.
-    key
-        Name of the array in a .mat or .npz file; needed where the file holds several.
-    shape
-        Shape that the array is brought to before its dimensions are named: ``[156, 95, 95]`` for a scene flattened to
-        (156, 9025).
-    order
-        Order in which a flattened array runs through its cells: ``C`` (last index first) or ``F`` (column-major, as
-        MATLAB does).
-    dims
-        Names of the array's dimensions, in order; axes of length 1 that are left over are dropped.
-    transpose
-        Order in which the dimensions are stored. Default: the source's.
-    labels
-        File of the labels; empty with `labels_key` set means the source itself.
-    labels_key
-        Name of the labels in a .mat or .npz file.
-    label_shape
-        As `shape`, for the labels.
-    label_dims
-        As `dims`, for the labels; needed where they have fewer dimensions than the data.
-    labels_dominant
-        Set where the labels are shares, class first: a cell's class is that of its largest share (0 for the first), if
-        that is at least this much.
-    class_names
-        Value of the labels -> name of the class. Cells of any other value are unlabelled.
-    valid
-        File of the no-data mask, true or non-zero where there is data; as for `labels`.
-    valid_key
-        Name of the mask in a .mat or .npz file.
-    valid_dims
-        As `dims`, for the mask. Default: those of the data.
-    nodata
-        Value that marks no data, besides NaN and what the format itself says.
-    constant_pieces
-        Dimensions that span a piece of the data: pieces of one value throughout are no data. For missing time slices of
-        a cube ``[inline, crossline]``.
-    coordinates
-        Dimension -> its coordinates: a list of values, ``"start:step"``, a .json or .npy file, or a key of the source.
-        Text becomes dates where it can, else names.
-    coordinate_units
-        Dimension -> units of its coordinates.
-    extent
-        GeoJSON file whose bounds are the outer edges of the cells along x and y (y falls with the row); its coordinate
-        reference system is taken where `crs` is not set.
-    crs
-        Coordinate reference system, such as ``EPSG:32633``. Default: the source's.
-    name
-        What the data are, in words.
-    units
-        Units of the data.
-    title
-        Title of the volume. Default: the source's name.
-    licence
-        Licence and origin of the data and the labels.
-    endian
-        Byte order of a SEG-Y file; ``auto`` finds out.
-    inline_byte, crossline_byte, x_byte, y_byte
-        Trace header bytes of a SEG-Y file, counted from 1, with the cell's numbers and position.
-    vertical
-        Vertical dimension of a SEG-Y cube: ``twt`` (two-way time in ms) or ``depth``.
-    chunks
-        Dimension -> edge of a stored chunk, in cells. Default: chunks of 1 to 2 MiB.
-    overwrite
-        Whether an existing `out` is replaced.
-    """
-
-    source: str = ""
-    more_sources: list[str] = field(default_factory=list)
-    out: str = ""
-    format: Literal["auto", "matlab", "numpy", "segy", "geotiff", "tensorly"] = "auto"
-    key: str = ""
-    shape: list[int] = field(default_factory=list)
-    order: Literal["C", "F"] = "C"
-    dims: list[str] = field(default_factory=list)
-    transpose: list[str] = field(default_factory=list)
-    labels: str = ""
-    labels_key: str = ""
-    label_shape: list[int] = field(default_factory=list)
-    label_dims: list[str] = field(default_factory=list)
-    labels_dominant: float | None = None
-    class_names: dict[int, str] = field(default_factory=dict)
-    valid: str = ""
-    valid_key: str = ""
-    valid_dims: list[str] = field(default_factory=list)
-    nodata: float | None = None
-    constant_pieces: list[str] = field(default_factory=list)
-    coordinates: dict[str, list[int] | list[float] | list[str] | str] = field(default_factory=dict)
-    coordinate_units: dict[str, str] = field(default_factory=dict)
-    extent: str = ""
-    crs: str = ""
-    name: str = ""
-    units: str = ""
-    title: str = ""
-    licence: str = ""
-    endian: Literal["auto", "big", "little"] = "auto"
-    inline_byte: int = 189
-    crossline_byte: int = 193
-    x_byte: int = 181
-    y_byte: int = 185
-    vertical: Literal["twt", "depth"] = "twt"
-    chunks: dict[str, int] = field(default_factory=dict)
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if len(set(self.dims)) != len(self.dims):
-            raise InputError(f"dims is {self.dims}; every dimension needs a name of its own")
-        if len(self.class_names) > 255:
-            raise InputError(f"class_names holds {len(self.class_names)} classes; a volume can have up to 255")
-        if any(edge < 1 for edge in self.chunks.values()):
-            raise InputError(f"chunks is {self.chunks}; every edge must be 1 cell or more")
 
 
 @dataclass

@@ -135,23 +135,29 @@ def _add_side_arrays(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
         valid = name_dims(array, config.valid_dims or data_dims, config.shape, config.order, "the valid mask")
         _check_fit(valid, data, "valid mask")
         ds["valid"] = valid.astype(bool) & ds["valid"].variable if "valid" in ds else valid.astype(bool)
-    where = config.labels or config.source
-    if config.labels or config.labels_key:
-        array = _array(where, config.labels_key, "labels")
-        dims = config.label_dims or data_dims
-        if config.labels_dominant is not None:
-            dims = ["class", *dims]
-        if not config.label_dims and len(array.shape) < len(dims) and not config.label_shape:
-            raise InputError(f"the labels in {where} have shape {array.shape}; name their dimensions with label_dims")
-        ds["labels"] = name_dims(array, dims, config.label_shape, config.order, f"the labels array in {where}")
-    if "labels" not in ds:
+    labels = _raw_labels(ds, config, data_dims)
+    if labels is None:
         return ds
-    labels = ds["labels"].variable
+    where = config.labels or config.source
     if config.labels_dominant is not None:
         labels = xr.Variable(labels.dims[1:], dominant_class(labels.values, config.labels_dominant))
     _check_fit(labels, data, f"labels array in {where}")
     codes, attrs = encode_labels(labels.values, config.class_names, where)
-    return ds.drop_vars("labels").assign(labels=(labels.dims, codes, attrs))
+    return ds.assign(labels=(labels.dims, codes, attrs))
+
+
+def _raw_labels(ds: xr.Dataset, config: ConvertConfig, data_dims: list[str]) -> xr.Variable | None:
+    """Take the labels as the source has them, from their own file or key, or from what the reader brought."""
+    if not (config.labels or config.labels_key):
+        return ds["labels"].variable if "labels" in ds else None
+    where = config.labels or config.source
+    array = _array(where, config.labels_key, "labels")
+    dims = config.label_dims or data_dims
+    if config.labels_dominant is not None:
+        dims = ["class", *dims]
+    if not config.label_dims and len(array.shape) < len(dims) and not config.label_shape:
+        raise InputError(f"the labels in {where} have shape {array.shape}; name their dimensions with label_dims")
+    return name_dims(array, dims, config.label_shape, config.order, f"the labels array in {where}")
 
 
 def _check_fit(array: xr.Variable, data: xr.DataArray, what: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import rioxarray  # noqa: F401  registers the .rio accessor
 import xarray as xr
+from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from datasets.config import ConvertConfig
@@ -48,7 +49,7 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
         crs = crs or own
     if crs:
         try:
-            ds = ds.rio.write_crs(crs)
+            ds = ds.rio.write_crs(CRS.from_user_input(crs).to_wkt())
         except CRSError as error:
             raise InputError(
                 f"crs is {crs!r}, which is no coordinate reference system; write EPSG:32633, say"

@@ -110,7 +110,7 @@ def _open(path: Path, endian: str) -> segyio.SegyFile:
 def _header(file: segyio.SegyFile, path: Path, name: str, byte: int) -> np.ndarray:
     try:
         return np.asarray(file.attributes(byte)[:], np.int64)
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:
         raise InputError(
             f"{name} is {byte}, at which no trace header field of {path} starts; common are 9, 189, 193, 21"
         ) from error

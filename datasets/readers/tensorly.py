@@ -38,7 +38,7 @@ def read(config: ConvertConfig) -> xr.Dataset:
             "band": ("band", np.arange(1, data.shape[-1] + 1)),
             "wavelength": ("band", np.asarray(described["ticks"][1]), {"units": "nm"}),
         },
-        attrs={"files": names, "title": "Indian Pines", "licence": f"{described['LICENCE']} {described['reference']}"},
+        attrs={"files": names, "title": "Indian Pines", "licence": f"{described['LICENCE']}; {described['reference']}"},
     )
 
 
