@@ -3,6 +3,7 @@
 K classes; dims are the output's dimensions.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,12 @@ def no_data_cells(raw: np.ndarray, gone: Sequence[int], factor: int) -> np.ndarr
     numpy.ndarray
         bool [*ceil(remaining N / factor)].
     """
-    empty: np.ndarray = np.isnan(raw).all(axis=(0, *(axis + 1 for axis in gone)))
+    empty = np.asarray(np.isnan(raw).all(axis=(0, *(axis + 1 for axis in gone))))
     if factor == 1:
         return empty
     padded = np.pad(empty, [(0, -size % factor) for size in empty.shape], constant_values=True)
     cubes = padded.reshape([n for size in padded.shape for n in (size // factor, factor)])
-    coarse: np.ndarray = cubes.all(axis=tuple(range(1, 2 * empty.ndim, 2)))
-    return coarse
+    return np.asarray(cubes.all(axis=tuple(range(1, 2 * empty.ndim, 2))))
 
 
 def coarsen_coordinates(source: xr.Dataset, dims: Sequence[str], factor: int) -> dict[str, xr.DataArray]:
@@ -130,7 +130,8 @@ def prediction_dataset(
                 {"long_name": "probability of the class", "units": "1"},
             ),
         },
-        coords=coarsen_coordinates(source, dims, factor) | {"class_name": list(classes)},
+        coords=coarsen_coordinates(source, dims, factor)
+        | {"class_name": np.array(classes, dtype=np.dtypes.StringDType())},
         attrs={**attrs, "format": FORMAT, "format_version": FORMAT_VERSION},
     )
     return ds
@@ -153,8 +154,11 @@ def write_prediction(ds: xr.Dataset, path: str | Path) -> Path:
             encoding[name]["shards"] = tuple(shards[dim] for dim in ds[name].dims)
         if "spatial_ref" in ds.coords:
             encoding[name]["grid_mapping"] = "spatial_ref"
+    encoding |= {str(name): {"_FillValue": None} for name, coord in ds.coords.items() if coord.dtype.kind == "f"}
 
     def write(aside: Path) -> None:
-        ds.to_zarr(aside, mode="w", zarr_format=3, consolidated=True, encoding=encoding)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+            ds.to_zarr(aside, mode="w", zarr_format=3, consolidated=True, encoding=encoding)
 
     return write_aside(Path(path), write)

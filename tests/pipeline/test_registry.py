@@ -15,14 +15,17 @@ from datasets.errors import InputError
 from models.config import NetworkConfig, SegmenterConfig
 from models.segmenter import Segmenter
 from pipeline.champion import Standing, compare
-from pipeline.checkpoint import best_checkpoint, load_segmenter, read_meta
-from pipeline.config import ClusterConfig, RegisterConfig, RunConfig, TrainingConfig
+from pipeline.checkpoint import Meta, best_checkpoint, load_segmenter, read_meta, write_checkpoint
+from pipeline.config import RegisterConfig, RunConfig
 from pipeline.description import ModelDescription
 from pipeline.export import Exportable, example_batch
+from pipeline.loop import new_segmenter
+from pipeline.prepare import prepare
 from pipeline.registry import register
 from pipeline.run import Run
 from pipeline.scorer import load_model, run_scorer
-from pipeline.train import train
+from pipeline.tracking import Tracker
+from pipeline.train import open_tracking
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,17 +38,23 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def run(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(
+    """A finished run with a checkpoint of random weights and made-up scores: how good it is does not matter here."""
+    run = prepare(
         RunConfig(
             name="fields",
             runs=str(tmp_path_factory.mktemp("registry") / "runs"),
             data=DataConfig(source=str(tiny_volume), space=["y", "x"], validity=True),
             split=SplitConfig(block=4, buffer=0, fractions=[0.5, 0.2, 0.3]),
             network=NetworkConfig(layers="4 d4 u4"),
-            training=TrainingConfig(steps=4, rate=0.02, validate_every=4, batch=2),
-            cluster=ClusterConfig(workers=0),
         )
     )
+    (run.checkpoints / "step-000040").mkdir()
+    segmenter = new_segmenter(run).state_dict()
+    write_checkpoint(run.checkpoints / "step-000040", Meta(40, 0.5), segmenter, {}, run.prepared.segmenter.to_json())
+    scores = {"oa": 0.7, "aa": 0.7, "kappa": 0.4, "miou": 0.55, "iou/water": 0.5, "iou/land": 0.6}
+    run.write("metrics.json", {"best_step": 40} | {f"test/{key}": value for key, value in scores.items()})
+    Tracker(run.tracking_uri, open_tracking(run)).end("FINISHED")
+    return run
 
 
 @pytest.fixture(scope="module")
