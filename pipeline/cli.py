@@ -42,13 +42,18 @@ class Command:
 
 _RUN = "pipeline.config:RunConfig"
 COMMANDS = {
+    "quickstart": Command(
+        "go the whole way once: survey, training, registry, map, scores",
+        "pipeline.quickstart:QuickstartConfig", "pipeline.quickstart:quickstart", (),
+        (("overwrite", "replace what an earlier quickstart left"),),
+    ),
     "synthesize": Command(
         "make a synthetic 3-D seismic survey with known geology",
         "datasets.config:SynthesisConfig", "datasets.synthetic:synthesize", ("recipe",),
     ),
     "convert": Command(
         "turn a .mat, .npy, SEG-Y or GeoTIFF source into a labelled Zarr volume",
-        "datasets.config:ConvertConfig", "datasets.convert:convert", ("recipe",),
+        "datasets.config_convert:ConvertConfig", "datasets.convert:convert", ("recipe",),
     ),
     "inspect": Command(
         "show dimensions, chunks, no data, labels and a picture of a volume",
@@ -67,6 +72,7 @@ COMMANDS = {
     "evaluate": Command(
         "score a run on the test part of its split",
         "pipeline.config:EvaluateConfig", "pipeline.evaluate:evaluate", ("run",),
+        (("baseline", "add a random forest trained on the same split to the table"),),
     ),
     "register": Command(
         "put a run's best checkpoint into the model registry",
@@ -75,6 +81,7 @@ COMMANDS = {
     "predict": Command(
         "map a whole volume with a registered model or a run",
         "pipeline.config:PredictConfig", "pipeline.predict:predict", ("model", "source", "out"),
+        (("overwrite", "replace the map of this name"),),
     ),
 }  # fmt: skip
 
@@ -102,15 +109,15 @@ def _load(reference: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _by_name(words: Sequence[str], places: Sequence[str]) -> list[str]:
-    """Turn leading words without dashes into the settings that they stand for."""
+def _by_name(words: Sequence[str], places: Sequence[str], switch: bool) -> list[str]:
+    """Turn leading words without dashes into the settings that they stand for, and a bare --overwrite into its value."""
     named: list[str] = []
     rest = list(words)
     for place in places:
         if not rest or rest[0].startswith("-"):
             break
         named += [f"--{place}", rest.pop(0)]
-    return named + rest
+    return named + ["--overwrite=true" if word == "--overwrite" and switch else word for word in rest]
 
 
 def run_command(name: str, words: Sequence[str]) -> None:
@@ -126,7 +133,8 @@ def run_command(name: str, words: Sequence[str]) -> None:
     )
     for flag, text in command.flags:
         parser.add_argument(f"--{flag}", action="store_true", help=text)
-    parsed = parser.parse_args(_by_name(words, command.places))
+    switch = "overwrite" in config.__dataclass_fields__
+    parsed = parser.parse_args(_by_name(words, command.places, switch))
     flags = {flag: bool(parsed.pop(flag)) for flag, _ in command.flags}
     _load(command.function)(build(config, parser, parsed), **flags)
 
