@@ -1,8 +1,10 @@
 """What a converted volume holds, measured in one pass and printed as a table."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -140,8 +142,9 @@ def describe(path: str | Path) -> Description:
     for name in layers:
         for index in [*range(len(ds[name].attrs["class_names"])), UNLABELLED]:
             lazy[f"{name} {index}"] = (ds[name] == index).sum()
-    bare = {name: value.reset_coords(drop=True) for name, value in lazy.items()}
-    measured = {str(name): value.item() for name, value in xr.Dataset(bare).compute().data_vars.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "invalid value encountered", RuntimeWarning)  # a volume without any data
+        measured = _measure(lazy)
     counts = {
         name: LabelCounts(
             dims=[str(dim) for dim in ds[name].dims],
@@ -177,6 +180,12 @@ def describe(path: str | Path) -> Description:
         crs=_crs(ds),
         attrs={key: str(ds.attrs[key]) for key in _SHOWN_ATTRS if ds.attrs.get(key)},
     )
+
+
+def _measure(lazy: dict[str, xr.DataArray]) -> dict[str, Any]:
+    """Compute all scalars together, so that every chunk is read once."""
+    bare = xr.Dataset({name: value.reset_coords(drop=True) for name, value in lazy.items()})
+    return {str(name): value.item() for name, value in bare.compute().data_vars.items()}
 
 
 def _crs(ds: xr.Dataset) -> str:

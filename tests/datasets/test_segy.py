@@ -72,6 +72,13 @@ def test_both_byte_orders_are_the_same_cube(shared_data: Path, tmp_path: Path) -
     xr.testing.assert_identical(big.drop_attrs(), little.drop_attrs())
 
 
+def test_small_pieces_make_the_same_cube(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "seismic" / "ex1_missing_traces_75x71x26.segy"
+    pieces = converted(source, tmp_path / "pieces", chunks={"inline": 13, "crossline": 7, "twt": 10})
+    assert pieces["data"].attrs["chunks"] == [13, 7, 10]
+    xr.testing.assert_equal(pieces, converted(source, tmp_path))
+
+
 def test_positions_units_and_crs(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "seismic" / "volve10-migvel-depth-sub3d.sgy"
     ds = converted(source, tmp_path, vertical="depth", crs="EPSG:23031", units="m/s", chunks={"inline": 5})

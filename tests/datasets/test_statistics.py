@@ -58,6 +58,12 @@ def test_constant_and_empty_channels_are_left_as_they_are(values: np.ndarray) ->
     np.testing.assert_allclose(measured.mean[:2].ravel(), [0.1, 0])
 
 
+def test_rounding_of_a_constant_is_no_deviation() -> None:
+    values = np.full((1, 1, 50, 51), 1e6 / 3)
+    measured = statistics(make_volume(values, ["y", "x"]))
+    assert measured.deviation.item() == 1
+
+
 def test_whole_numbers_do_not_overflow() -> None:
     measured = statistics(make_volume(np.full((1, 1, 50, 50), 65535, np.uint16), ["y", "x"]))
     assert measured.mean.item() == 65535

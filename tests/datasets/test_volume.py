@@ -44,6 +44,13 @@ def test_reads_channels_first_in_the_order_of_space(dataset: xr.Dataset) -> None
     assert (volume.shape, volume.n_channels, volume.horizontal) == ((5, 6), 4, (0, 1))
 
 
+def test_what_is_not_finite_is_no_data(dataset: xr.Dataset) -> None:
+    dataset["data"] = dataset["data"].astype(np.float64)
+    dataset["data"][0, 1, 2] = np.inf
+    dataset["valid"][0, 1, 2] = True
+    assert np.isnan(view(dataset, ["y", "x"]).read()[0, 1, 2])
+
+
 def test_all_dimensions_in_space_leave_one_channel(dataset: xr.Dataset) -> None:
     volume = view(dataset, ["y", "x", "band"])
     assert volume.read().shape == (1, 6, 5, 4)
