@@ -142,12 +142,12 @@ class SynthesisConfig:
     spacing: list[float] = field(default_factory=lambda: [25.0, 25.0, 10.0])
     peak_frequency: float = 25.0
     velocity: float = 3000.0
-    snr: float = 3.0
+    snr: float = 4.0
     layer: float = 20.0
     fold: float = 0.05
     faults: int = 3
-    throw: float = 0.1
-    salt: float = 0.22
+    throw: float = 0.12
+    salt: float = 0.3
     wells: int = 8
     radius: int = 4
     seed: int = 0

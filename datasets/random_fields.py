@@ -1,0 +1,90 @@
+"""Random fields that are functions of position: any block can be computed by itself, and always comes out alike.
+
+Independent standard normal numbers sit on the points of an infinite lattice. They are drawn in fixed tiles, each from
+a counter-based generator (Philox) keyed by the seed and the tile's place, so that no number depends on which block is
+asked for. Letters: X, Y, Z points along the three axes.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+
+_TILE = 32
+_OFFSET = 2**31  # generators take no negative keys; lattice points may be negative
+_SPLINE_VARIANCE = 151 / 315  # mean over a cell of the sum of the squared cubic B-spline weights
+
+
+def white_noise(key: Sequence[int], start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+    """Draw independent standard normal numbers on a block of the lattice.
+
+    Parameters
+    ----------
+    key
+        Seed and stream: fields with different keys are independent.
+    start, stop
+        First lattice point, and first one past the end, along each of the three axes; may be negative.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [X, Y, Z].
+    """
+    block = np.empty([b - a for a, b in zip(start, stop, strict=True)], np.float32)
+    tiles = [range(a // _TILE, (b - 1) // _TILE + 1) for a, b in zip(start, stop, strict=True)]
+    for place in product(*tiles):
+        tile = _draw_tile(tuple(key), place)
+        into, outof = [], []
+        for n, a, b in zip(place, start, stop, strict=True):
+            low, high = max(a, n * _TILE), min(b, (n + 1) * _TILE)
+            into.append(slice(low - a, high - a))
+            outof.append(slice(low - n * _TILE, high - n * _TILE))
+        block[tuple(into)] = tile[tuple(outof)]
+    return block
+
+
+@lru_cache(maxsize=256)  # 32 MiB: neighbouring blocks ask for the same tiles
+def _draw_tile(key: tuple[int, ...], place: tuple[int, ...]) -> np.ndarray:
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([*key, *(n + _OFFSET for n in place)])))
+    tile = rng.standard_normal((_TILE,) * 3, dtype=np.float32)
+    tile.flags.writeable = False
+    return tile
+
+
+def smooth_noise(key: Sequence[int], axes: Sequence[np.ndarray], lengths: Sequence[float]) -> np.ndarray:
+    """Evaluate smooth noise of mean 0 and a standard deviation of about 1 on a grid.
+
+    Cubic B-splines through white noise on a lattice of the given spacings: two continuous derivatives, and nothing
+    much shorter than two lattice cells.
+
+    Parameters
+    ----------
+    key
+        Seed and stream.
+    axes
+        Coordinates of the grid along its three axes, each ascending, in any unit.
+    lengths
+        Lattice spacing along each axis, in the same units.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [X, Y, Z].
+    """
+    starts, stops, cells, fractions = [], [], [], []
+    for points, length in zip(axes, lengths, strict=True):
+        scaled = np.asarray(points, float) / length
+        cell = np.floor(scaled).astype(np.int64)
+        starts.append(int(cell[0]) - 1)
+        stops.append(int(cell[-1]) + 3)
+        cells.append(cell - cell[0])
+        fractions.append((scaled - cell).astype(np.float32))
+    field = white_noise(key, starts, stops)
+    for axis, (cell, t) in enumerate(zip(cells, fractions, strict=True)):
+        spline = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3)
+        across = [-1 if other == axis else 1 for other in range(3)]
+        # A sum of terms in one order, not a matrix product, whose last bits would depend on the size of the block.
+        terms = [weight.reshape(across) * field.take(cell + k, axis) for k, weight in enumerate(spline)]
+        field = sum(terms[1:], terms[0]) * np.float32(1 / (6 * np.sqrt(_SPLINE_VARIANCE)))
+    return field

@@ -1,0 +1,86 @@
+"""The column of layers of a synthetic earth: impedance along stratigraphic depth. L layers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_CONTRASTS = (0.14, 0.08, 0.01)  # deviation of log velocity between layers: bright sands, ordinary beds, massive shale
+_SHARES = (0.3, 0.45, 0.25)  # how often a package of layers is of each kind
+
+
+@dataclass(frozen=True)
+class Column:
+    """Layers of constant rock, and intervals in which debris flows may have replaced them.
+
+    Attributes
+    ----------
+    tops
+        Stratigraphic depth of the layers' tops, in metres [L], ascending.
+    integral
+        Integral of the logarithm of impedance (kg/m2/s) down to each top [L].
+    trend
+        The same without the layers' contrasts: compaction alone [L].
+    debris
+        Intervals of stratigraphic depth (top, base), in metres.
+    """
+
+    tops: np.ndarray
+    integral: np.ndarray
+    trend: np.ndarray
+    debris: tuple[tuple[float, float], ...]
+
+    def mean_log_impedance(self, edges: np.ndarray) -> np.ndarray:
+        """Average log impedance between consecutive edges of stratigraphic depth: [..., n] -> [..., n - 1]."""
+        return np.asarray(np.diff(np.interp(edges, self.tops, self.integral), axis=-1) / np.diff(edges, axis=-1))
+
+    def mean_trend(self, edges: np.ndarray) -> np.ndarray:
+        """Average the trend alone in the same way."""
+        return np.asarray(np.diff(np.interp(edges, self.tops, self.trend), axis=-1) / np.diff(edges, axis=-1))
+
+
+def draw_column(rng: np.random.Generator, *, layer: float, height: float) -> Column:
+    """Draw layers in packages of one contrast each, so that strong, weak and hardly any reflections follow each other.
+
+    Velocity grows with depth by compaction and scatters from layer to layer, neighbours alike, which keeps the
+    reflections' spectrum nearer to white; density follows it by Gardner's relation, 310 v^(1/4) kg/m3, with a scatter
+    of its own. Thickness is gamma-distributed.
+
+    Parameters
+    ----------
+    rng
+        Source of the draw.
+    layer
+        Mean thickness of a layer, in metres.
+    height
+        Depth of the survey, in metres; the column reaches well beyond it, for folds and faults.
+    """
+    first, last = -0.75 * height, 2.0 * height
+    count = int(1.2 * (last - first) / layer) + 100
+    tops = first + np.cumsum(layer * rng.gamma(2.0, 0.5, count))
+    contrast = np.empty(count)
+    start = 0
+    while start < count:
+        package = 2 + rng.poisson(3)
+        contrast[start : start + package] = rng.choice(_CONTRASTS, p=_SHARES)
+        start += package
+    trend = np.log(2600.0) + 0.35 * np.clip(tops / height, -0.2, 1.5)
+    log_velocity = trend + contrast * _correlated(rng, count)
+    log_density = np.log(310.0) + 0.25 * log_velocity + 0.3 * contrast * rng.normal(size=count)
+    steps = np.diff(tops)
+
+    def integrate(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([[0.0], np.cumsum(values[:-1] * steps)])
+
+    debris = []
+    for share in (0.3, 0.62, 0.9):
+        middle, half = height * (share + rng.uniform(-0.06, 0.06)), height * rng.uniform(0.05, 0.08)
+        debris.append((middle - half, middle + half))
+    return Column(tops, integrate(log_velocity + log_density), integrate(np.log(310.0) + 1.25 * trend), tuple(debris))
+
+
+def _correlated(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Draw an autoregressive series of deviation 1, in which neighbours correlate by 0.3."""
+    series = rng.normal(size=count)
+    for index in range(1, count):
+        series[index] = 0.3 * series[index - 1] + np.sqrt(0.91) * series[index]
+    return series
