@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_refused_naming_both(run, make_run, volume, tmp_pat
         (
             strict,
             ds.isel(x=slice(0, 22)),
-            r"has 22 cells of x, but strict .* multiples of 4 only .* extend it to 20 or 24",
+            r"has 22 cells of x, but strict .* multiples of 4 only .* to 20 or 24",
         ),
     ]
     for number, (model, dataset, message) in enumerate(cases):
