@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from models import wavelet
 from models.activations import Pointwise
 from models.config import Resample
-from models.symmetric import SymmetricOperator
+from models.symmetric import Convolution, SymmetricOperator
 
 _RESAMPLE = {"coarsen": wavelet.coarsen, "refine": wavelet.refine}
 _UNDO: dict[Resample, Resample] = {"": "", "coarsen": "refine", "refine": "coarsen"}
@@ -215,13 +215,14 @@ def unrolled(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor]) -> tu
     increment = torch.zeros_like(x)
     for layer, kernel, bias in zip(plan.layers, parameters[::2], parameters[1::2], strict=True):
         x, increment = _resample(x, layer.resample), _resample(increment, layer.resample)
-        increment = increment - plan.weight * force(plan, layer, x, kernel, bias)
+        increment = increment - plan.weight * _convolved_force(plan, layer, x, kernel, bias)
         x = x + increment
     return (x - increment).movedim(-1, 1), x.movedim(-1, 1)
 
 
-def force(plan: ChainPlan, layer: ChainLayer, x_BNC: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """Return K^T s(K x + b) in the precision of the state."""
+def _convolved_force(plan: ChainPlan, layer: ChainLayer, x_BNC: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Return K^T s(K x + b) by convolutions, whose graphs stay small, in the precision of the state."""
+    operator = Convolution(layer.operator.space, layer.operator.edge)
     x_force, kernel, bias = _force_input(plan, x_BNC, kernel, bias)
-    u = _spread_force(plan, layer.operator, x_force, kernel, bias)
-    return layer.operator.transpose(u, kernel, x_BNC.shape).to(x_BNC.dtype)
+    u = _spread_force(plan, operator, x_force, kernel, bias)
+    return operator.transpose(u, kernel, x_BNC.shape).to(x_BNC.dtype)

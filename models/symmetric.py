@@ -109,12 +109,12 @@ class Convolution(SymmetricOperator):
         y_BNC.add_(self.transpose(u, kernel, y_BNC.shape), alpha=scale)
 
     def weight_gradient(self, x_BNC: Tensor, u: Tensor, kernel: Tensor) -> Tensor:
-        weight = self._weight(kernel)
+        weight = self._weight(kernel)  # only its shape is read
         images = weight.dim() - 2
         _, gradient, _ = torch.ops.aten.convolution_backward(
             self._image(torch.cat(u.chunk(2)[::-1])),
             self._image(x_BNC),
-            weight,
+            weight.new_empty(weight.shape),
             None,
             [1] * images,
             self._reach,

@@ -1,0 +1,75 @@
+"""Notation of layers, refusals, and the JSON of a segmenter."""
+
+import json
+
+import pytest
+
+from models.config import ConfigError, Layer, NetworkConfig, SegmenterConfig, hourglass, parse_layers
+
+
+def test_compact_notation() -> None:
+    assert parse_layers("8*2 d16 u4") == (Layer(8), Layer(8), Layer(16, "coarsen"), Layer(4, "refine"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("8 x4", r"network.layers: 'x4' is not a layer; write a block rank such as 8, d16"),
+        ("0", r"network.layers: '0' is not a layer"),
+        ("", r"network.layers is empty; name at least one block rank, such as '8\*4'"),
+    ],
+)
+def test_bad_layers_are_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        NetworkConfig(layers=text)
+
+
+def test_hourglass_has_the_asked_depth_and_returns() -> None:
+    layers = parse_layers(hourglass(12, 8, 2))
+    assert len(layers) == 12
+    assert [layer.resample for layer in layers].count("coarsen") == 2
+    assert [layer.resample for layer in layers].count("refine") == 2
+    with pytest.raises(ConfigError, match="depth 4 cannot reach 2 levels and return; take a depth of at least 5"):
+        hourglass(4, 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("repeat", 0, "network.repeat is 0; it must be 1 or more"),
+        ("step", 0.0, "network.step is 0.0; the leapfrog needs a positive step, such as 0.2"),
+        ("kernel", 4, "network.kernel is 4; take an odd edge length such as 3"),
+        ("init_gain", -1.0, "network.init_gain is -1.0; it must be positive"),
+    ],
+)
+def test_bad_numbers_are_named(field: str, value: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        NetworkConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_segmenter_survives_json() -> None:
+    config = SegmenterConfig(NetworkConfig(layers="4 d8 u4", repeat=3), 2, 5, ["rock", "salt"], True, {1: 7})
+    text = json.loads(json.dumps(config.to_json()))
+    assert text["format_version"] == 1
+    assert SegmenterConfig.from_json(text) == config
+
+
+def test_another_format_is_refused() -> None:
+    text = SegmenterConfig(NetworkConfig(), 2, 5, ["rock", "salt"]).to_json() | {"format_version": 9}
+    with pytest.raises(ConfigError, match="written in format 9, but format 1 is read here"):
+        SegmenterConfig.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": 4}, "space is 4; the network convolves over 1, 2 or 3 dimensions"),
+        ({"channels": 0}, "channels is 0; the network needs at least one channel"),
+        ({"classes": ["rock"]}, r"classes is \['rock'\]; a segmentation needs at least two classes"),
+        ({"read_slice": {2: 1}}, "read_slice has cell 1 on axis 2; name axes 0 to 1 and cells from 0 on"),
+    ],
+)
+def test_bad_segmenters_are_named(changes: dict[str, object], message: str) -> None:
+    good: dict[str, object] = {"network": NetworkConfig(), "space": 2, "channels": 3, "classes": ["rock", "salt"]}
+    with pytest.raises(ConfigError, match=message):
+        SegmenterConfig(**(good | changes))  # type: ignore[arg-type]
