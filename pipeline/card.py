@@ -52,8 +52,7 @@ def _what(name: str, d: ModelDescription) -> str:
 
 
 def _units(d: ModelDescription) -> str:
-    told = [d.data[key] for key in ("long_name", "units") if d.data.get(key)]
-    return f" ({', '.join(told)})" if told else ""
+    return f" ({d.quantity})" if d.quantity else ""
 
 
 def _data(d: ModelDescription) -> str:
@@ -113,7 +112,9 @@ def _limits(d: ModelDescription) -> str:
 
 
 def _use(name: str, d: ModelDescription) -> str:
-    example = ", ".join(["1", str(d.channels), *(str(size or 2 * d.multiple) for size in d.sizes)])
+    enough = [(2 + d.read_slice.get(axis, 0) // d.multiple) * d.multiple for axis in range(len(d.space))]
+    sizes = [size or other for size, other in zip(d.sizes, enough, strict=True)]
+    example = ", ".join(str(size) for size in (1, d.channels, *sizes))
     return "\n".join(
         [
             "## Use without the code that trained it",

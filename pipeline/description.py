@@ -60,6 +60,12 @@ class ModelDescription:
             product *= size
         return product
 
+    @property
+    def quantity(self) -> str:
+        """Name and units of the data, for an axis or a text; empty where neither is known."""
+        name, units = self.data.get("long_name", ""), self.data.get("units", "")
+        return " ".join(filter(None, [name, f"({units})" if units not in ("", "1") else ""]))
+
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and texts."""
         plain = asdict(self)

@@ -57,9 +57,12 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> Path:
             f"{scorer.version} gives a grid finer than its input, which has no coordinates to be written with"
         )
     volume = scorer.open(config.source)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out.parent} cannot be made ({error.strerror}); choose another place") from error
     raw = volume.read()
-    ds = map_volume(scorer, volume, raw)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    ds = map_volume(scorer, volume, raw).assign_attrs(volume=str(config.source))
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
         _write_beside(ds, volume, raw, scorer.description, Path(aside), out.stem)
         written = [write_prediction(ds, out)]
@@ -114,7 +117,6 @@ def map_volume(scorer: Scorer, volume: Volume, raw: np.ndarray) -> xr.Dataset:
             "model_version": scorer.version,
             "source": str(attrs.get("source", "")),
             "source_sha256": str(attrs.get("source_sha256", "")),
-            "volume_digest": volume.digest(),
             "licence": str(attrs.get("licence", "")),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
@@ -128,15 +130,13 @@ def _write_beside(
     winner = ds["class"]
     shown = np.where(winner.values == NO_DATA, -1, winner.values.astype(np.int64))
     keep = [axis for axis in range(len(d.space)) if axis not in d.read_slice]
-    units = d.data.get("units", "")
-    quantity = d.data.get("long_name", "data") + (f" ({units})" if units else "")
     draw_volume(
         backdrop(raw, keep, colour="band" in (*d.channel_dims, *d.space)),
         shown,
         d.classes,
         grid_axes(volume.dataset, d.label_dims),
         folder / f"{stem}.png",
-        quantity=quantity,
+        quantity=d.quantity,
     )
     if set(d.label_dims) == {"y", "x"}:
         from datasets.geotiff import write_class_map  # rasterio takes a second to import, and only maps need it

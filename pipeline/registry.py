@@ -37,6 +37,7 @@ from pipeline.tracking import connect
 CHAMPION = "champion"
 DESCRIPTION_FILE = "telegrapher.json"
 _TOLERANCE = 1e-5
+_LONGEST_TEXT = 5000  # of MLflow's database column
 _NAME = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))\Z")
 
 
@@ -209,7 +210,7 @@ def _enter(
         "code_version": record.data.tags.get("code_version", "unknown"),
     }
     made = client.create_model_version(
-        name, model_uri, record.info.run_id, tags=tags, description=card, model_id=model_id
+        name, model_uri, record.info.run_id, tags=tags, description=card[:_LONGEST_TEXT], model_id=model_id
     )
     version = int(made.version)
     new = Standing.of(f"{name}/{version}", standing.tags())

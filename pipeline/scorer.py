@@ -35,12 +35,15 @@ class Scorer:
         What goes in and what comes out.
     module
         Raw data [B, C, *N] -> probabilities [B, K, *out].
+    device
+        Where it runs; a registered program was traced on the CPU and stays there.
     """
 
     uri: str
     version: str
     description: ModelDescription
     module: Callable[[Tensor], Tensor]
+    device: str = "cpu"
 
     def __call__(self, raw: np.ndarray | Tensor) -> np.ndarray:
         """Map one volume in one piece, without gradients.
@@ -55,9 +58,9 @@ class Scorer:
         numpy.ndarray
             Probabilities, float32 [K, *out].
         """
-        raw_CN = torch.as_tensor(raw, dtype=torch.float32)
+        raw_CN = torch.as_tensor(raw, dtype=torch.float32, device=self.device)
         with torch.no_grad():
-            return self.module(raw_CN[None])[0].numpy()
+            return self.module(raw_CN[None])[0].cpu().numpy()
 
     def open(self, source: str | Path) -> Volume:
         """Open a volume as this model sees it; labels are left out.
@@ -122,11 +125,12 @@ def _check_size(start: str, size: int, version: str, d: ModelDescription) -> Non
 
 
 def run_scorer(run: Run) -> Scorer:
-    """Load the best checkpoint of a run."""
+    """Load the best checkpoint of a run, onto the GPU where there is one."""
     checkpoint = best_checkpoint(run.folder)
-    segmenter = load_segmenter(checkpoint)
-    description = describe_run(run, segmenter)
-    return Scorer(str(run.folder), f"{run.config.name} ({checkpoint.name})", description, segmenter.probabilities)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    segmenter = load_segmenter(checkpoint).to(device)
+    version = f"{run.config.name} ({checkpoint.name})"
+    return Scorer(str(run.folder), version, describe_run(run, segmenter), segmenter.probabilities, device)
 
 
 def load_model(uri: str, *, tracking_uri: str) -> Scorer:

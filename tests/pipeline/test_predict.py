@@ -89,6 +89,7 @@ def test_a_prediction_is_the_networks_with_the_inputs_coordinates(run, volume, t
     assert found.rio.crs.to_epsg() == 32633
     assert found.attrs["model"] == str(run.folder)
     assert found.attrs["model_version"] == "fields (step-000001)"
+    assert found.attrs["volume"] == str(volume)
     assert found.attrs["source_sha256"] == "0" * 64
     assert found.attrs["licence"] == "MIT"
     assert (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
@@ -174,6 +175,9 @@ def test_missing_things_are_refused(run, volume, tmp_path):
         predict(PredictConfig(str(run.folder), str(tmp_path / "nowhere.zarr"), str(tmp_path / "map.zarr")))
     with pytest.raises(InputError, match=r"predict needs a model, a source and a place"):
         predict(PredictConfig(str(run.folder), str(volume)))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/deep cannot be made \(Not a directory\); choose another place"):
+        predict(PredictConfig(str(run.folder), str(volume), str(tmp_path / "file" / "deep" / "map.zarr")))
     config = PredictConfig("models:/a@champion", str(volume), str(tmp_path / "map.zarr"), runs=str(tmp_path / "runs"))
     with pytest.raises(InputError, match=r"no MLflow database at .*runs/mlflow.db"):
         predict(config)

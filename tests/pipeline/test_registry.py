@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ from pipeline.description import ModelDescription
 from pipeline.export import Exportable, example_batch
 from pipeline.loop import new_segmenter
 from pipeline.prepare import prepare
-from pipeline.registry import register
+from pipeline.registry import _tracking_at, register
 from pipeline.run import Run
 from pipeline.scorer import load_model, run_scorer
 from pipeline.tracking import Tracker
@@ -71,10 +72,15 @@ def test_a_process_without_our_code_predicts_another_size_as_the_network_does(ru
     raw = np.random.default_rng(1).normal(size=(3, 4, 17, 30)).astype(np.float32)
     raw[:, :, 3:5, 7] = np.nan
     np.save(tmp_path / "raw.npy", raw)
+    with _tracking_at(run.tracking_uri):
+        artifacts = Path(mlflow.artifacts.download_artifacts(registered.uri))
+    example = (artifacts / "extra_files" / "README.md").read_text().split("```python\n")[1].split("```")[0]
     script = f"""
 import sys, json, numpy, mlflow
 mlflow.set_tracking_uri({run.tracking_uri!r})
 model = mlflow.pyfunc.load_model("models:/fields@champion")
+{example}
+assert probabilities.shape[:2] == (1, 2), probabilities.shape
 numpy.save("out.npy", model.predict(numpy.load("raw.npy")))
 told = model.metadata.metadata
 assert told["classes"] == ["water", "land"] and told["space"] == ["y", "x"], told
