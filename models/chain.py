@@ -95,7 +95,7 @@ def _step_forward(
     """Take one leapfrog step in place."""
     x_force, kernel, bias = _force_input(plan, x, kernel, bias)
     u = _spread_force(plan, layer.operator, x_force, kernel, bias)
-    layer.operator.add_transpose(increment, u, kernel, -plan.weight)
+    increment.sub_(layer.operator.transpose(u, kernel, x.shape), alpha=plan.weight)
     x.add_(increment)
 
 
@@ -111,7 +111,7 @@ def _step_back(
     u = operator.spread(torch.cat([plan.activation.value(z), pushed], dim=operator.batch_axis))
     kernel_gradient = operator.weight_gradient(state_force, u, kernel_force).to(kernel.dtype).mul_(-plan.weight)
     bias_gradient = operator.bias_gradient(pushed).to(bias.dtype).mul_(-plan.weight)
-    operator.add_transpose(increment, u, kernel_force, -plan.weight)
+    increment.sub_(operator.transpose(u, kernel_force, state.shape), alpha=plan.weight)
     state.add_(increment)
     return kernel_gradient, bias_gradient
 

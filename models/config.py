@@ -87,7 +87,7 @@ class NetworkConfig:
     Attributes
     ----------
     layers
-        Block rank of each layer in the compact notation of `parse_layers`, for example ``"8*2 d16*3 d32*4 u16*2 u8*2"``.
+        Block rank of each layer in the compact notation of `parse_layers`, for example ``"8*2 d16*3 u8*2"``.
     repeat
         How often the input's channels are repeated to make the state's channels (paper: 1 -> 12 for seismic).
     step

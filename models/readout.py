@@ -23,7 +23,7 @@ class ReadOut(nn.Module):
         The final grid is coarser than the input's by this; below 1 it is finer.
     read_slice
         Space axes that go, each with a cell of the input grid.
-    repeat, bands
+    repeat
         The network's repeats, for the advice of an error.
 
     Raises
@@ -86,10 +86,7 @@ class ReadOut(nn.Module):
 
     def forward(self, state_BCN: Tensor, sizes: tuple[int, ...]) -> Tensor:
         """Read logits [B, K, *L] from the final state [B, C, *N] of an input of `sizes` cells."""
-        if self.channels:
-            state_BCN = state_BCN[:, self.channels]
-        else:
-            state_BCN = state_BCN[:, : self.classes]
+        state_BCN = state_BCN[:, self.channels or slice(self.classes)]
         for axis in range(len(sizes) - 1, -1, -1):
             if axis in self.read_slice:
                 state_BCN = state_BCN.select(axis + 2, int(self.read_slice[axis] / self.factor))

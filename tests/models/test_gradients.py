@@ -27,20 +27,22 @@ def build(space: int, layers: str, *, channels: int = 2, seed: int = 0, **settin
     return network
 
 
-def close(ours: Tensor, reference: Tensor, tolerance: float = 1e-10) -> None:
+def close(ours: Tensor, reference: Tensor, tolerance: float) -> None:
     scale = reference.abs().max()
     assert scale > 0
     assert (ours - reference).abs().max() <= tolerance * scale
 
 
-def check_gradients(network: TelegraphNetwork, x_BcN: Tensor, *, both_outputs: bool = False) -> None:
-    """Compare outputs and all gradients with plain autograd through the formula, to 1e-10."""
+def check_gradients(
+    network: TelegraphNetwork, x_BcN: Tensor, *, both_outputs: bool = False, tolerance: float = 1e-10
+) -> None:
+    """Compare outputs and all gradients with plain autograd through the formula."""
     x_BcN = x_BcN.detach().requires_grad_()
     parameters = network.parameters_in_order()
     previous, newest = chain.ReversibleChain.apply(network.plan, x_BcN, *parameters)
     reference_previous, reference_newest = telegraph(network.config, x_BcN, network.kernels, network.biases)
-    close(previous, reference_previous)
-    close(newest, reference_newest)
+    close(previous, reference_previous, tolerance)
+    close(newest, reference_newest, tolerance)
     generator = torch.Generator().manual_seed(1)
     probe = torch.randn(2, *newest.shape, dtype=newest.dtype, generator=generator)
 
@@ -51,7 +53,7 @@ def check_gradients(network: TelegraphNetwork, x_BcN: Tensor, *, both_outputs: b
     ours = torch.autograd.grad(loss(previous, newest), [x_BcN, *parameters])
     theirs = torch.autograd.grad(loss(reference_previous, reference_newest), [x_BcN, *parameters])
     for mine, reference in zip(ours, theirs, strict=True):
-        close(mine, reference)
+        close(mine, reference, tolerance)
 
 
 @pytest.mark.parametrize("activation", ["relu", "softplus", "tanh"])
@@ -64,6 +66,12 @@ def test_gradients_equal_plain_autograd(space: int, layers: str, activation: str
     x_BcN = torch.randn(2, 2, *SIZES[space], dtype=torch.float64)
     check_gradients(network, x_BcN)
     check_gradients(network, x_BcN, both_outputs=True)
+
+
+@pytest.mark.parametrize(("space", "layers"), [(2, "3*2 d4*2 d3 u4 u3"), (3, "3 d4*2 u3")])
+def test_single_precision_gradients_are_as_good_as_single_precision(space: int, layers: str) -> None:
+    network = build(space, layers, channels=24, activation="softplus").float()
+    check_gradients(network, torch.randn(2, 24, *SIZES[space]), tolerance=2e-5)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

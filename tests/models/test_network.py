@@ -100,7 +100,7 @@ def test_finer_output_needs_channels_to_spare() -> None:
     assert net(torch.randn(1, 32, 3, 5)).shape == (1, 2, 12, 20)
     with pytest.raises(
         ConfigError,
-        match="layer 2 refines a state of 6 channels, which 4 does not divide; set network.repeat to 2, or refine",
+        match=r"layer 2 refines a state of 6 channels, which 4 does not divide; set network\.repeat to 2, or refine",
     ):
         network("2 u2", channels=6)
 

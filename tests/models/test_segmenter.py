@@ -94,7 +94,7 @@ def test_data_that_do_not_fit_are_refused() -> None:
         ConfigError, match=r"takes \[batch, 3 channels, 2 space axes\]; the data has shape \[1, 2, 8, 8\]"
     ):
         model(torch.randn(1, 2, 8, 8))
-    with pytest.raises(ConfigError, match="read at cell 7 of space axis 0, which has 6 cells; set data.read_slice"):
+    with pytest.raises(ConfigError, match=r"read at cell 7 of space axis 0, which has 6 cells; set data\.read_slice"):
         model.output_shape((6, 8))
     with pytest.raises(ConfigError, match=r"mean has shape \[2, 1, 1\]; it must broadcast against 3 channels"):
         Segmenter(model.config, torch.zeros(2, 1, 1), torch.ones(3, 1, 1))
