@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -242,3 +244,19 @@ def test_noise_fields_have_the_stated_deviation_and_streams_are_independent():
         smooth[7:20, 3:9, 40:],
         smooth_noise((0, 1), [a[s] for a, s in zip(axes, np.s_[7:20, 3:9, 40:], strict=True)], (50.0, 30.0, 20.0)),
     )
+
+
+@pytest.mark.slow
+def test_a_survey_is_made_in_less_memory_than_it_takes(tmp_path):
+    script = (
+        "import os, resource, sys\n"
+        "os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # each core holds a shard of its own\n"
+        "from datasets.config import SynthesisConfig\n"
+        "from datasets.synthetic import synthesize\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "synthesize(SynthesisConfig(out=sys.argv[1], shape=[640, 640, 640]))\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "large.zarr")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(run.stdout.split()[-1]) < 650  # MiB; amplitudes, truth and labels are 1500
