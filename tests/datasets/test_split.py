@@ -7,19 +7,8 @@ from scipy.ndimage import distance_transform_cdt
 
 from datasets.config import DataConfig, SplitConfig
 from datasets.errors import InputError
-from datasets.split import (
-    TEST,
-    TRAIN,
-    UNUSED,
-    VALIDATION,
-    deal,
-    keep_apart,
-    label_counts,
-    make_split,
-    split_blocks,
-    split_points,
-    split_wells,
-)
+from datasets.parts import TEST, TRAIN, UNUSED, VALIDATION, deal, keep_apart, split_blocks, split_points, split_wells
+from datasets.split import label_counts, make_split
 from datasets.volume import Volume
 
 quick = settings(max_examples=20, deadline=None, derandomize=True)
@@ -269,9 +258,7 @@ def test_a_large_map_is_quick():
 
 
 @quick
-@given(
-    seed=st.integers(0, 99), points=st.integers(1, 5), validation=st.integers(0, 3), buffer=st.integers(0, 2)
-)
+@given(seed=st.integers(0, 99), points=st.integers(1, 5), validation=st.integers(0, 3), buffer=st.integers(0, 2))
 def test_points_of_each_class_train_and_validate_and_all_else_tests(seed, points, validation, buffer):
     labels = patches(seed)
     counts = np.stack([labels == index for index in range(4)]).astype(np.int32)
