@@ -26,8 +26,8 @@ def coarsen(x_BNC: Tensor) -> Tensor:
     space = x_BNC.dim() - 2
     for axis in range(space, 0, -1):
         even, odd = x_BNC.unflatten(axis, (-1, 2)).unbind(axis + 1)
-        x_BNC = torch.cat([even + odd, even - odd], dim=-1)
-    return x_BNC * math.sqrt(0.5) ** space
+        x_BNC = _butterfly(even, odd, even.dim() - 1, halved=axis == 2).flatten(-2)
+    return _rescaled(x_BNC, space)
 
 
 def refine(x_BNC: Tensor) -> Tensor:
@@ -46,5 +46,29 @@ def refine(x_BNC: Tensor) -> Tensor:
     space = x_BNC.dim() - 2
     for axis in range(1, space + 1):
         low, high = x_BNC.chunk(2, dim=-1)
-        x_BNC = torch.stack([low + high, low - high], dim=axis + 1).flatten(axis, axis + 1)
-    return x_BNC * math.sqrt(0.5) ** space
+        x_BNC = _butterfly(low, high, axis + 1, halved=axis == 2).flatten(axis, axis + 1)
+    return _rescaled(x_BNC, space)
+
+
+def _butterfly(a: Tensor, b: Tensor, axis: int, *, halved: bool) -> Tensor:
+    """Return a + b and a - b, both halved where asked, along a new axis of two."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        scale = 0.5 if halved else 1.0
+        return torch.stack([(a + b) * scale, (a - b) * scale], dim=axis)
+    both = a.new_empty(*a.shape[:axis], 2, *a.shape[axis:])
+    total, difference = both.unbind(axis)
+    if halved:
+        torch.lerp(a, b, 0.5, out=total)
+        torch.sub(total, b, out=difference)
+    else:
+        torch.add(a, b, out=total)
+        torch.sub(a, b, out=difference)
+    return both
+
+
+def _rescaled(x_BNC: Tensor, space: int) -> Tensor:
+    """Apply what is missing of the factor 2^(-d/2): two axes together have had theirs."""
+    if space == 2:
+        return x_BNC
+    # Every state that comes here was made by a butterfly, so it may be overwritten where no graph is kept.
+    return x_BNC * math.sqrt(0.5) if torch.is_grad_enabled() else x_BNC.mul_(math.sqrt(0.5))
