@@ -1,0 +1,222 @@
+"""The common look of all pictures: figures without pyplot's global state, class colours, axes in real units."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+WIDTH = 8.4
+"""Width of a picture in inches: at `DPI` it fills a README's column one and a half times."""
+DPI = 150
+VERTICAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})
+"""Dimensions drawn downwards in a section."""
+
+# Okabe and Ito's seven, then colours farthest from all before them in CIELAB as seen with normal, deutan and protan
+# eyes (Machado 2009), so that neighbours in the list never look alike.
+CLASS_COLOURS = (
+    *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#0000ff", "#242400", "#240092"),
+    *("#490049", "#dbdb92", "#924924", "#246eff", "#494949", "#6e92ff", "#b6dbff", "#2449b6", "#49006e", "#ff496e"),
+)
+PART_COLOURS = {"train": "#0072b2", "validation": "#e69f00", "test": "#009e73", "unused": "#8c8c8c"}
+RIGHT, WRONG = "#c3d7e8", "#b2182b"
+
+_LOOK: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "image.interpolation": "nearest",
+    "axes.formatter.useoffset": False,
+}
+
+
+@contextlib.contextmanager
+def picture(path: str | Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
+    """Make a figure of the common look and save it as PNG when the block ends; matplotlib's settings are restored.
+
+    Parameters
+    ----------
+    path
+        Where to save it.
+    height, width
+        Size in inches.
+    """
+    with mpl.rc_context(_LOOK):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.savefig(path, dpi=DPI, format="png")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension of a grid as a picture needs it.
+
+    Attributes
+    ----------
+    name
+        Name of the dimension.
+    size
+        Cells.
+    first, step
+        Coordinate of the first cell's centre and the distance to the next; cell numbers by default.
+    units
+        Units of the coordinate; empty where it counts cells.
+    """
+
+    name: str
+    size: int
+    first: float = 0.0
+    step: float = 1.0
+    units: str = ""
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[Any] | np.ndarray, units: str = "") -> "Axis":
+        """Describe a coordinate; one that is not a regular series of numbers is shown by cell number.
+
+        Lengths in metres that reach 10 km are shown in kilometres.
+        """
+        coordinate = np.asarray(values)
+        if coordinate.ndim != 1 or coordinate.size < 2 or coordinate.dtype.kind not in "iuf":
+            return cls(name, int(coordinate.size))
+        steps = np.diff(coordinate.astype(np.float64))
+        if steps[0] == 0 or not np.allclose(steps, steps.mean(), rtol=1e-3):
+            return cls(name, coordinate.size)
+        first, step = float(coordinate[0]), float(steps.mean())
+        if units in {"m", "metre", "meter", "metres", "meters"} and np.abs(coordinate).max() >= 1e4:
+            return cls(name, coordinate.size, first / 1e3, step / 1e3, "km")
+        return cls(name, coordinate.size, first, step, units)
+
+    @property
+    def label(self) -> str:
+        """Name and units."""
+        return f"{self.name} ({self.units})" if self.units else self.name
+
+    @property
+    def edges(self) -> tuple[float, float]:
+        """Outer edges of the first and the last cell."""
+        return self.first - self.step / 2, self.first + self.step * (self.size - 0.5)
+
+    def at(self, cell: int) -> str:
+        """Name a cell by its coordinate."""
+        return f"{self.name} {self.first + self.step * cell:g}{' ' + self.units if self.units else ''}"
+
+
+def grid_axes(dataset: Any, dims: Sequence[str]) -> list[Axis]:
+    """Describe dimensions of an xarray object from its coordinates and their ``units`` attributes."""
+    return [
+        Axis.of(dim, dataset[dim].values, str(dataset[dim].attrs.get("units", "")))
+        if dim in dataset.coords
+        else Axis(dim, int(dataset.sizes[dim]))
+        for dim in dims
+    ]
+
+
+def class_colours(classes: int) -> np.ndarray:
+    """Return one RGB colour a class, float [K, 3]; up to 20 differ, then they start again, darker."""
+    listed = len(CLASS_COLOURS)
+    return np.array([np.array(to_rgb(CLASS_COLOURS[k % listed])) * 0.6 ** (k // listed) for k in range(classes)])
+
+
+def paint(index: np.ndarray, colours: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    """Colour a map of class indices: RGBA float [..., 4], transparent where the index is negative."""
+    rgba = np.zeros((*index.shape, 4))
+    shown = index >= 0
+    rgba[shown, :3] = colours[index[shown].astype(np.int64)]
+    rgba[shown, 3] = alpha
+    return rgba
+
+
+def patches(names: Sequence[str], colours: np.ndarray, present: Sequence[int] | None = None) -> list[Patch]:
+    """Make the legend of a class map, for the classes present."""
+    chosen = range(len(names)) if present is None else present
+    return [Patch(facecolor=tuple(colours[k]), edgecolor="0.3", linewidth=0.4, label=names[k]) for k in chosen]
+
+
+def present_classes(*maps: np.ndarray) -> list[int]:
+    """Return the class indices that occur in any of the maps, in order."""
+    found = np.unique(np.concatenate([np.unique(part) for part in maps]))
+    return [int(k) for k in found if k >= 0]
+
+
+def aspect_of(rows: Axis, columns: Axis) -> float:
+    """Return height / width of a panel.
+
+    True to scale where both axes share a unit; else square cells; never flatter than 0.35 or steeper than 1.5, so that
+    a thin section stays readable.
+    """
+    same = rows.units == columns.units
+    height = rows.size * abs(rows.step if same else 1.0)
+    width = columns.size * abs(columns.step if same else 1.0)
+    return float(np.clip(height / width, 0.35, 1.5))
+
+
+def show(
+    ax: Axes, image: np.ndarray, rows: Axis, columns: Axis, *, bare: bool = False, labels: bool = True, **how: Any
+) -> Any:
+    """Draw a grid [rows, columns] or [rows, columns, colour] in the coordinates of its axes.
+
+    Row 0 is at the top, except where the row coordinate is a northing that grows, so that north is up. The image's own
+    size may differ from the axes': a coarser grid over the same extent.
+
+    Parameters
+    ----------
+    ax
+        Where to draw.
+    image
+        The grid.
+    rows, columns
+        Its axes.
+    bare
+        Whether to leave the axis' names and ticks as they are (a second layer on the same panel).
+    labels
+        Whether to write the row axis' name and numbers; panels to the right of the first need none.
+    **how
+        Passed to ``imshow``.
+    """
+    left, right = columns.edges
+    top, bottom = rows.edges
+    drawn = ax.imshow(image, extent=(left, right, bottom, top), aspect="auto", origin="upper", **how)
+    if bare:
+        return drawn
+    ax.set_box_aspect(aspect_of(rows, columns))
+    if rows.name in {"y", "northing", "latitude", "lat"} and rows.step > 0 and rows.units:
+        ax.invert_yaxis()
+    ax.set_xlabel(columns.label)
+    ax.locator_params(axis="x", nbins=4)
+    ax.locator_params(axis="y", nbins=5)
+    ax.spines[["top", "right"]].set_visible(True)
+    if labels:
+        ax.set_ylabel(rows.label)
+    else:
+        ax.tick_params(labelleft=False)
+    return drawn
+
+
+def grey_limits(values: np.ndarray) -> tuple[float, float]:
+    """Return limits for a grey scale: percentiles 2 and 98, made symmetric about zero for signed data."""
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(finite, [2, 98]))
+    if low < 0 < high and min(-low, high) > 0.2 * max(-low, high):
+        reach = max(-low, high)
+        return -reach, reach
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
