@@ -1,0 +1,129 @@
+"""Accuracy over seeds, beside a random forest and MONAI's U-Net on the same split in the same run.
+
+``python -m tests.benchmarks.accuracy pipeline/recipes/indian-pines.yaml pipeline/recipes/timelapse.yaml --seeds 5``
+prints a Markdown table a recipe. Each seed draws its own split and weights. Finished seeds are kept in the JSON and
+not repeated unless the recipe has changed.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.baseline import forest_scores
+from pipeline.config import ClusterConfig, RunConfig
+from pipeline.context import Context
+from pipeline.loop import fit, new_segmenter, validate
+from pipeline.metrics import Scores
+from pipeline.prepare import prepare
+from pipeline.recipe import load_recipe
+from pipeline.run import Run
+from pipeline.train import absolute
+from tests.benchmarks.unet import unet_twin
+
+RESULTS = Path(__file__).parent / "results"
+COLUMNS = {"oa": "OA", "aa": "AA", "kappa": "kappa", "miou": "mean IoU"}
+TITLES = {"telegraph": "telegraph network", "unet": "MONAI U-Net", "forest": "random forest"}
+
+
+def trained_scores(run: Run, build: Callable[[Run], torch.nn.Module]) -> tuple[Scores, int]:
+    """Train a network by the recipe, take the weights of the best validation, and score the test part.
+
+    Returns
+    -------
+    tuple of Scores and int
+        The scores and the number of parameters.
+    """
+    outcome = fit(run, Context(), build)
+    if outcome.best is not None:
+        outcome.model.load_state_dict(outcome.best)
+    measured, _ = validate(outcome.model, run, torch.device("cpu"), "test")
+    return measured, sum(parameter.numel() for parameter in outcome.model.parameters())
+
+
+def score(run: Run, method: str) -> dict[str, Any]:
+    """Train and score one method on a prepared run."""
+    began = time.perf_counter()
+    parameters = 0
+    if method == "forest":
+        measured = forest_scores(run)
+    else:
+        measured, parameters = trained_scores(run, new_segmenter if method == "telegraph" else unet_twin)
+    return {
+        **{key: getattr(measured, key) for key in COLUMNS},
+        "iou": measured.iou,
+        "parameters": parameters,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def fingerprint(config: RunConfig, method: str) -> str:
+    """Identify what a method's result depends on; the forest does not depend on network and schedule."""
+    parts = asdict(config)
+    kept = ["data", "split"] if method == "forest" else ["data", "split", "network", "training"]
+    chosen = {name: parts[name] for name in kept} | {"seed": config.training.seed}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def table(name: str, results: list[dict[str, Any]]) -> str:
+    """Lay out mean and deviation over the seeds as Markdown."""
+    lines = [f"| {name} | parameters | OA | AA | kappa | mean IoU | seconds |", "|---|---|---|---|---|---|---|"]
+    for method, title in TITLES.items():
+        rows = [row for row in results if row["method"] == method]
+        if not rows:
+            continue
+        cells = [
+            f".{round(1000 * float(np.mean([row[key] for row in rows]))):03d} ± "
+            f".{round(1000 * float(np.std([row[key] for row in rows]))):03d}"
+            for key in COLUMNS
+        ]
+        parameters = f"{rows[0]['parameters'] / 1e6:.2f} M" if rows[0]["parameters"] else "-"
+        seconds = f"{np.median([row['seconds'] for row in rows]):.0f}"
+        lines.append(f"| {title} | {parameters} | {' | '.join(cells)} | {seconds} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipes", nargs="+", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--methods", default="telegraph,unet,forest")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--runs", default="runs/accuracy", help="folder of the prepared runs")
+    arguments = parser.parse_args()
+    for path in arguments.recipes:
+        place = arguments.results / f"accuracy-{path.stem}.json"
+        results = json.loads(place.read_text())["results"] if place.is_file() else []
+        for seed in range(arguments.seeds):
+            base = load_recipe(path)
+            config = replace(
+                base,
+                runs=arguments.runs,
+                split=replace(base.split, seed=seed),
+                training=replace(base.training, seed=seed),
+                cluster=ClusterConfig(workers=0),
+            )
+            for method in arguments.methods.split(","):
+                mark = fingerprint(config, method)
+                if any(row["mark"] == mark and row["method"] == method for row in results):
+                    continue
+                run = prepare(absolute(config), overwrite=True)
+                row = {"method": method, "seed": seed, "mark": mark, **score(run, method)}
+                results = [old for old in results if (old["method"], old["seed"]) != (method, seed)] + [row]
+                results.sort(key=lambda row: (row["method"], row["seed"]))
+                print(f"{path.stem} seed {seed} {method}: mean IoU {row['miou']:.3f} in {row['seconds']:.0f} s", flush=True)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(json.dumps({"recipe": path.name, "threads": torch.get_num_threads(), "results": results}, indent=1))
+        print(f"\n{table(path.stem, results)}\n")
+
+
+if __name__ == "__main__":
+    main()
