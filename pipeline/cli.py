@@ -5,6 +5,7 @@ Every refusal of input ends with one sentence on stderr and exit code 2, an inte
 
 import errno
 import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,7 +13,7 @@ from typing import Any
 
 from datasets.errors import InputError
 from models.config import ConfigError
-from pipeline.recipe import build, recipe_parser
+from pipeline.recipe import build, parse, recipe_parser
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class Command:
 
 
 _RUN = "pipeline.config:RunConfig"
+_REFUSALS = {
+    errno.ENOSPC: "the disk is full; free some room, nothing was kept half-written",
+    errno.EDQUOT: "the quota of this disk is used up; free some room, nothing was kept half-written",
+    errno.EACCES: "permission denied; choose another place, or ask for access to this one",
+    errno.EROFS: "this disk can only be read; choose another place",
+}
+"""Refusals of the operating system that the user can do something about."""
 COMMANDS = {
     "quickstart": Command(
         "go the whole way once: survey, training, registry, map, scores",
@@ -132,10 +140,10 @@ def run_command(name: str, words: Sequence[str]) -> None:
         description=command.summary,
     )
     for flag, text in command.flags:
-        parser.add_argument(f"--{flag}", action="store_true", help=text)
+        parser.add_argument(f"--{flag}", action="store_true", default=SUPPRESS, help=text)  # no part of a recipe
     switch = "overwrite" in config.__dataclass_fields__
-    parsed = parser.parse_args(_by_name(words, command.places, switch))
-    flags = {flag: bool(parsed.pop(flag)) for flag, _ in command.flags}
+    parsed = parse(parser, _by_name(words, command.places, switch))
+    flags = {flag: bool(parsed.pop(flag, False)) for flag, _ in command.flags}
     _load(command.function)(build(config, parser, parsed), **flags)
 
 
@@ -146,7 +154,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if words else 2
     if words[0] not in COMMANDS:
-        print(f"{words[0]!r} is not a command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"error: {words[0]!r} is not a command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
         run_command(words[0], words[1:])
@@ -154,10 +162,9 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _REFUSALS:
             raise
-        print(f"error: the disk is full ({error.filename or 'while writing'}); free some room, nothing was kept "
-              "half-written", file=sys.stderr)  # fmt: skip
+        print(f"error: {error.filename or 'writing'}: {_REFUSALS[error.errno]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
