@@ -84,18 +84,14 @@ def _force_input(plan: ChainPlan, *tensors: Tensor) -> list[Tensor]:
     return [tensor if plan.force_dtype is None else tensor.to(plan.force_dtype) for tensor in tensors]
 
 
-def _spread_force(plan: ChainPlan, operator: SymmetricOperator, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """Return s(K x + b), prepared for the transpose."""
-    return operator.spread(plan.activation.value(operator.hidden(x, kernel) + operator.align(bias)))
-
-
 def _step_forward(
     plan: ChainPlan, layer: ChainLayer, x: Tensor, increment: Tensor, kernel: Tensor, bias: Tensor
 ) -> None:
     """Take one leapfrog step in place."""
+    operator = layer.operator
     x_force, kernel, bias = _force_input(plan, x, kernel, bias)
-    u = _spread_force(plan, layer.operator, x_force, kernel, bias)
-    increment.sub_(layer.operator.transpose(u, kernel, x.shape), alpha=plan.weight)
+    z = operator.hidden(x_force, kernel) + operator.align(bias)
+    operator.add_transpose(increment, operator.spread(plan.activation.value(z) * -plan.weight), kernel)
     x.add_(increment)
 
 
@@ -108,10 +104,12 @@ def _step_back(
     z, w = operator.hidden(state_force, kernel_force).chunk(2, dim=operator.batch_axis)
     z = z + operator.align(bias_force)
     pushed = plan.activation.slope(z) * w
-    u = operator.spread(torch.cat([plan.activation.value(z), pushed], dim=operator.batch_axis))
-    kernel_gradient = operator.weight_gradient(state_force, u, kernel_force).to(kernel.dtype).mul_(-plan.weight)
-    bias_gradient = operator.bias_gradient(pushed).to(bias.dtype).mul_(-plan.weight)
-    increment.sub_(operator.transpose(u, kernel_force, state.shape), alpha=plan.weight)
+    # The factor -a belongs to both gradients and to the force: applied once, to the thin hidden tensor.
+    both = torch.cat([plan.activation.value(z), pushed], dim=operator.batch_axis).mul_(-plan.weight)
+    u = operator.spread(both)
+    kernel_gradient = operator.weight_gradient(state_force, u, kernel_force).to(kernel.dtype)
+    bias_gradient = operator.bias_gradient(both.chunk(2, dim=operator.batch_axis)[1]).to(bias.dtype)
+    operator.add_transpose(increment, u, kernel_force)
     state.add_(increment)
     return kernel_gradient, bias_gradient
 
@@ -224,5 +222,5 @@ def _convolved_force(plan: ChainPlan, layer: ChainLayer, x_BNC: Tensor, kernel: 
     """Return K^T s(K x + b) by convolutions, whose graphs stay small, in the precision of the state."""
     operator = Convolution(layer.operator.space, layer.operator.edge)
     x_force, kernel, bias = _force_input(plan, x_BNC, kernel, bias)
-    u = _spread_force(plan, operator, x_force, kernel, bias)
-    return operator.transpose(u, kernel, x_BNC.shape).to(x_BNC.dtype)
+    z = operator.hidden(x_force, kernel) + operator.align(bias)
+    return operator.transpose(plan.activation.value(z), kernel, x_BNC.shape).to(x_BNC.dtype)

@@ -3,8 +3,8 @@
 B batch, N space (d axes), C channels, r rank, T = edge^d taps, M = B * cells. States are channels-last, [B, *N, C];
 a kernel is [*taps, r, C], which both forms read without a transposition where kernels are large.
 
-Both forms share one interface: `hidden` gives K x, `spread` prepares a hidden tensor once for `transpose` (K^T z) and
-`weight_gradient`, which both read it. The layout of hidden tensors is the form's own.
+Both forms share one interface: `hidden` gives K x, `spread` prepares a hidden tensor once for `transpose` and
+`add_transpose` (K^T z) and for `weight_gradient`, which all read it. The layout of hidden tensors is the form's own.
 """
 
 import itertools
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.products import convolve, multiply
+from models.products import add_convolution, add_product, convolve, multiply
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,15 @@ class SymmetricOperator(ABC):
 
     @abstractmethod
     def spread(self, z: Tensor) -> Tensor:
-        """Prepare a hidden tensor for `transpose` and `weight_gradient`."""
+        """Prepare a hidden tensor for `transpose`, `add_transpose` and `weight_gradient`."""
 
     @abstractmethod
     def transpose(self, u: Tensor, kernel: Tensor, shape: torch.Size) -> Tensor:
         """Return K^T z as a state of `shape`, for u = spread(z)."""
+
+    @abstractmethod
+    def add_transpose(self, y_BNC: Tensor, u: Tensor, kernel: Tensor) -> None:
+        """Add K^T z to the state y in place, for u = spread(z)."""
 
     @abstractmethod
     def weight_gradient(self, x_BNC: Tensor, u: Tensor, kernel: Tensor) -> Tensor:
@@ -83,6 +87,10 @@ class Convolution(SymmetricOperator):
         """Return a kernel [*taps, p, q] as a weight [p, q, *taps] of a convolution q -> p."""
         return (kernel.unsqueeze(0) if self.space == 1 else kernel).movedim((-2, -1), (0, 1))
 
+    def _turned(self, kernel: Tensor) -> Tensor:
+        """Return the weight of K^T: [C, r, *taps]."""
+        return self._taps_last(kernel.flip(tuple(range(self.space))).transpose(-1, -2))
+
     @property
     def _reach(self) -> list[int]:
         reach = self.edge // 2
@@ -102,8 +110,11 @@ class Convolution(SymmetricOperator):
 
     def transpose(self, u: Tensor, kernel: Tensor, shape: torch.Size) -> Tensor:
         """Convolve r -> C with the kernel turned round."""
-        turned = kernel.flip(tuple(range(self.space))).transpose(-1, -2)
-        return self._state(convolve(self._image(u), self._taps_last(turned), self._reach))
+        return self._state(convolve(self._image(u), self._turned(kernel), self._reach))
+
+    def add_transpose(self, y_BNC: Tensor, u: Tensor, kernel: Tensor) -> None:
+        """Convolve r -> C into the state."""
+        add_convolution(self._image(y_BNC), self._image(u), self._turned(kernel), self._reach)
 
     def weight_gradient(self, x_BNC: Tensor, u: Tensor, kernel: Tensor) -> Tensor:
         """Correlate the state with the exchanged hidden halves."""
@@ -172,6 +183,10 @@ class Products(SymmetricOperator):
     def transpose(self, u: Tensor, kernel: Tensor, shape: torch.Size) -> Tensor:
         """Multiply the shifted planes by the kernel."""
         return multiply(u.T, kernel.reshape(u.shape[0], -1).T).view(shape)
+
+    def add_transpose(self, y_BNC: Tensor, u: Tensor, kernel: Tensor) -> None:
+        """Multiply the shifted planes by the kernel into the state."""
+        add_product(y_BNC.view(-1, y_BNC.shape[-1]), u.T, kernel.reshape(u.shape[0], -1).T)
 
     def weight_gradient(self, x_BNC: Tensor, u: Tensor, kernel: Tensor) -> Tensor:
         """Multiply the shifted planes of each half by the state of the other."""

@@ -67,8 +67,11 @@ def test_both_forms_agree(space: int, channels: int, rank: int, edge: int, batch
         operator = form(space, edge)
         z = own(operator, z_BNr)
         u = operator.spread(z)
+        y_BNC = torch.ones_like(x_BNC)
+        operator.add_transpose(y_BNC, u, kernel)
         results.append(
             [
+                y_BNC,
                 canonical(operator, operator.hidden(x_BNC, kernel) + operator.align(bias)),
                 operator.transpose(u, kernel, x_BNC.shape),
                 operator.weight_gradient(x_BNC, u, kernel),
@@ -91,7 +94,9 @@ def test_the_fast_kernels_of_single_precision_agree(form: type, space: int) -> N
         x, weights = x_BNC.to(dtype), kernel.to(dtype)
         z = operator.hidden(x, weights)
         u = operator.spread(z)
-        results.append([z, operator.transpose(u, weights, x.shape), operator.weight_gradient(x, u, weights)])
+        y = x.clone()
+        operator.add_transpose(y, u, weights)
+        results.append([z, operator.transpose(u, weights, x.shape), y, operator.weight_gradient(x, u, weights)])
     for single, double in zip(*results, strict=True):
         assert single.dtype == torch.float32
         assert (single - double).abs().max() <= 1e-5 * double.abs().max()
