@@ -118,7 +118,7 @@ def _load(reference: str) -> Any:
 
 
 def _by_name(words: Sequence[str], places: Sequence[str], switch: bool) -> list[str]:
-    """Turn leading words without dashes into the settings that they stand for, and a bare --overwrite into its value."""
+    """Turn leading words without dashes into the settings they stand for, and a bare --overwrite into its value."""
     named: list[str] = []
     rest = list(words)
     for place in places:

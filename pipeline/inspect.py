@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from datasets.describe import describe
 from datasets.config import DataConfig
+from datasets.describe import describe
 from datasets.errors import InputError
 from datasets.store import open_volume
 from datasets.volume import NOT_HORIZONTAL, Volume
@@ -52,5 +52,6 @@ def _draw(source: str, picture: Path) -> None:
     labels = volume.read_labels() if volume.label_dims == tuple(dims) else None
     image = backdrop(volume.read(), range(len(dims)), colour="band" in data.dims)
     unit = str(data.attrs.get("units", ""))
-    quantity = f"{data.attrs.get('long_name', 'data')} ({unit})" if unit else str(data.attrs.get("long_name", "data"))
+    name = str(data.attrs.get("long_name", "data"))
+    quantity = f"{name} ({unit})" if unit not in ("", "1") else name
     draw_volume(image, labels, volume.classes, grid_axes(dataset, dims), picture, quantity=quantity)

@@ -67,6 +67,13 @@ def _data(
     return show(ax, image, plane.rows, plane.columns, labels=labels, cmap="gray", vmin=low, vmax=high)
 
 
+def _as_map(axes: Sequence[Axis], *grids: np.ndarray) -> tuple[list[Axis], list[np.ndarray]]:
+    """Give a grid of one axis a row axis, so that it is drawn as a map of one row."""
+    if len(axes) > 1:
+        return list(axes), list(grids)
+    return [Axis("", 1), *axes], [grid[None] for grid in grids]
+
+
 def draw_split(
     labels: np.ndarray, split: np.ndarray, class_names: Sequence[str], axes: Sequence[Axis], path: str | Path
 ) -> None:
@@ -86,7 +93,7 @@ def draw_split(
     path
         PNG to write.
     """
-    codes = split[None] if split.ndim == 1 else split
+    axes, (codes,) = _as_map(axes, split)
     labels = labels.reshape(*codes.shape, -1)
     (plane,) = sections(axes)
     labelled = labels >= 0
@@ -139,6 +146,7 @@ def draw_volume(
     path: str | Path,
     *,
     quantity: str = "",
+    title: str = "labels",
 ) -> None:
     """Draw a volume with its labels: an image beside its labels, or three sections in grey with labels laid over.
 
@@ -156,8 +164,13 @@ def draw_volume(
         PNG to write.
     quantity
         Name and units of the data, for the colour bar.
+    title
+        What the classes are, over their panel.
     """
     colours = class_colours(len(class_names))
+    if labels is not None:
+        _, (labels,) = _as_map(axes, labels)
+    axes, (background,) = _as_map(axes, background)
     planes = sections(axes, labels)
     limits = grey_limits(background)
     handles = [] if labels is None else patches(class_names, colours, present_classes(labels))
@@ -174,7 +187,7 @@ def draw_volume(
                 show(ax, paint(plane.cut(labels), colours, OVERLAY), plane.rows, plane.columns, bare=True)
         if beside and labels is not None:
             show(panels[1], paint(labels, colours), planes[0].rows, planes[0].columns, labels=False)
-            panels[1].set_title("labels")
+            panels[1].set_title(title)
         if background.ndim == len(axes):
             figure.colorbar(drawn, ax=panels, shrink=0.7, pad=0.02, label=quantity)  # type: ignore[arg-type]
         if handles:
@@ -208,6 +221,7 @@ def draw_prediction(
     """
     colours = class_colours(len(class_names))
     target, prediction = target.astype(np.int64), prediction.astype(np.int64)
+    axes, (background, target, prediction) = _as_map(axes, background, target, prediction)
     planes = sections(axes, target)
     limits = grey_limits(background)
     wrong = np.where(target < 0, -1, (target != prediction).astype(np.int64))

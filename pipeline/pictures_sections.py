@@ -36,6 +36,8 @@ def backdrop(raw_CN: np.ndarray, keep: Sequence[int], *, colour: bool = False) -
         return _mean(features)
     thirds = np.array_split(features, 3, axis=-1)[::-1]
     image = np.stack([_mean(third) for third in thirds], axis=-1)
+    if np.isnan(image).all():
+        return image
     limits = np.nanpercentile(image.reshape(-1, 3), [2, 98], axis=0)
     return np.clip((image - limits[0]) / np.maximum(limits[1] - limits[0], 1e-12), 0, 1)
 
@@ -99,12 +101,10 @@ def sections(axes: Sequence[Axis], labels: np.ndarray | None = None) -> list[Sec
     Parameters
     ----------
     axes
-        One to three axes of the grid. One axis becomes a map of a single row.
+        Two or three axes of the grid.
     labels
         Class indices over the grid, negative where unlabelled.
     """
-    if len(axes) == 1:
-        return [Section(Axis("", 1), axes[0])]
     if len(axes) == 2:
         return [Section(axes[0], axes[1])]
     found = []

@@ -106,8 +106,8 @@ class Axis:
 
     @property
     def label(self) -> str:
-        """Name and units."""
-        return f"{self.name} ({self.units})" if self.units else self.name
+        """Name and units; a unit of 1, as numbers of lines have it, is left out."""
+        return f"{self.name} ({self.units})" if self.units not in ("", "1") else self.name
 
     @property
     def edges(self) -> tuple[float, float]:
@@ -116,7 +116,7 @@ class Axis:
 
     def at(self, cell: int) -> str:
         """Name a cell by its coordinate."""
-        return f"{self.name} {self.first + self.step * cell:g}{' ' + self.units if self.units else ''}"
+        return f"{self.name} {self.first + self.step * cell:g}{' ' + self.units if self.units not in ('', '1') else ''}"
 
 
 def grid_axes(dataset: Any, dims: Sequence[str]) -> list[Axis]:

@@ -137,6 +137,7 @@ def _write_beside(
         grid_axes(volume.dataset, d.label_dims),
         folder / f"{stem}.png",
         quantity=d.quantity,
+        title="prediction",
     )
     if set(d.label_dims) == {"y", "x"}:
         from datasets.geotiff import write_class_map  # rasterio takes a second to import, and only maps need it

@@ -5,6 +5,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Any:
     InputError
         Where a recipe is missing or no YAML, or a key or value is not understood; a key that is nearly right is named.
     """
-    recipe = next((after for word, after in zip(words, words[1:], strict=False) if word == "--recipe"), None)
+    recipe = next((after for word, after in pairwise(words) if word == "--recipe"), None)
     if recipe is not None and not Path(recipe).is_file():
         raise InputError(f"no recipe at {recipe}; the examples are in pipeline/recipes")
     try:
