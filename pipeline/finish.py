@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.card import model_card
 from pipeline.checkpoint import best_checkpoint, load_segmenter, read_meta
+from pipeline.description import describe_run
 from pipeline.journal import Journal, read_history
 from pipeline.loop import Outcome, peak_memory, predict_classes
 from pipeline.metrics import confusion, scores
@@ -48,23 +50,25 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
     flat = {f"test/{key}": value for key, value in measured.as_dict(names).items()}
     history = read_history(run)
     errors = [row["inversion_error"] for row in history if "inversion_error" in row]
-    run.write(
-        "metrics.json",
-        {
-            "best_step": step,
-            "steps": outcome.progress.step,
-            "validation_miou": outcome.progress.best_score,
-            "confusion": matrix.tolist(),
-            "inversion_error": max(errors, default=None),
-            "peak_memory_mib": peak_memory(device),
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            **flat,
-        },
-    )
+    summary = {
+        "best_step": step,
+        "steps": outcome.progress.step,
+        "validation_miou": outcome.progress.best_score,
+        "confusion": matrix.tolist(),
+        "inversion_error": max(errors, default=None),
+        "peak_memory_mib": peak_memory(device),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **flat,
+    }
+    run.write("metrics.json", summary)
+    card = run.folder / "model-card.md"
+    card.write_text(model_card(run.config.name, describe_run(run, model), summary))
     tracker.metrics(outcome.progress.step, {key: value for key, value in flat.items() if value == value})
     for path in draw(run, raw, prediction, matrix, history, factor):
         tracker.artifact(path, "pictures")
-    tracker.artifact(run.folder / "metrics.json")
+    for path in (run.folder / "metrics.json", card):
+        tracker.artifact(path)
+    tracker.artifacts(run.folder / "split.zarr", "split.zarr")
     tracker.tag("best_step", str(step))
     tracker.flush()
 

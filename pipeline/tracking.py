@@ -133,6 +133,10 @@ class Tracker:
         """Upload a file."""
         self.client.log_artifact(self.run_id, str(path), folder)
 
+    def artifacts(self, source: Path, folder: str) -> None:
+        """Upload a folder."""
+        self.client.log_artifacts(self.run_id, str(source), folder)
+
     def end(self, status: Status) -> None:
         """Send what waits and close the run."""
         self.flush()

@@ -56,6 +56,9 @@ def test_a_run_learns_and_leaves_everything_behind(recipe):
     assert {"code_version", "volume_digest", "split_digest"} <= logged.data.tags.keys()
     artifacts = {item.path for item in client.list_artifacts(logged.info.run_id, "pictures")}
     assert "pictures/prediction.png" in artifacts
+    assert {"config.yaml", "metrics.json", "model-card.md", "split.zarr"} <= {
+        item.path for item in client.list_artifacts(logged.info.run_id)
+    }
 
 
 class Killed(Exception):
