@@ -9,7 +9,7 @@ which is X_{j+1} = 2 X_j - X_{j-1} - a K^T s(K X_j + b) without a copy of X_{j-1
 leapfrog run back on the doubled batch S_j = [X_j ; l_{j+1}], l_j the gradient with respect to X_j.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models import wavelet
 from models.activations import Pointwise
 from models.config import Resample
 from models.symmetric import Convolution, SymmetricOperator
+from models.wavelet import coarsen, refine, resample_in_place
 
-_RESAMPLE = {"coarsen": wavelet.coarsen, "refine": wavelet.refine}
+_RESAMPLE: dict[Resample, Callable[[Tensor], Tensor]] = {"coarsen": coarsen, "refine": refine}
 _UNDO: dict[Resample, Resample] = {"": "", "coarsen": "refine", "refine": "coarsen"}
 
 
@@ -69,11 +69,13 @@ class ChainPlan:
     record: InversionRecord = field(default_factory=InversionRecord)
 
 
-def _resample(state: Tensor, how: Resample) -> Tensor:
-    return _RESAMPLE[how](state) if how else state
+def _spare(plan: ChainPlan, state: Tensor) -> Tensor:
+    """Return memory for the resamplings of a chain; none is needed where it has none."""
+    needed = any(layer.resample for layer in plan.layers)
+    return torch.empty_like(state) if needed else state.new_empty(0)
 
 
-def _repeated(x_BcN: Tensor, repeat: int) -> Tensor:
+def repeated(x_BcN: Tensor, repeat: int) -> Tensor:
     """Bring the input into the state's layout, its channels repeated as a block: [B, *N, repeat c]."""
     x_BNc = x_BcN.movedim(1, -1)
     copies = x_BNc.unsqueeze(-2).expand(*x_BNc.shape[:-1], repeat, x_BNc.shape[-1])
@@ -116,12 +118,14 @@ def _step_back(
 
 def _run_forward(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Run all layers in place on one copy of the input; returns X_L and X_{L+1}, channels-last."""
-    x = _repeated(x_BcN, plan.repeat)
+    x = repeated(x_BcN, plan.repeat)
     if x.data_ptr() == x_BcN.data_ptr():
         x = x.clone()
     increment = torch.zeros_like(x)
+    spare = _spare(plan, x)
     for layer, kernel, bias in zip(plan.layers, parameters[::2], parameters[1::2], strict=True):
-        x, increment = _resample(x, layer.resample), _resample(increment, layer.resample)
+        x, spare = resample_in_place(x, layer.resample, spare)
+        increment, spare = resample_in_place(increment, layer.resample, spare)
         _step_forward(plan, layer, x, increment, kernel, bias)
     return torch.sub(x, increment, out=increment), x
 
@@ -148,13 +152,15 @@ class ReversibleChain(torch.autograd.Function):
         x_BcN, previous, newest, *parameters = ctx.saved_tensors
         state, increment = _start_back(previous, newest, g_previous, g_newest)
         del previous, newest, g_previous, g_newest
+        spare = _spare(plan, state)
         gradients: list[Tensor] = []
         for layer, kernel, bias in zip(reversed(plan.layers), parameters[-2::-2], parameters[::-2], strict=True):
             kernel_gradient, bias_gradient = _step_back(plan, layer, state, increment, kernel, bias)
             gradients += [bias_gradient, kernel_gradient]
-            undo = _UNDO[layer.resample]
-            state, increment = _resample(state, undo), _resample(increment, undo)
-        return None, _finish_back(plan, x_BcN, state, increment), *reversed(gradients)
+            state, spare = resample_in_place(state, _UNDO[layer.resample], spare)
+            increment, spare = resample_in_place(increment, _UNDO[layer.resample], spare)
+        g_x_BcN = _finish_back(plan, x_BcN, state, increment)
+        return None, g_x_BcN if ctx.needs_input_grad[1] else None, *reversed(gradients)
 
 
 def _start_back(
@@ -209,18 +215,22 @@ def unrolled(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor]) -> tu
     tuple of Tensor
         X_L and X_{L+1}, [B, C, *N].
     """
-    x = _repeated(x_BcN, plan.repeat)
+    x = repeated(x_BcN, plan.repeat)
     increment = torch.zeros_like(x)
     for layer, kernel, bias in zip(plan.layers, parameters[::2], parameters[1::2], strict=True):
-        x, increment = _resample(x, layer.resample), _resample(increment, layer.resample)
-        increment = increment - plan.weight * _convolved_force(plan, layer, x, kernel, bias)
-        x = x + increment
+        x, increment = unrolled_step(plan, layer, x, increment, kernel, bias)
     return (x - increment).movedim(-1, 1), x.movedim(-1, 1)
 
 
-def _convolved_force(plan: ChainPlan, layer: ChainLayer, x_BNC: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """Return K^T s(K x + b) by convolutions, whose graphs stay small, in the precision of the state."""
+def unrolled_step(
+    plan: ChainPlan, layer: ChainLayer, x: Tensor, increment: Tensor, kernel: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Take one layer's resampling and leapfrog step out of place, by convolutions, whose graphs stay small."""
+    if layer.resample:
+        x, increment = _RESAMPLE[layer.resample](x), _RESAMPLE[layer.resample](increment)
     operator = Convolution(layer.operator.space, layer.operator.edge)
-    x_force, kernel, bias = _force_input(plan, x_BNC, kernel, bias)
+    x_force, kernel, bias = _force_input(plan, x, kernel, bias)
     z = operator.hidden(x_force, kernel) + operator.align(bias)
-    return operator.transpose(plan.activation.value(z), kernel, x_BNC.shape).to(x_BNC.dtype)
+    force = operator.transpose(plan.activation.value(z), kernel, x.shape)
+    increment = increment - plan.weight * force.to(x.dtype)
+    return x + increment, increment

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+from models.config import Resample
+
 
 def coarsen(x_BNC: Tensor) -> Tensor:
     """Halve the grid and multiply the channels by 2^d; orthogonal, so its transpose is its inverse.
@@ -26,8 +28,8 @@ def coarsen(x_BNC: Tensor) -> Tensor:
     space = x_BNC.dim() - 2
     for axis in range(space, 0, -1):
         even, odd = x_BNC.unflatten(axis, (-1, 2)).unbind(axis + 1)
-        x_BNC = _butterfly(even, odd, even.dim() - 1, halved=axis == 2).flatten(-2)
-    return _rescaled(x_BNC, space)
+        x_BNC = torch.cat([even + odd, even - odd], dim=-1)
+    return x_BNC * math.sqrt(0.5) ** space
 
 
 def refine(x_BNC: Tensor) -> Tensor:
@@ -46,16 +48,49 @@ def refine(x_BNC: Tensor) -> Tensor:
     space = x_BNC.dim() - 2
     for axis in range(1, space + 1):
         low, high = x_BNC.chunk(2, dim=-1)
-        x_BNC = _butterfly(low, high, axis + 1, halved=axis == 2).flatten(axis, axis + 1)
-    return _rescaled(x_BNC, space)
+        x_BNC = torch.stack([low + high, low - high], dim=axis + 1).flatten(axis, axis + 1)
+    return x_BNC * math.sqrt(0.5) ** space
 
 
-def _butterfly(a: Tensor, b: Tensor, axis: int, *, halved: bool) -> Tensor:
-    """Return a + b and a - b, both halved where asked, along a new axis of two."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        scale = 0.5 if halved else 1.0
-        return torch.stack([(a + b) * scale, (a - b) * scale], dim=axis)
-    both = a.new_empty(*a.shape[:axis], 2, *a.shape[axis:])
+def resample_in_place(x_BNC: Tensor, how: Resample, spare: Tensor) -> tuple[Tensor, Tensor]:
+    """Coarsen or refine a contiguous state by butterflies that go to and fro between its memory and a spare one.
+
+    Large fresh tensors cost the operating system's time for every page, so one spare serves all resamplings of a chain.
+
+    Parameters
+    ----------
+    x_BNC
+        State, overwritten.
+    how
+        ``"coarsen"`` or ``"refine"``; with ``""`` both tensors are returned as they are.
+    spare
+        Any contiguous tensor of the state's number of elements, overwritten.
+
+    Returns
+    -------
+    tuple of Tensor
+        The resampled state and the new spare.
+    """
+    space = x_BNC.dim() - 2
+    if how == "coarsen":
+        for axis in range(space, 0, -1):
+            even, odd = x_BNC.unflatten(axis, (-1, 2)).unbind(axis + 1)
+            bands = _butterfly(even, odd, even.dim() - 1, spare, halved=axis == 2)
+            x_BNC, spare = bands.flatten(-2), x_BNC
+    elif how == "refine":
+        for axis in range(1, space + 1):
+            low, high = x_BNC.chunk(2, dim=-1)
+            pairs = _butterfly(low, high, axis + 1, spare, halved=axis == 2)
+            x_BNC, spare = pairs.flatten(axis, axis + 1), x_BNC
+    # Two axes together have had their factor 2^(-d/2) by halving; the odd one has not.
+    if how and space != 2:
+        x_BNC.mul_(math.sqrt(0.5))
+    return x_BNC, spare
+
+
+def _butterfly(a: Tensor, b: Tensor, axis: int, spare: Tensor, *, halved: bool) -> Tensor:
+    """Write a + b and a - b, both halved where asked, along a new axis of two in the spare memory."""
+    both = spare.view(*a.shape[:axis], 2, *a.shape[axis:])
     total, difference = both.unbind(axis)
     if halved:
         torch.lerp(a, b, 0.5, out=total)
@@ -64,11 +99,3 @@ def _butterfly(a: Tensor, b: Tensor, axis: int, *, halved: bool) -> Tensor:
         torch.add(a, b, out=total)
         torch.sub(a, b, out=difference)
     return both
-
-
-def _rescaled(x_BNC: Tensor, space: int) -> Tensor:
-    """Apply what is missing of the factor 2^(-d/2): two axes together have had theirs."""
-    if space == 2:
-        return x_BNC
-    # Every state that comes here was made by a butterfly, so it may be overwritten where no graph is kept.
-    return x_BNC * math.sqrt(0.5) if torch.is_grad_enabled() else x_BNC.mul_(math.sqrt(0.5))

@@ -202,8 +202,12 @@ def one_layer_skipped(name: str) -> Callable[..., object]:
 
 
 def bands_disordered() -> Callable[..., object]:
-    true = chain._resample
-    return lambda state, how: true(state.flip(-1), how) if how == "refine" else true(state, how)
+    true = chain.resample_in_place
+
+    def resample(state: Tensor, how: str, spare: Tensor) -> tuple[Tensor, Tensor]:
+        return true(state.flip(-1) if how == "refine" else state, how, spare)
+
+    return resample
 
 
 MUTANTS: dict[str, tuple[str, Callable[[], Callable[..., object]]]] = {
@@ -220,7 +224,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], Callable[..., object]]]] = {
     "adjoint without its increment": ("_start_back", seeded_without_the_increment),
     "layer skipped backward": ("_step_back", lambda: one_layer_skipped("_step_back")),
     "layer skipped forward": ("_step_forward", lambda: one_layer_skipped("_step_forward")),
-    "bands disordered": ("_resample", bands_disordered),
+    "bands disordered": ("resample_in_place", bands_disordered),
 }
 
 
