@@ -12,13 +12,13 @@ import xarray as xr
 
 from datasets.blocks import apply_view, plan_step, tile, view_count
 from datasets.errors import InputError
-from datasets.volume import IGNORE, Volume
+from datasets.volume import IGNORE, Volume, coarsen_labels
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
 class Loader:
-    """Training samples as a pure function of the step, so that a run resumes at the exact sample on any number of ranks.
+    """Training samples as a pure function of the step: a run resumes at the exact sample on any number of ranks.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class Loader:
         self._whole: Pair | None = self._read(0) if len(self.blocks) == 1 else None
 
     def _labels(self, block: tuple[slice, ...]) -> np.ndarray:
-        return self.volume.read_labels(self.split, "train", block, factor=self.factor)
+        return self.volume.read_labels(self.split, "train", block)
 
     def _read(self, index: int) -> Pair:
         return self.volume.read(self.blocks[index]), self._labels(self.blocks[index])
@@ -102,6 +102,8 @@ class Loader:
                 raw = apply_view(raw, view, [1 + axis for axis in self._axes])
                 label_axes = [self.volume.label_dims.index(self.volume.space[axis]) for axis in self._axes]
                 labels = apply_view(labels, view, label_axes)
+            if self.factor > 1:  # after the view, which moves the incomplete cell at the end of an axis to its start
+                labels = coarsen_labels(labels, self.factor, len(self.volume.classes))
             pairs.append((np.ascontiguousarray(raw), np.ascontiguousarray(labels)))
         return pairs
 

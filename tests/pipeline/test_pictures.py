@@ -275,8 +275,8 @@ def test_the_trials_of_a_sweep(drawn: Drawn) -> None:
 def test_sections_lie_where_the_labels_show_most() -> None:
     labels = np.full((6, 8, 10), -1)
     labels[1, :, :] = 0
-    labels[3, :, :6] = 0
-    labels[3, :, 6:] = 1
+    labels[3, :, :5] = 0
+    labels[3, :, 5:9] = 1  # fewer labels than in 1, but of two classes
     found = {section.fixed: section for section in sections(CUBE, labels)}
     assert found[0].position == 3
     assert found[0].title == "inline 103"

@@ -1,0 +1,249 @@
+"""Every training sample is a function of its step: whoever reads it, whenever, under whatever view."""
+
+import threading
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datasets.blocks import apply_view
+from datasets.config import DataConfig
+from datasets.errors import InputError
+from datasets.loader import Loader, Pair
+from datasets.parts import TEST, TRAIN, UNUSED, VALIDATION
+from datasets.volume import IGNORE, Volume, coarsen_labels
+
+quick = settings(max_examples=20, deadline=None, derandomize=True)
+
+
+def coded(rows: int, columns: int) -> Volume:
+    """Make a volume whose first channel and labels both hold the number of the cell."""
+    number = np.arange(rows * columns).reshape(rows, columns)
+    names = [str(k) for k in range(rows * columns)]
+    dataset = xr.Dataset(
+        {
+            "data": (("band", "y", "x"), np.stack([number, -number, number % 3]).astype(np.float32)),
+            "labels": (("x", "y"), number.T.astype(np.uint8), {"class_names": names, "class_values": names}),
+        }
+    )
+    return Volume.of(dataset, DataConfig(source="coded.zarr", space=["y", "x"]))
+
+
+def everywhere(volume: Volume, code: int = TRAIN) -> xr.DataArray:
+    return xr.DataArray(np.full(volume.shape, code, np.uint8), dims=["y", "x"])
+
+
+def loader(volume: Volume, split: xr.DataArray | None = None, **changed: object) -> Loader:
+    given = {"block": [4, 4], "factor": 1, "batch": 3, "seed": 0, "augment_until": None, **changed}
+    return Loader(volume, everywhere(volume) if split is None else split, **given)  # type: ignore[arg-type]
+
+
+def same(left: list[Pair], right: list[Pair]) -> bool:
+    return len(left) == len(right) and all(
+        np.array_equal(a, b, equal_nan=True) and np.array_equal(k, m)
+        for (a, k), (b, m) in zip(left, right, strict=True)
+    )
+
+
+@quick
+@given(st.integers(0, 30), st.integers(1, 5), st.integers(0, 3))
+def test_a_resumed_run_sees_what_the_whole_one_would_have_seen(start: int, batch: int, seed: int) -> None:
+    volume = coded(12, 8)
+    whole = list(loader(volume, batch=batch, seed=seed).steps(0, start + 4))
+    resumed = list(loader(volume, batch=batch, seed=seed).steps(start, start + 4))
+    assert all(same(a, b) for a, b in zip(whole[start:], resumed, strict=True))
+    assert all(len(samples) == batch for samples in whole)
+
+
+def test_steps_and_seeds_differ() -> None:
+    volume = coded(12, 8)
+    one, other = loader(volume), loader(volume, seed=1)
+    assert not same(one.samples(0), one.samples(1))
+    assert not all(same(one.samples(step), other.samples(step)) for step in range(3))
+
+
+@quick
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(0, 20))
+def test_ranks_share_the_batch_without_gap_or_copy(world: int, batch: int, step: int) -> None:
+    volume = coded(12, 8)
+    together = loader(volume, batch=batch).samples(step)
+    shares = [loader(volume, batch=batch, rank=rank, world=world).samples(step) for rank in range(world)]
+    assert sum(map(len, shares)) == batch
+    for position, sample in enumerate(together):
+        assert same([sample], [shares[position % world][position // world]])
+
+
+@pytest.mark.parametrize(("block", "views"), [([4, 4], 8), ([4, 2], 4), (None, 4)])
+def test_a_view_turns_data_and_labels_alike(block: list[int] | None, views: int) -> None:
+    volume = coded(12, 8)
+    cells = block or [12, 8]
+    seen = set()
+    for samples in loader(volume, block=block).steps(0, 60):
+        for raw, labels in samples:
+            assert raw.shape == (3, *cells)
+            assert (raw.dtype, labels.dtype) == (np.float32, np.int64)
+            assert raw.flags.c_contiguous
+            assert labels.flags.c_contiguous
+            np.testing.assert_array_equal(labels, raw[0])
+            np.testing.assert_array_equal(raw[1], -raw[0])
+            steps = np.sign(np.diff(raw[0], axis=0)[0, 0]) * 8, np.sign(np.diff(raw[0], axis=1)[0, 0])
+            upright = abs(np.diff(raw[0], axis=1)[0, 0]) == 1
+            seen.add((*map(np.sign, steps), upright))
+    assert len(seen) == views
+
+
+def test_only_horizontal_axes_are_turned() -> None:
+    number = np.arange(4 * 4 * 6).reshape(4, 4, 6)
+    attrs = {"class_names": [str(k) for k in range(96)]}
+    dims = ("inline", "crossline", "depth")
+    dataset = xr.Dataset({"data": (dims, number.astype(np.float32)), "labels": (dims, number.astype(np.uint8), attrs)})
+    volume = Volume.of(dataset, DataConfig(source="cube.zarr", space=["depth", "inline", "crossline"]))
+    split = xr.DataArray(np.full((4, 4), TRAIN, np.uint8), dims=["inline", "crossline"])
+    seen = set()
+    for ((raw, labels),) in loader(volume, split, block=None, batch=1).steps(0, 8):
+        np.testing.assert_array_equal(labels, raw[0])
+        assert (np.diff(raw[0], axis=0) == 1).all()  # depth still goes down
+        seen.add(raw.tobytes())
+    assert len(seen) == 8
+
+
+def test_labels_of_fewer_dimensions_turn_with_the_axes_they_have() -> None:
+    volume = coded(6, 6)
+    deep = Volume.of(volume.dataset, DataConfig(source="coded.zarr", space=["band", "y", "x"]))
+    seen = set()
+    for ((raw, labels),) in loader(deep, everywhere(volume), block=None, batch=1).steps(0, 8):
+        np.testing.assert_array_equal(labels, raw[0, 0])
+        np.testing.assert_array_equal(labels, -raw[0, 1])
+        seen.add(labels.tobytes())
+    assert len(seen) == 8
+
+
+def test_an_axis_that_the_output_is_read_at_is_not_flipped() -> None:
+    number = np.arange(30).reshape(5, 6)
+    attrs = {"class_names": [str(k) for k in range(30)]}
+    labels = ("y", number[:, 4].astype(np.uint8), attrs)
+    dataset = xr.Dataset({"data": (("y", "x"), number.astype(np.float32)), "labels": labels})
+    volume = Volume.of(dataset, DataConfig(source="line.zarr", space=["y", "x"], read_slice={"x": 4}))
+    split = xr.DataArray(np.full(5, TRAIN, np.uint8), dims=["y"])
+    seen = [samples[0] for samples in loader(volume, split, block=None, batch=1).steps(0, 4)]
+    for raw, line in seen:
+        np.testing.assert_array_equal(line, raw[0, :, 4])
+    assert len({raw.tobytes() for raw, _ in seen}) == 2
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 8), (8, 12), (7, 7), (9, 6)])
+def test_coarse_labels_lie_under_the_cells_they_are_of(rows: int, columns: int) -> None:
+    """A size that the factor does not divide is no exception: the last, incomplete cell moves when a view flips."""
+    volume = coded(rows, columns)
+    for ((raw, labels),) in loader(volume, block=None, factor=2, batch=1).steps(0, 8):
+        np.testing.assert_array_equal(labels, coarsen_labels(raw[0].astype(np.int64), 2, len(volume.classes)))
+
+
+def test_views_end_at_their_step() -> None:
+    volume = coded(8, 8)
+    plain = {volume.read(block).tobytes() for block in loader(volume).blocks}
+    shown = loader(volume, augment_until=5)
+    assert all(raw.tobytes() in plain for step in range(5, 20) for raw, _ in shown.samples(step))
+    assert not all(raw.tobytes() in plain for step in range(5) for raw, _ in shown.samples(step))
+    never = loader(volume, augment_until=0)
+    assert all(raw.tobytes() in plain for step in range(9) for raw, _ in never.samples(step))
+
+
+def test_blocks_without_training_labels_are_skipped() -> None:
+    volume = coded(8, 12)
+    split = everywhere(volume, TEST)
+    split[5, 1] = TRAIN
+    split[0, 8:] = TRAIN
+    found = loader(volume, split, batch=2)
+    assert found.blocks == [(slice(0, 4), slice(8, 12)), (slice(4, 8), slice(0, 4))]
+    for samples in found.steps(0, 10):
+        assert sorted((labels != IGNORE).sum() for _, labels in samples) == [1, 4]
+
+
+def test_only_training_labels_are_ever_read() -> None:
+    volume = coded(8, 12)
+    split = everywhere(volume, UNUSED)
+    split[:, 3:6], split[:, 6:9], split[:, 9:] = TRAIN, VALIDATION, TEST
+    dense = volume.dataset.assign(truth=volume.dataset["labels"].copy(data=np.full((12, 8), 7, np.uint8)))
+    volume = Volume.of(dense, DataConfig(source="coded.zarr", space=["y", "x"]))
+    allowed = {IGNORE, *volume.read_labels(split, "train").ravel().tolist()}
+    seen = {int(k) for samples in loader(volume, split).steps(0, 12) for _, labels in samples for k in labels.ravel()}
+    assert seen == allowed
+
+
+def test_no_data_reaches_the_network_as_nan() -> None:
+    volume = coded(4, 4)
+    valid = volume.dataset["data"] != 5
+    hidden = Volume.of(volume.dataset.assign(valid=valid), DataConfig(source="coded.zarr", space=["y", "x"]))
+    for ((raw, labels),) in loader(hidden, block=None, batch=1).steps(0, 8):
+        assert np.isnan(raw[0][labels == 5]).all()
+        assert np.isnan(raw).sum() == 1
+
+
+def test_reading_ahead_keeps_the_order_and_runs_one_step_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = coded(12, 8)
+    expected = [loader(volume).samples(step) for step in range(3, 9)]
+    tested = loader(volume)
+    asked: list[tuple[int, str]] = []
+    plain = tested.samples
+
+    def noted(step: int) -> list[Pair]:
+        asked.append((step, threading.current_thread().name))
+        return plain(step)
+
+    monkeypatch.setattr(tested, "samples", noted)
+    for step, (samples, right) in enumerate(zip(tested.steps(3, 9), expected, strict=True), 3):
+        assert same(samples, right)
+        assert max(at for at, _ in asked) <= step + 1
+    assert [at for at, _ in asked] == list(range(3, 9))
+    assert all(thread.startswith("loader") for _, thread in asked)
+    assert tested.waited > 0
+    assert list(tested.steps(4, 4)) == list(tested.steps(5, 4)) == []
+
+
+def test_a_failure_while_reading_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    tested = loader(coded(12, 8))
+
+    def broken(*_: object) -> np.ndarray:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(Volume, "read", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(tested.steps(0, 3))
+
+
+def test_a_whole_volume_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tested = loader(coded(12, 8), block=None)
+    monkeypatch.setattr(Volume, "read", None)
+    before = tested.samples(0)
+    list(tested.steps(0, 10))
+    assert same(before, tested.samples(0))  # no view was made in place
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "words"),
+    [
+        ({}, TEST, "no block holds a training label; take larger blocks, or another split.seed"),
+        ({"block": [4, 20]}, TRAIN, r"data.block is \[4, 20\], but the volume has \[12, 8\] cells; give one size"),
+        (
+            {"block": [5, 4], "factor": 2},
+            TRAIN,
+            r"data.block \[5, 4\] puts a block at \[5, 0\], which is not on the network's output grid; take sizes that "
+            r"are multiples of 2 and divide the volume \[12, 8\]",
+        ),
+    ],
+)
+def test_refusals(changed: dict[str, object], code: int, words: str) -> None:
+    volume = coded(12, 8)
+    with pytest.raises(InputError, match=words):
+        loader(volume, everywhere(volume, code), **changed)
+
+
+def test_views_of_a_sample_undo_to_the_same_block() -> None:
+    volume = coded(4, 4)
+    raw = volume.read()
+    views = {apply_view(raw, view, [1, 2]).tobytes() for view in range(8)}
+    shown = {sample[0].tobytes() for samples in loader(volume, block=None, batch=2).steps(0, 4) for sample in samples}
+    assert shown == views  # in as many epochs as there are views, each comes once
