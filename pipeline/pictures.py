@@ -9,6 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.pictures_style import CLASS_COLOURS, WIDTH, picture
 
+CELL = 0.34
+"""Edge of a confusion matrix's cell, in inches."""
 _SCORES = {"miou": "mIoU", "oa": "OA", "aa": "AA", "kappa": "kappa"}
 
 
@@ -27,8 +29,13 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
     cells = matrix.sum(axis=1)
     share = 100 * matrix / np.maximum(cells, 1)[:, None]
     classes = len(class_names)
-    side = float(np.clip(2.4 + 0.34 * classes, 3.2, WIDTH))
-    with picture(path, side * 0.92, side) as figure:
+    letters = max(len(name) for name in class_names)
+    side = max(CELL * classes, 1.9)
+    width = side + 0.062 * (letters + 9) + 1.2
+    scale = min(WIDTH / width, 1)
+    slanted = classes > 3
+    height = side + (0.045 * letters + 0.2 if slanted else 0.2) + 0.35
+    with picture(path, height * scale, width * scale) as figure:
         ax = figure.subplots()
         drawn = ax.imshow(np.where(cells[:, None] > 0, share, np.nan), cmap="Blues", vmin=0, vmax=100)
         for row in range(classes):
@@ -44,9 +51,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
                         color="white" if dark else "0.15",
                         fontsize=7 if classes < 12 else 6,
                     )
-        ax.set_xticks(
-            range(classes), class_names, rotation=45 if classes > 3 else 0, ha="right" if classes > 3 else "center"
-        )
+        ax.set_xticks(range(classes), class_names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
         ax.set_yticks(range(classes), [f"{name} ({n:,})" for name, n in zip(class_names, cells, strict=True)])
         ax.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
         ax.set_yticks(np.arange(classes - 1) + 0.5, minor=True)
@@ -154,11 +159,15 @@ def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path, *, scor
                 label=f"rank {rank}",
             )
         points.set_xticks(depths)
+        points.margins(0.12)
         points.set_xlabel("depth (layers)")
         points.set_ylabel(score)
         points.grid(color="0.92", linewidth=0.6)
         points.set_axisbelow(True)
-        points.legend(title="hollow: stopped early" if any(t.get("steps", 0) < longest for t in scored) else None)
+        hollow = any(trial.get("steps", 0) < longest for trial in scored)
+        legend = points.legend(title="hollow: stopped early" if hollow else None)
+        for handle, colour in zip(legend.legend_handles, CLASS_COLOURS, strict=False):
+            handle.set_facecolor(colour)
         drawn = table.imshow(best, cmap="cividis", aspect="auto", origin="lower")
         for row, column in np.argwhere(np.isfinite(best)):
             low = best[row, column] < (np.nanmin(best) + np.nanmax(best)) / 2

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 
 from pipeline.pictures_sections import Section, sections
 from pipeline.pictures_style import (
+    NO_DATA,
     PART_COLOURS,
     RIGHT,
     WIDTH,
@@ -31,6 +32,8 @@ from pipeline.pictures_style import (
 
 OVERLAY = 0.45
 """Opacity of labels over the data."""
+SPLIT_COLUMNS = 3
+"""Columns of the class legend below a map of half the picture's width."""
 PARTS = ("unused", "train", "validation", "test")
 """Names of the split's codes 0 to 3, as in `datasets.split`."""
 
@@ -41,9 +44,11 @@ def _panels(figure: Figure, planes: Sequence[Section], columns: int) -> list[lis
     return [list(row) for row in grid]
 
 
-def _height(planes: Sequence[Section], columns: int, legend_rows: int) -> float:
-    width = (WIDTH - 0.7) / columns - 0.15
-    return sum(plane.aspect * width + 0.62 for plane in planes) + 0.2 * legend_rows + 0.1
+def _height(planes: Sequence[Section], columns: int, legend_rows: int, *, bar: bool = False) -> float:
+    """Estimate the height in inches that panels, their titles and numbers, and the legend fill."""
+    width = (WIDTH - (1.4 if bar else 0.7)) / columns - 0.15
+    room = 0.6 if len(planes) == 1 else 0.72
+    return sum(plane.aspect * width + room for plane in planes) + 0.2 * legend_rows + 0.1
 
 
 def _legend(figure: Figure, handles: list[Patch]) -> None:
@@ -58,13 +63,24 @@ def _data(
     ax: Axes, plane: Section, background: np.ndarray, limits: tuple[float, float], *, labels: bool = True
 ) -> object:
     colour = background.ndim == (3 if plane.fixed is None else 4)
-    ax.set_facecolor("#f4e9d8")
+    ax.set_facecolor(NO_DATA)
     image = plane.cut(background)
     if colour:
         filled = np.concatenate([np.nan_to_num(image), np.isfinite(image).all(axis=-1, keepdims=True)], axis=-1)
         return show(ax, filled, plane.rows, plane.columns, labels=labels)
     low, high = limits
     return show(ax, image, plane.rows, plane.columns, labels=labels, cmap="gray", vmin=low, vmax=high)
+
+
+def _no_data(background: np.ndarray) -> list[Patch]:
+    """Make the legend of the colour that shows through where there is no data, if there is such a place."""
+    return [] if np.isfinite(background).all() else patches(["no data"], np.array([to_rgb(NO_DATA)]))
+
+
+def _common_class(labels: np.ndarray) -> int:
+    """Return the class that fills more than half of the volume, whose tint would only darken the data, or -1."""
+    counts = np.bincount(labels[labels >= 0].astype(np.int64), minlength=1)
+    return int(counts.argmax()) if 2 * counts.max() > labels.size else -1
 
 
 def _as_map(axes: Sequence[Axis], *grids: np.ndarray) -> tuple[list[Axis], list[np.ndarray]]:
@@ -108,34 +124,24 @@ def draw_split(
     ]
     flat = labels.shape[-1] == 1
     names = patches(class_names, class_colours(len(class_names)), present_classes(labels)) if flat else []
-    with picture(path, _height([plane], 2, max(_legend_rows(names), 1) + 2)) as figure:
+    with picture(path, _height([plane], 2, max(-(-len(names) // SPLIT_COLUMNS), 2))) as figure:
         ((left, right),) = _panels(figure, [plane], 2)
         if flat:
             show(left, paint(labels[..., 0], class_colours(len(class_names))), plane.rows, plane.columns)
             left.set_title("labels")
         else:
             drawn = show(left, labelled.mean(axis=-1), plane.rows, plane.columns, cmap="cividis", vmin=0, vmax=1)
-            figure.colorbar(drawn, ax=left, shrink=0.8, label="labelled share of a column")
+            figure.colorbar(
+                drawn, ax=left, shrink=0.8, pad=0.02, aspect=25, panchor=False, label="labelled share of a column"
+            )
             left.set_title("labels")
         rgba = paint(codes, colours)
         rgba[..., 3] = np.where(labelled.any(axis=-1), 1.0, 0.18)
         show(right, rgba, plane.rows, plane.columns, labels=False)
         right.set_title("split (pale: no labels there)")
-        if flat:
-            left.legend(
-                handles=names,
-                loc="upper center",
-                bbox_to_anchor=(0.5, -0.2 / plane.aspect),
-                ncols=3,
-                handlelength=1,
-            )
-        right.legend(
-            handles=handles,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.2 / plane.aspect),
-            ncols=2,
-            handlelength=1,
-        )
+        if names:
+            figure.legend(handles=names, loc="outside lower left", ncols=SPLIT_COLUMNS, handlelength=1.2)
+        figure.legend(handles=handles, loc="outside lower right", ncols=2, handlelength=1.2)
 
 
 def draw_volume(
@@ -173,23 +179,32 @@ def draw_volume(
     axes, (background,) = _as_map(axes, background)
     planes = sections(axes, labels)
     limits = grey_limits(background)
+    grey = background.ndim == len(axes)
     handles = [] if labels is None else patches(class_names, colours, present_classes(labels))
+    bare = -1 if labels is None else _common_class(labels)
     beside = len(planes) == 1 and labels is not None
+    if bare >= 0 and not beside:
+        handles = [handle for handle in handles if handle.get_label() != class_names[bare]]
+        handles.append(
+            Patch(facecolor="0.6", edgecolor="0.3", linewidth=0.4, label=f"{class_names[bare]} (not tinted)")
+        )
+    handles += _no_data(background)
     columns = 2 if beside else len(planes)
     tallest = max(planes, key=lambda plane: plane.aspect)
-    with picture(path, _height([tallest], columns, _legend_rows(handles) + 1)) as figure:
+    with picture(path, _height([tallest], columns, _legend_rows(handles), bar=grey)) as figure:
         panels: list[Axes] = list(figure.subplots(1, columns, squeeze=False)[0])
         drawn = None
         for ax, plane in zip(panels, planes, strict=False):
             drawn = _data(ax, plane, background, limits)
             ax.set_title(plane.title or "data")
             if labels is not None and not beside:
-                show(ax, paint(plane.cut(labels), colours, OVERLAY), plane.rows, plane.columns, bare=True)
+                cut = plane.cut(labels)
+                show(ax, paint(np.where(cut == bare, -1, cut), colours, OVERLAY), plane.rows, plane.columns, bare=True)
         if beside and labels is not None:
             show(panels[1], paint(labels, colours), planes[0].rows, planes[0].columns, labels=False)
             panels[1].set_title(title)
-        if background.ndim == len(axes):
-            figure.colorbar(drawn, ax=panels, shrink=0.7, pad=0.02, label=quantity)  # type: ignore[arg-type]
+        if grey:
+            figure.colorbar(drawn, ax=panels, shrink=0.7, pad=0.02, aspect=25, panchor=False, label=quantity)  # type: ignore[arg-type]
         if handles:
             _legend(figure, handles)
 
@@ -227,7 +242,7 @@ def draw_prediction(
     wrong = np.where(target < 0, -1, (target != prediction).astype(np.int64))
     verdicts = np.array([to_rgb(RIGHT), to_rgb(WRONG)])
     handles = patches(class_names, colours, present_classes(target, prediction))
-    handles += patches(["right", "wrong"], verdicts)
+    handles += _no_data(background) + patches(["right", "wrong"], verdicts)
     share = float((wrong == 1).sum() / max((wrong >= 0).sum(), 1))
     with picture(path, _height(planes, 4, _legend_rows(handles))) as figure:
         for plane, panels in zip(planes, _panels(figure, planes, 4), strict=True):

@@ -26,8 +26,9 @@ CLASS_COLOURS = (
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#0000ff", "#242400", "#240092"),
     *("#490049", "#dbdb92", "#924924", "#246eff", "#494949", "#6e92ff", "#b6dbff", "#2449b6", "#49006e", "#ff496e"),
 )
-PART_COLOURS = {"train": "#0072b2", "validation": "#e69f00", "test": "#009e73", "unused": "#8c8c8c"}
-RIGHT, WRONG = "#c3d7e8", "#b2182b"
+# From Paul Tol's muted set: none is a class colour.
+PART_COLOURS = {"train": "#332288", "validation": "#ddcc77", "test": "#44aa99", "unused": "#b5b5b5"}
+RIGHT, WRONG, NO_DATA = "#c3d7e8", "#b2182b", "#f4e3c8"
 
 _LOOK: dict[Any, Any] = {
     "font.size": 8,
@@ -162,7 +163,7 @@ def aspect_of(rows: Axis, columns: Axis) -> float:
     True to scale where both axes share a unit; else square cells; never flatter than 0.35 or steeper than 1.5, so that
     a thin section stays readable.
     """
-    same = rows.units == columns.units
+    same = rows.units == columns.units not in ("", "1")
     height = rows.size * abs(rows.step if same else 1.0)
     width = columns.size * abs(columns.step if same else 1.0)
     return float(np.clip(height / width, 0.35, 1.5))
@@ -197,10 +198,11 @@ def show(
     if bare:
         return drawn
     ax.set_box_aspect(aspect_of(rows, columns))
+    ax.set_anchor("N")
     if rows.name in {"y", "northing", "latitude", "lat"} and rows.step > 0 and rows.units:
         ax.invert_yaxis()
     ax.set_xlabel(columns.label)
-    ax.locator_params(axis="x", nbins=4)
+    ax.locator_params(axis="x", nbins=3)
     ax.locator_params(axis="y", nbins=5)
     ax.spines[["top", "right"]].set_visible(True)
     if labels:

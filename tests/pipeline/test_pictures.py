@@ -3,14 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pytest
-import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -26,11 +22,6 @@ from pipeline.pictures_style import (
     WRONG,
     Axis,
     class_colours,
-    grey_limits,
-    grid_axes,
-    paint,
-    picture,
-    show,
 )
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -106,7 +97,7 @@ def test_a_map_stands_beside_its_labels(drawn: Drawn) -> None:
     names = ["sand", "clay", "salt"]
     draw_volume(data, labels, names, MAP, drawn.path, quantity="NDVI")
     assert drawn.titles == ["data", "labels"]
-    assert drawn.legend == ["sand", "salt"]
+    assert drawn.legend == ["sand", "salt", "no data"]
     rgba = drawn.image(1)
     np.testing.assert_allclose(rgba[labels == 2], [[*to_rgb(CLASS_COLOURS[2]), 1]] * (labels == 2).sum())
     assert (rgba[labels < 0, 3] == 0).all()
@@ -132,13 +123,21 @@ def test_a_cube_is_three_sections_with_its_labels_laid_over(drawn: Drawn) -> Non
     assert drawn.titles == ["depth 15 m", "crossline 210", "inline 104"]
     axes = [(ax.get_xlabel(), ax.get_ylabel()) for ax in drawn.panels]
     assert axes == [("crossline", "inline"), ("inline", "depth (m)"), ("crossline", "depth (m)")]
-    assert drawn.legend == ["salt"]
+    assert drawn.legend == ["salt", "no data"]
     for panel, cell in enumerate([(4, 5), (3, 4), (3, 5)]):
         rgba = drawn.image(panel, 1)
         np.testing.assert_allclose(rgba[cell], [*to_rgb(CLASS_COLOURS[1]), OVERLAY])
         assert (rgba[..., 3] > 0).sum() == 1
     np.testing.assert_array_equal(drawn.image(2), data[4].T)
     drawn.pixels()
+
+
+def test_a_class_that_fills_a_cube_is_left_untinted_and_called_so(drawn: Drawn) -> None:
+    labels = np.zeros([axis.size for axis in CUBE], np.int64)
+    labels[4, 5, 3] = 1
+    draw_volume(np.ones(labels.shape), labels, ["rock", "salt"], CUBE, drawn.path)
+    assert drawn.legend == ["salt", "rock (not tinted)"]
+    assert [(drawn.image(panel, 1)[..., 3] > 0).sum() for panel in range(3)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("axes", "panels"), [(MAP[1:], 1), (MAP, 1), (CUBE, 3)], ids=["line", "map", "cube"])
@@ -149,7 +148,7 @@ def test_data_without_labels(drawn: Drawn, axes: list[Axis], panels: int, colour
     image = backdrop(raw, range(len(axes)), colour=colour)
     draw_volume(image, None, [], axes, drawn.path)
     assert len(drawn.panels) == panels
-    assert drawn.legend == []
+    assert drawn.legend == ["no data"]
     assert len(drawn.figure.axes) == panels + (not colour)  # a grey picture has a colour bar
     drawn.pixels()
 
@@ -201,7 +200,7 @@ def test_a_prediction_without_any_label_to_compare(drawn: Drawn) -> None:
     data, target = scene(MAP)
     draw_prediction(data, np.full_like(target, -1), np.zeros_like(target), ["a", "b"], MAP, drawn.path)
     assert drawn.titles[3] == "errors: 0.0% of the labelled"
-    assert drawn.legend == ["a", "right", "wrong"]
+    assert drawn.legend == ["a", "no data", "right", "wrong"]
 
 
 @pytest.mark.parametrize("kind", ["map", "cube", "line"])
@@ -297,61 +296,3 @@ def test_a_backdrop_averages_over_what_is_there() -> None:
     assert (red[0], red[-1]) == (1, 0)  # long wavelengths, the last third, are red
     assert (green[0], green[-1]) == (0, 1)
     assert np.ptp(blue) == 0
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 60), st.integers(0, 2**32 - 1))
-def test_paint_gives_each_class_its_colour_and_none_to_no_class(classes: int, seed: int) -> None:
-    index = np.random.default_rng(seed).integers(-1, classes, (4, 5))
-    colours = class_colours(classes)
-    rgba = paint(index, colours, 0.5)
-    for cell, k in np.ndenumerate(index):
-        np.testing.assert_array_equal(rgba[cell], [0, 0, 0, 0] if k < 0 else [*colours[k], 0.5])
-
-
-def test_up_to_sixty_classes_differ() -> None:
-    assert len({to_hex(colour) for colour in class_colours(60)}) == 60
-
-
-@pytest.mark.parametrize(
-    ("values", "units", "label", "third"),
-    [
-        ([0, 5, 10], "m", "n (m)", "n 10 m"),
-        ([0, 5, 10], "1", "n", "n 10"),
-        ([0, 5, 10], "", "n", "n 10"),
-        ([500_000, 500_030, 500_060], "m", "n (km)", "n 500.06 km"),
-        ([0, 5, 11], "m", "n", "n 2"),
-        (["a", "b", "c"], "", "n", "n 2"),
-    ],
-)
-def test_an_axis_speaks_its_units(values: list[object], units: str, label: str, third: str) -> None:
-    axis = Axis.of("n", values, units)
-    assert (axis.label, axis.at(2), axis.size) == (label, third, 3)
-
-
-def test_axes_of_a_dataset_and_north_up() -> None:
-    data = xr.DataArray(np.zeros((3, 4)), {"y": ("y", [10.0, 20.0, 30.0], {"units": "m"})}, ["y", "band"])
-    dataset = data.to_dataset(name="data")
-    y, band = grid_axes(dataset, ["y", "band"])
-    assert (y, band) == (Axis("y", 3, 10.0, 10.0, "m"), Axis("band", 4))
-    assert y.edges == (5.0, 35.0)
-    for axis, top in ((y, 35.0), (Axis("y", 3, 30.0, -10.0, "m"), 35.0), (Axis("depth", 3, 10.0, 10.0, "m"), 5.0)):
-        ax = Figure().subplots()
-        show(ax, np.zeros((3, 4)), axis, band)
-        assert ax.get_ylim()[1] == top
-
-
-@pytest.mark.parametrize(
-    ("values", "limits"),
-    [([np.nan], (0, 1)), ([3.0, 3.0], (2.5, 3.5)), ([-1.0, 1.0], (-0.96, 0.96)), ([0.0, 100.0], (2, 98))],
-)
-def test_grey_limits(values: list[float], limits: tuple[float, float]) -> None:
-    assert grey_limits(np.array(values)) == pytest.approx(limits)
-
-
-def test_a_picture_that_fails_leaves_no_file_and_no_settings(tmp_path: Path) -> None:
-    before = dict(mpl.rcParams)
-    with pytest.raises(RuntimeError, match="half-way"), picture(tmp_path / "p.png", 2):
-        raise RuntimeError("half-way")
-    assert list(tmp_path.iterdir()) == []
-    assert dict(mpl.rcParams) == before
