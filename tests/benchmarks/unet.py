@@ -3,6 +3,7 @@
 B batch, C raw channels, K classes, N space of the data, L space of the labels.
 """
 
+import bisect
 import math
 
 import torch
@@ -18,7 +19,8 @@ LEVELS = 4
 """Resolutions of the U-Net, each half the one before."""
 
 
-def _network(space: int, channels: int, classes: int, width: int) -> UNet:
+def unet(space: int, channels: int, classes: int, width: int) -> UNet:
+    """Make the U-Net of a width: two residual units a level, batch norm."""
     return UNet(
         spatial_dims=space,
         in_channels=channels,
@@ -30,17 +32,21 @@ def _network(space: int, channels: int, classes: int, width: int) -> UNet:
     )
 
 
-def _size(network: nn.Module) -> int:
+def size_of(network: nn.Module) -> int:
+    """Count the parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def nearest_width(space: int, channels: int, classes: int, parameters: int) -> int:
-    """Find the width whose U-Net comes closest to a number of parameters, which grow with its square."""
-    with torch.device("meta"):
-        return min(
-            range(4, 257),
-            key=lambda width: abs(math.log(_size(_network(space, channels, classes, width)) / parameters)),
-        )
+    """Find the width, 4 or more, whose U-Net comes closest in ratio to a number of parameters, by bisection."""
+    widths = range(4, 1025)
+
+    def excess(width: int) -> float:
+        with torch.device("meta"):
+            return math.log(size_of(unet(space, channels, classes, width)) / parameters)
+
+    above = bisect.bisect_left(widths, 0.0, key=excess)
+    return min((widths[at] for at in (above - 1, above) if 0 <= at < len(widths)), key=lambda width: abs(excess(width)))
 
 
 class UNetTwin(nn.Module):
@@ -75,7 +81,7 @@ class UNetTwin(nn.Module):
         channels = config.channels * (2 if config.validity else 1) * math.prod(sizes[axis] for axis in self.gone)
         space = config.space - len(self.gone)
         width = nearest_width(space, channels, len(config.classes), parameters)
-        self.unet = _network(space, channels, len(config.classes), width)
+        self.unet = unet(space, channels, len(config.classes), width)
 
     def forward(self, raw: Tensor) -> Tensor:
         """Map raw data [B, C, *N] with NaN for no data to logits [B, K, *L]."""
@@ -96,6 +102,6 @@ def unet_twin(run: Run) -> UNetTwin:
     """Make the twin of a run's segmenter, with weights from the run's seed."""
     prepared = run.prepared
     mean, deviation = torch.from_numpy(prepared.mean), torch.from_numpy(prepared.deviation)
-    size = _size(Segmenter(prepared.segmenter, mean, deviation))
+    size = size_of(Segmenter(prepared.segmenter, mean, deviation))
     torch.manual_seed(run.config.training.seed)
     return UNetTwin(prepared.segmenter, mean, deviation, run.volume.shape, size)
