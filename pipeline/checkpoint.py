@@ -92,7 +92,7 @@ def best_checkpoint(run: Path) -> Path:
     """
     found = complete_checkpoints(Path(run) / "checkpoints")
     if not found:
-        raise InputError(f"{run} has no checkpoint yet; train it first, or go on with `python -m pipeline train --resume`")
+        raise InputError(f"{run} has no checkpoint yet; go on with it by `python -m pipeline train ... --resume`")
     return max(found, key=lambda path: read_meta(path).score)
 
 

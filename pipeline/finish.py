@@ -102,7 +102,8 @@ def draw(
     keep = [volume.space.index(dim) for dim in volume.label_dims]
     thin = (slice(None, None, factor),) * len(keep)
     image = backdrop(raw, keep, colour="band" in volume.channel_dims)[thin]
-    grid = grid_axes(volume.dataset.isel({dim: slice(None, None, factor) for dim in volume.label_dims}), volume.label_dims)
+    thinned = volume.dataset.isel(dict(zip(volume.label_dims, thin, strict=True)))
+    grid = grid_axes(thinned, volume.label_dims)
     map_dims = [str(dim) for dim in run.split.dims]
     all_labels = volume.read_labels()
     order = [volume.label_dims.index(dim) for dim in map_dims]

@@ -124,11 +124,11 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
             clip=recipe.clip,
             interrupted=context.interrupted(),
         )
-        rate = training.schedule.get_last_lr()[0]
+        rate = float(training.schedule.get_last_lr()[0])
         training.schedule.step()
         progress.step += 1
         seconds = time.perf_counter() - started
-        values = {
+        values: dict[str, float] = {
             "loss": result.loss,
             "gradient_norm": result.gradient_norm,
             "rate": rate,

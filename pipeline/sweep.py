@@ -31,9 +31,8 @@ from pipeline.worker import cluster
 def trial_recipe(config: RunConfig, folder: Path, name: str, choice: dict[str, int]) -> RunConfig:
     """Make the recipe of one trial: the base recipe with an hourglass of the chosen depth, rank and levels."""
     layers = hourglass(choice["depth"], choice["rank"], choice["levels"])
-    return replace(
-        config, name=name, runs=str(folder), network=replace(config.network, layers=layers), cluster=ClusterConfig(workers=0)
-    )
+    network = replace(config.network, layers=layers)
+    return replace(config, name=name, runs=str(folder), network=network, cluster=ClusterConfig(workers=0))
 
 
 def run_trial(choice: dict[str, int], *, config: RunConfig, folder: str, parent: str, threads: int) -> None:
@@ -107,14 +106,17 @@ def check_space(sweep: SweepConfig) -> None:
     need = 2 * max(sweep.levels) + 1
     if min(sweep.depth) < need:
         raise InputError(
-            f"sweep.depth holds {min(sweep.depth)}, but {max(sweep.levels)} levels and back take at least {need} layers; "
-            "raise the depth or lower sweep.levels"
+            f"sweep.depth holds {min(sweep.depth)}, but {max(sweep.levels)} levels and back take at least {need} "
+            "layers; raise the depth or lower sweep.levels"
         )
 
 
 def trials_table(rows: list[dict[str, Any]]) -> str:
     """Lay out the trials, best first, as Markdown."""
-    lines = ["| depth | rank | levels | parameters | steps | seconds | validation mIoU |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| depth | rank | levels | parameters | steps | seconds | validation mIoU |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         lines.append(
             f"| {row['depth']} | {row['rank']} | {row['levels']} | {row['parameters']:,} | {row['step']} "
@@ -161,14 +163,15 @@ def tune(config: RunConfig, *, overwrite: bool = False) -> list[dict[str, Any]]:
         artifacts=folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
     )
     threads = config.cluster.cpus_per_worker or 1
-    resources = {"CPU": threads, "GPU": 1} if config.cluster.gpu else {"CPU": threads}
+    resources: dict[str, float] = {"CPU": threads, "GPU": 1} if config.cluster.gpu else {"CPU": threads}
     trainable = ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent, threads=threads)
     tracker = Tracker(uri, parent)
     status = "FAILED"
     try:
         with cluster(config.cluster):
             search: Any = OptunaSearch(metric="score", mode="max", seed=config.training.seed)
-            search = ConcurrencyLimiter(search, max_concurrent=sweep.concurrent or max(1, (os.cpu_count() or 1) // threads))
+            concurrent = sweep.concurrent or max(1, (os.cpu_count() or 1) // threads)
+            search = ConcurrencyLimiter(search, max_concurrent=concurrent)
             tuner = ray.tune.Tuner(
                 ray.tune.with_resources(trainable, resources),
                 param_space={name: ray.tune.choice(getattr(sweep, name)) for name in ("depth", "rank", "levels")},
@@ -188,8 +191,8 @@ def tune(config: RunConfig, *, overwrite: bool = False) -> list[dict[str, Any]]:
             )
             results = tuner.fit()
         rows = []
-        for result in results:
-            if result.metrics and "run_id" in result.metrics:
+        for result in (results[number] for number in range(len(results))):
+            if result.config and result.metrics and "run_id" in result.metrics:
                 rows.append({**result.config, **{k: result.metrics[k] for k in _COLUMNS}})
         rows.sort(key=lambda row: -row["best"])
         for row in rows:
@@ -197,7 +200,8 @@ def tune(config: RunConfig, *, overwrite: bool = False) -> list[dict[str, Any]]:
             child.end("FINISHED")
         table = trials_table(rows)
         (folder / "trials.md").write_text(table + "\n")
-        draw_trials([{**row, "score": row["best"], "steps": row["step"]} for row in rows], folder / "pictures" / "trials.png")
+        drawn = [{**row, "score": row["best"], "steps": row["step"]} for row in rows]
+        draw_trials(drawn, folder / "pictures" / "trials.png")
         tracker.artifact(folder / "trials.md")
         tracker.artifact(folder / "pictures" / "trials.png", "pictures")
         if rows:

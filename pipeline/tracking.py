@@ -81,7 +81,10 @@ def create_run(
         try:
             experiment_id = client.create_experiment(experiment, artifact_location=location)
         except MlflowException:  # somebody else made it in between
-            experiment_id = client.get_experiment_by_name(experiment).experiment_id
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                raise
+            experiment_id = found.experiment_id
     else:
         experiment_id = found.experiment_id
     marks = dict(tags) | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})

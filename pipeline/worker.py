@@ -1,6 +1,7 @@
-"""Ray Train around the loop: ranks, devices, checkpoints in Ray's storage, restarts. The only door to Ray for training."""
+"""Ray Train around the loop: ranks, devices, checkpoints in Ray's storage, restarts; training's only door to Ray."""
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -110,11 +111,11 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
         cores = max(os.cpu_count() or 1, config.workers * threads_per_worker(config))
         if config.address == "local":
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine is not taken away
-            ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level="error")
+            ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level=logging.ERROR)
             os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         else:
             try:
-                ray.init(address=config.address, logging_level="warning")
+                ray.init(address=config.address, logging_level=logging.WARNING)
             except ConnectionError as error:
                 raise InputError(
                     f"no Ray cluster answers at cluster.address {config.address!r}; start one with "
@@ -143,14 +144,14 @@ def train_on_ray(run: Run, run_id: str) -> None:
     threads = threads_per_worker(config)
     resources = {"CPU": threads, "GPU": 1} if config.gpu else {"CPU": threads}
     with cluster(config):
-        bell = Bell.remote()
+        bell = Bell.remote()  # type: ignore[attr-defined]  # the decorator's work
         trainer = TorchTrainer(
             work,
             train_loop_config={"folder": str(run.folder), "run_id": run_id, "threads": threads, "bell": bell},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=resources
             ),
-            run_config=ray.train.RunConfig(
+            run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as its predecessor
                 name=run.checkpoints.name,
                 storage_path=str(run.folder),
                 failure_config=ray.train.FailureConfig(max_failures=config.max_failures),

@@ -15,7 +15,7 @@ from pipeline.config import ClusterConfig, RunConfig, TrainingConfig
 
 
 def tiny_dataset(seed: int = 0, size: int = 24, bands: int = 4) -> xr.Dataset:
-    """Make a (band, y, x) scene of two classes in a chequer of fields, with noise, a hole without data and few labels."""
+    """Make a (band, y, x) scene of two classes in a chequer of fields, with noise, a hole without data, few labels."""
     draw = np.random.default_rng(seed)
     field = (np.add.outer(np.arange(size) // 4, np.arange(size) // 4) % 2).astype(np.uint8)
     spectra = np.array([[0.0] * bands, [1.0] * bands])
@@ -55,7 +55,7 @@ def tiny_volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_volume(tiny_dataset(), tmp_path_factory.mktemp("tiny") / "tiny.zarr")
 
 
-@pytest.fixture()
+@pytest.fixture
 def recipe(tiny_volume: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     """Make a recipe over the tiny volume; keywords replace fields of its parts (``steps`` and the like: training)."""
 

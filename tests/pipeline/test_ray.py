@@ -151,7 +151,7 @@ def test_a_sweep_tracks_its_trials_and_ranks_them(recipe, ray_here, capsys):
     assert not any(key.startswith("test/") for child in children for key in child.data.metrics)
 
 
-@pytest.fixture()
+@pytest.fixture
 def head(tmp_path):
     """A Ray head started by ``ray start``, stopped by its own process group only."""
     port = 20_000 + os.getpid() % 20_000

@@ -61,7 +61,8 @@ def test_gradient_is_clipped_to_the_stated_norm():
     network = model()
     optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
     before = torch.cat([parameter.detach().flatten().clone() for parameter in network.parameters()])
-    result = train_step(network, optimiser, samples(2, [1, 1]), torch.ones(3, dtype=torch.float64), micro_batch=2, clip=1e-3)
+    weights = torch.ones(3, dtype=torch.float64)
+    result = train_step(network, optimiser, samples(2, [1, 1]), weights, micro_batch=2, clip=1e-3)
     after = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
     assert result.gradient_norm > 1e-3
     assert float((before - after).norm()) == pytest.approx(1e-3, rel=1e-3)

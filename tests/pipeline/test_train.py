@@ -1,6 +1,7 @@
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def test_a_run_learns_and_leaves_everything_behind(recipe):
     metrics = run.read("metrics.json")
     assert metrics["test/miou"] > 0.75
     assert metrics["inversion_error"] < 1e-5
-    assert {path.name for path in run.pictures.iterdir()} == {"split.png", "prediction.png", "confusion.png", "curves.png"}
+    pictures = {"split.png", "prediction.png", "confusion.png", "curves.png"}
+    assert {path.name for path in run.pictures.iterdir()} == pictures
     history = read_history(run)
     assert [row["step"] for row in history] == list(range(1, 41))
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
@@ -61,7 +63,7 @@ def test_a_run_learns_and_leaves_everything_behind(recipe):
     }
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -78,15 +80,15 @@ def test_a_killed_run_resumes_to_the_very_same_weights(recipe, kill_after):
             nonlocal taken
             taken += 1
             if taken == kill_after:
-                raise Killed
+                raise KilledError
 
         def progress(self, line):
             pass
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(run, Context(store=storage, listener=DiesAtStep()))
     torch.manual_seed(12345)
-    np.random.seed(1)
+    np.random.seed(1)  # noqa: NPY002  the global state is what must not matter
     resumed = train(config, resume=True)
     assert same(weights_of(plain), weights_of(resumed))
     assert plain.read("metrics.json")["confusion"] == resumed.read("metrics.json")["confusion"]
@@ -99,9 +101,20 @@ def test_the_comparison_of_weights_sees_one_step_more(recipe):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_a_checkpoint_and_a_killed_run_that_goes_on(recipe, number, capsys):
     config = recipe("stopped", steps=2000, validate_every=1000)
-    threading.Timer(3.0, lambda: os.kill(os.getpid(), number)).start()
+    journal = Path(config.runs) / "stopped" / "history.jsonl"
+
+    def interrupt_a_running_step() -> None:
+        for _ in range(600):
+            if journal.is_file() and journal.read_text().count("\n") >= 2:
+                os.kill(os.getpid(), number)
+                return
+            time.sleep(0.1)
+
+    watcher = threading.Thread(target=interrupt_a_running_step)
+    watcher.start()
     with pytest.raises(Interrupted):
         train(config)
+    watcher.join()
     run = Run.open(Path(config.runs) / "stopped")
     step = run.read("outcome.json")["step"]
     assert 0 < step < 2000
@@ -109,7 +122,8 @@ def test_an_interrupt_leaves_a_checkpoint_and_a_killed_run_that_goes_on(recipe, 
     client = MlflowClient(run.tracking_uri)
     run_id = run.read("tracking.json")["run_id"]
     assert client.get_run(run_id).info.status == "KILLED"
-    assert f"stopped at step {step} with a checkpoint; go on with the same command and --resume" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"stopped at step {step} with a checkpoint; go on with the same command and --resume" in shown
 
 
 def test_early_stopping_keeps_the_best_and_the_newest(recipe):
@@ -129,7 +143,7 @@ def test_resume_refuses_another_recipe(recipe):
 
 def test_an_existing_run_is_refused_and_replaced_on_demand(recipe):
     first = train(recipe("again", steps=4))
-    with pytest.raises(InputError, match="again exists already; .*--overwrite to replace it"):
+    with pytest.raises(InputError, match=r"again exists already; .*--overwrite to replace it"):
         train(recipe("again", steps=4))
     assert (first.folder / "metrics.json").exists()
     train(recipe("again", steps=4), overwrite=True)
@@ -151,7 +165,7 @@ def test_an_unreachable_tracking_server_is_refused_before_any_work(recipe):
 def test_a_size_that_does_not_divide_is_refused_with_the_sizes_that_do(recipe):
     config = recipe("odd")
     config = replace(config, network=replace(config.network, padding="refuse", layers="4 d4 d4 d4 d4"))
-    with pytest.raises(ConfigError, match="16.*32"):
+    with pytest.raises(ConfigError, match=r"16.*32"):
         train(config)
     assert not (Path(config.runs) / "odd").exists()
 
