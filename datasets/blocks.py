@@ -4,7 +4,6 @@ A sample is a block (slices along the space axes) under a view (flips and a swap
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -13,22 +12,6 @@ import numpy as np
 from datasets.errors import InputError
 
 _ORDER, _VIEWS = 0, 1  # streams of random numbers, so that the order of blocks and their views are independent
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A block of the volume under a view.
-
-    Attributes
-    ----------
-    block
-        One slice for each space axis, in cells.
-    view
-        Number of the view, 0 (as it is) .. ``view_count - 1``.
-    """
-
-    block: tuple[slice, ...]
-    view: int
 
 
 def tile(shape: Sequence[int], block: Sequence[int] | None) -> list[tuple[slice, ...]]:

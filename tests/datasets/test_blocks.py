@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.blocks import Sample, apply_view, plan_step, tile, undo_view, view_count
+from datasets.blocks import apply_view, plan_step, tile, undo_view, view_count
 from datasets.errors import InputError
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
@@ -39,10 +39,6 @@ def test_no_block_means_the_whole_volume():
 def test_a_block_that_does_not_fit_is_refused(block):
     with pytest.raises(InputError, match=r"data\.block is .*volume has \[5, 7\] cells; give one size from 1"):
         tile((5, 7), block)
-
-
-def test_a_sample_is_a_value():
-    assert Sample((slice(0, 2),), 1) == Sample((slice(0, 2),), 1)
 
 
 plans = {
