@@ -12,9 +12,11 @@ import torch
 from models.config import NetworkConfig, SegmenterConfig
 from pipeline.config import RunConfig
 from pipeline.context import Context
-from pipeline.loop import fit, new_segmenter
+from pipeline.loop import Outcome, fit, new_segmenter
 from pipeline.prepare import prepare
 from pipeline.recipe import dump_recipe
+from pipeline.run import Run
+from pipeline.state import Progress
 from tests.benchmarks import accuracy
 from tests.benchmarks.unet import UNetTwin, nearest_width, size_of, unet, unet_twin
 
@@ -146,9 +148,27 @@ def test_the_benchmark_prints_a_table_and_repeats_nothing(
 
 def test_the_telegraph_network_of_the_benchmark_is_the_runs_own(recipe: Callable[..., RunConfig]) -> None:
     run = prepare(recipe("own", steps=4))
-    measured, parameters = accuracy.trained_scores(run, new_segmenter)
-    assert parameters == sum(parameter.numel() for parameter in new_segmenter(run).parameters())
-    assert np.isfinite(measured.miou)
+    row = accuracy.score(run, "telegraph")
+    assert row["parameters"] == sum(parameter.numel() for parameter in new_segmenter(run).parameters())
+    assert np.isfinite(row["miou"])
+
+
+def test_the_unet_gets_the_rate_that_validates_best(
+    recipe: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepare(recipe("rates", steps=4))
+    tried = {}
+
+    def fake(run: Run, build: object) -> Outcome:
+        training = run.config.training
+        tried[training.rate] = training.steps
+        return Outcome(
+            Progress(best_score=1 if training.rate == 3e-3 else 0, best_step=1), False, torch.nn.Identity(), None
+        )
+
+    monkeypatch.setattr(accuracy, "train_best", fake)
+    assert accuracy.train_unet(run).progress.best_score == 1
+    assert tried == {1e-3: 8, 3e-3: 8, 1e-2: 8}
 
 
 def test_the_table_shows_mean_and_sample_deviation() -> None:
