@@ -1,14 +1,15 @@
-"""Peak memory and time of one training step against depth: ours, plain autograd, and torch's checkpoint.
+"""Peak memory and time of one training step against depth: ours, torch's checkpoint, and plain autograd.
 
     python -m tests.benchmarks.memory [--device cpu|cuda] [--quick] [--picture docs/memory.png]
 
-All three run the same network with the same weights. Every figure comes from a process of its own. On the CPU the peak
+All run the same network with the same weights. Every figure comes from a process of its own. On the CPU the peak
 is the resident one above what was resident before the step, on CUDA that of the allocator; both in units of one state
-(the float32 tensor [C, *N] between two layers).
+(the float32 tensor [C, *N] between two layers). Time is processor time of one thread on the CPU, wall time on CUDA.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -25,7 +26,12 @@ from models.chain import repeated, unrolled, unrolled_step
 from models.config import NetworkConfig, hourglass
 from models.network import TelegraphNetwork
 
-METHODS = {"telegraph": "reversible chain (ours)", "checkpoint": "torch.utils.checkpoint", "plain": "plain autograd"}
+METHODS = {
+    "telegraph": "reversible chain (ours)",
+    "segments": "torch.utils.checkpoint, segments of √depth layers",
+    "checkpoint": "torch.utils.checkpoint, every layer",
+    "plain": "plain autograd",
+}
 DEPTHS = (4, 8, 16, 32, 64)
 CHANNELS, REPEAT, RANK = 8, 8, 8
 RESULTS = Path(__file__).parent / "results"
@@ -37,29 +43,39 @@ def build(depth: int) -> TelegraphNetwork:
     return TelegraphNetwork(NetworkConfig(layers=hourglass(depth, RANK, 1), repeat=REPEAT), 2, CHANNELS)
 
 
-def checkpointed(network: TelegraphNetwork, x_BcN: Tensor) -> Tensor:
-    """Run the layers out of place, each recomputed in the backward pass from its stored input."""
-    plan = network.plan
-    x = repeated(x_BcN, plan.repeat)
-    increment = torch.zeros_like(x)
-    for layer, kernel, bias in zip(plan.layers, network.kernels, network.biases, strict=True):
-        x, increment = checkpoint(unrolled_step, plan, layer, x, increment, kernel, bias, use_reentrant=False)
+def checkpointed(network: TelegraphNetwork, x_BcN: Tensor, segment: int) -> Tensor:
+    """Run the layers out of place, each segment of layers recomputed in the backward pass from its stored input.
+
+    Between segments go the two newest states, and a state is handed on as it is, so that neighbours share what they
+    store: one state a layer for segments of one layer.
+    """
+    plan, weights = network.plan, list(zip(network.kernels, network.biases, strict=True))
+
+    def run(start: int, previous: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        for layer, (kernel, bias) in list(zip(plan.layers, weights, strict=True))[start : start + segment]:
+            newest, increment = unrolled_step(plan, layer, x, x - previous, kernel, bias)
+            previous, x = newest - increment if layer.resample else x, newest
+        return previous, x
+
+    previous = x = repeated(x_BcN, plan.repeat)
+    for start in range(0, len(weights), segment):
+        previous, x = checkpoint(run, start, previous, x, use_reentrant=False)
     return x.movedim(-1, 1)
 
 
-def runner(method: str) -> Callable[[TelegraphNetwork, Tensor], Tensor]:
-    """Return the forward pass of a method."""
+def forward(method: str, network: TelegraphNetwork, x_BcN: Tensor) -> Tensor:
+    """Run the network in one of the ways that are compared."""
     if method == "telegraph":
-        return lambda network, x_BcN: network(x_BcN)
-    if method == "checkpoint":
-        return checkpointed
-    return lambda network, x_BcN: unrolled(network.plan, x_BcN, network.parameters_in_order())[1]
+        return network(x_BcN)
+    if method == "plain":
+        return unrolled(network.plan, x_BcN, network.parameters_in_order())[1]
+    return checkpointed(network, x_BcN, 1 if method == "checkpoint" else math.isqrt(len(network.plan.layers)))
 
 
 def step(method: str, network: TelegraphNetwork, x_BcN: Tensor) -> None:
     """Take a forward and a backward pass from a read-out of four channels."""
     network.zero_grad(set_to_none=True)
-    runner(method)(network, x_BcN)[:, :4].square().mean().backward()
+    forward(method, network, x_BcN)[:, :4].square().mean().backward()
 
 
 def resident(field: str) -> int:
@@ -86,7 +102,7 @@ def peak_of(task: Callable[[], None], device: torch.device) -> int:
 
 
 def measure(quantity: str, method: str, depth: int, edge: int, device: torch.device) -> float:
-    """Measure the peak bytes of a first step, or the seconds of a second one."""
+    """Measure the peak bytes of a first step, or the seconds of the faster of two."""
     network = build(depth).to(device)
     step(method, network, torch.randn(1, CHANNELS, 16, 16, device=device))  # libraries set themselves up
     network.zero_grad(set_to_none=True)
@@ -99,10 +115,17 @@ def measure(quantity: str, method: str, depth: int, edge: int, device: torch.dev
 
     if quantity == "bytes":
         return peak_of(task, device)
-    task()
-    began = time.perf_counter()
-    task()
-    return time.perf_counter() - began
+    clock = time.perf_counter
+    if device.type == "cpu":
+        # Processor time of one thread: a busy machine does not blur it.
+        torch.set_num_threads(1)
+        clock = time.thread_time
+    seconds = []
+    for _ in range(2):
+        began = clock()
+        task()
+        seconds.append(clock() - began)
+    return min(seconds)
 
 
 def measure_apart(quantity: str, method: str, depth: int, edge: int, device: str) -> float:
@@ -159,19 +182,18 @@ def draw(curves: dict[str, list[dict[str, float]]], title: str, path: Path) -> N
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
-    colours = {"telegraph": "#0072b2", "checkpoint": "#e69f00", "plain": "#7f7f7f"}
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.4), constrained_layout=True)
+    colours = dict(zip(METHODS, ("#0072b2", "#009e73", "#e69f00", "#7f7f7f"), strict=True))
     for panel, quantity, label in zip(
         axes, ("states", "seconds"), ("peak memory of a step / states", "time of a step / s"), strict=True
     ):
         for method, points in curves.items():
             depths, values = [point["depth"] for point in points], [point[quantity] for point in points]
             panel.plot(depths, values, marker="o", color=colours[method], label=METHODS[method])
-        panel.set(xscale="log", yscale="log", xlabel="layers", ylabel=label)
+        panel.set(xlabel="layers", ylabel=label, ylim=(0, None))
         panel.set_xticks(depths, [f"{depth:.0f}" for depth in depths])
-        panel.minorticks_off()
         panel.grid(alpha=0.3)
-    axes[0].legend(frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(title, fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
@@ -198,13 +220,12 @@ def main() -> None:
     for depth in depths:
         for method, points in curves.items():
             points.append(measure_point(method, depth, edge, arguments.device))
-            print(f"depth {depth:3d}  {METHODS[method]:24s} {points[-1]['states']:7.2f} states", file=sys.stderr)
+            print(f"depth {depth:3d} {method:12s} {points[-1]['states']:7.2f} states", file=sys.stderr, flush=True)
     state = state_bytes(edge) / 2**20
     name = device_name(arguments.device)
     content = {
         "device": name,
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
         "state_mib": state,
         "network": f"{CHANNELS * REPEAT} channels x {edge} x {edge}, rank {RANK}, one coarsening",
         "curves": curves,
