@@ -1,5 +1,6 @@
 """The whole way once, with the commands that a user would type."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,4 +61,5 @@ def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
         run_command(name, words)
     print(f"\nthe map:      {config.map}, its picture {Path(config.map).with_suffix('.png')}")
     print(f"the training: {run}/pictures")
-    print(f"MLflow:       mlflow ui --backend-store-uri sqlite:///{recipe.runs}/mlflow.db   then http://127.0.0.1:5000")
+    print(f"MLflow:       {sys.executable} -m mlflow ui --backend-store-uri sqlite:///{recipe.runs}/mlflow.db")
+    print("              then open http://127.0.0.1:5000")

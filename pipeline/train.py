@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ def _announce(run: Run, interrupted: bool) -> None:
     )
     print(f"run folder:  {run.folder}")
     print(f"pictures:    {run.pictures}")
-    print(f"MLflow:      mlflow ui --backend-store-uri {run.tracking_uri}")
+    served = run.tracking_uri.startswith("http")
+    look = run.tracking_uri if served else f"{sys.executable} -m mlflow ui --backend-store-uri {run.tracking_uri}"
+    print(f"MLflow:      {look}")
 
 
 def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> Run:

@@ -73,6 +73,7 @@ def work(settings: dict[str, Any]) -> None:
     settings
         ``folder`` of the run, MLflow ``run_id``, ``threads`` and the ``bell``.
     """
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else every report is announced between our lines
     ranks = ray.train.get_context()
     torch.set_num_threads(settings["threads"])
     run = Run.open(settings["folder"])
