@@ -1,0 +1,79 @@
+"""The README tells the truth of today: its commands parse, its files exist, its first two blocks are as promised."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "cluster/README.md"]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Words after ``python -m pipeline`` of every command line of the pages."""
+    lines = "\n".join(block for page in PAGES for block in blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    found = [shlex.split(line, comments=True) for line in lines if "-m pipeline" in line]
+    return [words[words.index("pipeline") + 1 :] for words in found]
+
+
+def test_the_first_two_blocks_are_the_two_commands():
+    first, second = blocks("README.md", "bash")[:2]
+    assert first.count("\n") == second.count("\n") == 1
+    assert "pip install" in first
+    assert first.strip().endswith("-m pipeline quickstart")
+    assert second.strip().endswith("-m pytest")
+
+
+@pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(words)[:60])
+def test_every_command_names_what_exists(words):
+    name, *rest = words
+    assert name in COMMANDS
+    for word in rest:
+        if word.startswith("pipeline/"):
+            assert (ROOT / word).is_file(), word
+        if word.startswith("--") and word != "--print_config":
+            known = set(COMMANDS[name].flags and [flag for flag, _ in COMMANDS[name].flags])
+            setting = word.removeprefix("--").split("=")[0]
+            assert setting in known or _is_setting(COMMANDS[name].config, setting), word
+
+
+def _is_setting(reference: str, dotted: str) -> bool:
+    from dataclasses import fields, is_dataclass
+    from importlib import import_module
+    from typing import get_type_hints
+
+    module, cls = reference.split(":")
+    kind = getattr(import_module(module), cls)
+    for part in dotted.split("."):
+        if not is_dataclass(kind) or part not in {field.name for field in fields(kind)}:
+            return False
+        kind = get_type_hints(kind)[part]
+    return True
+
+
+def test_the_tree_names_files_that_exist():
+    (tree,) = blocks("README.md", "text")
+    folder, named = "", []
+    for line in tree.splitlines():
+        head = re.split(r"\s{2,}", line.strip())[0]
+        if not line.startswith(" "):
+            folder = head
+            assert (ROOT / folder).is_dir()
+            continue
+        for name in head.split(", "):
+            assert list((ROOT / folder).glob(name)), f"{folder}{name}"
+            named.append(folder + name)
+    assert len(named) > 25
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_and_picture_is_there(page):
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), target
