@@ -41,6 +41,8 @@ def train_here(run: Run, run_id: str) -> None:
         MLflow run that the journal feeds.
     """
     journal = Journal.open(run, run_id)
+    before = torch.get_num_threads()
+    torch.set_num_threads(run.config.cluster.cpus_per_worker or before)
     with asked_to_stop() as asked:
         context = Context(
             device=torch.device("cuda" if run.config.cluster.gpu else "cpu"),
@@ -49,4 +51,7 @@ def train_here(run: Run, run_id: str) -> None:
             interrupted=asked.is_set,
             listener=journal,
         )
-        finish(run, fit(run, context), journal, context.device)
+        try:
+            finish(run, fit(run, context), journal, context.device)
+        finally:
+            torch.set_num_threads(before)

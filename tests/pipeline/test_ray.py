@@ -160,7 +160,8 @@ def head(tmp_path):
     process = subprocess.Popen(
         [
             str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-            f"--port={port}", f"--dashboard-port={port + 1}", "--dashboard-host=127.0.0.1", "--num-cpus=2",
+            f"--port={port}", f"--dashboard-port={port + 1}", f"--dashboard-agent-listen-port={port + 2}",
+            f"--dashboard-agent-grpc-port={port + 3}", "--dashboard-host=127.0.0.1", "--num-cpus=2",
             f"--temp-dir=/tmp/ray-{os.getpid()}", "--object-store-memory=150000000",
             f"--min-worker-port={port + 1000}", f"--max-worker-port={port + 1999}",
         ],
@@ -185,7 +186,7 @@ def test_a_job_from_a_clean_checkout_trains_on_a_cluster(recipe, tmp_path, head)
         str(Path(sys.executable).with_name("ray")), "job", "submit", "--working-dir", str(checkout), "--",
         sys.executable, "-m", "pipeline", "train", str(path),
     ]  # fmt: skip
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while True:
         done = subprocess.run(submit, env=head, capture_output=True, text=True, timeout=300, check=False)
         waits = "onnect" in done.stderr or "try again later" in done.stderr
