@@ -17,6 +17,24 @@ from datasets.volume import IGNORE, Volume, coarsen_labels
 Pair = tuple[np.ndarray, np.ndarray]
 
 
+def aligned_tiles(shape: tuple[int, ...], block: list[int] | None, factor: int) -> list[tuple[slice, ...]]:
+    """Cover a volume with blocks that start on the network's output grid.
+
+    Raises
+    ------
+    InputError
+        Where one does not.
+    """
+    tiles = tile(shape, block)
+    for candidate in tiles:
+        if any(part.start % factor for part in candidate):
+            raise InputError(
+                f"data.block {block} puts a block at {[part.start for part in candidate]}, which is not on the "
+                f"network's output grid; take sizes that are multiples of {factor} and divide the volume {list(shape)}"
+            )
+    return tiles
+
+
 class Loader:
     """Training samples as a pure function of the step: a run resumes at the exact sample on any number of ranks.
 
@@ -68,13 +86,7 @@ class Loader:
         self.rank, self.world = rank, world
         self.waited = 0.0
         self.blocks: list[tuple[slice, ...]] = []
-        for candidate in tile(volume.shape, block):
-            if any(part.start % factor for part in candidate):
-                raise InputError(
-                    f"data.block {block} puts a block at {[part.start for part in candidate]}, which is not on the "
-                    f"network's output grid; take sizes that are multiples of {factor} and divide the volume "
-                    f"{list(volume.shape)}"
-                )
+        for candidate in aligned_tiles(volume.shape, block, factor):
             if (self._labels(candidate) != IGNORE).any():
                 self.blocks.append(candidate)
         if not self.blocks:

@@ -158,6 +158,8 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise `InputError` where `path` exists and is not to be replaced."""
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; choose another place, or pass --overwrite to replace it")
+    if path.is_dir() and not (path / "zarr.json").is_file():
+        raise InputError(f"{path} is a folder of other things, which --overwrite leaves alone; choose another place")
 
 
 def write_aside(path: Path, write: Callable[[Path], None]) -> Path:

@@ -140,7 +140,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
         if error is not None:
             values["inversion_error"] = float(error)
         due = progress.step % recipe.validate_every == 0 or progress.step == recipe.steps
-        if due and not result.interrupted:
+        if due:
             measured = _validate_everywhere(training)
             score = measured["validation/miou"]
             values |= measured
@@ -156,7 +156,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                     f"{seconds:.2f} s a step  {left} left"
                 )
         if due or result.interrupted:
-            training.save(UNSCORED if result.interrupted else score)
+            training.save(score if due else UNSCORED)
         if result.interrupted:
             break
     interrupted = result is not None and result.interrupted

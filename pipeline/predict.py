@@ -47,6 +47,12 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> Path:
             "python -m pipeline predict models:/NAME@champion SOURCE.zarr OUT.zarr"
         )
     out = Path(config.out)
+    if out.suffix != ".zarr":
+        raise InputError(
+            f"{out} does not end in .zarr; name the store, and the GeoTIFF and the picture are written beside it"
+        )
+    if out.resolve() == Path(config.source).resolve():
+        raise InputError(f"{out} is the source itself; choose another place")
     beside = {suffix: out.with_name(f"{out.stem}{suffix}") for suffix in (".tif", ".png")}
     for path in (out, *beside.values()):
         refuse_existing(path, overwrite)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets.blocks import tile
 from datasets.errors import InputError
+from datasets.loader import aligned_tiles
 from datasets.split import label_counts, make_split
 from datasets.statistics import statistics
 from datasets.volume import Volume
@@ -40,6 +40,19 @@ def class_weights(counts: np.ndarray, kind: str) -> list[float]:
     return (weights / (weights * share).sum()).tolist()
 
 
+def _check_grid(config: RunConfig, factor: float) -> None:
+    """Refuse an output grid that training has no labels for, or whose cells would span two parts of the split."""
+    if factor < 1:
+        raise InputError(
+            f"network.layers refine to a grid {1 / factor:g} times finer than the labels'; refine fewer times"
+        )
+    if config.split.buffer < factor - 1:
+        raise InputError(
+            f"split.buffer is {config.split.buffer}, but an output cell covers {factor:g} cells and would train and "
+            f"test at once; take a buffer of at least {factor - 1:g}"
+        )
+
+
 def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
     """Check a recipe against its volume, draw the split, compute the statistics, and lay out the run's folder.
 
@@ -66,8 +79,9 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
             f"{folder} exists already; choose another --name, pass --resume to go on with it, "
             "or pass --overwrite to replace it"
         )
+    if folder.exists() and not (folder / "prepared.json").is_file():
+        raise InputError(f"{folder} is no run, so --overwrite does not replace it; choose another --name")
     volume = Volume.open(config.data)
-    tile(volume.shape, config.data.block)
     split = make_split(volume, config.split)
     counts = label_counts(volume, split)
     measured = statistics(volume, config.data.keep)
@@ -82,8 +96,9 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
     with torch.device("meta"):
         trial = Segmenter(segmenter, torch.from_numpy(measured.mean), torch.from_numpy(measured.deviation))
     trial.output_shape(volume.shape)
-    if config.data.block is not None:
-        trial.output_shape(tuple(config.data.block))
+    _check_grid(config, trial.factor)
+    for block in aligned_tiles(volume.shape, config.data.block, int(trial.factor)):
+        trial.output_shape(tuple(part.stop - part.start for part in block))
     prepared = Prepared(
         segmenter=segmenter,
         mean=measured.mean,

@@ -112,7 +112,13 @@ class Run:
     @cached_property
     def volume(self) -> Volume:
         """The volume, opened lazily."""
-        return Volume.open(self.config.data)
+        volume = Volume.open(self.config.data)
+        if volume.digest() != self.prepared.volume_digest:
+            raise InputError(
+                f"{self.config.data.source} is no longer the volume that {self.folder} was prepared with; "
+                "restore it, or train again under another --name"
+            )
+        return volume
 
     @cached_property
     def split(self) -> xr.DataArray:

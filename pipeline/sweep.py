@@ -23,7 +23,7 @@ from pipeline.loop import fit, new_segmenter
 from pipeline.pictures import draw_trials
 from pipeline.prepare import prepare
 from pipeline.run import Run
-from pipeline.tracking import Tracker, create_run
+from pipeline.tracking import Tracker, connect, create_run
 from pipeline.train import absolute, open_tracking
 from pipeline.worker import cluster
 
@@ -152,6 +152,7 @@ def tune(config: RunConfig, *, overwrite: bool = False) -> list[dict[str, Any]]:
     uri = config.tracking.uri or f"sqlite:///{folder.parent.resolve() / 'mlflow.db'}"
     experiment = config.tracking.experiment or config.name
     config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
+    connect(uri)
     smallest = {"depth": min(sweep.depth), "rank": min(sweep.rank), "levels": max(sweep.levels)}
     prepare(trial_recipe(config, folder.parent, folder.name, smallest), overwrite=overwrite)
     parent = create_run(
@@ -198,14 +199,17 @@ def tune(config: RunConfig, *, overwrite: bool = False) -> list[dict[str, Any]]:
         for row in rows:
             child = Tracker(uri, row["run_id"])
             child.end("FINISHED")
+        if results.errors:
+            print(f"{len(results.errors)} of {len(results)} trials failed; their logs are in {folder / 'tune'}")
+        if not rows:
+            raise RuntimeError(f"no trial reported a score; the first failed with: {results.errors[:1]}")
         table = trials_table(rows)
         (folder / "trials.md").write_text(table + "\n")
         drawn = [{**row, "score": row["best"], "steps": row["step"]} for row in rows]
         draw_trials(drawn, folder / "pictures" / "trials.png")
         tracker.artifact(folder / "trials.md")
         tracker.artifact(folder / "pictures" / "trials.png", "pictures")
-        if rows:
-            tracker.metrics(0, {"best/score": rows[0]["best"], "trials": len(rows)})
+        tracker.metrics(0, {"best/score": rows[0]["best"], "trials": len(rows)})
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import nn
 
 from datasets.errors import InputError
-from pipeline.checkpoint import Meta, folder_name
+from pipeline.checkpoint import Meta, folder_name, latest_checkpoint
 from pipeline.config import ClusterConfig
 from pipeline.context import Context
 from pipeline.finish import finish
@@ -81,11 +81,13 @@ def work(settings: dict[str, Any]) -> None:
     journal = Journal.open(run, settings["run_id"]) if first else None
     with contextlib.ExitStack() as stack:
         newest = ray.train.get_checkpoint()
+        # A run that began without Ray has checkpoints that Ray does not know of.
+        place = Path(stack.enter_context(newest.as_directory())) if newest else latest_checkpoint(run.checkpoints)
         context = Context(
             rank=ranks.get_world_rank(),
             world=ranks.get_world_size(),
             device=get_device(),
-            resume=Path(stack.enter_context(newest.as_directory())) if newest else None,
+            resume=place,
             store=_store,
             interrupted=lambda: ray.get(settings["bell"].is_rung.remote()),
             wrap=_wrap if ranks.get_world_size() > 1 else lambda model: model,
@@ -145,6 +147,11 @@ def train_on_ray(run: Run, run_id: str) -> None:
     threads = threads_per_worker(config)
     resources = {"CPU": threads, "GPU": 1} if config.gpu else {"CPU": threads}
     with cluster(config):
+        if config.gpu and config.address == "local" and ray.cluster_resources().get("GPU", 0) < config.workers:
+            raise InputError(
+                f"cluster.gpu asks for {config.workers} GPUs, but this machine has "
+                f"{ray.cluster_resources().get('GPU', 0):g}; set it to false, or join a cluster by cluster.address"
+            )
         bell = Bell.remote()  # type: ignore[attr-defined]  # the decorator's work
         trainer = TorchTrainer(
             work,

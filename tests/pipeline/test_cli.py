@@ -129,7 +129,8 @@ def test_a_mistake_beside_a_recipe_is_not_blamed_on_it(refused: Refused, tmp_pat
 
 @pytest.mark.parametrize("command", ["train", "synthesize", "predict"])
 def test_existing_output_is_refused_before_any_work(refused: Refused, tmp_path: Path, command: str) -> None:
-    place = tmp_path / "kept"
+    name = "kept.zarr" if command == "predict" else "kept"
+    place = tmp_path / name
     place.mkdir()
     (place / "mine.txt").write_text("precious")
     given = {
@@ -140,8 +141,32 @@ def test_existing_output_is_refused_before_any_work(refused: Refused, tmp_path: 
     line = refused(command, *given)
     assert str(place) in line
     assert line.endswith("pass --overwrite to replace it")
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (place / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("command", ["train", "synthesize", "predict"])
+def test_overwrite_leaves_other_things_alone(refused: Refused, tiny_volume: Path, tmp_path: Path, command: str) -> None:
+    place = tmp_path / "kept.zarr"
+    place.mkdir()
+    (place / "mine.txt").write_text("precious")
+    given = {
+        "train": ["--name", "kept.zarr", "--runs", tmp_path, "--data.source", tiny_volume],
+        "synthesize": ["--out", place],
+        "predict": ["models:/none@champion", tiny_volume, place],
+    }[command]
+    assert "--overwrite" in refused(command, *given, "--overwrite")
+    assert (place / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("out", ["map.tif", "map.png", "map"])
+def test_a_map_is_named_by_its_store(refused: Refused, tiny_volume: Path, tmp_path: Path, out: str) -> None:
+    line = refused("predict", "models:/none@champion", tiny_volume, tmp_path / out)
+    assert "does not end in .zarr; name the store, and the GeoTIFF and the picture are written beside it" in line
+
+
+def test_a_map_never_replaces_its_source(refused: Refused, tiny_volume: Path) -> None:
+    assert "is the source itself" in refused("predict", "models:/m@champion", tiny_volume, tiny_volume, "--overwrite")
 
 
 @pytest.mark.parametrize(

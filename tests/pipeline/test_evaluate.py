@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from mlflow.tracking import MlflowClient
 from datasets.config import DataConfig, SplitConfig
 from datasets.errors import InputError
 from datasets.store import open_volume, write_volume
+from datasets.volume import Volume
 from models.config import NetworkConfig
 from pipeline.checkpoint import Meta, best_checkpoint, load_segmenter, write_checkpoint
 from pipeline.config import EvaluateConfig, RunConfig
@@ -86,12 +88,18 @@ def test_labels_outside_the_test_part_do_not_matter(run, tiny_volume, tmp_path):
     measured = evaluate(EvaluateConfig(str(run.folder)))
     changed = write_volume(ds, tmp_path / "changed.zarr")
     recipe = run.folder / "config.yaml"
-    before = recipe.read_text()
+    prepared = run.folder / "prepared.json"
+    before, decided = recipe.read_text(), prepared.read_text()
     try:
         recipe.write_text(before.replace(str(tiny_volume), str(changed)))
+        with pytest.raises(InputError, match=r"is no longer the volume that .* was prepared with"):
+            evaluate(EvaluateConfig(str(run.folder)))
+        digest = Volume.open(replace(run.config.data, source=str(changed))).digest()
+        prepared.write_text(decided.replace(run.prepared.volume_digest, digest))
         assert evaluate(EvaluateConfig(str(run.folder))) == measured
     finally:
         recipe.write_text(before)
+        prepared.write_text(decided)
 
 
 def test_the_scores_go_to_the_runs_mlflow_run(run):

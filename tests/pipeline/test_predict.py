@@ -48,7 +48,7 @@ def make_run(volume: Path, tmp_path_factory: pytest.TempPathFactory):
                 name=name,
                 runs=str(tmp_path_factory.mktemp("runs")),
                 data=DataConfig(source=str(volume), space=space),
-                split=SplitConfig(block=4, buffer=0, fractions=[0.5, 0.2, 0.3]),
+                split=SplitConfig(block=4, buffer=1, fractions=[0.5, 0.2, 0.3]),
                 network=network,
                 training=TrainingConfig(steps=1),
             )

@@ -202,3 +202,44 @@ def test_two_fresh_networks_of_one_seed_are_equal(recipe):
     one = new_segmenter(run).state_dict()
     torch.manual_seed(7)
     assert same(one, new_segmenter(run).state_dict())
+
+
+def test_a_coarse_output_needs_a_buffer_as_wide_as_its_cells(recipe):
+    config = recipe("coarse")
+    config = replace(config, network=replace(config.network, layers="4 d4 d4"))
+    with pytest.raises(InputError, match=r"split.buffer is 0, .* covers 4 cells .* take a buffer of at least 3"):
+        prepare(config)
+
+
+def test_an_output_finer_than_the_labels_is_refused(recipe):
+    config = recipe("fine")
+    config = replace(config, network=replace(config.network, layers="4 u4", repeat=8))
+    with pytest.raises(InputError, match=r"a grid 2 times finer than the labels.; refine fewer times"):
+        prepare(config)
+
+
+def test_blocks_off_the_output_grid_are_refused_before_any_work(recipe):
+    config = recipe("blocks")
+    config = replace(
+        config,
+        data=replace(config.data, block=[7, 7]),
+        network=replace(config.network, layers="4 d4"),
+        split=replace(config.split, buffer=1),
+    )
+    with pytest.raises(InputError, match=r"which is not on the network's output grid"):
+        prepare(config)
+    assert not (Path(config.runs) / "blocks").exists()
+
+
+@pytest.mark.parametrize("stop", [8, 12])
+def test_an_interruption_on_a_validation_step_keeps_the_validation(recipe, stop):
+    plain = train(recipe("calm"))
+    config = recipe("poked")
+    run = prepare(config)
+    asked = iter(range(1, 100))
+    fit(run, Context(store=directory_storage(run.checkpoints), interrupted=lambda: next(asked) == stop))
+    assert read_meta(latest_checkpoint(run.checkpoints)).step == stop
+    resumed = train(config, resume=True)
+    assert same(weights_of(plain), weights_of(resumed))
+    assert plain.read("metrics.json")["validation_miou"] == resumed.read("metrics.json")["validation_miou"]
+    assert plain.read("metrics.json")["best_step"] == resumed.read("metrics.json")["best_step"]
