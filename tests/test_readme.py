@@ -74,6 +74,11 @@ def test_the_tree_names_files_that_exist():
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_nothing_waits_to_be_filled_in(page):
+    assert not re.findall(r"^[A-Z]+_[A-Z_]+", (ROOT / page).read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_link_and_picture_is_there(page):
     for target in re.findall(r"\]\((?!http)([^)]+)\)", (ROOT / page).read_text()):
         assert ((ROOT / page).parent / target).exists(), target
