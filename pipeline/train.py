@@ -1,8 +1,11 @@
 """The driver of a training run: prepare, open the MLflow run, train with or without Ray, close."""
 
 import platform
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import torch
 
 from datasets.errors import InputError
+from pipeline.checkpoint import latest_checkpoint
 from pipeline.config import RunConfig
 from pipeline.local import train_here
 from pipeline.prepare import prepare
@@ -147,11 +151,46 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         raise InputError("cluster.gpu is true but torch finds no CUDA device here; set it to false")
     if config.tracking.uri:
         connect(config.tracking.uri)
-    run = _reopen(config) if resume else prepare(config, overwrite=overwrite)
+    if resume:
+        run = _reopen(config)
+        interrupted = _work(run)
+    else:
+        with _old_run_kept((Path(config.runs) / config.name).resolve(), overwrite):
+            run = prepare(config, overwrite=overwrite)
+            interrupted = _work(run)
+    _announce(run, interrupted)
+    if interrupted:
+        raise Interrupted
+    return run
+
+
+@contextmanager
+def _old_run_kept(folder: Path, overwrite: bool) -> Iterator[None]:
+    """Keep the run that is to be replaced until the new one has a checkpoint; without one, put it back."""
+    is_run = (folder / "prepared.json").is_file()
+    if folder.exists() and not (overwrite and is_run):
+        yield  # what lies there is refused, or is no run
+        return
+    old = folder.with_name(f".{folder.name}.replaced")
+    if is_run:
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    try:
+        yield
+    finally:
+        if latest_checkpoint(folder / "checkpoints") is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            if is_run:
+                old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _work(run: Run) -> bool:
+    """Train a prepared run and close its MLflow run; tells whether it was interrupted."""
     run_id = open_tracking(run)
     status: Status = "FAILED"
     try:
-        if config.cluster.workers:
+        if run.config.cluster.workers:
             from pipeline.worker import train_on_ray
 
             train_on_ray(run, run_id)
@@ -163,7 +202,4 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         raise
     finally:
         Tracker(run.tracking_uri, run_id).end(status)
-    _announce(run, status == "KILLED")
-    if status == "KILLED":
-        raise Interrupted
-    return run
+    return status == "KILLED"
