@@ -1,7 +1,9 @@
 """Ray for real: data-parallel workers, a killed worker, a killed driver, Ctrl-C, a job on a cluster, a sweep."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -151,23 +153,31 @@ def test_a_sweep_tracks_its_trials_and_ranks_them(recipe, ray_here, capsys):
     assert not any(key.startswith("test/") for child in children for key in child.data.metrics)
 
 
+def free_ports(count):
+    """Find ports that nobody listens on now; the other Ray of this module takes some at random."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
 @pytest.fixture
 def head(tmp_path):
     """A Ray head started by ``ray start``, stopped by its own process group only."""
-    port = 20_000 + os.getpid() % 20_000
+    gcs, dashboard, agent, agent_grpc = free_ports(4)
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(
         [
             str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-            f"--port={port}", f"--dashboard-port={port + 1}", f"--dashboard-agent-listen-port={port + 2}",
-            f"--dashboard-agent-grpc-port={port + 3}", "--dashboard-host=127.0.0.1", "--num-cpus=2",
+            f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+            f"--dashboard-agent-grpc-port={agent_grpc}", "--dashboard-host=127.0.0.1", "--num-cpus=2",
             f"--temp-dir=/tmp/ray-{os.getpid()}", "--object-store-memory=150000000",
-            f"--min-worker-port={port + 1000}", f"--max-worker-port={port + 1999}",
         ],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port + 1}"}
+    yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     process.send_signal(signal.SIGTERM)
     try:
         process.communicate(timeout=30)
