@@ -1,17 +1,16 @@
-"""Which block and which view a training step sees: pure planning on sizes and seeds, no input or output.
+"""How a volume is cut into blocks, and a block shown under its views: pure planning on sizes, no input or output.
 
-A sample is a block (slices along the space axes) under a view (flips and a swap of the horizontal axes).
+A sample is a block (slices along the space axes) amid its halo, under a view (flips and a swap of the horizontal axes).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from datasets.errors import InputError
-
-_ORDER, _VIEWS = 0, 1  # streams of random numbers, so that the order of blocks and their views are independent
 
 
 def tile(shape: Sequence[int], block: Sequence[int] | None) -> list[tuple[slice, ...]]:
@@ -43,43 +42,81 @@ def tile(shape: Sequence[int], block: Sequence[int] | None) -> list[tuple[slice,
     ]
 
 
-def plan_step(step: int, *, seed: int, batch: int, blocks: int, views: int) -> list[tuple[int, int]]:
-    """Block and view of every sample in the global batch of one step.
+@dataclass(frozen=True)
+class Window:
+    """A block with the cells around it that the network sees.
 
-    Every block comes once an epoch, in a fresh order; epochs follow each other within batches. A block's views come
-    in a seeded order too: in ``views`` epochs it is seen once under each. The plan depends on nothing but the
-    arguments, so a resumed run, or one with another number of workers (worker r of w takes ``plan[r::w]``), goes on
-    with the same samples.
+    Attributes
+    ----------
+    block
+        Cells of the volume on which a loss is taken.
+    seen
+        Cells of the volume that are read: the block and its halo.
+    core
+        The block within `seen`.
+    """
+
+    block: tuple[slice, ...]
+    seen: tuple[slice, ...]
+    core: tuple[slice, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Cells of `seen` along each axis."""
+        return tuple(part.stop - part.start for part in self.seen)
+
+
+def plan_windows(
+    shape: Sequence[int], block: Sequence[int] | None, halo: Sequence[int] | None, factor: int
+) -> list[Window]:
+    """Cover a volume with blocks, each amid its halo, on the network's output grid.
+
+    All windows have one size. At an edge of the volume a window is moved inwards, so that the cells which the halo
+    lacks outside are seen on the opposite side: nothing is made up, and the edge is as sharp as where the whole volume
+    is seen at once. Along an axis shorter than block and halo the whole axis is seen.
 
     Parameters
     ----------
-    step
-        Number of the step, from 0.
-    seed
-        Seed of order and views, 0 or more.
-    batch
-        Samples a step over all workers.
-    blocks, views
-        Number of blocks, and of views of a block; with one view it is always 0.
+    shape
+        Sizes of the volume along its space axes, in cells.
+    block
+        Sizes of a block, in cells; none means the whole volume in one block.
+    halo
+        Cells around a block, on either side, along each axis; none means none.
+    factor
+        The network's output grid, and so the labels, is coarser by this.
 
-    Returns
-    -------
-    list
-        ``batch`` pairs (block, view).
+    Raises
+    ------
+    InputError
+        Where block or halo do not fit the volume or the output grid.
     """
-    plan: list[tuple[int, int]] = []
-    while len(plan) < batch:
-        epoch, position = divmod(step * batch + len(plan), blocks)
-        order = np.random.default_rng([seed, _ORDER, epoch]).permutation(blocks)
-        for block in order[position : position + batch - len(plan)]:
-            plan.append((int(block), _view(int(block), epoch, seed=seed, views=views)))
-    return plan
+    reach = [0] * len(shape) if halo is None else list(halo)
+    if len(reach) != len(shape) or any(cells < 0 or cells % factor for cells in reach):
+        raise InputError(
+            f"data.halo is {reach}; give {len(shape)} numbers of cells, 0 or more"
+            + (f", multiples of {factor} as the network's output grid needs" if factor > 1 else "")
+        )
+    windows = []
+    for cells in tile(shape, block):
+        if any(part.start % factor for part in cells):
+            raise InputError(
+                f"data.block {list(block or shape)} puts a block at {[part.start for part in cells]}, which is not on "
+                f"the network's output grid; take sizes that are multiples of {factor} and divide the volume "
+                f"{list(shape)}"
+            )
+        seen = tuple(map(_widen, cells, reach, shape))
+        core = tuple(
+            slice(inner.start - outer.start, inner.stop - outer.start) for inner, outer in zip(cells, seen, strict=True)
+        )
+        windows.append(Window(cells, seen, core))
+    return windows
 
 
-def _view(block: int, epoch: int, *, seed: int, views: int) -> int:
-    """View of a block in an epoch: a seeded permutation of the views, drawn anew every ``views`` epochs."""
-    cycle, position = divmod(epoch, views)
-    return int(np.random.default_rng([seed, _VIEWS, cycle, block]).permutation(views)[position])
+def _widen(part: slice, reach: int, size: int) -> slice:
+    edge = min(part.stop - part.start + 2 * reach, size)
+    start = min(max(part.start - reach, 0), size - edge)
+    return slice(start, start + edge)
 
 
 def view_count(sizes: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ class DataConfig:
     Attributes
     ----------
     source
-        Path or URI of a converted volume (Zarr).
+        Path or URI of a converted volume, of another Zarr or MDIO store, or path of a view of one (`datasets.foreign`).
     space
         Dimensions that the network convolves over, in order, for example ``[inline, crossline, depth]``. All other
         dimensions of the data become channels.
@@ -28,6 +28,16 @@ class DataConfig:
         dimensions. Everything else shares one mean and deviation.
     block
         Size of the training blocks along `space`, in cells; none means the whole volume in one piece.
+    halo
+        Cells around a block, on either side along `space`, that the network sees but no loss is taken on; as wide as
+        the network's reach, a block's outermost cells are learned from all that they are predicted from. At an edge
+        of the volume the window moves inwards: it sees more of the other side instead.
+    labelled_share
+        Share of the samples that are blocks with training labels, each of which comes once a pass. At 1 blocks without
+        are left out: the loss is taken on labels alone, so they cost a step's time and teach nothing. Below 1 the
+        samples between them show every other block, once a pass too; none visits every block exactly once an epoch.
+    missing
+        What a missing or broken chunk of the data is: an ``error`` that names it, or no data (``mask``).
     """
 
     source: str = ""
@@ -36,12 +46,26 @@ class DataConfig:
     validity: bool = False
     keep: list[str] | None = None
     block: list[int] | None = None
+    halo: list[int] | None = None
+    labelled_share: float | None = 1.0
+    missing: Literal["error", "mask"] = "error"
 
     def __post_init__(self) -> None:
         if len(self.space) > 3 or len(set(self.space)) != len(self.space):
             raise InputError(f"data.space is {self.space}; name one to three different dimensions")
         if self.block is not None and len(self.block) != len(self.space):
             raise InputError(f"data.block is {self.block}; give one size for each of data.space {self.space}")
+        if self.halo is not None and self.block is None:
+            raise InputError(f"data.halo is {self.halo}, but without data.block the whole volume is seen; set a block")
+        if self.halo is not None and (len(self.halo) != len(self.space) or min(self.halo, default=0) < 0):
+            raise InputError(
+                f"data.halo is {self.halo}; give a number of cells, 0 or more, for each of data.space {self.space}"
+            )
+        if self.labelled_share is not None and not 0 < self.labelled_share <= 1:
+            raise InputError(
+                f"data.labelled_share is {self.labelled_share:g}; give a share above 0 and up to 1, or none for every "
+                "block once an epoch"
+            )
 
 
 @dataclass
@@ -104,7 +128,7 @@ class SynthesisConfig:
     Attributes
     ----------
     out
-        Folder of the volume (Zarr) that is written.
+        Folder or URI (``s3://bucket/prefix``) of the volume (Zarr) that is written.
     shape
         Cells along inline, crossline and depth.
     spacing

@@ -15,13 +15,17 @@ class ConvertConfig:
     source
         File to convert, or ``tensorly:indian_pines`` (the AVIRIS scene that the TensorLy package ships).
     more_sources
-        Further GeoTIFFs on the same grid; their bands follow those of `source` as channels.
+        Further GeoTIFFs; their bands follow those of `source` as channels.
+    resample
+        How those of `more_sources` that lie on another grid or coordinate system are brought to that of `source`:
+        ``nearest``, ``bilinear`` (of the nearest four) or ``average``, which is for finer grids; it is written in the
+        volume's attributes. Empty refuses them.
     out
-        Zarr store to write, such as ``surveys/NAME.zarr``.
+        Zarr store to write, such as ``surveys/NAME.zarr`` or ``s3://bucket/NAME.zarr``.
     format
-        Format of the source; ``auto`` goes by its suffix.
+        Format of the source; ``auto`` goes by its suffix, and for .grd by its first bytes.
     key
-        Name of the array in a .mat or .npz file; needed where the file holds several.
+        Name of the array in a .mat, .npz or netCDF file; needed where the file holds several.
     shape
         Shape that the array is brought to before its dimensions are named: ``[156, 95, 95]`` for a scene flattened to
         (156, 9025).
@@ -33,9 +37,22 @@ class ConvertConfig:
     transpose
         Order in which the dimensions are stored. Default: the source's.
     labels
-        File of the labels; empty with `labels_key` set means the source itself.
+        File of the labels; empty with `labels_key` set means the source itself. Polygons (.geojson, .gpkg) and wells
+        (.csv with x, y, and z or from and to) are placed on the cells of the map.
     labels_key
-        Name of the labels in a .mat or .npz file.
+        Name of the labels in a .mat, .npz or netCDF file; attribute or column with the class of polygons and wells.
+    horizons
+        Files of picked surfaces, by rising vertical coordinate: tables with x and y or the two map dimensions, and the
+        vertical coordinate, or .npy grids. Class 0 lies before the first, 1 after it, and so on; name them in
+        `class_names`. Cells without picks on both sides are unlabelled.
+    label_columns
+        Names of the columns of horizons and wells whose file does not name them (or names them otherwise).
+    label_radius
+        How far around a well its class holds, in map units; the nearest well wins, of equals the first in the file.
+    label_touched
+        Whether a polygon labels every cell it touches, not only those whose centre it covers.
+    labels_crs
+        Coordinate system of the labels' x and y, where neither their file says it nor is it the volume's.
     label_shape
         As `shape`, for the labels.
     label_dims
@@ -48,7 +65,7 @@ class ConvertConfig:
     valid
         File of the no-data mask, true or non-zero where there is data; as for `labels`.
     valid_key
-        Name of the mask in a .mat or .npz file.
+        Name of the mask in a .mat, .npz or netCDF file.
     valid_dims
         As `dims`, for the mask. Default: those of the data.
     nodata
@@ -65,7 +82,7 @@ class ConvertConfig:
         GeoJSON file whose bounds are the outer edges of the cells along x and y (y falls with the row); its coordinate
         reference system is taken where `crs` is not set.
     crs
-        Coordinate reference system, such as ``EPSG:32633``. Default: the source's.
+        Coordinate reference system, such as ``EPSG:32633``; ``local`` where nobody knows it. Default: the source's.
     name
         What the data are, in words.
     units
@@ -86,16 +103,39 @@ class ConvertConfig:
         The same for the northing.
     vertical
         Vertical dimension of a SEG-Y cube: ``twt`` (two-way time in ms) or ``depth``.
+    columns
+        Readings of a table of flight lines or stations (CSV, XYZ, ASEG-GDF2) that are gridded: one becomes a band; one
+        of several values, NAME[0], NAME[1] and so on, becomes layers.
+    xy_columns
+        Columns of its positions. Default: easting and northing, x and y, or longitude and latitude.
+    table_columns
+        Names of its columns where the file does not name them.
+    lines_crs
+        Coordinate system of its positions, where it is not `crs`, in which they are gridded.
+    cell_size
+        Edge of a cell of the grid, in the units of `crs`.
+    gridding
+        How cells between the medians of readings are filled: ``nearest``, ``linear`` or ``cubic``.
+    blank_distance
+        Cells farther than that from any reading are no data, in the units of `crs`.
     chunks
-        Dimension -> edge of a stored chunk, in cells. Default: chunks of 1 to 2 MiB.
+        Dimension -> edge of a stored chunk, in cells. Default: chunks of 1 to 2 MiB, or fitted to `block`.
+    block
+        Dimension -> edge of the blocks that training will read, in cells: chunks then divide a block, and shards are
+        whole blocks. Dimensions that are not named are read whole.
+    overviews
+        Whether a volume of more than 64 MiB gets coarser copies of its data, for viewing.
     overwrite
         Whether an existing `out` is replaced.
     """
 
     source: str = ""
     more_sources: list[str] = field(default_factory=list)
+    resample: Literal["", "nearest", "bilinear", "average"] = ""
     out: str = ""
-    format: Literal["auto", "matlab", "numpy", "segy", "geotiff", "tensorly"] = "auto"
+    format: Literal[
+        "auto", "matlab", "numpy", "segy", "geotiff", "tensorly", "envi", "geosoft", "surfer", "netcdf", "lines"
+    ] = "auto"
     key: str = ""
     shape: list[int] = field(default_factory=list)
     order: Literal["C", "F"] = "C"
@@ -103,6 +143,11 @@ class ConvertConfig:
     transpose: list[str] = field(default_factory=list)
     labels: str = ""
     labels_key: str = ""
+    horizons: list[str] = field(default_factory=list)
+    label_columns: list[str] = field(default_factory=list)
+    label_radius: float | None = None
+    label_touched: bool = False
+    labels_crs: str = ""
     label_shape: list[int] = field(default_factory=list)
     label_dims: list[str] = field(default_factory=list)
     labels_dominant: float | None = None
@@ -126,7 +171,16 @@ class ConvertConfig:
     x_byte: int = 181
     y_byte: int = 185
     vertical: Literal["twt", "depth"] = "twt"
+    columns: list[str] = field(default_factory=list)
+    xy_columns: list[str] = field(default_factory=list)
+    table_columns: list[str] = field(default_factory=list)
+    lines_crs: str = ""
+    cell_size: float | None = None
+    gridding: Literal["nearest", "linear", "cubic"] = "linear"
+    blank_distance: float | None = None
     chunks: dict[str, int] = field(default_factory=dict)
+    block: dict[str, int] = field(default_factory=dict)
+    overviews: bool = True
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -134,5 +188,6 @@ class ConvertConfig:
             raise InputError(f"dims is {self.dims}; every dimension needs a name of its own")
         if len(self.class_names) > 255:
             raise InputError(f"class_names holds {len(self.class_names)} classes; a volume can have up to 255")
-        if any(edge < 1 for edge in self.chunks.values()):
-            raise InputError(f"chunks is {self.chunks}; every edge must be 1 cell or more")
+        for name in ("chunks", "block"):
+            if any(edge < 1 for edge in getattr(self, name).values()):
+                raise InputError(f"{name} is {getattr(self, name)}; every edge must be 1 cell or more")

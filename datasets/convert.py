@@ -3,25 +3,33 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import dask
 import numpy as np
 import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.coordinates import add_coordinates
 from datasets.errors import InputError
+from datasets.label_sources.place import is_placed, place_labels
 from datasets.labels import dominant_class, encode_labels
-from datasets.readers import geotiff, matlab, numpy, segy, tensorly
+from datasets.masking import add_mask
+from datasets.objects import is_remote
+from datasets.provenance import content_key, hash_files, program
+from datasets.readers import envi, geosoft, geotiff, lines, matlab, netcdf, numpy, segy, surfer, tensorly
 from datasets.readers.arrays import name_dims
+from datasets.readers.grids import grid_format
 from datasets.readers.lazy import LazyArray
-from datasets.store import plan_chunks, refuse_existing, write_volume
+from datasets.store import refuse_existing, write_volume
+from datasets.tables import table_suffix
 
 _SUFFIXES = {
     ".mat": "matlab", ".npy": "numpy", ".npz": "numpy",
+    **dict.fromkeys(lines.SUFFIXES, "lines"),
     ".sgy": "segy", ".segy": "segy", ".tif": "geotiff", ".tiff": "geotiff",
+    ".hdr": "envi", ".img": "envi", ".bsq": "envi", ".bil": "envi", ".bip": "envi",
+    ".nc": "netcdf", ".nc4": "netcdf", ".cdf": "netcdf", ".grd": "grid",
 }  # fmt: skip
 _READERS: dict[str, Callable[[ConvertConfig], xr.Dataset]] = {
     "matlab": matlab.read,
@@ -29,6 +37,11 @@ _READERS: dict[str, Callable[[ConvertConfig], xr.Dataset]] = {
     "segy": segy.read,
     "geotiff": geotiff.read,
     "tensorly": tensorly.read,
+    "envi": envi.read,
+    "geosoft": geosoft.read,
+    "surfer": surfer.read,
+    "netcdf": netcdf.read,
+    "lines": lines.read,
 }
 # Settings that say where things lie or how they are stored, not what the volume holds.
 _NOT_IDENTITY = (
@@ -36,16 +49,19 @@ _NOT_IDENTITY = (
     "more_sources",
     "out",
     "labels",
+    "horizons",
     "valid",
     "extent",
     "chunks",
+    "block",
+    "overviews",
     "overwrite",
     "title",
     "licence",
 )
 
 
-def convert(config: ConvertConfig) -> Path:
+def convert(config: ConvertConfig) -> str | Path:
     """Convert a source.
 
     Parameters
@@ -55,7 +71,7 @@ def convert(config: ConvertConfig) -> Path:
 
     Returns
     -------
-    pathlib.Path
+    pathlib.Path or str
         The Zarr store.
 
     Raises
@@ -66,7 +82,7 @@ def convert(config: ConvertConfig) -> Path:
     if not config.source or not config.out:
         raise InputError("convert needs a source and an out, such as --source cube.sgy --out surveys/cube.zarr")
     kind = _kind(config)
-    refuse_existing(Path(config.out), config.overwrite)
+    refuse_existing(config.out, config.overwrite)
     if kind != "tensorly":
         _existing(config.source, "source")
     if kind == "numpy":
@@ -83,12 +99,26 @@ def convert(config: ConvertConfig) -> Path:
         if sorted(config.transpose) != sorted(map(str, ds["data"].dims)):
             raise InputError(f"transpose is {config.transpose}; name all of the dimensions {list(ds['data'].dims)}")
         ds = ds.transpose(*config.transpose, missing_dims="ignore")
-    ds = _mask(_chunk(ds, config), config, kind)
-    ds["data"].attrs = {key: text for key, text in (("long_name", config.name), ("units", config.units)) if text}
-    side_files = [path for path in (config.labels, config.valid, config.extent) if path]
+    _check_layout(ds, config)
+    ds = place_labels(add_mask(ds, config, kind), config)
+    known = ds["data"].attrs
+    names = {"long_name": config.name or known.get("long_name"), "units": config.units or known.get("units")}
+    ds["data"].attrs = {key: str(text) for key, text in names.items() if text}
+    side_files = [path for path in (config.labels, *config.horizons, config.valid, config.extent) if path]
+    side_files += [text for text in config.coordinates.values() if isinstance(text, str) and Path(text).is_file()]
     ds.attrs = _provenance(config, ds.attrs, files, side_files)
     return write_volume(
-        ds, config.out, overwrite=config.overwrite, chunks=config.chunks, progress=f"writing {config.out}"
+        ds,
+        config.out if is_remote(config.out) else Path(config.out),
+        overwrite=config.overwrite,
+        chunks=config.chunks,
+        block=config.block,
+        progress=f"writing {config.out}",
+        key=content_key(
+            {"attrs": ds.attrs, "settings": asdict(replace(config, overwrite=False)), "sizes": dict(ds.sizes)}
+        ),
+        overviews=config.overviews,
+        no_data=f"{config.source} holds no data: every cell is NaN or masked; check nodata, valid and the source",
     )
 
 
@@ -97,10 +127,11 @@ def _kind(config: ConvertConfig) -> str:
         return config.format
     if config.source.startswith("tensorly:"):
         return "tensorly"
-    suffix = Path(config.source).suffix.lower()
+    suffix = table_suffix(config.source)
     if suffix not in _SUFFIXES:
         raise InputError(f"{config.source} has the suffix {suffix!r}; set format, or use one of {sorted(_SUFFIXES)}")
-    return _SUFFIXES[suffix]
+    kind = _SUFFIXES[suffix]
+    return grid_format(_existing(config.source, "source")) if kind == "grid" else kind
 
 
 def _existing(path: str, option: str) -> Path:
@@ -119,7 +150,13 @@ def _array(source: str, key: str, option: str) -> np.ndarray | LazyArray:
         return numpy.load(path, key, f"{option}_key")
     if suffix in (".tif", ".tiff"):
         return geotiff.read(ConvertConfig(source=source))["data"].values
-    raise InputError(f"{path} is not an array that {option} can be read from; use .npy, .npz, .mat or .tif")
+    if suffix in (".hdr", ".img", ".bsq", ".bil", ".bip"):
+        return envi.read(ConvertConfig(source=source))["data"].values
+    if suffix in (".nc", ".nc4", ".cdf"):
+        return netcdf.load(path, key, f"{option}_key")
+    raise InputError(
+        f"{path} is not an array that {option} can be read from; use .npy, .npz, .mat, .tif, .nc or an ENVI .hdr"
+    )
 
 
 def _loaded(array: np.ndarray | LazyArray) -> np.ndarray:
@@ -148,6 +185,8 @@ def _add_side_arrays(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
 
 def _raw_labels(ds: xr.Dataset, config: ConvertConfig, data_dims: list[str]) -> xr.Variable | None:
     """Take the labels as the source has them, from their own file or key, or from what the reader brought."""
+    if is_placed(config):
+        return None
     if not (config.labels or config.labels_key):
         return ds["labels"].variable if "labels" in ds else None
     where = config.labels or config.source
@@ -169,63 +208,19 @@ def _check_fit(array: xr.Variable, data: xr.DataArray, what: str) -> None:
         )
 
 
-def _chunk(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
-    """Hand the arrays to Dask in the pieces that will be stored."""
-    unknown = [dim for dim in config.chunks if dim not in ds["data"].dims]
-    if unknown:
-        raise InputError(f"chunks names {unknown}, but the data have the dimensions {list(ds['data'].dims)}")
-    chunks, shards = plan_chunks(ds["data"].sizes, ds["data"].dtype.itemsize, config.chunks)
-    for name in ("data", "valid"):
-        if name in ds:
-            pieces = {dim: edge for dim, edge in (shards or chunks).items() if dim in ds[name].dims}
-            # The token spares Dask the hashing of the whole array.
-            ds[name] = ds[name].chunk(pieces, token=f"{name}-{config.source}")
-    return ds
-
-
-def _mask(ds: xr.Dataset, config: ConvertConfig, kind: str) -> xr.Dataset:
-    """Combine all that says "no data" into ``valid``, and leave it out where everything is valid.
-
-    Raises
-    ------
-    InputError
-        Where nothing is valid.
-    """
-    data = ds["data"]
-    masks: list[xr.DataArray] = [ds["valid"]] if "valid" in ds else []
-    if data.dtype.kind == "f":
-        masks.append(data.copy(data=np.isfinite(data.data)))
-    if config.nodata is not None:
-        masks.append(data != config.nodata)
-    if config.constant_pieces:
-        unknown = [dim for dim in config.constant_pieces if dim not in data.dims]
+def _check_layout(ds: xr.Dataset, config: ConvertConfig) -> None:
+    """Refuse edges of chunks or blocks along dimensions that the data lack."""
+    for setting in ("chunks", "block"):
+        unknown = [dim for dim in getattr(config, setting) if dim not in ds["data"].dims]
         if unknown:
-            raise InputError(f"constant_pieces names {unknown}, but the data have the dimensions {list(data.dims)}")
-        masks.append(data.max(config.constant_pieces) != data.min(config.constant_pieces))
-    if kind == "segy":
-        # Processing systems write dead traces as zeros and do not always flag them.
-        masks.append((data != 0).any(config.vertical))
-    if not masks:
-        return ds
-    valid = masks[0]
-    for mask in masks[1:]:
-        valid = valid & mask
-    (cells,) = dask.compute(valid.data.sum())
-    if cells == 0:
-        raise InputError(
-            f"{config.source} holds no data: every cell is NaN or masked; check nodata, valid and the source"
-        )
-    if cells == valid.size:
-        return ds.drop_vars("valid", errors="ignore")
-    full = valid.broadcast_like(data).transpose(*data.dims).reset_coords(drop=True)
-    return ds.assign(valid=full.variable)
+            raise InputError(
+                f"{setting} names {unknown}, but the data have the dimensions {list(ds['data'].dims)}; correct it"
+            )
 
 
 def _provenance(config: ConvertConfig, known: dict, files: list[str], side_files: list[str]) -> dict[str, str]:
-    hashes = {}
-    for path in [*files, *side_files]:
-        with Path(path).open("rb") as file:
-            hashes[Path(path).name] = hashlib.file_digest(file, "sha256").hexdigest()
+    found = hash_files([*files, *side_files], speak=True)
+    hashes = {Path(path).name: digest for path, digest in found.items()}
     own = [hashes[Path(path).name] for path in files]
     plain = asdict(ConvertConfig())
     settings = {
@@ -237,5 +232,7 @@ def _provenance(config: ConvertConfig, known: dict, files: list[str], side_files
         "source": config.source if shipped else ", ".join(Path(path).name for path in files),
         "source_sha256": own[0] if len(own) == 1 else hashlib.sha256("".join(own).encode()).hexdigest(),
         "licence": config.licence or known.get("licence") or "not stated",
+        **{name: known[name] for name in ("gridding", "resampling") if name in known},
+        "program": program(),
         "conversion": json.dumps({"settings": settings, "sha256": hashes}, sort_keys=True),
     }

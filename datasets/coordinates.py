@@ -14,6 +14,7 @@ from pyproj.exceptions import CRSError
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 
+LOCAL = "local"  # in the place of a coordinate system: that nobody knows it
 _USUAL_UNITS = {"twt": "ms", "depth": "m"}
 
 
@@ -42,12 +43,13 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
             raise InputError(
                 f"coordinates.{dim} has {values.size} values, but the data have {ds.sizes[dim]} along {dim}; correct it"
             )
-        ds = ds.assign_coords({dim: _variable(dim, values)})
+        ds = ds.assign_coords({dim: coordinate_variable(dim, values)})
     crs = config.crs
     if config.extent:
         ds, own = _add_extent(ds, Path(config.extent))
         crs = crs or own
-    if crs:
+    crs = crs or ds.attrs.pop("crs", "")
+    if crs and crs != LOCAL:
         try:
             ds = ds.rio.write_crs(CRS.from_user_input(crs).to_wkt())
         except CRSError as error:
@@ -90,7 +92,8 @@ def _number(text: str) -> int | float:
     return int(text) if text.strip().lstrip("+-").isdigit() else float(text)
 
 
-def _variable(dim: str, values: np.ndarray) -> xr.Variable:
+def coordinate_variable(dim: str, values: np.ndarray) -> xr.Variable:
+    """Make a coordinate of values; text becomes dates where it can, else names beside numbers."""
     if values.dtype.kind not in "US":
         return xr.Variable(dim, values)
     try:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from datasets.errors import InputError
-from datasets.volume import UNLABELLED
 
+UNLABELLED = 255
 _SHOWN = 20
 
 
@@ -42,10 +42,20 @@ def encode_labels(
         raise InputError(
             f"class_names names the values {sorted(class_names)}, but the labels in {where} have {shown}; correct it"
         )
+    return class_codes(values, class_names), label_attrs(class_names)
+
+
+def class_codes(values: np.ndarray, class_names: Mapping[int, str]) -> np.ndarray:
+    """Turn a block of label values into uint8 class indices, in the order of `class_names`; all others unlabelled."""
     labels = np.full(values.shape, UNLABELLED, np.uint8)
     for index, value in enumerate(class_names):
         labels[values == value] = index
-    return labels, {
+    return labels
+
+
+def label_attrs(class_names: Mapping[int, str]) -> dict[str, object]:
+    """Attributes of labels that `class_codes` made."""
+    return {
         "class_names": list(class_names.values()),
         "class_values": [int(value) for value in class_names],
         "unlabelled": UNLABELLED,

@@ -1,38 +1,63 @@
 """Samples of a step, read ahead of the network: the blocks and views that a rank's share of the plan names.
 
-C channels, N the block's cells along the space dimensions, L its label cells.
+C channels, N the cells that the network sees along the space dimensions, L its label cells.
 """
 
+import math
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import islice
 
 import numpy as np
 import xarray as xr
 
-from datasets.blocks import apply_view, plan_step, tile, view_count
+from datasets.blocks import Window, apply_view, plan_windows, view_count
+from datasets.config import DataConfig
 from datasets.errors import InputError
-from datasets.volume import IGNORE, Volume, coarsen_labels
+from datasets.order import Order, Sample, plan_steps
+from datasets.prefetch import read_ahead
+from datasets.volume import IGNORE, PART_CODES, Volume, coarsen_labels
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-def aligned_tiles(shape: tuple[int, ...], block: list[int] | None, factor: int) -> list[tuple[slice, ...]]:
-    """Cover a volume with blocks that start on the network's output grid.
+def plan_samples(
+    volume: Volume, split: xr.DataArray, data: DataConfig, *, factor: int, batch: int, seed: int, workers: int = 0
+) -> tuple[list[Window], Order]:
+    """Find the blocks of a run and the order in which it visits them.
+
+    Parameters
+    ----------
+    volume, split, data, factor, batch, seed, workers
+        As `Loader` takes them.
+
+    Returns
+    -------
+    windows, order
+        The blocks that are visited, those with training labels first, and their order.
 
     Raises
     ------
     InputError
-        Where one does not.
+        Where no block holds a training label, some steps would see none, or the blocks do not sit on the output's grid.
     """
-    tiles = tile(shape, block)
-    for candidate in tiles:
-        if any(part.start % factor for part in candidate):
-            raise InputError(
-                f"data.block {block} puts a block at {[part.start for part in candidate]}, which is not on the "
-                f"network's output grid; take sizes that are multiples of {factor} and divide the volume {list(shape)}"
-            )
-    return tiles
+
+    def has_labels(window: Window) -> bool:
+        cells = dict(zip(volume.space, window.block, strict=True))
+        codes = split.isel({dim: cells[str(dim)] for dim in split.dims})
+        if not (codes == PART_CODES["train"]).any():  # saves reading the labels
+            return False
+        return bool((volume.read_labels(split, "train", window.block) != IGNORE).any())
+
+    windows = plan_windows(volume.shape, data.block, data.halo, factor)
+    found = list(read_ahead(windows, has_labels, workers=workers, ahead=2 * max(workers, 1)))
+    labelled = [window for window, has in zip(windows, found, strict=True) if has]
+    others = [window for window, has in zip(windows, found, strict=True) if not has]
+    if not labelled:
+        raise InputError("no block holds a training label; take larger blocks, or another split.seed")
+    order = Order.of(len(labelled), len(others), share=data.labelled_share, batch=batch, seed=seed)
+    return (labelled if order.share == 1 else labelled + others), order
 
 
 class Loader:
@@ -44,8 +69,8 @@ class Loader:
         The volume.
     split
         Its split; only training labels are ever read.
-    block
-        Block size along the space dimensions, or None for the whole volume.
+    data
+        Blocks, halo, and the share of samples with labels.
     factor
         The network's output grid, and so the labels, is coarser by this.
     batch
@@ -54,81 +79,108 @@ class Loader:
         Seed of order and views.
     augment_until
         Step from which samples are no longer flipped and swapped; None means never, 0 always plain.
+    workers
+        Threads that read ahead; 0 reads each sample when it is asked for.
+    prefetch_bytes
+        Bytes of samples that are read ahead at most; one sample always is, however large.
     rank, world
         This rank and the number of ranks: rank r takes samples r, r + world, ...
 
     Attributes
     ----------
+    windows
+        The blocks that are visited, those with labels first.
+    order
+        The order of the run's samples.
     waited
         Seconds that the caller has waited for samples.
+    samples_read, bytes_read
+        Samples that the caller was given, and the bytes of data and labels read for them, as the network takes them;
+        a volume that is one block is kept, and no more is read.
 
     Raises
     ------
     InputError
-        Where no block holds a training label, or the blocks do not sit on the output's coarser grid.
+        See `plan_samples`.
     """
 
     def __init__(
         self,
         volume: Volume,
         split: xr.DataArray,
+        data: DataConfig,
         *,
-        block: list[int] | None,
         factor: int,
         batch: int,
         seed: int,
         augment_until: int | None,
+        workers: int = 0,
+        prefetch_bytes: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.volume, self.split, self.factor = volume, split, factor
-        self.batch, self.seed, self.augment_until = batch, seed, augment_until
+        self.batch, self.augment_until = batch, augment_until
+        self.workers, self.prefetch_bytes = workers, prefetch_bytes
         self.rank, self.world = rank, world
-        self.waited = 0.0
-        self.blocks: list[tuple[slice, ...]] = []
-        for candidate in aligned_tiles(volume.shape, block, factor):
-            if (self._labels(candidate) != IGNORE).any():
-                self.blocks.append(candidate)
-        if not self.blocks:
-            raise InputError("no block holds a training label; take larger blocks, or another split.seed")
+        self.waited, self.samples_read, self.bytes_read = 0.0, 0, 0
+        self.windows, self.order = plan_samples(
+            volume, split, data, factor=factor, batch=batch, seed=seed, workers=workers
+        )
         self._axes = [axis for axis in volume.horizontal if volume.space[axis] in volume.label_dims]
-        sizes = [part.stop - part.start for part in self.blocks[0]]
-        self._views = view_count([sizes[axis] for axis in self._axes])
-        self._whole: Pair | None = self._read(0) if len(self.blocks) == 1 else None
+        self._views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
+        self._whole: Pair | None = self._read(self.windows[0]) if len(self.windows) == 1 else None
 
-    def _labels(self, block: tuple[slice, ...]) -> np.ndarray:
-        return self.volume.read_labels(self.split, "train", block)
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample; all have one size."""
+        sizes = self.windows[0].sizes
+        cells = [-(-sizes[self.volume.space.index(dim)] // self.factor) for dim in self.volume.label_dims]
+        return 4 * self.volume.n_channels * math.prod(sizes) + 8 * math.prod(cells)
 
-    def _read(self, index: int) -> Pair:
-        return self.volume.read(self.blocks[index]), self._labels(self.blocks[index])
+    def _read(self, window: Window) -> Pair:
+        """Read a window's data [C, *N] and its labels on the volume's own grid, none of them in the halo."""
+        axes = [self.volume.space.index(dim) for dim in self.volume.label_dims]
+        labels = np.full([window.sizes[axis] for axis in axes], IGNORE, np.int64)
+        core = tuple(window.core[axis] for axis in axes)
+        labels[core] = self.volume.read_labels(self.split, "train", window.block)
+        return self.volume.read(window.seen), labels
+
+    def _sample(self, sample: Sample) -> Pair:
+        raw, labels = self._whole or self._read(self.windows[sample.block])
+        if sample.view:
+            raw = apply_view(raw, sample.view, [1 + axis for axis in self._axes])
+            label_axes = [self.volume.label_dims.index(self.volume.space[axis]) for axis in self._axes]
+            labels = apply_view(labels, sample.view, label_axes)
+        if self.factor > 1:  # after the view, which moves the incomplete cell at the end of an axis to its start
+            labels = coarsen_labels(labels, self.factor, len(self.volume.classes))
+        return np.ascontiguousarray(raw), np.ascontiguousarray(labels)
+
+    def plan(self, start: int, stop: int) -> Iterator[Sample]:
+        """Yield this rank's samples of the steps `start` to `stop`."""
+        return plan_steps(
+            self.order,
+            range(start, stop),
+            batch=self.batch,
+            views=self._views,
+            plain_from=self.augment_until,
+            rank=self.rank,
+            world=self.world,
+        )
 
     def samples(self, step: int) -> list[Pair]:
         """Read this rank's samples of one step: data float32 [C, *N] with NaN for no data, labels int64 [*L]."""
-        augmented = self.augment_until is None or step < self.augment_until
-        views = self._views if augmented else 1
-        plan = plan_step(step, seed=self.seed, batch=self.batch, blocks=len(self.blocks), views=views)
-        pairs: list[Pair] = []
-        for index, view in plan[self.rank :: self.world]:
-            raw, labels = self._whole or self._read(index)
-            if view:
-                raw = apply_view(raw, view, [1 + axis for axis in self._axes])
-                label_axes = [self.volume.label_dims.index(self.volume.space[axis]) for axis in self._axes]
-                labels = apply_view(labels, view, label_axes)
-            if self.factor > 1:  # after the view, which moves the incomplete cell at the end of an axis to its start
-                labels = coarsen_labels(labels, self.factor, len(self.volume.classes))
-            pairs.append((np.ascontiguousarray(raw), np.ascontiguousarray(labels)))
-        return pairs
+        return [self._sample(sample) for sample in self.plan(step, step + 1)]
 
-    def steps(self, start: int, stop: int) -> Iterator[list[Pair]]:
-        """Yield the samples of the steps `start` to `stop`, one step read ahead in a thread."""
-        if start >= stop:
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-            ahead: Future[list[Pair]] = pool.submit(self.samples, start)
-            for step in range(start, stop):
+    def steps(self, start: int, stop: int) -> Generator[list[Pair], None, None]:
+        """Yield the samples of the steps `start` to `stop`, read ahead; close it to end the threads early."""
+        share = len(range(self.rank, self.batch, self.world))
+        ahead = max(1, self.prefetch_bytes // self.sample_bytes)
+        with closing(read_ahead(self.plan(start, stop), self._sample, workers=self.workers, ahead=ahead)) as stream:
+            for _ in range(start, stop):
                 asked = time.perf_counter()
-                current = ahead.result()
+                current = list(islice(stream, share))
                 self.waited += time.perf_counter() - asked
-                if step + 1 < stop:
-                    ahead = pool.submit(self.samples, step + 1)
+                self.samples_read += len(current)
+                self.bytes_read += 0 if self._whole else len(current) * self.sample_bytes
                 yield current

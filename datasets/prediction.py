@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from datasets.store import plan_chunks, write_aside
+from datasets.layout import plan_chunks
+from datasets.store import write_aside
 
 FORMAT = "telegrapher-prediction"
 FORMAT_VERSION = 1

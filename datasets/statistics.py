@@ -1,10 +1,14 @@
-"""Mean and deviation of a volume, in one pass of Dask that ignores no-data.
+"""Mean and deviation of a volume, ignoring no data: from what is stored beside it, or in one pass of Dask.
+
+They are taken of all cells with data, whatever part of the split these belong to: no label goes into them, but a
+network so normalised has seen the test cells as unlabelled input.
 
 Shapes: C channels, N the cells along each dimension of space.
 """
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import dask
 import dask.array as da
@@ -12,6 +16,10 @@ import numpy as np
 import xarray as xr
 
 from datasets.errors import InputError
+from datasets.layout import pieces, plan_chunks
+from datasets.measuring import Gathered, Measuring
+from datasets.store import open_part
+from datasets.summary import GROUP, VERSION, summarise
 from datasets.volume import Volume
 
 
@@ -40,7 +48,52 @@ def masked_data(ds: xr.Dataset) -> xr.DataArray:
     return data.where(keep & ds["valid"] if "valid" in ds else keep)
 
 
-def statistics(volume: Volume, keep: list[str] | None = None) -> Statistics:
+def read_summary(uri: str | Path) -> xr.Dataset | None:
+    """Read the statistics that are stored beside a volume; None for an older volume, or an unknown version of them."""
+    stored = open_part(uri, GROUP)
+    return stored.load() if stored is not None and stored.attrs.get("version") == VERSION else None
+
+
+def measure(ds: xr.Dataset) -> xr.Dataset:
+    """Measure an opened volume that has no statistics beside it, as `datasets.summary.summarise` describes them.
+
+    The data are read once, in pieces of a shard.
+    """
+    data = ds["data"]
+    plan = Measuring.of(data)
+    stored = data.encoding.get("shards") or data.encoding.get("chunks") or ()
+    preferred = dict(zip(map(str, data.dims), stored, strict=False))
+    edges = pieces(data.sizes, plan_chunks(data.sizes, data.dtype.itemsize, preferred)[1])
+    blocks = data.chunk(edges)
+    masks = (
+        ds["valid"].broadcast_like(data).transpose(*data.dims).chunk(edges).data.to_delayed() if "valid" in ds else None
+    )
+    delayed = blocks.data.to_delayed()
+    starts = [np.concatenate([[0], np.cumsum(own)]) for own in blocks.data.chunks]
+    places, later = [], []
+    for index in np.ndindex(delayed.shape):
+        where = {
+            str(dim): slice(int(starts[axis][at]), int(starts[axis][at + 1]))
+            for axis, (dim, at) in enumerate(zip(data.dims, index, strict=True))
+        }
+        places.append(where)
+        valid = None if masks is None else masks[index]
+        later.append(dask.delayed(plan.measure, pure=False)(delayed[index], valid, where))
+    return summarise(plan, Gathered.of(plan, zip(places, dask.compute(*later), strict=True)))
+
+
+def count_labels(labels: xr.DataArray) -> np.ndarray:
+    """Count the cells of every value of a uint8 array, int64 [256], chunk by chunk."""
+    blocks = labels.chunk().data.to_delayed().ravel() if labels.chunks is None else labels.data.to_delayed().ravel()
+    counts = dask.compute(*(dask.delayed(_bincount, pure=False)(block) for block in blocks))
+    return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
+
+
+def _bincount(block: np.ndarray) -> np.ndarray:
+    return np.bincount(block.ravel(), minlength=256)
+
+
+def statistics(volume: Volume, keep: list[str] | None = None, stored: xr.Dataset | None = None) -> Statistics:
     """Measure the data, accumulated in float64 by merging the moments of the chunks.
 
     Parameters
@@ -49,6 +102,8 @@ def statistics(volume: Volume, keep: list[str] | None = None) -> Statistics:
         The volume.
     keep
         Dimensions whose entries are each measured by themselves; all others share. None means the channel dimensions.
+    stored
+        What `read_summary` found beside the volume: where it tells the entries of `keep` apart, nothing is read.
 
     Raises
     ------
@@ -60,6 +115,8 @@ def statistics(volume: Volume, keep: list[str] | None = None) -> Statistics:
     unknown = [dim for dim in kept if dim not in data.dims]
     if unknown:
         raise InputError(f"data.keep names {unknown}, but the data have the dimensions {list(data.dims)}")
+    if stored is not None and set(kept) <= set(stored["mean"].dims):
+        return _shape(volume, kept, *_merge(stored, kept))
     order = (*volume.channel_dims, *volume.space)
     values = masked_data(volume.dataset).transpose(*order)
     axes = tuple(axis for axis, dim in enumerate(order) if dim not in kept)
@@ -71,16 +128,39 @@ def statistics(volume: Volume, keep: list[str] | None = None) -> Statistics:
             da.nanstd(array, axis=axes, keepdims=True),
             da.isfinite(array).sum(axis=axes, keepdims=True),
         )
+    axes_kept = [dim for dim in order if dim in kept]
+    shape = [values.sizes[dim] for dim in axes_kept]
+    moments = [xr.DataArray(np.reshape(array, shape), dims=axes_kept) for array in (mean, deviation, count)]
+    return _shape(volume, kept, *moments)
+
+
+def _merge(stored: xr.Dataset, kept: list[str]) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Mean, deviation and cells over the dimensions `kept`, from those of finer entries."""
+    others = [dim for dim in stored["mean"].dims if dim not in kept]
+    count = stored["count"].sum(others)
+    whole = np.maximum(count, 1)
+    mean = (stored["mean"] * stored["count"]).sum(others) / whole
+    squares = ((stored["deviation"] ** 2 + (stored["mean"] - mean) ** 2) * stored["count"]).sum(others)
+    return mean, (squares / whole) ** 0.5, count
+
+
+def _shape(volume: Volume, kept: list[str], *moments: xr.DataArray) -> Statistics:
+    """Bring mean, deviation and cells over the dimensions `kept` to the network's channels and space."""
+    data = volume.dataset["data"]
+    order = (*volume.channel_dims, *volume.space)
+    full = [dim for dim in order if dim in kept]
+    shape = [data.sizes[dim] if dim in kept else 1 for dim in order]
+    mean, deviation, count = (moment.transpose(*full).values.reshape(shape) for moment in moments)
     if count.sum() == 0:
         raise InputError("the volume holds no data: every cell is NaN or masked; check its no-data value and its mask")
     mean = np.where(count > 0, mean, 0.0)
     # A constant entry's deviation is rounding error of its own size.
     deviation = np.where((count > 0) & (deviation > 1e-9 * np.abs(mean)), deviation, 1.0)
     within = tuple(size if dim in kept else 1 for dim, size in zip(volume.space, volume.shape, strict=True))
-    channels = tuple(values.sizes[dim] for dim in volume.channel_dims)
+    channels = tuple(data.sizes[dim] for dim in volume.channel_dims)
 
     def to_channels(moment: np.ndarray) -> np.ndarray:
         full = np.broadcast_to(moment, (*channels, *within))
         return full.reshape(volume.n_channels, *within).astype(np.float32)
 
-    return Statistics(to_channels(mean), to_channels(deviation), float(count.sum() / array.size))
+    return Statistics(to_channels(mean), to_channels(deviation), float(count.sum() / data.size))

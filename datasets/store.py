@@ -1,81 +1,47 @@
-"""The only door to Zarr: open a volume lazily, write one whole or not at all."""
+"""The volume's store: open a volume lazily, write one whole or not at all."""
 
 import errno
-import math
+import json
 import shutil
-import sys
-import warnings
-from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TypeVar
 
-import dask
 import xarray as xr
 import zarr
-from dask.diagnostics import ProgressBar
-from dask.system import CPU_COUNT
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import ObjectStore
 
 from datasets.errors import InputError
+from datasets.foreign import is_view, open_foreign
+from datasets.journal import Journal, open_journal
+from datasets.layout import pieces, plan_chunks
+from datasets.lazy import open_lazily
+from datasets.objects import Ask, MissingObjectError, is_remote, open_objects
+from datasets.upload import refuse_existing_upload, upload
+from datasets.writing import Wishes, write_arrays
 
+PathOrUri = TypeVar("PathOrUri", str, Path, str | Path)
 FORMAT = "telegrapher-volume"
-FORMAT_VERSION = 1
-_CHUNK_BYTES = 2 * 2**20
-_SHARD_BYTES = 64 * 2**20
+FORMAT_VERSION = 2
+_DENSE_SINCE = 2  # every chunk is written and has a checksum; before, a chunk of zeros could be left out
+_COMPRESSORS = (ZstdCodec(level=3), Crc32cCodec())
 
 
-def plan_chunks(
-    sizes: Mapping[Hashable, int], itemsize: int, preferred: Mapping[str, int] | None = None
-) -> tuple[dict[Hashable, int], dict[Hashable, int] | None]:
-    """Choose chunks of 1 to 2 MiB with edges as even as they can be, and shards of up to 64 MiB for large arrays.
-
-    Parameters
-    ----------
-    sizes
-        Cells along each dimension.
-    itemsize
-        Bytes of one cell.
-    preferred
-        Edges that the user asks for along some of the dimensions.
-
-    Returns
-    -------
-    chunks, shards
-        Edges in cells; shards are none for an array that fits into one shard, otherwise multiples of the chunks.
-    """
-    fixed = {dim: min(edge, sizes[dim]) for dim, edge in (preferred or {}).items() if dim in sizes}
-    chunks = {dim: max(1, fixed.get(str(dim), size)) for dim, size in sizes.items()}
-    free = [dim for dim in sizes if dim not in fixed]
-    while free and math.prod(chunks.values()) * itemsize > _CHUNK_BYTES:
-        longest = max(free, key=lambda dim: chunks[dim])
-        if chunks[longest] == 1:
-            break
-        chunks[longest] = -(-chunks[longest] // 2)
-    if math.prod(sizes.values()) * itemsize <= _SHARD_BYTES:
-        return chunks, None
-    shards = dict(chunks)
-    while True:
-        growing = [
-            dim
-            for dim in sizes
-            if shards[dim] < sizes[dim]
-            and math.prod(shards.values()) // shards[dim] * (shards[dim] + chunks[dim]) * itemsize <= _SHARD_BYTES
-        ]
-        if not growing:
-            return chunks, shards
-        shortest = min(growing, key=lambda dim: shards[dim] / chunks[dim])
-        shards[shortest] += chunks[shortest]
-
-
-def open_volume(uri: str | Path) -> xr.Dataset:
-    """Open a converted volume lazily; stored values are not masked or scaled.
+def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error") -> xr.Dataset:
+    """Open a volume lazily; the stored values of a converted one are not masked or scaled.
 
     Parameters
     ----------
     uri
-        Folder of the store, or a URI that fsspec understands.
+        Folder of the store, or its URI: ``s3://``, ``gs://``, ``az://`` or ``https://``; any other Zarr or MDIO
+        store, or a view of one, is opened as `datasets.foreign` says.
+    missing
+        What a missing or broken chunk of the data is when it is read: an ``error`` that names it, or no data
+        (``mask``). Labels and masks must always be whole.
 
     Returns
     -------
@@ -85,104 +51,229 @@ def open_volume(uri: str | Path) -> xr.Dataset:
     Raises
     ------
     InputError
-        Where there is nothing, or something that is not a converted volume.
+        Where there is nothing, or something that is not a volume.
     """
     where = str(uri)
     way_out = "make a volume from it with `python -m pipeline convert`"
-    if "://" not in where and not Path(where).exists():
-        raise InputError(f"no volume at {where}; check the path, or make one with `python -m pipeline convert`")
+    if is_view(where):
+        return open_foreign(where, open_node)
+    _refuse_nothing(where)
+    if not is_remote(where) and not Path(where).is_dir():
+        raise InputError(f"{where} is not a Zarr store; {way_out}")
+    objects = open_objects(where)
     try:
-        ds = xr.open_zarr(where, chunks={}, mask_and_scale=False, decode_coords="all", decode_timedelta=False)
-    except (FileNotFoundError, NotADirectoryError, zarr.errors.GroupNotFoundError, zarr.errors.ContainsArrayError) as e:
-        raise InputError(f"{where} is not a Zarr store; {way_out}") from e
-    if ds.attrs.get("format") != FORMAT or "data" not in ds:
-        raise InputError(f"{where} is a Zarr store, but not a converted volume; {way_out}")
-    if ds.attrs["format_version"] > FORMAT_VERSION:
+        root = objects.get(Ask("zarr.json"))
+    except MissingObjectError:
+        return open_foreign(where, open_node)
+    try:
+        group = json.loads(bytes(root.data))
+    except ValueError as error:
+        raise InputError(f"{objects.name('zarr.json')} is broken ({error}); convert the source again") from error
+    attrs = group.get("attributes") or {}
+    arrays = (group.get("consolidated_metadata") or {}).get("metadata") or {}
+    if attrs.get("format") != FORMAT or "data" not in arrays:
+        return open_foreign(where, open_node)
+    if attrs["format_version"] > FORMAT_VERSION:
         raise InputError(
-            f"{where} has version {ds.attrs['format_version']} of the volume format, this program reads up to "
+            f"{objects.uri} has version {attrs['format_version']} of the volume format, this program reads up to "
             f"{FORMAT_VERSION}; update the program, or convert the source again"
         )
+    sparse = attrs["format_version"] < _DENSE_SINCE
+    lenient = ("data",) if missing == "mask" else ()
+    ds = open_lazily(objects, group, version=root.etag, sparse=sparse, lenient=lenient)
+    if missing == "mask":
+        there = ~ds["data_gone"].reset_coords(drop=True)
+        ds = ds.drop_vars("data_gone").assign(valid=there & ds["valid"] if "valid" in ds else there)
     return ds
+
+
+def _refuse_nothing(uri: str) -> None:
+    if not is_remote(uri) and not Path(uri).exists():
+        raise InputError(f"no volume at {uri}; check the path, or make one with `python -m pipeline convert`")
+
+
+def open_node(uri: str) -> zarr.Group | zarr.Array:
+    """Open what is at a path or URI, group or array, for reading.
+
+    Raises
+    ------
+    InputError
+        Where there is no Zarr store.
+    """
+    way_out = "make a volume from it with `python -m pipeline convert`"
+    _refuse_nothing(uri)
+    try:
+        return zarr.open(_for_zarr(uri), mode="r")
+    except (FileNotFoundError, NotADirectoryError, zarr.errors.NodeNotFoundError) as error:
+        raise InputError(f"{uri} is not a Zarr store; {way_out}") from error
+
+
+def _for_zarr(uri: str) -> Any:
+    """Return what zarr opens for reading: the path of a folder, or a store behind a URI."""
+    return ObjectStore(open_objects(uri).store, read_only=True) if is_remote(uri) else uri
+
+
+def open_part(uri: str | Path, group: str) -> xr.Dataset | None:
+    """Open what lies in a group beside a volume's own arrays, such as its statistics; none where there is no such."""
+    try:
+        return xr.open_zarr(
+            _for_zarr(str(uri)),
+            group=group,
+            chunks={},
+            mask_and_scale=False,
+            decode_timedelta=False,
+            consolidated=False,
+        )
+    except (FileNotFoundError, NotADirectoryError, KeyError, zarr.errors.GroupNotFoundError):
+        return None
 
 
 def write_volume(
     ds: xr.Dataset,
-    path: str | Path,
+    path: PathOrUri,
     *,
     overwrite: bool = False,
     progress: str | None = None,
     chunks: Mapping[str, int] | None = None,
-) -> Path:
-    """Write a dataset as a Zarr v3 store through Dask, aside first and then renamed: all of it appears, or nothing.
+    block: Mapping[str, int] | None = None,
+    key: str | None = None,
+    overviews: bool = False,
+    no_data: str | None = None,
+) -> PathOrUri:
+    """Write a dataset as a Zarr v3 store through Dask: all of it appears, or nothing.
+
+    A folder is written aside and then renamed; below a URI the root's metadata are written last.
+
+    Statistics are measured of the data as they pass, and stored with them.
 
     Parameters
     ----------
     ds
         Variables as `open_volume` describes them; Dask-backed ones are computed shard by shard.
     path
-        Folder of the store, made together with its parents.
+        Folder of the store, made together with its parents, or its URI.
     overwrite
         Whether an existing store is replaced (after the new one is complete).
     progress
         Words printed before a progress bar; none writes in silence.
-    chunks
-        Preferred chunk edges of some dimensions; `plan_chunks` chooses the others.
+    chunks, block
+        Preferred chunk edges of some dimensions, and edges of the blocks that will be read; see `plan_chunks`.
+    key
+        Hash of what is written and how. Where a process that wrote the same was stopped, the pieces that it finished
+        are kept; without a key nothing is.
+    overviews
+        Whether coarser copies of large data are made for viewing.
+    no_data
+        Words of the refusal where no cell holds data; with them, a mask that is true everywhere is left out.
 
     Returns
     -------
-    pathlib.Path
+    pathlib.Path or str
         `path`.
 
     Raises
     ------
     InputError
-        Where the store exists and `overwrite` is not set, or where it cannot be written, as on a full disk.
+        Where the store exists and `overwrite` is not set, another process is writing it, it would hold no data, or it
+        cannot be written, as on a full disk.
     """
-    path = Path(path)
     refuse_existing(path, overwrite)
-    ds, encoding = _lay_out(ds, chunks)
+    ds, encoding = _lay_out(ds, chunks, block)
     if progress is not None:
         print(progress, flush=True)
-    bar = ProgressBar(minimum=0.5) if progress is not None and sys.stdout.isatty() else nullcontext()
+    wishes = Wishes(overviews=overviews, no_data=no_data, speak=progress is not None)
+    if is_remote(path):
+        with TemporaryDirectory() as folder:
+            journal = Journal(Path(folder))
+            upload(str(path), lambda store: write_arrays(ds, store, encoding, journal, wishes), overwrite=overwrite)
+        return path
+    place = Path(path)
+    with _refusals(place), open_journal(place, key, begun=_aside(place).is_dir()) as journal:
+        if journal.goes_on and progress is not None:
+            print("  the same conversion was stopped here: going on with it", flush=True)
+        try:
+            write_aside(
+                place,
+                lambda aside: write_arrays(ds, aside, encoding, journal, wishes),
+                goes_on=journal.goes_on,
+                keep=journal.keep,
+            )
+        finally:
+            if journal.kept and progress is not None:
+                print("\n  stopped: what is finished is kept, and the same command goes on with it", flush=True)
+    return path
 
-    def write(aside: Path) -> None:
-        # A pool of our own: leaving it waits for the threads, so that after Ctrl-C none still writes what we remove.
-        with ThreadPoolExecutor(CPU_COUNT) as pool, dask.config.set(pool=pool), bar, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
-            ds.to_zarr(aside, mode="w", zarr_format=3, consolidated=True, encoding=encoding)
 
-    return write_aside(path, write)
-
-
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise `InputError` where `path` exists and is not to be replaced."""
+def refuse_existing(path: str | Path, overwrite: bool) -> None:
+    """Raise `InputError` where `path`, a folder or a URI, exists and is not to be replaced."""
+    if is_remote(path):
+        return refuse_existing_upload(str(path), overwrite)
+    path = Path(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; choose another place, or pass --overwrite to replace it")
     if path.is_dir() and not (path / "zarr.json").is_file():
         raise InputError(f"{path} is a folder of other things, which --overwrite leaves alone; choose another place")
 
 
-def write_aside(path: Path, write: Callable[[Path], None]) -> Path:
+def write_aside(
+    path: Path, write: Callable[[Path], None], *, goes_on: bool = False, keep: Callable[[], bool] = lambda: False
+) -> Path:
     """Let `write` fill a hidden neighbour of `path`, then put it in the place of `path`.
 
-    Whatever stops it, a full disk and Ctrl-C included, the neighbour is removed and `path` is as it was.
+    Whatever stops it, a full disk and Ctrl-C included, `path` is as it was, and the neighbour is removed.
+
+    Parameters
+    ----------
+    path
+        The place.
+    write
+        Fills the folder that it is given.
+    goes_on
+        Whether the neighbour that an earlier process left is filled further.
+    keep
+        Asked when an interruption, or what is nobody's mistake, stops it: whether the neighbour stays to be filled
+        further.
 
     Raises
     ------
     InputError
         Where the operating system refuses to write.
     """
-    aside = path.with_name(f".{path.name}.writing")
-    old = path.with_name(f".{path.name}.replaced")
+    aside, old = _aside(path), path.with_name(f".{path.name}.replaced")
+    kept = False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        write(aside)
-        if path.exists():
+        with _refusals(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not goes_on:
+                shutil.rmtree(aside, ignore_errors=True)
+            write(aside)
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                path.rename(old)
+            aside.rename(path)
             shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        aside.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+    except InputError:
+        raise
+    except BaseException:
+        kept = keep()
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(aside, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+    return path
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.writing")
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn the refusals of the operating system that the user can do something about into words."""
+    try:
+        yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise InputError(
@@ -192,17 +283,16 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> Path:
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EDQUOT):
             raise InputError(f"{path} cannot be written ({error.strerror}); choose another place") from error
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        if old.exists() and not path.exists():
-            old.rename(path)
-    return path
 
 
-def _lay_out(ds: xr.Dataset, preferred: Mapping[str, int] | None) -> tuple[xr.Dataset, dict[Hashable, dict[str, Any]]]:
+def _lay_out(
+    ds: xr.Dataset, preferred: Mapping[str, int] | None, block: Mapping[str, int] | None
+) -> tuple[xr.Dataset, dict[Hashable, dict[str, Any]]]:
     """Chunk every variable as it will be stored, and say so in its attributes and in the encoding for xarray."""
     ds = ds.drop_encoding()
-    encoding: dict[Hashable, dict[str, Any]] = {name: {"_FillValue": None} for name in ds.variables}
+    ds = ds.assign_coords({name: coord.load() for name, coord in ds.coords.items()})  # only data go piece by piece
+    plain = {"_FillValue": None, "compressors": _COMPRESSORS}
+    encoding: dict[Hashable, dict[str, Any]] = {name: dict(plain) for name in ds.variables}
     for stored in ds.variables.values():
         stored.attrs.pop("_FillValue", None)
     for name, var in ds.data_vars.items():
@@ -210,18 +300,21 @@ def _lay_out(ds: xr.Dataset, preferred: Mapping[str, int] | None) -> tuple[xr.Da
             continue
         # Masks and dense labels are laid out as the data is, so that both are computed from the same pieces.
         like = ds["data"] if "data" in ds and ds["data"].dims == var.dims else var
-        chunks, shards = plan_chunks(var.sizes, like.dtype.itemsize, preferred)
+        chunks, shards = plan_chunks(var.sizes, like.dtype.itemsize, preferred, block)
         shape = tuple(chunks[dim] for dim in var.dims)
         encoding[name]["chunks"] = shape
         var.attrs["chunks"] = list(shape)
         var.attrs.pop("shards", None)
+        var.attrs.pop("block", None)
         if shards is not None:
             encoding[name]["shards"] = tuple(shards[dim] for dim in var.dims)
             var.attrs["shards"] = list(encoding[name]["shards"])
         if "spatial_ref" in ds.coords and name in ("data", "valid", "labels", "truth"):
             encoding[name]["grid_mapping"] = "spatial_ref"
-        if var.chunks is not None:
-            ds[name] = var.chunk(shards or chunks)
+        if block:
+            var.attrs["block"] = ", ".join(f"{dim} {edge}" for dim, edge in block.items())
+        if name in ("data", "valid") or var.chunks is not None:
+            ds[name] = var.chunk(pieces(var.sizes, shards))
     created = datetime.now(UTC).isoformat(timespec="seconds")
     ds.attrs = {"created": created, **ds.attrs, "format": FORMAT, "format_version": FORMAT_VERSION}
     return ds, encoding

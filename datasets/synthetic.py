@@ -6,7 +6,7 @@ plus noise with the wavelet's own band. Letters: X, Y, Z cells along inline, cro
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import xarray as xr
 from datasets.config import SynthesisConfig
 from datasets.errors import InputError
 from datasets.geology import Earth, draw_earth
+from datasets.objects import is_remote
+from datasets.provenance import content_key, program
 from datasets.random_fields import white_noise
 from datasets.store import refuse_existing, write_volume
 from datasets.volume import UNLABELLED
@@ -29,12 +31,12 @@ _PATCHES, _PATCH = 16, 4  # the signal's strength is measured on at most 16 x 16
 Block = tuple[slice, slice, slice]
 
 
-def synthesize(config: SynthesisConfig) -> Path:
+def synthesize(config: SynthesisConfig) -> str | Path:
     """Make a synthetic survey and write it as a volume.
 
     Returns
     -------
-    pathlib.Path
+    pathlib.Path or str
         The store, with ``data`` (float32, in units of the signal's standard deviation), ``truth`` (uint8, 1 is salt),
         ``labels`` (the truth within `radius` of a well, 255 elsewhere) and ``wells`` (cells along inline, crossline).
 
@@ -45,10 +47,18 @@ def synthesize(config: SynthesisConfig) -> Path:
     """
     if not config.out:
         raise InputError("out is empty; name the folder of the new volume, such as surveys/small.zarr")
-    refuse_existing(Path(config.out), config.overwrite)
+    refuse_existing(config.out, config.overwrite)
     chunks = dict(zip(("inline", "crossline", "depth"), config.chunks, strict=True))
     progress = f"Synthesising {' x '.join(map(str, config.shape))} cells into {config.out}"
-    return write_volume(survey(config), config.out, overwrite=config.overwrite, progress=progress, chunks=chunks)
+    return write_volume(
+        survey(config).assign_attrs(program=program()),
+        config.out if is_remote(config.out) else Path(config.out),
+        overwrite=config.overwrite,
+        progress=progress,
+        chunks=chunks,
+        key=content_key({"settings": asdict(replace(config, overwrite=False)), "program": program()}),
+        overviews=True,
+    )
 
 
 def survey(config: SynthesisConfig) -> xr.Dataset:

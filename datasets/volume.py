@@ -6,7 +6,7 @@ Shapes: C channels (all dimensions that are not space, flattened), N the cells a
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,12 +14,14 @@ import numpy as np
 import xarray as xr
 
 from datasets.config import DataConfig
+from datasets.dims import NOT_HORIZONTAL as NOT_HORIZONTAL
 from datasets.errors import InputError
+from datasets.labels import UNLABELLED as UNLABELLED
+from datasets.lazy import stored_array
 from datasets.store import open_volume
+from datasets.traffic import Traffic
 
 IGNORE = -1
-UNLABELLED = 255
-NOT_HORIZONTAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})
 
 Part = Literal["train", "validation", "test"]
 PART_CODES: dict[str, int] = {"train": 1, "validation": 2, "test": 3}
@@ -63,7 +65,7 @@ class Volume:
         """
         if not config.source:
             raise InputError("data.source is empty; name a volume made by `python -m pipeline convert` or `synthesize`")
-        return cls.of(open_volume(config.source), config)
+        return cls.of(open_volume(config.source, missing=config.missing), config)
 
     @classmethod
     def of(cls, dataset: xr.Dataset, config: DataConfig) -> "Volume":
@@ -134,10 +136,10 @@ class Volume:
         """
         where = dict(zip(self.space, block, strict=True)) if block is not None else {}
         order = (*self.channel_dims, *self.space)
-        values = self.dataset["data"].isel(where).transpose(*order).values.astype(np.float32)
+        values = _cells(self.dataset["data"], where, order).astype(np.float32)
         values[~np.isfinite(values)] = np.nan
         if "valid" in self.dataset:
-            values[~self.dataset["valid"].isel(where).transpose(*order).values] = np.nan
+            values[~_cells(self.dataset["valid"], where, order)] = np.nan
         return values.reshape(self.n_channels, *values.shape[len(self.channel_dims) :])
 
     def read_labels(
@@ -176,16 +178,21 @@ class Volume:
         cells = dict(zip(self.space, block, strict=True)) if block is not None else {}
         where = {dim: cells[dim] for dim in self.label_dims if dim in cells}
         name = "truth" if part == "test" and "truth" in self.dataset else "labels"
-        source = self.dataset[name].isel(where).transpose(*self.label_dims)
-        labels = source.values.astype(np.int64)
+        labels = _cells(self.dataset[name], where, self.label_dims).astype(np.int64)
         labels[labels == UNLABELLED] = IGNORE
         if part is not None:
             if split is None:
                 raise ValueError("a part of the labels needs the split")
             codes = split.isel({dim: cut for dim, cut in where.items() if dim in split.dims}).variable
-            inside = (codes == PART_CODES[part]).set_dims(dict(source.sizes)).transpose(*self.label_dims)
-            labels[~inside.values] = IGNORE
+            inside = (codes == PART_CODES[part]).set_dims(dict(zip(self.label_dims, labels.shape, strict=True)))
+            labels[~inside.transpose(*self.label_dims).values] = IGNORE
         return coarsen_labels(labels, factor, len(self.classes)) if factor > 1 else labels
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What was read from the store so far; none for a volume in memory."""
+        source = stored_array(self.dataset["data"])
+        return source.reader.objects.traffic if source is not None else None
 
     def digest(self) -> str:
         """SHA-256 that two volumes share only if source, conversion, shape and labels are the same."""
@@ -204,6 +211,16 @@ class Volume:
             if name in self.dataset:
                 digest.update(np.ascontiguousarray(self.dataset[name].values).tobytes())
         return digest.hexdigest()
+
+
+def _cells(array: xr.DataArray, where: Mapping[str, slice], order: Sequence[str]) -> np.ndarray:
+    """Read a block with its axes in `order`: straight from the store where the variable is as it was opened."""
+    source = stored_array(array)
+    if source is None:
+        return np.asarray(array.isel(where).transpose(*order).values)
+    region = tuple(where.get(str(dim), slice(None)) for dim in array.dims)
+    axes = [array.dims.index(dim) for dim in order]
+    return source.read(region).transpose(axes).astype(array.dtype, copy=False)
 
 
 def coarsen_labels(labels: np.ndarray, factor: int, classes: int) -> np.ndarray:

@@ -1,44 +1,56 @@
-"""The reversible chain: all layers as one autograd function that stores no activations (DESIGN 2.1 to 2.3).
+"""The reversible chain: all layers as one autograd function that stores no activations (DESIGN 2.1 to 2.4).
 
-B batch, C channels, N space, L layers. Inside, states are channels-last [B, *N, C] and the leapfrog runs on the newest
-state and its last increment,
+B batch, C channels, K channels that are read, N space, L layers. Inside, states are channels-last [B, *N, C] and the
+leapfrog runs on the newest state and its last increment,
 
-    D_{j+1} = D_j - a K^T s(K X_j + b),    X_{j+1} = X_j + D_{j+1},    D_1 = X_1 - X_0 = 0,
+    D_{j+1} = D_j - a_j K^T s(K X_j + b),    X_{j+1} = X_j + D_{j+1},    D_1 = X_1 - X_0 = 0,
 
-which is X_{j+1} = 2 X_j - X_{j-1} - a K^T s(K X_j + b) without a copy of X_{j-1}. The backward pass is the same
-leapfrog run back on the doubled batch S_j = [X_j ; l_{j+1}], l_j the gradient with respect to X_j.
+which is X_{j+1} = 2 X_j - X_{j-1} - a_j K^T s(K X_j + b) without a copy of X_{j-1}. The backward pass is the same
+leapfrog run back: for the states in the forward pass's own memory, and beside them for the adjoint l_j, the gradient
+with respect to X_j. The states are evaluated exactly as in the forward pass, never stacked on the adjoint: that returns
+the same bits, and lets both be stepped in place.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from models.activations import Pointwise
+from models.arithmetic import Arithmetic, FloatStates, GridStates
 from models.config import Resample
-from models.symmetric import Convolution, SymmetricOperator
-from models.wavelet import coarsen, refine, resample_in_place
+from models.pieces import cut_grid
+from models.symmetric import Pair, SymmetricOperator
+from models.watch import Extremes, Watch, check_input, check_layers
+from models.wavelet import angle_gradient, axes_in_order, resample_in_place, turn_axis
 
-_RESAMPLE: dict[Resample, Callable[[Tensor], Tensor]] = {"coarsen": coarsen, "refine": refine}
-_UNDO: dict[Resample, Resample] = {"": "", "coarsen": "refine", "refine": "coarsen"}
-
-
-@dataclass
-class InversionRecord:
-    """Where the backward pass leaves the relative error of the input it recovered: a 0-d tensor, read when wanted."""
-
-    error: Tensor | None = None
+Channels = list[int] | slice
+UNDO: dict[Resample, Resample] = {"": "", "coarsen": "refine", "refine": "coarsen"}
+PER_LAYER = 3
+"""Parameters of a layer, in order: kernel, bias, and the angles of a learned resampling or none."""
 
 
 @dataclass(frozen=True)
 class ChainLayer:
-    """Static part of a layer: the form of its operator, and the resampling before it."""
+    """Static part of a layer.
+
+    Attributes
+    ----------
+    operator
+        Form of the symmetric operator.
+    resample
+        What happens to the grid before the layer.
+    weight
+        a = h^2, the weight of the force.
+    """
 
     operator: SymmetricOperator
     resample: Resample
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -51,28 +63,19 @@ class ChainPlan:
         The layers in order.
     activation
         Pointwise s.
-    weight
-        a = h^2, the weight of the force.
     repeat
         How often the input's channels are repeated to make the state's.
-    force_dtype
-        Precision of the force; none means that of the states.
-    record
+    arithmetic
+        How states are kept between layers.
+    watch
         Receives the inversion error of each backward pass.
     """
 
     layers: tuple[ChainLayer, ...]
     activation: Pointwise
-    weight: float
     repeat: int = 1
-    force_dtype: torch.dtype | None = None
-    record: InversionRecord = field(default_factory=InversionRecord)
-
-
-def _spare(plan: ChainPlan, state: Tensor) -> Tensor:
-    """Return memory for the resamplings of a chain; none is needed where it has none."""
-    needed = any(layer.resample for layer in plan.layers)
-    return torch.empty_like(state) if needed else state.new_empty(0)
+    arithmetic: Arithmetic = field(default_factory=FloatStates)
+    watch: Watch = field(default_factory=Watch)
 
 
 def repeated(x_BcN: Tensor, repeat: int) -> Tensor:
@@ -82,124 +85,210 @@ def repeated(x_BcN: Tensor, repeat: int) -> Tensor:
     return copies.reshape(*x_BNc.shape[:-1], -1) if repeat > 1 else x_BNc.contiguous()
 
 
-def _force_input(plan: ChainPlan, *tensors: Tensor) -> list[Tensor]:
-    return [tensor if plan.force_dtype is None else tensor.to(plan.force_dtype) for tensor in tensors]
+def _layers(plan: ChainPlan, parameters: Sequence[Any]) -> list[tuple[ChainLayer, Tensor, Tensor, Tensor | None]]:
+    triples = zip(*(parameters[at::PER_LAYER] for at in range(PER_LAYER)), strict=True)
+    return [(layer, *triple) for layer, triple in zip(plan.layers, triples, strict=True)]
 
 
-def _step_forward(
-    plan: ChainPlan, layer: ChainLayer, x: Tensor, increment: Tensor, kernel: Tensor, bias: Tensor
-) -> None:
+def _conditions(plan: ChainPlan, device: torch.device) -> AbstractContextManager[Any]:
+    """Set what the passes of a chain need: their own precision under autocast, and equal kernels for equal bits."""
+    stack = ExitStack()
+    stack.enter_context(torch.no_grad())
+    stack.enter_context(torch.autocast(device.type, enabled=False))
+    if plan.arithmetic.exact and device.type == "cuda":
+        stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True))
+    return stack
+
+
+def _hidden(layer: ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
+    """Return K x in real units."""
+    z, unit = layer.operator.hidden(pair, kernel), pair.arithmetic.loaded_unit
+    return z if unit == 1 else z.mul_(unit)
+
+
+def _step_forward(plan: ChainPlan, layer: ChainLayer, pair: Pair, kernel: Tensor, bias: Tensor) -> None:
     """Take one leapfrog step in place."""
-    operator = layer.operator
-    x_force, kernel, bias = _force_input(plan, x, kernel, bias)
-    z = operator.hidden(x_force, kernel) + operator.align(bias)
-    operator.add_transpose(increment, operator.spread(plan.activation.value(z) * -plan.weight), kernel)
-    x.add_(increment)
+    operator, force_type = layer.operator, pair.arithmetic.force_type(pair.dtype)
+    kernel, bias = kernel.to(force_type), bias.to(force_type)
+    z = _hidden(layer, pair, kernel).add_(operator.align(bias))
+    force = plan.activation.value(z).mul_(-layer.weight / pair.arithmetic.loaded_unit)
+    operator.advance(pair, operator.spread(force), kernel)
 
 
 def _step_back(
-    plan: ChainPlan, layer: ChainLayer, state: Tensor, increment: Tensor, kernel: Tensor, bias: Tensor
+    plan: ChainPlan, layer: ChainLayer, states: Pair, adjoint: Pair, kernel: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Step the doubled batch back in place, from S_j to S_{j-1}; return the gradients of kernel and bias."""
-    operator = layer.operator
-    state_force, kernel_force, bias_force = _force_input(plan, state, kernel, bias)
-    z, w = operator.hidden(state_force, kernel_force).chunk(2, dim=operator.batch_axis)
-    z = z + operator.align(bias_force)
-    pushed = plan.activation.slope(z) * w
-    # The factor -a belongs to both gradients and to the force: applied once, to the thin hidden tensor.
-    both = torch.cat([plan.activation.value(z), pushed], dim=operator.batch_axis).mul_(-plan.weight)
-    u = operator.spread(both)
-    kernel_gradient = operator.weight_gradient(state_force, u, kernel_force).to(kernel.dtype)
-    bias_gradient = operator.bias_gradient(both.chunk(2, dim=operator.batch_axis)[1]).to(bias.dtype)
-    operator.add_transpose(increment, u, kernel_force)
-    state.add_(increment)
+    """Step states and adjoint back in place, from j and j+1 to j-1 and j; return the gradients of kernel and bias.
+
+    With z = K X_j + b and w = K l_{j+1}, the force of the adjoint is -a K^T (s'(z) w), and the gradient of the kernel
+    correlates X_j with s'(z) w and l_{j+1} with s(z).
+    """
+    operator, force_type = layer.operator, states.arithmetic.force_type(states.dtype)
+    unit = states.arithmetic.loaded_unit
+    kernel_force, bias_force = kernel.to(force_type), bias.to(force_type)
+    z = _hidden(layer, states, kernel_force).add_(operator.align(bias_force))
+    pushed = plan.activation.slope(z).mul_(_hidden(layer, adjoint, kernel_force)).mul_(-layer.weight)
+    bias_gradient = operator.bias_gradient(pushed)
+    # The force of the states goes in their own units, so both products for the kernel have the same unit to undo.
+    force = operator.spread(plan.activation.value(z).mul_(-layer.weight / unit))
+    pushed = operator.spread(pushed)
+    kernel_gradient = operator.weight_gradient(states, pushed, kernel_force)
+    kernel_gradient = kernel_gradient.add_(operator.weight_gradient(adjoint, force, kernel_force)).mul_(unit)
+    operator.advance(states, force, kernel_force)
+    operator.advance(adjoint, pushed, kernel_force)
     return kernel_gradient, bias_gradient
 
 
-def _run_forward(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Run all layers in place on one copy of the input; returns X_L and X_{L+1}, channels-last."""
+def _run_forward(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any]) -> Pair:
+    """Run all layers in place on one copy of the input; returns X_{L+1} and D_{L+1}."""
+    grid = plan.arithmetic if isinstance(plan.arithmetic, GridStates) else None
+    if grid is not None:
+        check_input(grid, x_BcN)
     x = repeated(x_BcN, plan.repeat)
-    if x.data_ptr() == x_BcN.data_ptr():
-        x = x.clone()
-    increment = torch.zeros_like(x)
-    spare = _spare(plan, x)
-    for layer, kernel, bias in zip(plan.layers, parameters[::2], parameters[1::2], strict=True):
-        x, spare = resample_in_place(x, layer.resample, spare)
-        increment, spare = resample_in_place(increment, layer.resample, spare)
-        _step_forward(plan, layer, x, increment, kernel, bias)
-    return torch.sub(x, increment, out=increment), x
+    if grid is not None or x.data_ptr() == x_BcN.data_ptr():
+        x = plan.arithmetic.encode(x)
+    pair = Pair(x, torch.zeros_like(x), plan.arithmetic, x_BcN.dtype)
+    extremes: list[Extremes] = []
+    for layer, kernel, bias, angles in _layers(plan, parameters):
+        pair.state = resample_in_place(pair.state, layer.resample, angles)
+        pair.increment = resample_in_place(pair.increment, layer.resample, angles)
+        if grid is not None:
+            pair.extremes = Extremes()
+            extremes.append(pair.extremes)
+            if layer.resample:
+                pair.extremes.states += pair.state.aminmax()
+        _step_forward(plan, layer, pair, kernel, bias)
+    if grid is not None:
+        check_layers(grid, extremes)
+        pair.extremes = None
+    return pair
+
+
+def _read(pair: Pair, channels: Channels | None) -> Tensor:
+    """Copy the channels that are read from the newest state: [B, K, *N]."""
+    chosen = pair.state if channels is None else pair.state[..., channels]
+    return pair.arithmetic.decode(chosen, pair.dtype).movedim(-1, 1)
 
 
 class ReversibleChain(torch.autograd.Function):
-    """All layers at once: ``apply(plan, x, kernel_1, bias_1, kernel_2, ...)`` gives X_L and X_{L+1}, [B, C, *N].
+    """All layers at once: ``apply(plan, channels, x, kernel_1, bias_1, angles_1, ...)`` gives X_{L+1}, [B, K, *N].
 
-    Stored for the backward pass are x, the two outputs and the parameters, at any depth. Parameters are inputs and
-    their gradients are returned, so that data-parallel wrappers see them.
+    Kept for the backward pass are x, the last state and its increment, and the parameters, at any depth. Parameters are
+    inputs and their gradients are returned, so that data-parallel wrappers see them.
     """
 
     @staticmethod
-    def forward(ctx: Any, plan: ChainPlan, x_BcN: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        previous, newest = (state.movedim(-1, 1) for state in _run_forward(plan, x_BcN, parameters))
-        ctx.plan = plan
-        ctx.save_for_backward(x_BcN, previous, newest, *parameters)
-        ctx.set_materialize_grads(False)
-        return previous, newest
+    def forward(  # noqa: D102
+        ctx: Any, plan: ChainPlan, channels: Channels | None, x_BcN: Tensor, *parameters: Tensor | None
+    ) -> Tensor:
+        with _conditions(plan, x_BcN.device):
+            pair = _run_forward(plan, x_BcN, parameters)
+            out = _read(pair, channels)
+        ctx.plan, ctx.channels, ctx.pair = plan, channels, pair
+        ctx.save_for_backward(x_BcN, *parameters)
+        return out
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g_previous: Tensor | None, g_newest: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
-        plan: ChainPlan = ctx.plan
-        x_BcN, previous, newest, *parameters = ctx.saved_tensors
-        state, increment = _start_back(previous, newest, g_previous, g_newest)
-        del previous, newest, g_previous, g_newest
-        spare = _spare(plan, state)
-        gradients: list[Tensor] = []
-        for layer, kernel, bias in zip(reversed(plan.layers), parameters[-2::-2], parameters[::-2], strict=True):
-            kernel_gradient, bias_gradient = _step_back(plan, layer, state, increment, kernel, bias)
-            gradients += [bias_gradient, kernel_gradient]
-            state, spare = resample_in_place(state, _UNDO[layer.resample], spare)
-            increment, spare = resample_in_place(increment, _UNDO[layer.resample], spare)
-        g_x_BcN = _finish_back(plan, x_BcN, state, increment)
-        return None, g_x_BcN if ctx.needs_input_grad[1] else None, *reversed(gradients)
+    @torch.compiler.disable  # the engine calls it from within a compiled step, which would trace the loop over layers
+    def backward(ctx: Any, g_BKN: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "second derivatives of a telegraph network are not available: its backward pass is written by hand; "
+                "call backward or autograd.grad without create_graph"
+            )
+        plan, pair = ctx.plan, ctx.pair
+        if pair is None:
+            raise RuntimeError(
+                "the backward pass of a telegraph network runs its states back in place, so it can be taken once for "
+                "each forward pass; call the network again before a second backward"
+            )
+        ctx.pair = None
+        x_BcN, *parameters = ctx.saved_tensors
+        with _conditions(plan, x_BcN.device):
+            pair.state.sub_(pair.increment)
+            pair.increment.neg_()
+            adjoint, power = _start_adjoint(pair, g_BKN, ctx.channels)
+            gradients = _run_back(plan, pair, adjoint, parameters)
+            plan.watch.error = _inversion_error(plan, x_BcN, pair)
+            g_x_BcN = None
+            if ctx.needs_input_grad[2]:
+                # S_0 holds l_1 and the increment l_1 - l_2, the gradient of x, summed over its repeats.
+                copies = (plan.repeat, x_BcN.shape[1])
+                g_x_BcN = adjoint.increment.unflatten(-1, copies).sum(-2).movedim(-1, 1)
+            if power != 1:
+                for gradient in (g_x_BcN, *gradients):
+                    if gradient is not None:
+                        gradient.div_(power)
+        typed = (None if g is None else g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
+        return None, None, g_x_BcN, *typed
 
 
-def _start_back(
-    previous: Tensor, newest: Tensor, g_previous: Tensor | None, g_newest: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Stack S_L = [X_L ; g_{L+1}] and its increment S_L - S_{L+1}, where S_{L+1} = [X_{L+1} ; -g_L]."""
-    batch, channels, *sizes = newest.shape
-    state = newest.new_empty(2 * batch, *sizes, channels)
-    increment = torch.empty_like(state)
-    state[:batch].copy_(previous.movedim(1, -1))
-    torch.sub(state[:batch], newest.movedim(1, -1), out=increment[:batch])
-    for half in (state[batch:], increment[batch:]):
-        if g_newest is None:
-            half.zero_()
-        else:
-            half.copy_(g_newest.movedim(1, -1))
-    if g_previous is not None:
-        increment[batch:].add_(g_previous.movedim(1, -1))
-    return state, increment
+def _start_adjoint(pair: Pair, g_BKN: Tensor, channels: Channels | None) -> tuple[Pair, float]:
+    """Return l_{L+1} = g and its increment, which is g too, and the power of two by which they were multiplied.
+
+    float16 ends at 6e-8: there the gradient is brought near 1 first, which costs no precision.
+    """
+    force_dtype, power = pair.arithmetic.force_dtype, 1.0
+    if force_dtype is torch.float16:
+        largest = float(g_BKN.abs().max())
+        if 0 < largest < math.inf:
+            power = 2.0 ** -math.floor(math.log2(largest))
+    state = torch.zeros(pair.state.shape, dtype=pair.dtype, device=pair.state.device)
+    g_BNK = g_BKN.movedim(1, -1) if power == 1 else g_BKN.movedim(1, -1) * power
+    if channels is None:
+        state.copy_(g_BNK)
+    else:
+        state[..., channels] = g_BNK
+    return Pair(state, state.clone(), FloatStates(force_dtype), pair.dtype), power
 
 
-def _finish_back(plan: ChainPlan, x_BcN: Tensor, state: Tensor, increment: Tensor) -> Tensor:
-    """Record the inversion error from S_0 = [X_0 ; l_1] and return the gradient of x, l_1 - l_2 summed over repeats."""
-    batch, channels = x_BcN.shape[:2]
-    copies = (plan.repeat, channels)
+def _run_back(plan: ChainPlan, pair: Pair, adjoint: Pair, parameters: Sequence[Any]) -> list[Tensor | None]:
+    """Step all layers back; returns the gradients of the parameters in their order."""
+    gradients: list[Tensor | None] = []
+    for layer, kernel, bias, angles in reversed(_layers(plan, parameters)):
+        kernel_gradient, bias_gradient = _step_back(plan, layer, pair, adjoint, kernel, bias)
+        angles_gradient = _resample_back(layer.resample, pair, adjoint, angles)
+        gradients += [angles_gradient, bias_gradient, kernel_gradient]
+    return gradients[::-1]
+
+
+def _resample_back(how: Resample, pair: Pair, adjoint: Pair, angles_dC: Tensor | None) -> Tensor | None:
+    """Undo a layer's resampling of states and adjoint, axis by axis; return the gradient of its angles."""
+    if not how:
+        return None
+    space, gradient = pair.state.dim() - 2, None if angles_dC is None else torch.empty_like(angles_dC)
+    spacing = pair.arithmetic.spacing if isinstance(pair.arithmetic, GridStates) else 1.0
+    for axis in reversed(axes_in_order(how, space)):
+        if gradient is not None:
+            found = angle_gradient((pair.state, pair.increment), (adjoint.state, adjoint.increment), axis, how, spacing)
+            gradient[axis - 1] = found.view(-1, gradient.shape[1]).sum(0)
+        # The rounded turn took X_j and D_j, not X_{j-1}: that is what it is undone on.
+        pair.state.sub_(pair.increment)
+        for side in (pair, adjoint):
+            side.state = turn_axis(side.state, axis, UNDO[how], angles_dC)
+            side.increment = turn_axis(side.increment, axis, UNDO[how], angles_dC)
+        pair.state.add_(pair.increment)
+    return gradient
+
+
+def _inversion_error(plan: ChainPlan, x_BcN: Tensor, pair: Pair) -> Tensor:
+    """Return the relative error of the recovered input X_0, piece by piece; 0 where it has the same bits."""
     x_BNc = x_BcN.movedim(1, -1)
-    recovered = state[:batch].unflatten(-1, copies).sub_(x_BNc.unsqueeze(-2))
-    scale = torch.linalg.vector_norm(x_BNc) * plan.repeat**0.5
-    plan.record.error = torch.linalg.vector_norm(recovered) / scale.clamp_min(torch.finfo(scale.dtype).tiny)
-    return increment[batch:].unflatten(-1, copies).sum(-2).movedim(-1, 1)
+    wrong, scale = x_BcN.new_zeros(2, dtype=torch.float64)
+    cells = pair.state.shape[-1] * pair.state.element_size()
+    for where in cut_grid(x_BNc.shape[0], x_BNc.shape[1:-1], cells):
+        true = plan.arithmetic.encode(x_BNc[where]).unsqueeze(-2)
+        difference = pair.state[where].unflatten(-1, (plan.repeat, -1)) - true
+        wrong += plan.arithmetic.decode(difference, pair.dtype).square().sum(dtype=torch.float64)
+        scale += x_BNc[where].square().sum(dtype=torch.float64) * plan.repeat  # a norm of all would copy it to float64
+    return wrong.sqrt() / scale.sqrt().clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def run(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Run all layers in place where no gradient is wanted; returns X_{L+1}, [B, C, *N]."""
-    return _run_forward(plan, x_BcN, parameters)[1].movedim(-1, 1)
-
-
-def unrolled(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Run the same layers out of place, for `torch.export` and for a comparison with plain autograd.
+@torch.compiler.disable
+def differentiable(
+    plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor | None], channels: Channels | None = None
+) -> Tensor:
+    """Run all layers with a backward pass; returns the channels read of X_{L+1}, [B, K, *N].
 
     Parameters
     ----------
@@ -208,29 +297,17 @@ def unrolled(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor]) -> tu
     x_BcN
         Input [B, c, *N].
     parameters
-        Kernel and bias of each layer in turn.
-
-    Returns
-    -------
-    tuple of Tensor
-        X_L and X_{L+1}, [B, C, *N].
+        Kernel, bias and angles (or none) of each layer in turn.
+    channels
+        Channels of the last state that are returned; none means all.
     """
-    x = repeated(x_BcN, plan.repeat)
-    increment = torch.zeros_like(x)
-    for layer, kernel, bias in zip(plan.layers, parameters[::2], parameters[1::2], strict=True):
-        x, increment = unrolled_step(plan, layer, x, increment, kernel, bias)
-    return (x - increment).movedim(-1, 1), x.movedim(-1, 1)
+    return ReversibleChain.apply(plan, channels, x_BcN, *parameters)
 
 
-def unrolled_step(
-    plan: ChainPlan, layer: ChainLayer, x: Tensor, increment: Tensor, kernel: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Take one layer's resampling and leapfrog step out of place, by convolutions, whose graphs stay small."""
-    if layer.resample:
-        x, increment = _RESAMPLE[layer.resample](x), _RESAMPLE[layer.resample](increment)
-    operator = Convolution(layer.operator.space, layer.operator.edge)
-    x_force, kernel, bias = _force_input(plan, x, kernel, bias)
-    z = operator.hidden(x_force, kernel) + operator.align(bias)
-    force = operator.transpose(plan.activation.value(z), kernel, x.shape)
-    increment = increment - plan.weight * force.to(x.dtype)
-    return x + increment, increment
+@torch.compiler.disable
+def run(
+    plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor | None], channels: Channels | None = None
+) -> Tensor:
+    """Run all layers in place where no gradient is wanted; see `differentiable`."""
+    with _conditions(plan, x_BcN.device):
+        return _read(_run_forward(plan, x_BcN, parameters), channels)

@@ -8,9 +8,12 @@ Resample = Literal["", "coarsen", "refine"]
 Activation = Literal["relu", "softplus", "tanh"]
 Padding = Literal["refuse", "zeros", "reflect", "replicate"]
 ForceType = Literal["float32", "bfloat16", "float16"]
+States = Literal["auto", "float", "exact"]
+Boundary = Literal["zeros", "reflect", "periodic"]
+Coarsening = Literal["haar", "learned"]
 
-SEGMENTER_FORMAT = 1  # version of the JSON of SegmenterConfig
-_LAYER = re.compile(r"(?P<resample>[du]?)(?P<rank>[1-9]\d*)(?:\*(?P<times>[1-9]\d*))?\Z")
+SEGMENTER_FORMAT = 2  # version of SegmenterConfig's JSON and of a state dict's names; all up to this are read
+_LAYER = re.compile(r"(?P<resample>[du]?)(?P<rank>[1-9]\d*)(?P<form>p|g[1-9]\d*)?(?:\*(?P<times>[1-9]\d*))?\Z")
 
 
 class ConfigError(ValueError):
@@ -27,17 +30,24 @@ class Layer:
         Rows r of the kernel K: channels of the hidden layer.
     resample
         ``"coarsen"`` halves the grid and multiplies the channels by 2^d before the layer, ``"refine"`` undoes it.
+    pointwise
+        Whether the kernel is one cell wide: 3^d times fewer weights, no neighbours.
+    groups
+        Groups of channels that are convolved apart: that many times fewer weights.
     """
 
     rank: int
     resample: Resample = ""
+    pointwise: bool = False
+    groups: int = 1
 
 
 def parse_layers(text: str) -> tuple[Layer, ...]:
     """Read the compact notation of the paper's tables: ``"8*2 d16*3 u8"``.
 
     A number is the block rank of a layer, ``d`` before it coarsens first, ``u`` refines first, and ``*n`` repeats the
-    layer n times (the resampling happens before the first of them only).
+    layer n times (the resampling happens before the first of them only). Compressed forms of the kernel: ``16p`` is
+    pointwise, ``16g4`` convolves four groups of channels apart.
 
     Raises
     ------
@@ -50,11 +60,16 @@ def parse_layers(text: str) -> tuple[Layer, ...]:
         if match is None:
             raise ConfigError(
                 f"network.layers: {token!r} is not a layer; write a block rank such as 8, d16 (coarsen first), "
-                "u8 (refine first) or 16*3 (three layers)"
+                "u8 (refine first), 16*3 (three layers), 16p (pointwise) or 16g4 (four groups)"
             )
         rank, times = int(match["rank"]), int(match["times"] or 1)
         resample: Resample = {"": "", "d": "coarsen", "u": "refine"}[match["resample"]]  # type: ignore[assignment]
-        layers += [Layer(rank, resample)] + [Layer(rank)] * (times - 1)
+        form = match["form"] or ""
+        groups = int(form[1:]) if form.startswith("g") else 1
+        if rank % groups:
+            raise ConfigError(f"network.layers: {token!r} has a rank of {rank}, which {groups} groups do not divide")
+        layers.append(Layer(rank, resample, form == "p", groups))
+        layers += [Layer(rank, "", form == "p", groups)] * (times - 1)
     if not layers:
         raise ConfigError("network.layers is empty; name at least one block rank, such as '8*4'")
     return tuple(layers)
@@ -91,15 +106,28 @@ class NetworkConfig:
     repeat
         How often the input's channels are repeated to make the state's channels (paper: 1 -> 12 for seismic).
     step
-        Step h of the leapfrog in time; the force is weighted by a = h^2.
+        Step h of the leapfrog in time, for all layers or one for each; the force is weighted by a = h^2.
     activation
         Pointwise s of the force K^T s(K x + b).
     kernel
         Odd edge length of the convolution kernel, in cells.
+    boundary
+        What a layer sees beyond the edge of the volume.
+    coarsening
+        The orthogonal transform between levels: Haar, or one whose angles are learned, starting at Haar.
     padding
         What to do with a size that the coarsenings do not divide: ``refuse`` it, or pad it at its far end.
     force_dtype
-        Precision of the convolutions; the states stay in float32.
+        Precision of the convolutions.
+    states
+        How states are kept: ``exact``, as whole numbers on a grid, so that the backward pass recovers them bit for bit
+        at any depth; ``float``, in float32; ``auto`` is exact wherever the force is not in float32.
+    grid_bits
+        Spacing of the grid of exact states is 2^-grid_bits; they may go to 3/8 of 2^(state_bits - 1 - grid_bits). None
+        means 20 for states of 32 bits (up to 768) and 10 for those of 16 (up to 12).
+    state_bits
+        Bits of an exact state: 32, or 16, which halves the memory of the states and rounds a thousand times coarser:
+        beyond some 30 layers the gradients are no longer those of the network.
     init_gain
         Initial kernels are drawn with deviation gain / sqrt(fan-in) / sqrt(depth): deep networks must start gently.
     read_channels
@@ -108,24 +136,58 @@ class NetworkConfig:
 
     layers: str = "8*2 d16*3 d16*3 u16*2 u8*2"
     repeat: int = 1
-    step: float = 0.2
+    step: float | list[float] = 0.2
     activation: Activation = "relu"
     kernel: int = 3
+    boundary: Boundary = "zeros"
+    coarsening: Coarsening = "haar"
     padding: Padding = "reflect"
     force_dtype: ForceType = "float32"
+    states: States = "auto"
+    grid_bits: int | None = None
+    state_bits: Literal[16, 32] = 32
     init_gain: float = 1.0
     read_channels: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        parse_layers(self.layers)
+        depth = len(parse_layers(self.layers))
         if self.repeat < 1:
             raise ConfigError(f"network.repeat is {self.repeat}; it must be 1 or more")
-        if not self.step > 0:
+        if isinstance(self.step, list) and len(self.step) != depth:
+            raise ConfigError(
+                f"network.step lists {len(self.step)} steps for {depth} layers; give one number, or one for each layer"
+            )
+        if not all(step > 0 for step in self.steps):
             raise ConfigError(f"network.step is {self.step}; the leapfrog needs a positive step, such as 0.2")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError(f"network.kernel is {self.kernel}; take an odd edge length such as 3")
         if not self.init_gain > 0:
             raise ConfigError(f"network.init_gain is {self.init_gain}; it must be positive")
+        if self.state_bits not in (16, 32):
+            raise ConfigError(f"network.state_bits is {self.state_bits}; states have 16 or 32 bits")
+        if self.grid_bits is not None and not 1 <= self.grid_bits <= self.state_bits - 3:
+            raise ConfigError(
+                f"network.grid_bits is {self.grid_bits}; with states of {self.state_bits} bits it must be from 1 to "
+                f"{self.state_bits - 3}, which leaves room for states up to 1.5"
+            )
+        if self.state_bits == 16 and not self.exact:
+            raise ConfigError("network.state_bits is 16, but only exact states have bits; set network.states to exact")
+
+    @property
+    def steps(self) -> list[float]:
+        """Step h of each layer."""
+        depth = len(parse_layers(self.layers))
+        return list(self.step) if isinstance(self.step, list) else [self.step] * depth
+
+    @property
+    def exact(self) -> bool:
+        """Whether states are kept on a grid."""
+        return self.force_dtype != "float32" if self.states == "auto" else self.states == "exact"
+
+    @property
+    def grid(self) -> int:
+        """Bits behind the point of exact states."""
+        return self.grid_bits if self.grid_bits is not None else {32: 20, 16: 10}[self.state_bits]
 
 
 @dataclass
@@ -176,18 +238,22 @@ class SegmenterConfig:
     def from_json(cls, text: dict[str, Any]) -> "SegmenterConfig":
         """Undo `to_json`, also after a journey through JSON, which turns the axes of `read_slice` into text.
 
+        What format 1 lacked has defaults that mean the same, but for its states: they were in floating point whatever
+        the precision of the force.
+
         Raises
         ------
         ConfigError
-            Where the text was written by another version of the format.
+            Where the text was written by a later version of the format, or by something else.
         """
         content = dict(text)
         version = content.pop("format_version", None)
-        if version != SEGMENTER_FORMAT:
+        if not isinstance(version, int) or not 1 <= version <= SEGMENTER_FORMAT:
             raise ConfigError(
-                f"this segmenter was written in format {version}, but format {SEGMENTER_FORMAT} is read here; "
+                f"this segmenter was written in format {version}, but formats 1 to {SEGMENTER_FORMAT} are read here; "
                 "use the version of the software that wrote it, or train again"
             )
-        content["network"] = NetworkConfig(**content["network"])
+        network = {"states": "float", **content["network"]} if version == 1 else content["network"]
+        content["network"] = NetworkConfig(**network)
         content["read_slice"] = {int(axis): int(cell) for axis, cell in content["read_slice"].items()}
         return cls(**content)

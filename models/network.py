@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.activations import ACTIVATIONS
-from models.chain import ChainLayer, ChainPlan, InversionRecord, ReversibleChain, run, unrolled
+from models.arithmetic import choose_arithmetic
+from models.chain import ChainLayer, ChainPlan, Channels, differentiable, run
 from models.config import ConfigError, NetworkConfig, parse_layers
-from models.symmetric import choose_operator
-
-_FORCE_TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from models.operators import choose_operator
+from models.unrolled import unrolled
+from models.watch import Watch
 
 
 class TelegraphNetwork(nn.Module):
@@ -40,6 +41,19 @@ class TelegraphNetwork(nn.Module):
     multiple
         Sizes of the padded grid are multiples of this.
 
+    Notes
+    -----
+    The precision of the force is `NetworkConfig.force_dtype`, and nothing else: `torch.autocast` around the network
+    changes no bit of its output or gradients, because the backward pass must compute the forces of the forward pass
+    again, and runs outside of autocast.
+
+    A second run has the same bits on the CPU with as many threads. On CUDA, exact states choose cuDNN's deterministic
+    kernels by themselves; for states in floating point set ``torch.backends.cudnn.deterministic = True`` and
+    ``torch.backends.cudnn.benchmark = False``.
+
+    The backward pass can be taken once for each forward pass and has no derivatives of its own. `torch.compile` leaves
+    the network to its own code, by a graph break; `torch.export` gets the layers of `models.unrolled`.
+
     Raises
     ------
     ConfigError
@@ -53,7 +67,7 @@ class TelegraphNetwork(nn.Module):
         layers = parse_layers(config.layers)
         state_channels, level, deepest = channels * config.repeat, 0, 0
         plan: list[ChainLayer] = []
-        self.kernels, self.biases = nn.ParameterList(), nn.ParameterList()
+        self.kernels, self.biases, self.angles = nn.ParameterList(), nn.ParameterList(), nn.ParameterDict()
         for number, layer in enumerate(layers, start=1):
             if layer.resample == "coarsen":
                 state_channels, level = state_channels * bands, level + 1
@@ -67,34 +81,45 @@ class TelegraphNetwork(nn.Module):
                     )
                 state_channels, level = state_channels // bands, level - 1
             deepest = max(deepest, level)
-            operator = choose_operator(space, config.kernel, state_channels, layer.rank)
-            plan.append(ChainLayer(operator, layer.resample))
-            fan_in = state_channels * config.kernel**space
+            edge = 1 if layer.pointwise else config.kernel
+            if state_channels % layer.groups:
+                raise ConfigError(
+                    f"network.layers: layer {number} has {state_channels} channels, which {layer.groups} groups do "
+                    "not divide; change its groups, or network.repeat"
+                )
+            operator = choose_operator(
+                space, edge, state_channels, layer.rank, boundary=config.boundary, groups=layer.groups
+            )
+            plan.append(ChainLayer(operator, layer.resample, config.steps[number - 1] ** 2))
+            if layer.resample and config.coarsening == "learned":
+                finer = state_channels // bands if layer.resample == "coarsen" else state_channels
+                self.angles[str(number - 1)] = nn.Parameter(torch.zeros(space, finer))
+            fan_in = state_channels // layer.groups * edge**space
             deviation = config.init_gain / math.sqrt(fan_in * len(layers))
-            shape = (*[config.kernel] * space, layer.rank, state_channels)
+            shape = (*[edge] * space, layer.rank, state_channels // layer.groups)
             self.kernels.append(nn.Parameter(torch.randn(shape) * deviation))
             self.biases.append(nn.Parameter(torch.zeros(layer.rank)))
         self.channels_out = state_channels
         self.factor = 2.0**level
         self.multiple = 2**deepest
-        self._record = InversionRecord()
+        self.watch = Watch()
         self.plan = ChainPlan(
             layers=tuple(plan),
             activation=ACTIVATIONS[config.activation],
-            weight=config.step**2,
             repeat=config.repeat,
-            force_dtype=_FORCE_TYPES[config.force_dtype],
-            record=self._record,
+            arithmetic=choose_arithmetic(config),
+            watch=self.watch,
         )
 
     @property
     def inversion_error(self) -> Tensor | None:
         """Relative error of the input that the last backward pass recovered: a 0-d tensor, None before the first."""
-        return self._record.error
+        return self.watch.error
 
-    def parameters_in_order(self) -> list[Tensor]:
-        """Return kernel and bias of each layer in turn, as the chain takes them."""
-        return [tensor for pair in zip(self.kernels, self.biases, strict=True) for tensor in pair]
+    def parameters_in_order(self) -> list[Tensor | None]:
+        """Return kernel, bias and angles (or none) of each layer in turn, as the chain takes them."""
+        angles = [self.angles.get(str(at), None) for at in range(len(self.kernels))]
+        return [tensor for layer in zip(self.kernels, self.biases, angles, strict=True) for tensor in layer]
 
     def check_sizes(self, sizes: tuple[int, ...]) -> None:
         """Refuse a grid that the coarsenings do not divide, where the configuration says so.
@@ -137,24 +162,34 @@ class TelegraphNetwork(nn.Module):
         turned = cells.remainder(2 * size - 2)
         return torch.minimum(turned, 2 * size - 2 - turned)
 
-    def forward(self, x_BcN: Tensor) -> Tensor:
+    def forward(self, x_BcN: Tensor, channels: Channels | None = None) -> Tensor:
         """Run all layers.
 
         Parameters
         ----------
         x_BcN
             Input [B, c, *N].
+        channels
+            Channels of the final state that are wanted, which saves the memory of the others; none means all.
 
         Returns
         -------
         Tensor
-            Final state [B, C_out, *N_out] on the padded grid.
+            Final state [B, C_out or as many as `channels`, *N_out] on the padded grid.
+
+        Raises
+        ------
+        ConfigError
+            Where the sizes do not suit the layers.
+        GridOverflowError
+            Where exact states leave their grid.
         """
         self.check_sizes(tuple(x_BcN.shape[2:]))
         x_BcN = self.pad(x_BcN)
         parameters = self.parameters_in_order()
         if torch.compiler.is_exporting():
-            return unrolled(self.plan, x_BcN, parameters)[1]
+            state_BCN = unrolled(self.plan, x_BcN, parameters)
+            return state_BCN if channels is None else state_BCN[:, channels]
         if torch.is_grad_enabled():
-            return ReversibleChain.apply(self.plan, x_BcN, *parameters)[1]
-        return run(self.plan, x_BcN, parameters)
+            return differentiable(self.plan, x_BcN, parameters, channels)
+        return run(self.plan, x_BcN, parameters, channels)

@@ -1,72 +1,113 @@
-"""Matrix products and convolutions by the fastest kernel at hand.
+"""K as one matrix product and shifts of thin planes: the better form where channels are many and the rank is low.
 
-PyTorch hands float32 products on the CPU to MKL, which leaves half of an AVX-512 core of another maker idle (95 against
-190 GFLOP/s a core on an EPYC), and small convolutions on one thread to a slow path. oneDNN, which PyTorch brings along,
-does neither; where gradients are recorded or the device is another, the public functions serve.
+B batch, N space, C channels, r rank, T = edge^d taps, M = B * cells. K x is a sum over the taps of (shift by the tap)
+after (contraction C -> r at a point), so the state is read once, by one product [T r x C] [C x M], and all work between
+neighbours happens on thin planes (DESIGN 2.9). Hidden tensors are [r, B, *N].
 """
+
+import itertools
+from types import EllipsisType
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_CONVOLVE = {2: F.conv2d, 3: F.conv3d}
-_PIECE = 2**20  # elements of a product that are computed at once: 4 MB, below malloc's threshold for fresh pages
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+from models import boundary as beyond
+from models.kernels import add_product, multiply
+from models.pieces import cut_cells
+from models.symmetric import Pair, SymmetricOperator, at_least_single
 
 
-def _onednn_serves(*tensors: Tensor) -> bool:
-    return (
-        _ONEDNN
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
-    )
+class Products(SymmetricOperator):
+    """K by multiplying first and shifting after; K^T shifts first and multiplies after."""
 
+    @property
+    def _axes(self) -> range:
+        return range(-self.space, 0)
 
-def multiply(a_MK: Tensor, b_NK: Tensor) -> Tensor:
-    """Return a b^T: [M, N] for a [M, K] and b [N, K], either of them possibly a transposed view."""
-    if _onednn_serves(a_MK, b_NK):
-        return torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, None, "none", [], "")
-    return a_MK @ b_NK.T
+    def _windows(self, sizes: torch.Size) -> list[tuple[EllipsisType | slice, ...]]:
+        """Return, for each tap, the part of a padded plane that lies opposite to it: cell m - tap."""
+        starts = range(self.edge - 1, -1, -1)
+        return [
+            (..., *(slice(start, start + size) for start, size in zip(corner, sizes, strict=True)))
+            for corner in itertools.product(starts, repeat=self.space)
+        ]
 
-
-def add_product(y_MN: Tensor, a_MK: Tensor, b_NK: Tensor) -> None:
-    """Add a b^T to y in place.
-
-    oneDNN cannot add, so there the product is taken in pieces along the longer axis: no second state is allocated, and
-    a piece is still in the cache when it is added.
-    """
-    if _onednn_serves(y_MN, a_MK, b_NK):
-        pieces = -(-y_MN.numel() // _PIECE)
-        if y_MN.shape[0] >= y_MN.shape[1]:
-            for y, a in zip(y_MN.chunk(pieces), a_MK.chunk(pieces), strict=True):
-                y.add_(multiply(a, b_NK))
+    def hidden(self, pair: Pair, kernel: Tensor) -> Tensor:
+        """Multiply, then add up the planes of the taps where they land."""
+        batch, *sizes, channels = pair.state.shape
+        weight_PC, flat = kernel.reshape(-1, channels), pair.flat()
+        if pair.arithmetic.converts:
+            planes = weight_PC.new_empty(weight_PC.shape[0], flat.state.shape[0])
+            for where in _cut(flat, kernel):
+                planes[:, where] = multiply(weight_PC, flat.load(where))
         else:
-            for y, b in zip(y_MN.chunk(pieces, dim=1), b_NK.chunk(pieces), strict=True):
-                # A strided piece would fall to oneDNN's reference kernel; copied along its rows it is dense again.
-                y.add_(multiply(a_MK, b.T.contiguous().T))
-    elif y_MN.dtype == a_MK.dtype:
-        y_MN.addmm_(a_MK, b_NK.T)
-    else:
-        y_MN.add_(a_MK @ b_NK.T)
+            planes = multiply(weight_PC, flat.load(...))
+        planes = planes.view(*[self.edge] * self.space, kernel.shape[-2], batch, *sizes)
+        for axis in self._axes:
+            planes = self._gather(planes, axis)
+        return planes
+
+    def _gather(self, planes: Tensor, axis: int) -> Tensor:
+        """Add up the planes of the taps along one axis: cell n takes tap t of cell n + t - reach."""
+        reach, size = self.reach, planes.shape[axis]
+        if self.boundary != "zeros":
+            padded = beyond.pad(planes, [axis], reach, self.boundary)
+            total = padded[0].narrow(axis, 0, size).clone()
+            for tap in range(1, self.edge):
+                total.add_(padded[tap].narrow(axis, tap, size))
+            return total
+        total = planes[reach].clone()
+        for tap in range(1, min(reach, size - 1) + 1):
+            total.narrow(axis, 0, size - tap).add_(planes[reach + tap].narrow(axis, tap, size - tap))
+            total.narrow(axis, tap, size - tap).add_(planes[reach - tap].narrow(axis, 0, size - tap))
+        return total
+
+    def align(self, bias: Tensor) -> Tensor:
+        """Put the rank first."""
+        return bias.view(-1, *[1] * (self.space + 1))
+
+    def spread(self, z: Tensor) -> Tensor:
+        """Shift the planes to every tap: [T r, M]."""
+        if self.boundary == "zeros":
+            padded = F.pad(z, [self.reach] * (2 * self.space))
+            planes = torch.stack([padded[window] for window in self._windows(z.shape[2:])])
+        else:
+            padded = F.pad(z, [2 * self.reach] * (2 * self.space))
+            wide = torch.Size(size + 2 * self.reach for size in z.shape[2:])
+            planes = torch.stack([padded[window] for window in self._windows(wide)])
+            planes = beyond.fold(planes, self._axes, self.reach, self.boundary)
+        return planes.flatten(2).flatten(0, 1)
+
+    def transpose(self, u: Tensor, kernel: Tensor, shape: torch.Size) -> Tensor:
+        """Multiply the shifted planes by the kernel."""
+        return multiply(u.T, kernel.reshape(u.shape[0], -1).T).view(shape)
+
+    def advance(self, pair: Pair, u: Tensor, kernel: Tensor) -> None:
+        """Multiply the shifted planes by the kernel into the increment, piece by piece."""
+        flat, weight_CP = pair.flat(), kernel.reshape(u.shape[0], -1).T
+        for where in _cut(flat, kernel):
+            if pair.arithmetic.converts:
+                flat.advance(where, multiply(u[:, where].T, weight_CP))
+            else:
+                add_product(flat.increment[where], u[:, where].T, weight_CP)
+                flat.follow(where)
+
+    def weight_gradient(self, pair: Pair, u: Tensor, kernel: Tensor) -> Tensor:
+        """Multiply the shifted planes by the state."""
+        flat = pair.flat()
+        if not pair.arithmetic.converts:
+            return multiply(u, flat.load(...).T).view(kernel.shape)
+        total = u.new_zeros(u.shape[0], flat.state.shape[1], dtype=at_least_single(u.dtype))
+        for where in _cut(flat, kernel):
+            total += multiply(u[:, where], flat.load(where).T)
+        return total.view(kernel.shape)
+
+    def bias_gradient(self, z: Tensor) -> Tensor:
+        """Sum over all axes but the first."""
+        return z.flatten(1).sum(1, dtype=at_least_single(z.dtype))
 
 
-def convolve(x_BCN: Tensor, weight: Tensor, padding: list[int]) -> Tensor:
-    """Convolve an image or volume [B, C, *N], channels-last in memory, with weight [r, C, *taps] and stride 1."""
-    if _onednn_serves(x_BCN, weight):
-        ones = [1] * len(padding)
-        return torch.mkldnn_convolution(x_BCN, weight, None, padding, ones, ones, 1)
-    return _CONVOLVE[len(padding)](x_BCN, weight, padding=padding)
-
-
-def add_convolution(y_BrN: Tensor, x_BCN: Tensor, weight: Tensor, padding: list[int]) -> None:
-    """Add the convolution of x to y in place, where possible without a second tensor of y's size."""
-    if _onednn_serves(y_BrN, x_BCN, weight):
-        ones = [1] * len(padding)
-        result = torch.ops.mkldnn._convolution_pointwise_.binary(
-            y_BrN, x_BCN, weight, None, padding, ones, ones, 1, "add", 1.0, None, [], None
-        )
-        if result.data_ptr() != y_BrN.data_ptr():  # oneDNN preferred another layout and worked on a copy
-            y_BrN.copy_(result)
-    else:
-        y_BrN.add_(_CONVOLVE[len(padding)](x_BCN, weight, padding=padding))
+def _cut(flat: Pair, kernel: Tensor) -> list[slice]:
+    cells, channels = flat.state.shape
+    return cut_cells(cells, channels * flat.state.element_size(), kernel.numel() * kernel.element_size())

@@ -9,7 +9,7 @@ from models.config import ConfigError
 
 
 class ReadOut(nn.Module):
-    """Pick one channel per class, one slice along the axes that go, and drop the padding.
+    """Pick one slice along the axes that go, and drop the padding.
 
     Parameters
     ----------
@@ -25,6 +25,11 @@ class ReadOut(nn.Module):
         Space axes that go, each with a cell of the input grid.
     repeat
         The network's repeats, for the advice of an error.
+
+    Attributes
+    ----------
+    read
+        Channels of the final state that are read, one for each class.
 
     Raises
     ------
@@ -58,7 +63,7 @@ class ReadOut(nn.Module):
                 f"network.read_channels is {channels}; name {classes} different channels, one for each class, "
                 f"from 0 to {channels_out - 1}"
             )
-        self.classes, self.channels = classes, list(channels)
+        self.read: list[int] | slice = list(channels) or slice(classes)
         self.factor, self.read_slice = factor, dict(read_slice)
 
     def output_size(self, size: int) -> int:
@@ -84,12 +89,11 @@ class ReadOut(nn.Module):
                 )
         return tuple(self.output_size(size) for axis, size in enumerate(sizes) if axis not in self.read_slice)
 
-    def forward(self, state_BCN: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        """Read logits [B, K, *L] from the final state [B, C, *N] of an input of `sizes` cells."""
-        state_BCN = state_BCN[:, self.channels or slice(self.classes)]
+    def forward(self, state_BKN: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """Read logits [B, K, *L] from the channels `read` of a final state, for an input of `sizes` cells."""
         for axis in range(len(sizes) - 1, -1, -1):
             if axis in self.read_slice:
-                state_BCN = state_BCN.select(axis + 2, int(self.read_slice[axis] / self.factor))
+                state_BKN = state_BKN.select(axis + 2, int(self.read_slice[axis] / self.factor))
             else:
-                state_BCN = state_BCN.narrow(axis + 2, 0, self.output_size(sizes[axis]))
-        return state_BCN
+                state_BKN = state_BKN.narrow(axis + 2, 0, self.output_size(sizes[axis]))
+        return state_BKN

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.config import ConfigError, SegmenterConfig
 from models.network import TelegraphNetwork
 from models.readout import ReadOut
+from models.watch import Watch
 
 
 class Segmenter(nn.Module):
@@ -65,6 +66,11 @@ class Segmenter(nn.Module):
         """Relative error of the input that the last backward pass recovered: a 0-d tensor, None before the first."""
         return self.network.inversion_error
 
+    @property
+    def watch(self) -> Watch:
+        """What the network's passes saw of their own exactness."""
+        return self.network.watch
+
     def output_shape(self, space: tuple[int, ...]) -> tuple[int, ...]:
         """Return the space of the logits for an input of `space` cells.
 
@@ -109,7 +115,7 @@ class Segmenter(nn.Module):
             )
         sizes = tuple(raw_BcN.shape[2:])
         self.output_shape(sizes)
-        return self.readout(self.network(self.normalise(raw_BcN)), sizes)
+        return self.readout(self.network(self.normalise(raw_BcN), self.readout.read), sizes)
 
     def probabilities(self, raw_BcN: Tensor) -> Tensor:
         """Compute class probabilities [B, K, *L] from raw data [B, c, *N]."""

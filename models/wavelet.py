@@ -1,7 +1,15 @@
-"""Orthogonal Haar transform over the space axes: coarsen and refine (DESIGN 2.2).
+"""Orthogonal transform over the space axes: coarsen and refine, with Haar's angle or a learned one (DESIGN 2.2).
 
-B batch, N space, C channels last. The 2^d bands come out band-major, the mean band first, so that the first C channels
-of a coarse state are the block means times 2^(d/2).
+B batch, N space, C channels last. One axis after the other, neighbours (even, odd) are turned into (low, high):
+
+    low = cos t even + sin t odd,    high = sin t even - cos t odd,    t = 45 degrees for Haar,
+
+which is its own inverse. The 2^d bands come out band-major, the mean band first, so that the first C channels of a
+coarse state are the block means times 2^(d/2). A learned transform has an angle for each axis and channel of the finer
+grid, so it stays orthogonal whatever the optimiser does.
+
+On a grid of whole numbers the turn is factored into three rounded shears (lifting), each of which is undone exactly:
+even += [tan(t/2) odd],  odd -= [sin t even],  even += [tan(t/2) odd],  (low, high) = (even, -odd).
 """
 
 import math
@@ -10,92 +18,184 @@ import torch
 from torch import Tensor
 
 from models.config import Resample
+from models.pieces import cut_cells
+
+_HAAR = math.pi / 4
 
 
-def coarsen(x_BNC: Tensor) -> Tensor:
+def axes_in_order(how: Resample, space: int) -> range:
+    """Return the axes in the order in which they are coarsened (last first) or refined (first first)."""
+    return range(space, 0, -1) if how == "coarsen" else range(1, space + 1)
+
+
+def coarsen(x_BNC: Tensor, angles_dC: Tensor | None = None) -> Tensor:
     """Halve the grid and multiply the channels by 2^d; orthogonal, so its transpose is its inverse.
 
     Parameters
     ----------
     x_BNC
         State [B, *N, C], every size of N even.
+    angles_dC
+        Angles beyond 45 degrees, in radians, for each axis and channel; none is Haar.
 
     Returns
     -------
     Tensor
         State [B, *N/2, 2^d C].
     """
-    space = x_BNC.dim() - 2
-    for axis in range(space, 0, -1):
+    for axis in axes_in_order("coarsen", x_BNC.dim() - 2):
         even, odd = x_BNC.unflatten(axis, (-1, 2)).unbind(axis + 1)
-        x_BNC = torch.cat([even + odd, even - odd], dim=-1)
-    return x_BNC * math.sqrt(0.5) ** space
+        x_BNC = torch.cat(_turned(even, odd, axis, angles_dC), dim=-1)
+    return x_BNC
 
 
-def refine(x_BNC: Tensor) -> Tensor:
+def refine(x_BNC: Tensor, angles_dC: Tensor | None = None) -> Tensor:
     """Undo `coarsen`: double the grid and divide the channels by 2^d.
 
     Parameters
     ----------
     x_BNC
         State [B, *N, C], C divisible by 2^d.
+    angles_dC
+        As for `coarsen`; C counts the channels of the finer grid.
 
     Returns
     -------
     Tensor
         State [B, *2N, C / 2^d].
     """
-    space = x_BNC.dim() - 2
-    for axis in range(1, space + 1):
+    for axis in axes_in_order("refine", x_BNC.dim() - 2):
         low, high = x_BNC.chunk(2, dim=-1)
-        x_BNC = torch.stack([low + high, low - high], dim=axis + 1).flatten(axis, axis + 1)
-    return x_BNC * math.sqrt(0.5) ** space
+        x_BNC = torch.stack(_turned(low, high, axis, angles_dC), dim=axis + 1).flatten(axis, axis + 1)
+    return x_BNC
 
 
-def resample_in_place(x_BNC: Tensor, how: Resample, spare: Tensor) -> tuple[Tensor, Tensor]:
-    """Coarsen or refine a contiguous state by butterflies that go to and fro between its memory and a spare one.
+def _turned(a: Tensor, b: Tensor, axis: int, angles_dC: Tensor | None) -> tuple[Tensor, Tensor]:
+    if angles_dC is None:
+        return (a + b) * math.sqrt(0.5), (a - b) * math.sqrt(0.5)
+    angle = _tiled(angles_dC[axis - 1], a.shape[-1])
+    return angle.cos() * a + angle.sin() * b, angle.sin() * a - angle.cos() * b
 
-    Large fresh tensors cost the operating system's time for every page, so one spare serves all resamplings of a chain.
+
+def _tiled(angle_C: Tensor, channels: int) -> Tensor:
+    """Return the whole angle of every channel of a state that has been split into bands already."""
+    return _HAAR + angle_C.repeat(channels // angle_C.shape[0])
+
+
+def resample_in_place(x_BNC: Tensor, how: Resample, angles_dC: Tensor | None = None) -> Tensor:
+    """Coarsen or refine a contiguous state in its own memory; see `turn_axis`.
 
     Parameters
     ----------
     x_BNC
-        State, overwritten.
+        State in floating point or in whole numbers, overwritten.
     how
-        ``"coarsen"`` or ``"refine"``; with ``""`` both tensors are returned as they are.
-    spare
-        Any contiguous tensor of the state's number of elements, overwritten.
+        ``"coarsen"`` or ``"refine"``; with ``""`` the state is returned as it is.
+    angles_dC
+        As for `coarsen`.
+    """
+    if how:
+        for axis in axes_in_order(how, x_BNC.dim() - 2):
+            x_BNC = turn_axis(x_BNC, axis, how, angles_dC)
+    return x_BNC
+
+
+def turn_axis(x_BNC: Tensor, axis: int, how: Resample, angles_dC: Tensor | None) -> Tensor:
+    """Coarsen or refine one axis of a contiguous state in its own memory.
+
+    Seen as [P, 2, A, C] with neighbours in the axis of two, the coarse state is [P, A, 2, C] in the same memory with
+    bands in the axis of two, so that every one of the P blocks is turned by itself, with temporaries of a few blocks.
+    """
+    turn = _turn_real if x_BNC.dtype.is_floating_point else _turn_whole
+    neighbours, bands = as_neighbours(x_BNC, axis, how), as_bands(x_BNC, axis, how)
+    source, target = (neighbours, bands) if how == "coarsen" else (bands, neighbours)
+    angle = None if angles_dC is None else _tiled(angles_dC.detach()[axis - 1], source[0].shape[-1])
+    for where in cut_cells(len(source[0]), 2 * source[0][0].numel() * x_BNC.element_size()):
+        first, second = turn(source[0][where], source[1][where], angle, forward=how == "coarsen")
+        target[0][where] = first
+        target[1][where] = second
+    batch, *sizes, channels = x_BNC.shape
+    if how == "coarsen":
+        sizes[axis - 1] //= 2
+        return x_BNC.view(batch, *sizes, 2 * channels)
+    sizes[axis - 1] *= 2
+    return x_BNC.view(batch, *sizes, channels // 2)
+
+
+def _finer(x_BNC: Tensor, axis: int, how: Resample) -> tuple[int, int]:
+    """Return A, the cells behind an axis, and C, the channels of the finer side, of a state before a turn."""
+    channels = x_BNC.shape[-1] if how == "coarsen" else x_BNC.shape[-1] // 2
+    return math.prod(x_BNC.shape[axis + 1 : -1]), channels
+
+
+def as_neighbours(x_BNC: Tensor, axis: int, how: Resample) -> tuple[Tensor, Tensor]:
+    """View the memory of a state that is to be turned as even and odd neighbours on an axis, [P, A, C] each."""
+    inner, channels = _finer(x_BNC, axis, how)
+    even, odd = x_BNC.view(-1, 2, inner, channels).unbind(1)
+    return even, odd
+
+
+def as_bands(x_BNC: Tensor, axis: int, how: Resample) -> tuple[Tensor, Tensor]:
+    """View the memory of a state that is to be turned as low and high bands, [P, A, C] each."""
+    inner, channels = _finer(x_BNC, axis, how)
+    low, high = x_BNC.view(-1, inner, 2, channels).unbind(2)
+    return low, high
+
+
+def _turn_real(a: Tensor, b: Tensor, angle: Tensor | None, *, forward: bool) -> tuple[Tensor, Tensor]:
+    """Turn a pair of floating-point tensors; the turn is its own inverse."""
+    del forward
+    if angle is None:
+        return (a + b).mul_(math.sqrt(0.5)), (a - b).mul_(math.sqrt(0.5))
+    cosine, sine = angle.cos(), angle.sin()
+    return (a * cosine).addcmul_(b, sine), (a * sine).addcmul_(b, cosine, value=-1)
+
+
+def _turn_whole(a: Tensor, b: Tensor, angle: Tensor | None, *, forward: bool) -> tuple[Tensor, Tensor]:
+    """Turn a pair of whole numbers by three rounded shears, or undo that by the same shears in reverse order."""
+    half, sine = (math.tan(_HAAR / 2), math.sin(_HAAR)) if angle is None else ((angle / 2).tan(), angle.sin())
+    sign = 1 if forward else -1
+    b = b * sign  # a copy: what comes out overwrites what went in
+    a = a.add(_sheared(b, half), alpha=sign)
+    b.sub_(_sheared(a, sine), alpha=sign)
+    a.add_(_sheared(b, half), alpha=sign)
+    return a, (b.neg_() if forward else b)
+
+
+def _sheared(x: Tensor, factor: float | Tensor) -> Tensor:
+    return x.to(torch.float32).mul_(factor).round_().to(torch.int32).to(x.dtype)
+
+
+def angle_gradient(
+    pair: tuple[Tensor, Tensor], adjoint: tuple[Tensor, Tensor], axis: int, how: Resample, spacing: float
+) -> Tensor:
+    """Return the gradient with respect to the angles of one axis, from what came out of its turn.
+
+    With y = (first, second) the outcome of a turn, its derivative by the angle is (-second, first). The gradient with
+    respect to X_j is l_j, and -l_{j+1} with respect to X_{j-1}.
+
+    Parameters
+    ----------
+    pair
+        X_{j-1} and the difference X_{j-1} - X_j after the turn, as they are kept.
+    adjoint
+        l_j and l_j - l_{j+1}, likewise.
+    axis, how
+        The turn.
+    spacing
+        Value of one unit of `pair`.
 
     Returns
     -------
-    tuple of Tensor
-        The resampled state and the new spare.
+    Tensor
+        [channels of the finer side, all bands], at least float32.
     """
-    space = x_BNC.dim() - 2
-    if how == "coarsen":
-        for axis in range(space, 0, -1):
-            even, odd = x_BNC.unflatten(axis, (-1, 2)).unbind(axis + 1)
-            bands = _butterfly(even, odd, even.dim() - 1, spare, halved=axis == 2)
-            x_BNC, spare = bands.flatten(-2), x_BNC
-    elif how == "refine":
-        for axis in range(1, space + 1):
-            low, high = x_BNC.chunk(2, dim=-1)
-            pairs = _butterfly(low, high, axis + 1, spare, halved=axis == 2)
-            x_BNC, spare = pairs.flatten(axis, axis + 1), x_BNC
-    # Two axes together have had their factor 2^(-d/2) by halving; the odd one has not.
-    if how and space != 2:
-        x_BNC.mul_(math.sqrt(0.5))
-    return x_BNC, spare
-
-
-def _butterfly(a: Tensor, b: Tensor, axis: int, spare: Tensor, *, halved: bool) -> Tensor:
-    """Write a + b and a - b, both halved where asked, along a new axis of two in the spare memory."""
-    both = spare.view(*a.shape[:axis], 2, *a.shape[axis:])
-    total, difference = both.unbind(axis)
-    if halved:
-        torch.lerp(a, b, 0.5, out=total)
-        torch.sub(total, b, out=difference)
-    else:
-        torch.add(a, b, out=total)
-        torch.sub(a, b, out=difference)
-    return both
+    view = as_bands if how == "coarsen" else as_neighbours
+    undo: Resample = "refine" if how == "coarsen" else "coarsen"
+    x, dx, m, dm = (view(tensor, axis, undo) for tensor in (*pair, *adjoint))
+    total = adjoint[0].new_zeros(x[0].shape[-1])
+    for where in cut_cells(len(x[0]), 2 * x[0][0].numel() * adjoint[0].element_size()):
+        (x1, x2), (dx1, dx2) = ([half[where].to(total.dtype) for half in halves] for halves in (x, dx))
+        (m1, m2), (dm1, dm2) = ([half[where] for half in halves] for halves in (m, dm))
+        total += (m1 * dx2 - m2 * dx1 - dm1 * x2 + dm2 * x1).sum((0, 1))
+    return total * spacing

@@ -87,6 +87,8 @@ def _scores(d: ModelDescription, metrics: dict[str, Any]) -> str:
         if key.startswith("test/iou/"):
             lines.append(f"| IoU {key.removeprefix('test/iou/')} | {value:.3f} |")
     lines += ["", f"Checkpoint of step {metrics['best_step']}, chosen by the mean IoU on the validation part."]
+    if "leaks" in metrics:
+        lines += ["", f"Distances between the parts, as measured: {metrics['leaks']}."]
     return "\n".join(lines)
 
 

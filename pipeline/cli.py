@@ -60,12 +60,18 @@ COMMANDS = {
         "datasets.config:SynthesisConfig", "datasets.synthetic:synthesize", ("recipe",),
     ),
     "convert": Command(
-        "turn a .mat, .npy, SEG-Y or GeoTIFF source into a labelled Zarr volume",
+        "turn SEG-Y, ENVI, GeoTIFF, netCDF, .mat, .npy or .grd into a labelled Zarr volume",
         "datasets.config_convert:ConvertConfig", "datasets.convert:convert", ("recipe",),
     ),
     "inspect": Command(
-        "show dimensions, chunks, no data, labels and a picture of a volume",
+        "examine a volume, alone or before a recipe: what it holds, what is wrong with it, a picture",
         "pipeline.config:InspectConfig", "pipeline.inspect:inspect", ("source",),
+        (("json", "print the report as JSON"),),
+    ),
+    "plan": Command(
+        "say what a recipe costs before it runs: parameters, FLOPs, peak memory, what fits",
+        "pipeline.config:PlanConfig", "pipeline.plan:plan", ("recipe",),
+        (("json", "print JSON instead of text"),),
     ),
     "train": Command(
         "train a network on a volume",

@@ -7,6 +7,7 @@ from typing import Literal
 from datasets.config import DataConfig, SplitConfig
 from datasets.errors import InputError
 from models.config import NetworkConfig
+from pipeline.amount import parse_amount
 
 
 @dataclass
@@ -45,6 +46,9 @@ class TrainingConfig:
         Validations without a better score after which training stops; 0 means never.
     seed
         Seed of weights, order and views.
+    memory
+        Memory that a worker may fill, such as ``80GB``; a recipe that needs more is refused before data is read. None
+        means what this machine has.
     """
 
     steps: int = 100
@@ -62,8 +66,11 @@ class TrainingConfig:
     validate_every: int = 10
     patience: int = 0
     seed: int = 0
+    memory: str | None = None
 
     def __post_init__(self) -> None:
+        if self.memory is not None:
+            parse_amount(self.memory, "training.memory")
         for name in ("steps", "batch", "micro_batch", "validate_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"training.{name} is {getattr(self, name)}; it must be 1 or more")
@@ -84,6 +91,10 @@ class ClusterConfig:
         Whether each worker takes a GPU (NCCL between them) rather than CPU cores (gloo).
     cpus_per_worker
         CPU cores a worker reserves and computes with; 0 shares this machine's evenly.
+    loader_workers
+        Threads in each worker that read samples ahead of the network; 0 reads each when the network waits for it.
+    prefetch_bytes
+        Bytes of samples that each worker holds ready at most, beside those of the current step; one sample always is.
     max_failures
         Times a lost worker group is started again from the newest checkpoint.
     address
@@ -93,12 +104,17 @@ class ClusterConfig:
     workers: int = 1
     gpu: bool = False
     cpus_per_worker: int = 0
+    loader_workers: int = 2
+    prefetch_bytes: int = 256 * 2**20
     max_failures: int = 3
     address: str = "local"
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise InputError(f"cluster.workers is {self.workers}; use 0 to train without Ray, or 1 and more")
+        for name in ("loader_workers", "prefetch_bytes"):
+            if getattr(self, name) < 0:
+                raise InputError(f"cluster.{name} is {getattr(self, name)}; it must not be negative")
 
 
 @dataclass
@@ -172,18 +188,48 @@ class RunConfig:
 
 
 @dataclass
+class PlanConfig(RunConfig):
+    """A recipe to be planned: the run's own settings, and what stands in for a volume that is not here.
+
+    Attributes
+    ----------
+    memory
+        Memory to plan for, such as ``80GB``; none means `training.memory`, or what this machine has.
+    shape
+        Cells along `data.space`; none means the volume's, or `data.block` where there is no volume yet.
+    channels, classes
+        Channels of the raw data and number of classes; none means the volume's, or 1 and 2 where there is none yet.
+    """
+
+    memory: str | None = None
+    shape: list[int] | None = None
+    channels: int | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory is not None:
+            parse_amount(self.memory, "memory")
+        if self.shape is not None and (len(self.shape) != len(self.data.space) or min(self.shape) < 1):
+            raise InputError(f"shape is {self.shape}; give one size above 0 for each of data.space {self.data.space}")
+
+
+@dataclass
 class InspectConfig:
     """What ``inspect`` looks at.
 
     Attributes
     ----------
     source
-        Path or URI of a converted volume (Zarr).
+        Path or URI of a converted volume (Zarr), or a recipe of ``train``, whose volume is then looked at.
+    recipe
+        Recipe of ``train`` that the volume is tried with: labels by part, what an epoch reads.
     picture
-        PNG to draw; none means beside the volume.
+        PNG to draw; none means beside the volume, or here where that is remote.
     """
 
     source: str = ""
+    recipe: str = ""
     picture: str | None = None
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from datasets.errors import InputError
 from pipeline.checkpoint import best_checkpoint, read_meta
 from pipeline.config import EvaluateConfig
+from pipeline.leaks import leak_metrics, leak_picture, report_leaks
 from pipeline.metrics import Scores, confusion, scores
 from pipeline.run import Run
 from pipeline.scorer import Scorer, load_model, run_scorer
@@ -14,7 +15,7 @@ from pipeline.tracking import Tracker
 
 
 def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
-    """Score a run, or another model, on the test part of the run's split, and print the table.
+    """Score a run, or another model, on the test part of the run's split; prints the table and whether the split leaks.
 
     Parameters
     ----------
@@ -46,17 +47,26 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     if baseline:
         columns["random forest"] = _forest_scores(run)
     print(table(names, columns))
+    leaks = report_leaks(run)
+    print(f"split: {leaks.statement()}")
     if config.model:
         return measured
     step = read_meta(best_checkpoint(run.folder)).step
     flat = {f"test/{key}": value for key, value in measured.as_dict(names).items()}
     if baseline:
         flat |= {f"forest/{key}": value for key, value in columns["random forest"].as_dict(names).items()}
-    run.write("metrics.json", run.read("metrics.json") | {"best_step": step, "confusion": matrix.tolist(), **flat})
+    run.write(
+        "metrics.json",
+        run.read("metrics.json")
+        | {"best_step": step, "confusion": matrix.tolist(), "leaks": leaks.statement(), **flat},
+    )
     if tracker is not None:
-        tracker.metrics(step, {key: value for key, value in flat.items() if np.isfinite(value)})
+        numbers = flat | leak_metrics(leaks)
+        tracker.metrics(step, {key: value for key, value in numbers.items() if np.isfinite(value)})
         tracker.flush()
-        tracker.artifact(run.folder / "metrics.json")
+        for name in ("metrics.json", "leaks.json"):
+            tracker.artifact(run.folder / name)
+        tracker.artifact(leak_picture(run), "pictures")
     return measured
 
 

@@ -9,12 +9,14 @@ from pipeline.card import model_card
 from pipeline.checkpoint import best_checkpoint, load_segmenter, read_meta
 from pipeline.description import describe_run
 from pipeline.journal import Journal, read_history
+from pipeline.leaks import leak_metrics, report_leaks
 from pipeline.loop import Outcome, peak_memory, predict_classes
 from pipeline.metrics import confusion, scores
 from pipeline.pictures import draw_confusion, draw_curves
 from pipeline.pictures_maps import draw_prediction, draw_split
 from pipeline.pictures_sections import backdrop
 from pipeline.pictures_style import grid_axes
+from pipeline.reading import summarise_reading
 from pipeline.run import Run
 
 
@@ -24,7 +26,7 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
     Parameters
     ----------
     run
-        The run; its folder receives ``metrics.json`` and the pictures.
+        The run; its folder receives ``metrics.json``, ``leaks.json`` and the pictures.
     outcome
         How the loop ended.
     journal
@@ -49,6 +51,7 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
     measured = scores(matrix)
     flat = {f"test/{key}": value for key, value in measured.as_dict(names).items()}
     history = read_history(run)
+    leaks = report_leaks(run)
     errors = [row["inversion_error"] for row in history if "inversion_error" in row]
     summary = {
         "best_step": step,
@@ -57,16 +60,19 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
         "confusion": matrix.tolist(),
         "inversion_error": max(errors, default=None),
         "peak_memory_mib": peak_memory(device),
+        "leaks": leaks.statement(),
+        "reading": summarise_reading(history),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **flat,
     }
     run.write("metrics.json", summary)
     card = run.folder / "model-card.md"
     card.write_text(model_card(run.config.name, describe_run(run, model), summary))
+    flat |= leak_metrics(leaks)
     tracker.metrics(outcome.progress.step, {key: value for key, value in flat.items() if value == value})
     for path in draw(run, raw, prediction, matrix, history, factor):
         tracker.artifact(path, "pictures")
-    for path in (run.folder / "metrics.json", card):
+    for path in (run.folder / "metrics.json", run.folder / "leaks.json", card):
         tracker.artifact(path)
     tracker.artifacts(run.folder / "split.zarr", "split.zarr")
     tracker.tag("best_step", str(step))

@@ -5,16 +5,20 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datasets.errors import InputError
 from datasets.loader import Loader
 from models.segmenter import Segmenter
+from models.watch import GridOverflowError, Watch
 from pipeline.context import Clock, Context
 from pipeline.metrics import Scores, confusion, scores
+from pipeline.reading import ReadingMeter
 from pipeline.run import Run
 from pipeline.state import UNSCORED, Progress, Training
 from pipeline.step import StepResult, train_step
@@ -99,66 +103,78 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
     loader = Loader(
         run.volume,
         run.split,
-        block=config.data.block,
+        config.data,
         factor=int(getattr(training.model, "factor", 1)),
         batch=recipe.batch,
         seed=recipe.seed,
         augment_until=recipe.augment_until if recipe.augment else 0,
+        workers=config.cluster.loader_workers,
+        prefetch_bytes=config.cluster.prefetch_bytes,
         rank=context.rank,
         world=context.world,
     )
-    clock, began, spoken = Clock(progress.step, recipe.steps), time.perf_counter(), -math.inf
+    clock, spoken = Clock(progress.step, recipe.steps), -math.inf
+    meter = ReadingMeter(loader, getattr(run.volume, "traffic", None))
     result: StepResult | None = None
     score = progress.best_score
-    for samples in loader.steps(progress.step, recipe.steps):
-        if recipe.patience and progress.stale >= recipe.patience:
-            break
-        training.parallel.train()
-        started = time.perf_counter()
-        result = train_step(
-            training.parallel,
-            training.optimiser,
-            samples,
-            weights,
-            micro_batch=recipe.micro_batch,
-            clip=recipe.clip,
-            interrupted=context.interrupted(),
-        )
-        rate = float(training.schedule.get_last_lr()[0])
-        training.schedule.step()
-        progress.step += 1
-        seconds = time.perf_counter() - started
-        values: dict[str, float] = {
-            "loss": result.loss,
-            "gradient_norm": result.gradient_norm,
-            "rate": rate,
-            "voxels_per_second": result.voxels * context.world / seconds,
-            "waiting_share": loader.waited / max(time.perf_counter() - began, 1e-9),
-            "peak_memory_mib": peak_memory(context.device),
-        }
-        error = getattr(training.model, "inversion_error", None)
-        if error is not None:
-            values["inversion_error"] = float(error)
-        due = progress.step % recipe.validate_every == 0 or progress.step == recipe.steps
-        if due:
-            measured = _validate_everywhere(training)
-            score = measured["validation/miou"]
-            values |= measured
-            training.judge(score)
-        if context.rank == 0:
-            context.listener.metrics(progress.step, values)
-            left = clock.left(progress.step)
-            if due or time.perf_counter() - spoken > 10:
-                spoken = time.perf_counter()
-                shown = f"validation mIoU {score:.3f}" if math.isfinite(score) else "not validated yet"
-                context.listener.progress(
-                    f"step {progress.step}/{recipe.steps}  loss {result.loss:.4f}  {shown}  "
-                    f"{seconds:.2f} s a step  {left} left"
+    with closing(loader.steps(progress.step, recipe.steps)) as steps:
+        for samples in steps:
+            if recipe.patience and progress.stale >= recipe.patience:
+                break
+            training.parallel.train()
+            started = time.perf_counter()
+            try:
+                result = train_step(
+                    training.parallel,
+                    training.optimiser,
+                    samples,
+                    weights,
+                    micro_batch=recipe.micro_batch,
+                    clip=recipe.clip,
+                    interrupted=context.interrupted(),
                 )
-        if due or result.interrupted:
-            training.save(score if due else UNSCORED)
-        if result.interrupted:
-            break
+            except GridOverflowError as error:
+                raise InputError(f"step {progress.step + 1}: {error}; earlier checkpoints are kept") from error
+            rate = float(training.schedule.get_last_lr()[0])
+            training.schedule.step()
+            progress.step += 1
+            seconds = time.perf_counter() - started
+            meter.step(seconds)
+            values: dict[str, float] = {
+                "loss": result.loss,
+                "gradient_norm": result.gradient_norm,
+                "rate": rate,
+                "voxels_per_second": result.voxels * context.world / seconds,
+                "waiting_share": meter.waiting_share,
+                "epoch": loader.order.epochs(progress.step * recipe.batch),
+                "peak_memory_mib": peak_memory(context.device),
+            }
+            watch: Watch | None = getattr(training.model, "watch", None)
+            if watch is not None and watch.error is not None:
+                values["inversion_error"] = float(watch.error)
+                watch.warn_of_drift()
+            due = progress.step % recipe.validate_every == 0 or progress.step == recipe.steps
+            if due:
+                measured = _validate_everywhere(training)
+                score = measured["validation/miou"]
+                values |= measured
+                training.judge(score)
+            if due or result.interrupted:
+                values |= meter.report(context.device)
+            if context.rank == 0:
+                context.listener.metrics(progress.step, values)
+                left = clock.left(progress.step)
+                if due or time.perf_counter() - spoken > 10:
+                    spoken = time.perf_counter()
+                    shown = f"validation mIoU {score:.3f}" if math.isfinite(score) else "not validated yet"
+                    context.listener.progress(
+                        f"step {progress.step}/{recipe.steps}  loss {result.loss:.4f}  {shown}  "
+                        f"{seconds:.2f} s a step  {left} left"
+                    )
+            if due or result.interrupted:
+                training.save(score if due else UNSCORED)
+            if result.interrupted:
+                break
     interrupted = result is not None and result.interrupted
     return Outcome(progress, interrupted, training.model, training.best)
 

@@ -14,6 +14,7 @@ from datasets.store import refuse_existing
 from datasets.volume import Volume
 from pipeline.config import PredictConfig
 from pipeline.description import ModelDescription
+from pipeline.memory import check_prediction, memory_here
 from pipeline.pictures_maps import draw_volume
 from pipeline.pictures_sections import backdrop
 from pipeline.pictures_style import class_colours, grid_axes
@@ -63,6 +64,8 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> Path:
             f"{scorer.version} gives a grid finer than its input, which has no coordinates to be written with"
         )
     volume = scorer.open(config.source)
+    if scorer.segmenter is not None:
+        check_prediction(scorer.segmenter, volume.shape, memory_here(scorer.device == "cuda"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from datasets.errors import InputError
-from datasets.loader import aligned_tiles
+from datasets.loader import plan_samples
 from datasets.split import label_counts, make_split
-from datasets.statistics import statistics
+from datasets.statistics import read_summary, statistics
 from datasets.volume import Volume
 from models.config import SegmenterConfig
 from models.segmenter import Segmenter
 from pipeline.config import RunConfig
+from pipeline.memory import check_training
 from pipeline.recipe import dump_recipe
 from pipeline.run import Prepared, Run
 
@@ -82,9 +83,10 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
     if folder.exists() and not (folder / "prepared.json").is_file():
         raise InputError(f"{folder} is no run, so --overwrite does not replace it; choose another --name")
     volume = Volume.open(config.data)
+    check_training(config, volume)
     split = make_split(volume, config.split)
     counts = label_counts(volume, split)
-    measured = statistics(volume, config.data.keep)
+    measured = statistics(volume, config.data.keep, read_summary(config.data.source))
     segmenter = SegmenterConfig(
         network=config.network,
         space=len(volume.space),
@@ -97,8 +99,16 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
         trial = Segmenter(segmenter, torch.from_numpy(measured.mean), torch.from_numpy(measured.deviation))
     trial.output_shape(volume.shape)
     _check_grid(config, trial.factor)
-    for block in aligned_tiles(volume.shape, config.data.block, int(trial.factor)):
-        trial.output_shape(tuple(part.stop - part.start for part in block))
+    windows, _ = plan_samples(
+        volume,
+        split,
+        config.data,
+        factor=int(trial.factor),
+        batch=config.training.batch,
+        seed=config.training.seed,
+        workers=config.cluster.loader_workers,
+    )
+    trial.output_shape(windows[0].sizes)
     prepared = Prepared(
         segmenter=segmenter,
         mean=measured.mean,

@@ -17,9 +17,13 @@ from pipeline.config import RunConfig
 
 
 def recipe_parser(config: type, **options: Any) -> ArgumentParser:
-    """Make a parser of one configuration dataclass: ``--recipe FILE``, ``--print_config`` and dotted overrides."""
+    """Make a parser of one configuration dataclass: ``--recipe FILE``, ``--print_config`` and dotted overrides.
+
+    A configuration with a setting `recipe` of its own is not read from a file.
+    """
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
-    parser.add_argument("--recipe", action="config", help="YAML file with any of the settings below")
+    if "recipe" not in {field.name for field in fields(config)}:
+        parser.add_argument("--recipe", action="config", help="YAML file with any of the settings below")
     parser.add_class_arguments(config, fail_untyped=True)
     return parser
 

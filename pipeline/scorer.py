@@ -16,6 +16,7 @@ from datasets.config import DataConfig
 from datasets.errors import InputError
 from datasets.store import open_volume
 from datasets.volume import Volume
+from models.segmenter import Segmenter
 from pipeline.checkpoint import best_checkpoint, load_segmenter
 from pipeline.description import ModelDescription, describe_run
 from pipeline.run import Run
@@ -37,6 +38,8 @@ class Scorer:
         Raw data [B, C, *N] -> probabilities [B, K, *out].
     device
         Where it runs; a registered program was traced on the CPU and stays there.
+    segmenter
+        The network, where it is known: the memory of a registered program cannot be planned.
     """
 
     uri: str
@@ -44,6 +47,7 @@ class Scorer:
     description: ModelDescription
     module: Callable[[Tensor], Tensor]
     device: str = "cpu"
+    segmenter: Segmenter | None = None
 
     def __call__(self, raw: np.ndarray | Tensor) -> np.ndarray:
         """Map one volume in one piece, without gradients.
@@ -130,7 +134,7 @@ def run_scorer(run: Run) -> Scorer:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     segmenter = load_segmenter(checkpoint).to(device)
     version = f"{run.config.name} ({checkpoint.name})"
-    return Scorer(str(run.folder), version, describe_run(run, segmenter), segmenter.probabilities, device)
+    return Scorer(str(run.folder), version, describe_run(run, segmenter), segmenter.probabilities, device, segmenter)
 
 
 def load_model(uri: str, *, tracking_uri: str) -> Scorer:

@@ -29,7 +29,7 @@ class Progress:
     Attributes
     ----------
     step
-        Optimiser steps taken: the cursor of the data, whose order is a function of the step.
+        Optimiser steps taken: the cursor of the data too, as ``step * training.batch`` samples were taken by all ranks.
     best_score, best_step
         Best mean IoU on the validation part, and where.
     stale

@@ -69,7 +69,8 @@ class StepResult:
     interrupted: bool
 
 
-def _sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+    """Add each value over the ranks; `device` is where NCCL adds. Every rank takes part."""
     if not (dist.is_available() and dist.is_initialized()):
         return values
     total = torch.tensor(values, dtype=torch.float64, device="cpu" if dist.get_backend() == "gloo" else device)
@@ -117,7 +118,7 @@ def train_step(
     device = weights.device
     host_weights = weights.cpu().numpy()
     share = sum(float(host_weights[labels[labels >= 0]].sum()) for _, labels in samples)
-    total, stops = _sum_over_ranks([share, float(interrupted)], device)
+    total, stops = sum_over_ranks([share, float(interrupted)], device)
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     optimiser.zero_grad(set_to_none=True)
     loss_share, voxels = 0.0, 0
@@ -133,7 +134,7 @@ def train_step(
             (loss_sum * (world / max(total, 1e-12))).backward()
         loss_share += float(loss_sum.detach()) / max(total, 1e-12)
         voxels += int(np.prod(raw_BCN.shape[2:])) * len(chosen)
-    (loss,) = _sum_over_ranks([loss_share], device)
+    (loss,) = sum_over_ranks([loss_share], device)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip if clip > 0 else float("inf"))
     optimiser.step()
     return StepResult(loss, float(norm), voxels, stops > 0)

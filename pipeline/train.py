@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,29 +12,19 @@ from typing import Any
 import torch
 
 from datasets.errors import InputError
+from datasets.provenance import code_version
 from pipeline.checkpoint import latest_checkpoint
 from pipeline.config import RunConfig
 from pipeline.local import train_here
+from pipeline.memory import check_training
 from pipeline.prepare import prepare
+from pipeline.reading import reading_in_words
 from pipeline.run import Run
 from pipeline.tracking import Status, Tracker, connect, create_run
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Interrupted(KeyboardInterrupt):
     """The run stopped because somebody asked it to, and left a checkpoint."""
-
-
-def code_version() -> str:
-    """Return the git commit of this code, marked where files have changed since; unknown outside a checkout."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=ROOT, capture_output=True, text=True, check=True, timeout=10,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -81,7 +70,7 @@ def open_tracking(run: Run, *, parent: str | None = None) -> str:
 def _reopen(config: RunConfig) -> Run:
     run = Run.open(Path(config.runs) / config.name)
     then, now = flatten(asdict(run.config)), flatten(asdict(absolute(config)))
-    free = ("cluster.", "tracking.", "sweep.", "runs")
+    free = ("cluster.", "tracking.", "sweep.", "runs", "training.memory")
     changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(free)]
     if changed:
         key = min(changed)
@@ -89,7 +78,8 @@ def _reopen(config: RunConfig) -> Run:
             f"--resume: {key} is {now.get(key)!r} but {run.folder} was started with {then.get(key)!r}; "
             "repeat the recipe it was started with, or choose another --name"
         )
-    return replace(run, config=replace(run.config, cluster=config.cluster))
+    training = replace(run.config.training, memory=config.training.memory)
+    return replace(run, config=replace(run.config, cluster=config.cluster, training=training))
 
 
 def absolute(config: RunConfig) -> RunConfig:
@@ -110,6 +100,9 @@ def _announce(run: Run, interrupted: bool) -> None:
         f"test part: OA {found['test/oa']:.3f}  AA {found['test/aa']:.3f}  kappa {found['test/kappa']:.3f}  "
         f"mIoU {found['test/miou']:.3f}  (checkpoint of step {found['best_step']})"
     )
+    print(f"split:       {found['leaks']}")
+    if found.get("reading"):
+        print(f"reading:     {reading_in_words(found['reading'])}")
     print(f"run folder:  {run.folder}")
     print(f"pictures:    {run.pictures}")
     served = run.tracking_uri.startswith("http")
@@ -153,6 +146,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         connect(config.tracking.uri)
     if resume:
         run = _reopen(config)
+        check_training(run.config, run.volume)
         interrupted = _work(run)
     else:
         with _old_run_kept((Path(config.runs) / config.name).resolve(), overwrite):

@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,14 @@ def work(settings: dict[str, Any]) -> None:
     Parameters
     ----------
     settings
-        ``folder`` of the run, MLflow ``run_id``, ``threads`` and the ``bell``.
+        ``folder`` of the run, MLflow ``run_id``, ``threads``, the ``bell``, and the settings of the ``cluster``, which
+        on a resumed run need not be those that the folder remembers.
     """
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # else every report is announced between our lines
     ranks = ray.train.get_context()
     torch.set_num_threads(settings["threads"])
     run = Run.open(settings["folder"])
+    run = replace(run, config=replace(run.config, cluster=ClusterConfig(**settings["cluster"])))
     first = ranks.get_world_rank() == 0
     journal = Journal.open(run, settings["run_id"]) if first else None
     with contextlib.ExitStack() as stack:
@@ -155,7 +158,13 @@ def train_on_ray(run: Run, run_id: str) -> None:
         bell = Bell.remote()  # type: ignore[attr-defined]  # the decorator's work
         trainer = TorchTrainer(
             work,
-            train_loop_config={"folder": str(run.folder), "run_id": run_id, "threads": threads, "bell": bell},
+            train_loop_config={
+                "folder": str(run.folder),
+                "run_id": run_id,
+                "threads": threads,
+                "bell": bell,
+                "cluster": asdict(config),
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=resources
             ),

@@ -1,9 +1,13 @@
 """Fixtures shared by the whole suite."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.cloud.faults import FaultyProxy, faulty_proxy
+from tests.cloud.seaweed import BUCKET, Server, serve
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +17,26 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set TELEGRAPHER_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real S3-protocol server on loopback, for the whole session."""
+    with serve(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """URI of an empty prefix on the server, which the environment's credentials open."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{tmp_path.name}"
+
+
+@pytest.fixture
+def faulty_s3(s3_server: Server, s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A proxy between the server and whatever connects from now on; it does no harm until its faults are set."""
+    with faulty_proxy(s3_server.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        yield proxy

@@ -18,14 +18,22 @@ DOORS = {
     "ray": "pipeline/sweep pipeline/worker",
     "optuna": "",  # only through ray.tune.search.optuna
     "mlflow": "pipeline/registry pipeline/tracking",
-    "zarr": "datasets/store",
-    "dask": "datasets/convert datasets/statistics datasets/store datasets/synthetic",
+    "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/store "
+    "datasets/upload datasets/writing",
+    "obstore": "datasets/objects",
+    "numcodecs": "datasets/codecs",
+    "zstandard": "datasets/codecs",
+    "google_crc32c": "datasets/codecs",
+    "dask": "datasets/lazy datasets/masking datasets/overviews datasets/statistics datasets/synthetic datasets/writing",
     "sklearn": "pipeline/baseline",
-    "matplotlib": "pipeline/pictures pipeline/pictures_maps pipeline/pictures_style",
+    "matplotlib": "pipeline/pictures pipeline/pictures_leaks pipeline/pictures_maps pipeline/pictures_style",
     "segyio": "datasets/readers/segy",
-    "rasterio": "datasets/geotiff datasets/readers/geotiff",
-    "rioxarray": "datasets/coordinates datasets/geotiff datasets/readers/geotiff",
-    "pyproj": "datasets/coordinates",
+    "rasterio": "datasets/geotiff datasets/label_sources/polygons datasets/readers/geotiff datasets/readers/resample",
+    "rioxarray": "datasets/coordinates datasets/geotiff datasets/readers/geotiff datasets/readers/netcdf",
+    "h5py": "datasets/readers/matlab",
+    "h5netcdf": "",  # only through xarray
+    "pyproj": "datasets/coordinates datasets/label_sources/polygons datasets/map_grid",
+    "pyogrio": "datasets/label_sources/polygons",
     "tensorly": "datasets/readers/tensorly",
     "jsonargparse": "pipeline/recipe",
     "monai": "",  # only in the benchmark

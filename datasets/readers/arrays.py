@@ -12,6 +12,26 @@ from datasets.errors import InputError
 from datasets.readers.lazy import LazyArray
 
 
+def refuse_short(path: Path, needed: int, who: str) -> None:
+    """Raise `InputError` where a file holds fewer bytes than it must.
+
+    Parameters
+    ----------
+    path
+        File of the values.
+    needed
+        Bytes from its start to the last value.
+    who
+        What says how many they are, such as ``its header``.
+    """
+    held = path.stat().st_size
+    if held < needed:
+        raise InputError(
+            f"{path} is cut short: {who} makes it {needed:,} bytes, but it holds {held:,}; get the whole file, or "
+            "correct the header"
+        )
+
+
 def pick_key(path: Path, key: str, shapes: Mapping[str, tuple[int, ...]], option: str) -> str:
     """Check the key of an array, or find the only one.
 

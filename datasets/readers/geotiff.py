@@ -1,4 +1,4 @@
-"""GeoTIFFs, one or several on the same grid, whose bands become channels."""
+"""GeoTIFFs, one or several on the same grid or brought to that of the first, whose bands become channels."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
+from datasets.readers.resample import onto_grid
 
 _TILE = 1024
 
@@ -19,30 +20,47 @@ def read(config: ConvertConfig) -> xr.Dataset:
     Raises
     ------
     InputError
-        Where a file is missing or cannot be read, or lies on another grid than the first.
+        Where a file is missing or cannot be read, or lies on another grid than the first and `resample` is not set.
     """
     paths = [Path(config.source), *map(Path, config.more_sources)]
-    layers = [_open(path) for path in paths]
-    first = layers[0]
-    for path, layer in zip(paths, layers, strict=True):
-        for what, here, there in (
-            ("size", layer.shape[1:], first.shape[1:]),
-            ("grid", layer.rio.transform(), first.rio.transform()),
-            ("coordinate system", layer.rio.crs, first.rio.crs),
-            ("data type", layer.dtype, first.dtype),
-        ):
-            if here != there:
-                here, there = (str(value).replace("\n", " ") for value in (here, there))
-                raise InputError(
-                    f"{path} has the {what} {here}, but {paths[0]} has {there}; resample it to the same grid and type"
-                )
-    names = [name for path, layer in zip(paths, layers, strict=True) for name in _band_names(path, layer)]
+    layers: list[xr.DataArray] = [_open(path) for path in paths]
+    notes: list[str] = []
     valid = [_valid(layer) for layer in layers]
+    first = layers[0]
+    dtype = np.result_type(np.float32, *(layer.dtype for layer in layers)) if config.resample else first.dtype
+    for index, (path, layer) in enumerate(zip(paths, layers, strict=True)):
+        difference = _difference(layer, first, types=not config.resample)
+        if difference is None:
+            layers[index] = layer.astype(dtype)
+        elif config.resample:
+            layers[index], words = onto_grid(path, first, paths[0], config.resample, dtype)
+            valid[index] = layers[index].notnull()
+            layers[index].attrs = layer.attrs
+            notes.append(words)
+        else:
+            what, here, there = (str(value).replace("\n", " ") for value in difference)
+            raise InputError(
+                f"{path} has the {what} {here}, but {paths[0]} has {there}; set resample to nearest, bilinear or "
+                "average to bring it to the grid of the first"
+            )
+    names = [name for path, layer in zip(paths, layers, strict=True) for name in _band_names(path, layer)]
     ds = xr.Dataset({"data": xr.concat(layers, "band"), "valid": xr.concat(valid, "band")})
     ds["data"].attrs = {}
     ds["valid"].attrs = {}
     band = xr.Variable("band", np.arange(1, len(names) + 1), {"names": names})
-    return ds.assign_coords(band=band).assign_attrs(files=[str(path) for path in paths])
+    resampling = {"resampling": "; ".join(notes)} if notes else {}
+    return ds.assign_coords(band=band).assign_attrs(files=[str(path) for path in paths], **resampling)
+
+
+def _difference(layer: xr.DataArray, first: xr.DataArray, *, types: bool = True) -> tuple[str, object, object] | None:
+    """Find what two files do not share of size, grid, coordinate system and type, and how each has it."""
+    pairs = (
+        ("size", layer.shape[1:], first.shape[1:]),
+        ("grid", layer.rio.transform(), first.rio.transform()),
+        ("coordinate system", layer.rio.crs, first.rio.crs),
+        *((("data type", layer.dtype, first.dtype),) if types else ()),
+    )
+    return next((pair for pair in pairs if pair[1] != pair[2]), None)
 
 
 def _open(path: Path) -> xr.DataArray:

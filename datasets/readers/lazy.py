@@ -26,15 +26,15 @@ class LazyArray(BackendArray):
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, read: Callable[[Cut], np.ndarray]) -> None:
         self.shape = shape
         self.dtype = dtype
-        self._read = read
+        self.read = read
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
         """Read what xarray asks for, brought down to integers and slices."""
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self.read)
 
     def load(self) -> np.ndarray:
         """Read everything."""
-        return self._read((slice(None),) * len(self.shape))
+        return self.read((slice(None),) * len(self.shape))
 
     def variable(self, dims: list[str]) -> xr.Variable:
         """Name the dimensions; still nothing is read."""

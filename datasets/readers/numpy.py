@@ -13,6 +13,7 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.readers.arrays import name_dims, pick_key, source_dims
 from datasets.readers.lazy import LazyArray
+from datasets.readers.plain import plain_array
 
 _NOT_IN_SIDECAR = {"source", "more_sources", "out", "format", "overwrite"}
 _PATHS = ("labels", "valid", "extent")
@@ -30,7 +31,8 @@ def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
     try:
         if path.suffix == ".npy":
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-            return LazyArray(mapped.shape, mapped.dtype, lambda cut: np.array(mapped[cut]))
+            # Opened so to have its header understood and its length checked.
+            return plain_array(path, mapped.dtype, mapped.shape, offset=mapped.offset, strides=mapped.strides)
         with np.load(path, allow_pickle=False) as archive:
             shapes = {name: _shape(archive, name) for name in archive.files}
             return archive[pick_key(path, key, shapes, option)]
@@ -69,6 +71,8 @@ def with_sidecar(config: ConvertConfig) -> ConvertConfig:
             continue
         if name in _PATHS:
             value = str(sidecar.parent / value)
+        elif name == "horizons":
+            value = [str(sidecar.parent / where) for where in value]
         elif name == "coordinates":
             value = {dim: _beside(sidecar, where) for dim, where in value.items()}
         changes[name] = value

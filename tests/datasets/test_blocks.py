@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.blocks import apply_view, plan_step, tile, undo_view, view_count
+from datasets.blocks import apply_view, plan_windows, tile, undo_view, view_count
 from datasets.errors import InputError
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
@@ -41,46 +41,52 @@ def test_a_block_that_does_not_fit_is_refused(block):
         tile((5, 7), block)
 
 
-plans = {
-    "seed": st.integers(0, 9),
-    "batch": st.integers(1, 7),
-    "blocks": st.integers(1, 9),
-    "views": st.sampled_from([1, 2, 4, 8]),
-}
+@st.composite
+def windows(draw):
+    factor = draw(st.sampled_from([1, 2, 4]))
+    shape = [factor * draw(st.integers(1, 9)) for _ in range(draw(st.integers(1, 3)))]
+    block = [factor * draw(st.integers(1, size // factor)) for size in shape]
+    halo = [factor * draw(st.integers(0, 4)) for _ in shape]
+    return shape, block, halo, factor
 
 
 @quick
-@given(**plans)
-def test_every_block_comes_once_an_epoch_and_every_view_once_a_cycle(seed, batch, blocks, views):
-    stream = [
-        pair
-        for step in range(-(-blocks * views // batch))
-        for pair in plan_step(step, seed=seed, batch=batch, blocks=blocks, views=views)
-    ]
-    for epoch in range(views):
-        assert sorted(block for block, _ in stream[epoch * blocks : (epoch + 1) * blocks]) == list(range(blocks))
-    assert len(set(stream[: blocks * views])) == blocks * views
+@given(windows())
+def test_windows_hold_their_blocks_within_the_volume_and_are_of_one_size(case):
+    shape, block, halo, factor = case
+    number = np.arange(np.prod(shape)).reshape(shape)
+    found = plan_windows(shape, block, halo, factor)
+    assert [window.block for window in found] == tile(shape, block)
+    for window in found:
+        seen = number[window.seen]
+        assert seen.shape == window.sizes  # also: inside the volume
+        assert np.array_equal(seen[window.core], number[window.block])
+        assert window.sizes == tuple(min(edge + 2 * h, size) for edge, h, size in zip(block, halo, shape, strict=True))
+        for cells, wide, reach, size in zip(window.block, window.seen, halo, shape, strict=True):
+            assert wide.start % factor == 0
+            # All context that the volume has on either side is seen.
+            assert wide.start <= max(cells.start - reach, 0)
+            assert wide.stop >= min(cells.stop + reach, size)
 
 
-@quick
-@given(step=st.integers(0, 50), world=st.integers(1, 5), **plans)
-def test_the_plan_is_pure_and_ranks_partition_it(step, world, seed, batch, blocks, views):
-    plan = plan_step(step, seed=seed, batch=batch, blocks=blocks, views=views)
-    assert plan == plan_step(step, seed=seed, batch=batch, blocks=blocks, views=views)
-    assert len(plan) == batch
-    assert sorted(pair for rank in range(world) for pair in plan[rank::world]) == sorted(plan)
+def test_a_window_at_an_edge_sees_more_of_the_other_side():
+    first, middle, last = plan_windows([30], [10], [4], 1)
+    assert (first.seen, first.core) == ((slice(0, 18),), (slice(0, 10),))
+    assert (middle.seen, middle.core) == ((slice(6, 24),), (slice(4, 14),))
+    assert (last.seen, last.core) == ((slice(12, 30),), (slice(8, 18),))
 
 
-def test_order_changes_with_epoch_and_seed():
-    def order(step, seed):
-        return [block for block, _ in plan_step(step, seed=seed, batch=20, blocks=20, views=1)]
-
-    assert order(0, 0) != order(1, 0)
-    assert order(0, 0) != order(0, 1)
-
-
-def test_one_view_is_the_identity():
-    assert {view for _, view in plan_step(3, seed=5, batch=9, blocks=4, views=1)} == {0}
+@pytest.mark.parametrize(
+    ("halo", "factor", "words"),
+    [
+        ([1], 1, r"data.halo is \[1\]; give 2 numbers of cells, 0 or more$"),
+        ([2, -1], 1, r"data.halo is \[2, -1\]; give 2 numbers"),
+        ([4, 3], 2, r"data.halo is \[4, 3\]; .*, multiples of 2 as the network's output grid needs"),
+    ],
+)
+def test_a_halo_that_does_not_fit_is_refused(halo, factor, words):
+    with pytest.raises(InputError, match=words):
+        plan_windows([8, 8], [4, 4], halo, factor)
 
 
 @pytest.mark.parametrize(("sizes", "count"), [((4, 4), 8), ((3, 4), 4), ((5,), 2), ((), 1)])

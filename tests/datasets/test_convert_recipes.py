@@ -27,7 +27,7 @@ def converted(name: str, shared_data: Path, tmp_path: Path) -> xr.Dataset:
 
 
 def test_every_recipe_is_tried_here() -> None:
-    tried = {"indian-pines", "timelapse", "parihaka", "samson", "taizhou", "volve", "tempest"}
+    tried = {"indian-pines", "timelapse", "parihaka", "samson", "taizhou", "volve", "tempest", "broken-hill"}
     assert {path.stem for path in RECIPES.glob("*.yaml")} == tried
 
 
@@ -65,10 +65,12 @@ def test_taizhou(shared_data: Path, tmp_path: Path) -> None:
     assert np.bincount(ds["labels"].values.ravel())[[0, 1]].tolist() == [17163, 4227]
 
 
-@pytest.mark.parametrize("name", ["samson", "volve", "tempest"])
+@pytest.mark.parametrize("name", ["samson", "volve", "tempest", "broken-hill"])
 def test_the_others_convert_with_units_and_licence(shared_data: Path, tmp_path: Path, name: str) -> None:
     ds = converted(name, shared_data, tmp_path)
     assert ds.attrs["licence"] != "not stated"
     assert ds["data"].attrs["long_name"]
-    if name != "samson":
-        assert "spatial_ref" in ds.coords
+    assert ("spatial_ref" in ds.coords) == (name in ("volve", "tempest"))
+    if name == "broken-hill":
+        assert "no licence stated" in ds.attrs["licence"]
+        assert (ds["data"].shape, ds["x"].attrs["units"]) == ((467, 399), "m")

@@ -1,7 +1,5 @@
 """Every training sample is a function of its step: whoever reads it, whenever, under whatever view."""
 
-import threading
-
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,40 +9,11 @@ from hypothesis import strategies as st
 from datasets.blocks import apply_view
 from datasets.config import DataConfig
 from datasets.errors import InputError
-from datasets.loader import Loader, Pair
 from datasets.parts import TEST, TRAIN, UNUSED, VALIDATION
 from datasets.volume import IGNORE, Volume, coarsen_labels
+from tests.datasets.coded import blocks_of, coded, everywhere, loader, same
 
 quick = settings(max_examples=20, deadline=None, derandomize=True)
-
-
-def coded(rows: int, columns: int) -> Volume:
-    """Make a volume whose first channel and labels both hold the number of the cell."""
-    number = np.arange(rows * columns).reshape(rows, columns)
-    names = [str(k) for k in range(rows * columns)]
-    dataset = xr.Dataset(
-        {
-            "data": (("band", "y", "x"), np.stack([number, -number, number % 3]).astype(np.float32)),
-            "labels": (("x", "y"), number.T.astype(np.uint8), {"class_names": names, "class_values": names}),
-        }
-    )
-    return Volume.of(dataset, DataConfig(source="coded.zarr", space=["y", "x"]))
-
-
-def everywhere(volume: Volume, code: int = TRAIN) -> xr.DataArray:
-    return xr.DataArray(np.full(volume.shape, code, np.uint8), dims=["y", "x"])
-
-
-def loader(volume: Volume, split: xr.DataArray | None = None, **changed: object) -> Loader:
-    given = {"block": [4, 4], "factor": 1, "batch": 3, "seed": 0, "augment_until": None, **changed}
-    return Loader(volume, everywhere(volume) if split is None else split, **given)  # type: ignore[arg-type]
-
-
-def same(left: list[Pair], right: list[Pair]) -> bool:
-    return len(left) == len(right) and all(
-        np.array_equal(a, b, equal_nan=True) and np.array_equal(k, m)
-        for (a, k), (b, m) in zip(left, right, strict=True)
-    )
 
 
 @quick
@@ -143,7 +112,7 @@ def test_coarse_labels_lie_under_the_cells_they_are_of(rows: int, columns: int) 
 
 def test_views_end_at_their_step() -> None:
     volume = coded(8, 8)
-    plain = {volume.read(block).tobytes() for block in loader(volume).blocks}
+    plain = {volume.read(block).tobytes() for block in blocks_of(loader(volume))}
     shown = loader(volume, augment_until=5)
     assert all(raw.tobytes() in plain for step in range(5, 20) for raw, _ in shown.samples(step))
     assert not all(raw.tobytes() in plain for step in range(5) for raw, _ in shown.samples(step))
@@ -157,7 +126,7 @@ def test_blocks_without_training_labels_are_skipped() -> None:
     split[5, 1] = TRAIN
     split[0, 8:] = TRAIN
     found = loader(volume, split, batch=2)
-    assert found.blocks == [(slice(0, 4), slice(8, 12)), (slice(4, 8), slice(0, 4))]
+    assert blocks_of(found) == [(slice(0, 4), slice(8, 12)), (slice(4, 8), slice(0, 4))]
     for samples in found.steps(0, 10):
         assert sorted((labels != IGNORE).sum() for _, labels in samples) == [1, 4]
 
@@ -182,36 +151,42 @@ def test_no_data_reaches_the_network_as_nan() -> None:
         assert np.isnan(raw).sum() == 1
 
 
-def test_reading_ahead_keeps_the_order_and_runs_one_step_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_are_learned_in_the_block_and_not_in_its_halo() -> None:
     volume = coded(12, 8)
-    expected = [loader(volume).samples(step) for step in range(3, 9)]
-    tested = loader(volume)
-    asked: list[tuple[int, str]] = []
-    plain = tested.samples
-
-    def noted(step: int) -> list[Pair]:
-        asked.append((step, threading.current_thread().name))
-        return plain(step)
-
-    monkeypatch.setattr(tested, "samples", noted)
-    for step, (samples, right) in enumerate(zip(tested.steps(3, 9), expected, strict=True), 3):
-        assert same(samples, right)
-        assert max(at for at, _ in asked) <= step + 1
-    assert [at for at, _ in asked] == list(range(3, 9))
-    assert all(thread.startswith("loader") for _, thread in asked)
-    assert tested.waited > 0
-    assert list(tested.steps(4, 4)) == list(tested.steps(5, 4)) == []
+    seen: dict[int, int] = {}
+    tested = loader(volume, halo=[2, 1], batch=6)
+    for samples in tested.steps(0, 4):
+        for raw, labels in samples:
+            assert raw.shape == (3, 8, 6)
+            inside = labels != IGNORE
+            np.testing.assert_array_equal(labels[inside], raw[0][inside])
+            rows, columns = np.nonzero(inside)
+            assert inside.sum() == np.ptp(rows + 1) ** 0 * 16 == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+            for number in labels[inside].tolist():
+                seen[number] = seen.get(number, 0) + 1
+    assert seen == dict.fromkeys(range(96), 4)  # each cell is learned once an epoch, whatever windows it lies in
 
 
-def test_a_failure_while_reading_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    tested = loader(coded(12, 8))
+def test_a_halo_reads_no_more_than_the_volume_has() -> None:
+    volume = coded(12, 8)
+    whole = volume.read().tobytes()
+    for raw, labels in loader(volume, halo=[12, 12], augment_until=0).samples(0):
+        assert raw.tobytes() == whole
+        assert (labels != IGNORE).sum() == 16
 
-    def broken(*_: object) -> np.ndarray:
-        raise OSError("the disk is gone")
 
-    monkeypatch.setattr(Volume, "read", broken)
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(tested.steps(0, 3))
+def test_blocks_without_labels_come_at_their_share() -> None:
+    volume = coded(12, 8)
+    split = everywhere(volume, TEST)
+    split[0, 0] = TRAIN
+    for share, every in ((0.5, 2), (0.25, 4)):
+        found = loader(volume, split, batch=4, labelled_share=share)
+        assert len(found.windows) == 6
+        counts = [sum((labels != IGNORE).any() for _, labels in samples) for samples in found.steps(0, 10)]
+        assert counts == [4 // every] * 10
+    once = loader(volume, split, batch=6, labelled_share=None)
+    for samples in once.steps(0, 3):
+        assert sorted((labels != IGNORE).sum() for _, labels in samples) == [0] * 5 + [1]
 
 
 def test_a_whole_volume_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,3 +222,24 @@ def test_views_of_a_sample_undo_to_the_same_block() -> None:
     views = {apply_view(raw, view, [1, 2]).tobytes() for view in range(8)}
     shown = {sample[0].tobytes() for samples in loader(volume, block=None, batch=2).steps(0, 4) for sample in samples}
     assert shown == views  # in as many epochs as there are views, each comes once
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"halo": [2, 2]}, r"data.halo is \[2, 2\], but without data.block the whole volume is seen; set a block"),
+        (
+            {"block": [4, 4], "halo": [2]},
+            r"data.halo is \[2\]; give a number of cells, 0 or more, for each of data.space",
+        ),
+        ({"block": [4, 4], "halo": [2, -2]}, r"data.halo is \[2, -2\]; give a number of cells, 0 or more"),
+        (
+            {"labelled_share": 0.0},
+            r"data.labelled_share is 0; give a share above 0 and up to 1, or none for every block",
+        ),
+        ({"labelled_share": 1.5}, r"data.labelled_share is 1.5; give a share above 0"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        DataConfig(space=["y", "x"], **settings)  # type: ignore[arg-type]

@@ -1,12 +1,16 @@
 """Statistics against NumPy on the same values, with and without no-data."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 from datasets.config import DataConfig
 from datasets.errors import InputError
-from datasets.statistics import statistics
+from datasets.statistics import count_labels, masked_data, read_summary, statistics
+from datasets.store import open_volume, write_volume
 from datasets.volume import Volume
 
 
@@ -74,3 +78,40 @@ def test_nothing_to_measure_is_refused(values: np.ndarray) -> None:
         statistics(make_volume(np.full_like(values, np.nan), ["y", "x"]))
     with pytest.raises(InputError, match=r"data.keep names \['depth'\], but the data have the dimensions \['date'"):
         statistics(make_volume(values, ["y", "x"]), keep=["depth"])
+
+
+@pytest.mark.parametrize(
+    ("space", "keep", "read"),
+    [(["y", "x"], None, False), (["y", "x"], ["band"], False), (["y", "x"], [], False),
+     (["x", "y", "band"], None, False), (["y", "x"], ["y", "band"], True)],
+)  # fmt: skip
+def test_what_is_stored_is_what_would_be_measured(
+    values: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: list[str], keep: list[str], read: bool
+) -> None:
+    values[0, 1] = np.nan
+    values[1, 2] = 5
+    volume = make_volume(values, space, np.random.default_rng(3).random(values.shape) < 0.6)
+    path = write_volume(volume.dataset, tmp_path / "v.zarr")
+    measured = statistics(volume, keep)
+    calls = []
+    monkeypatch.setattr("datasets.statistics.masked_data", lambda ds: calls.append(ds) or masked_data(ds))
+    stored = statistics(Volume.of(open_volume(path), DataConfig(space=space)), keep, read_summary(path))
+    assert bool(calls) == read
+    np.testing.assert_allclose(stored.mean, measured.mean, rtol=1e-6)
+    np.testing.assert_allclose(stored.deviation, measured.deviation, rtol=1e-6)
+    assert stored.mean.shape == measured.mean.shape
+    assert stored.valid_share == measured.valid_share
+
+
+def test_statistics_of_another_version_are_not_read(values: np.ndarray, tmp_path: Path) -> None:
+    path = write_volume(make_volume(values, ["y", "x"]).dataset, tmp_path / "v.zarr")
+    assert read_summary(path) is not None
+    zarr.open_group(path / "statistics").attrs["version"] = 99
+    zarr.consolidate_metadata(path)
+    assert read_summary(path) is None
+
+
+def test_labels_are_counted_by_value() -> None:
+    labels = xr.DataArray(np.random.default_rng(0).choice([0, 3, 255], (40, 50)).astype(np.uint8), dims=("y", "x"))
+    for array in (labels, labels.chunk({"y": 7})):
+        np.testing.assert_array_equal(count_labels(array), np.bincount(labels.values.ravel(), minlength=256))

@@ -95,7 +95,7 @@ def test_times_and_crs_come_back(tmp_path: Path, small: xr.Dataset) -> None:
     np.testing.assert_array_equal(back["time"].values, times)
     assert back["spatial_ref"].attrs["crs_wkt"] == "PROJCRS[...]"
     assert back["data"].encoding["grid_mapping"] == "spatial_ref"
-    assert (back.attrs["format"], back.attrs["format_version"]) == ("telegrapher-volume", 1)
+    assert (back.attrs["format"], back.attrs["format_version"]) == ("telegrapher-volume", 2)
     again = open_volume(write_volume(back, tmp_path / "again.zarr"))
     xr.testing.assert_identical(again.load(), back.load())
 
@@ -181,13 +181,16 @@ def test_refusals_when_opening(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty is not a Zarr store; make a volume from it with"):
         open_volume(tmp_path / "empty")
+    (tmp_path / "empty" / "zarr.json").write_text('{"zarr_format"')
+    with pytest.raises(InputError, match=r"empty/zarr\.json is broken \(.*\); convert the source again"):
+        open_volume(tmp_path / "empty")
     xr.Dataset({"data": ("x", np.zeros(3))}).to_zarr(tmp_path / "other.zarr", zarr_format=2)
     with pytest.raises(InputError, match=r"other\.zarr is a Zarr store, but not a converted volume"):
         open_volume(tmp_path / "other.zarr")
     write_volume(xr.Dataset({"data": ("x", np.zeros(3))}), tmp_path / "new.zarr")
-    zarr.open_group(tmp_path / "new.zarr").attrs["format_version"] = 2
+    zarr.open_group(tmp_path / "new.zarr").attrs["format_version"] = 3
     zarr.consolidate_metadata(tmp_path / "new.zarr")
-    with pytest.raises(InputError, match=r"has version 2 of the volume format, this program reads up to 1"):
+    with pytest.raises(InputError, match=r"has version 3 of the volume format, this program reads up to 2"):
         open_volume(tmp_path / "new.zarr")
 
 

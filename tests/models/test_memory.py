@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.memory import METHODS, measure_apart, state_bytes
+from tests.benchmarks.memory import measure_apart, state_bytes
 
 EDGE = 256
 
@@ -15,9 +15,9 @@ EDGE = 256
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the resident peak from /proc")
 def test_peak_memory_is_flat_in_depth() -> None:
-    shallow, deep = (measure_apart("bytes", "telegraph", depth, EDGE, "cpu") for depth in (8, 64))
+    shallow, deep = (measure_apart("bytes", "ours", depth, EDGE, "cpu") for depth in (8, 64))
     assert deep <= 1.02 * shallow
-    assert shallow < 11 * state_bytes(EDGE)
+    assert shallow < 7 * state_bytes(EDGE)
     assert measure_apart("bytes", "plain", 32, EDGE, "cpu") > 2 * shallow
 
 
@@ -28,9 +28,9 @@ def test_the_benchmark_runs_and_writes_table_and_picture(tmp_path: Path) -> None
     command = [sys.executable, "-m", "tests.benchmarks.memory", "--quick"]
     places = ["--picture", str(tmp_path / "memory.png"), "--results", str(tmp_path)]
     answer = subprocess.run([*command, *places], cwd=root, capture_output=True, text=True, check=True)
-    assert answer.stdout.startswith("| depth | reversible chain (ours) |")
+    assert answer.stdout.startswith("| layers | 8 | 16 |")
     assert (tmp_path / "memory.png").stat().st_size > 10_000
     (file,) = tmp_path.glob("memory-*.json")
     curves = json.loads(file.read_text())["curves"]
-    assert list(curves) == list(METHODS)
-    assert all([point["depth"] for point in points] == [4, 8] for points in curves.values())
+    assert list(curves) == ["ours", "plain"]
+    assert all([point["depth"] for point in points] == [8, 16] for points in curves.values())

@@ -14,7 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.context import Context
 from pipeline.loop import Outcome, fit, new_segmenter
 from pipeline.prepare import prepare
-from pipeline.recipe import dump_recipe
+from pipeline.recipe import dump_recipe, load_recipe
 from pipeline.run import Run
 from pipeline.state import Progress
 from tests.benchmarks import accuracy
@@ -178,3 +178,15 @@ def test_the_table_shows_mean_and_sample_deviation() -> None:
     ]
     line = accuracy.table("tiny", rows).splitlines()[-1]
     assert line == "| random forest | - | 1.000 ± .000 | .150 ± .071 | -.150 ± .071 | .150 ± .071 | 1 |"
+
+
+@pytest.mark.parametrize("name", ["indian-pines", "timelapse"])
+def test_the_kept_results_are_those_of_todays_recipes(name: str) -> None:
+    recipe = load_recipe(Path(accuracy.__file__).parents[2] / f"pipeline/recipes/{name}.yaml")
+    kept = json.loads((accuracy.RESULTS / f"accuracy-{name}.json").read_text())["results"]
+    for row in kept:
+        split = replace(recipe.split, seed=row["seed"])
+        config = replace(recipe, split=split, training=replace(recipe.training, seed=row["seed"]))
+        assert accuracy.fingerprint(config, row["method"]) == row["mark"]
+        haloed = replace(config, data=replace(config.data, block=[16, 16], halo=[4, 4]))
+        assert accuracy.fingerprint(haloed, row["method"]) != row["mark"]

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +34,13 @@ def one_thread():
 def make_run(tmp_path_factory: pytest.TempPathFactory):
     """Make a run with a checkpoint of random weights: how it is scored matters, not how well."""
 
-    def make(volume: Path, name: str = "fields") -> Run:
+    def make(volume: Path, name: str = "fields", buffer: int = 0) -> Run:
         run = prepare(
             RunConfig(
                 name=name,
                 runs=str(tmp_path_factory.mktemp("evaluate")),
                 data=DataConfig(source=str(volume), space=["y", "x"]),
-                split=SplitConfig(block=4, buffer=0, fractions=[0.5, 0.2, 0.3]),
+                split=SplitConfig(block=4, buffer=buffer, fractions=[0.5, 0.2, 0.3]),
                 network=NetworkConfig(layers="4 d4 u4"),
             )
         )
@@ -142,3 +143,22 @@ def test_models_side_by_side():
     assert lines[2].split() == ["rest", "0", "-", "-"]
     assert lines[3].split() == ["OA", "10", "0.800", "0.500"]
     assert lines[-1].split() == ["mean", "IoU", "10", "0.800", "0.500"]
+
+
+def test_a_leak_planted_into_a_runs_split_is_found(make_run, tiny_volume, capsys):
+    run = make_run(tiny_volume, "leaking", buffer=1)
+    config = EvaluateConfig(str(run.folder))
+    evaluate(config)
+    assert "split: no leak: every test cell is more than 1 cell from every train cell" in capsys.readouterr().out
+    assert run.read("leaks.json")["proven"] is True
+    y, x = next((y, x) for y, x in np.argwhere(run.split.values == 1) if x and run.split.values[y, x - 1] != 1)
+    run.split.values[y, x - 1] = 3
+    run.split.to_dataset(name="split").to_zarr(run.folder / "split.zarr", mode="w", zarr_format=3, consolidated=False)
+    evaluate(config)
+    assert re.search(r"split: LEAK: \d+ of \d+ test cells? lies? within the buffer of 1 cell", capsys.readouterr().out)
+    found = run.read("leaks.json")
+    (gap,) = (gap for gap in found["gaps"] if gap["parts"] == ["train", "test"])
+    assert gap["first_violation"][1] == [y, x - 1]
+    assert f"y {y} ({1000 - 10 * y} m), x {x - 1} ({500 + 10 * (x - 1)} m)" in gap["first_violation_places"]
+    assert (found["proven"], found["spacing_m"]) == (False, [10.0, 10.0])
+    assert (run.pictures / "leaks.png").is_file()

@@ -9,7 +9,7 @@ from pipeline.config import RunConfig
 from pipeline.recipe import dump_recipe, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "pipeline" / "recipes"
-RUNS = [path for path in sorted(RECIPES.rglob("*.yaml")) if path.parent.name not in ("convert", "synthesize")]
+RUNS = [path for path in sorted(RECIPES.rglob("*.yaml")) if path.parent.name not in ("convert", "synthesize", "views")]
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)

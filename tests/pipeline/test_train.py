@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from datasets.errors import InputError
 from models.config import ConfigError
 from pipeline.checkpoint import best_checkpoint, complete_checkpoints, latest_checkpoint, load_segmenter, read_meta
+from pipeline.config import ClusterConfig
 from pipeline.context import Context
 from pipeline.journal import read_history
 from pipeline.local import directory_storage
@@ -38,12 +40,28 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_a_run_learns_and_leaves_everything_behind(recipe):
+def test_states_that_leave_their_grid_stop_the_run_in_one_sentence(recipe):
+    config = recipe(steps=2)
+    network = replace(config.network, states="exact", grid_bits=29)
+    message = (
+        r"^step 1: the input reaches .*, but states are kept exactly only up to 1\.5; set network\.grid_bits to 25 "
+    )
+    with pytest.raises(InputError, match=message):
+        train(replace(config, network=network))
+
+
+def test_a_run_in_bfloat16_has_no_inversion_error(recipe):
+    config = recipe(steps=2)
+    run = train(replace(config, network=replace(config.network, force_dtype="bfloat16")))
+    assert run.read("metrics.json")["inversion_error"] == 0
+
+
+def test_a_run_learns_and_leaves_everything_behind(recipe, capsys):
     run = train(recipe(steps=40))
     metrics = run.read("metrics.json")
     assert metrics["test/miou"] > 0.75
     assert metrics["inversion_error"] < 1e-5
-    pictures = {"split.png", "prediction.png", "confusion.png", "curves.png"}
+    pictures = {"split.png", "prediction.png", "confusion.png", "curves.png", "leaks.png"}
     assert {path.name for path in run.pictures.iterdir()} == pictures
     history = read_history(run)
     assert [row["step"] for row in history] == list(range(1, 41))
@@ -52,15 +70,61 @@ def test_a_run_learns_and_leaves_everything_behind(recipe):
     logged = client.get_run(run.read("tracking.json")["run_id"])
     assert logged.info.status == "FINISHED"
     expected = {"loss", "test/oa", "test/aa", "test/kappa", "test/miou", "test/iou/water", "inversion_error"}
-    expected |= {"peak_memory_mib", "voxels_per_second", "waiting_share", "validation/miou"}
+    expected |= {"peak_memory_mib", "voxels_per_second", "waiting_share", "epoch", "validation/miou"}
+    expected |= {"reading/waiting_share", "reading/samples", "reading/read_mib", "reading/step_s"}
+    expected |= {"leaks/violations", "leaks/train-test/cells", "leaks/train-test/metres"}
+    assert logged.data.metrics["leaks/violations"] == 0
+    assert run.read("leaks.json")["proven"] is True
+    assert "split:       no leak: every test cell is more than 0 cells from every train cell" in capsys.readouterr().out
     assert expected <= logged.data.metrics.keys()
     assert logged.data.params["training.steps"] == "40"
     assert {"code_version", "volume_digest", "split_digest"} <= logged.data.tags.keys()
     artifacts = {item.path for item in client.list_artifacts(logged.info.run_id, "pictures")}
     assert "pictures/prediction.png" in artifacts
-    assert {"config.yaml", "metrics.json", "model-card.md", "split.zarr"} <= {
+    assert {"config.yaml", "metrics.json", "leaks.json", "model-card.md", "split.zarr"} <= {
         item.path for item in client.list_artifacts(logged.info.run_id)
     }
+
+
+def test_what_reading_cost_is_reported_and_survives_a_restart(recipe, capsys):
+    config = recipe("blocks", steps=12, batch=3)
+    config = replace(config, data=replace(config.data, block=[8, 8], halo=[4, 4], labelled_share=None))
+    run = prepare(config)
+    asked = iter(range(1, 100))
+    fit(run, Context(store=directory_storage(run.checkpoints), interrupted=lambda: next(asked) == 6))
+    loud = replace(config, cluster=replace(config.cluster, loader_workers=1, prefetch_bytes=1))
+    reading = train(loud, resume=True).read("metrics.json")["reading"]
+    assert reading["samples"] == 3 * 6  # the first six steps had no journal
+    sample = 4 * 4 * 16 * 16 + 8 * 16 * 16
+    assert reading["read_mib"] == pytest.approx(18 * sample / 2**20)
+    assert 0 <= reading["warm_waiting_share"] <= 1
+    shown = capsys.readouterr().out
+    assert re.search(r"reading:     waited [\d.]+% of the step time \([\d.]+% once warm\), 18 samples, 0.1 MiB", shown)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_blocks_with_a_halo_resume_to_the_very_same_weights_whoever_reads_them(recipe, workers):
+    def blocks(name, loader_workers):
+        config = recipe(name, batch=3)
+        return replace(
+            config,
+            data=replace(config.data, block=[8, 8], halo=[4, 4], labelled_share=None),
+            cluster=replace(config.cluster, loader_workers=loader_workers),
+        )
+
+    plain = train(blocks("undisturbed", 1))
+    run = prepare(blocks("disturbed", workers))
+    asked = iter(range(1, 100))
+    fit(run, Context(store=directory_storage(run.checkpoints), interrupted=lambda: next(asked) == 5))
+    assert same(weights_of(plain), weights_of(train(blocks("disturbed", workers), resume=True)))
+
+
+def test_a_batch_without_labels_is_refused_before_any_work(recipe):
+    config = recipe("empty", batch=1)
+    config = replace(config, data=replace(config.data, block=[2, 2], labelled_share=0.5))
+    with pytest.raises(InputError, match=r"data.labelled_share is 0.5 and \d+ of 144 blocks .* a batch of at least 2"):
+        prepare(config)
+    assert not (Path(config.runs) / "empty").exists()
 
 
 class KilledError(Exception):
@@ -133,6 +197,12 @@ def test_early_stopping_keeps_the_best_and_the_newest(recipe):
     assert steps[-1] < 400
     assert run.read("metrics.json")["best_step"] == read_meta(best_checkpoint(run.folder)).step == steps[0]
     assert steps[-1] == steps[0] + 6
+
+
+@pytest.mark.parametrize("name", ["loader_workers", "prefetch_bytes"])
+def test_reading_settings_below_zero_are_refused(name):
+    with pytest.raises(InputError, match=rf"cluster.{name} is -1; it must not be negative"):
+        ClusterConfig(**{name: -1})
 
 
 def test_resume_refuses_another_recipe(recipe):

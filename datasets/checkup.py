@@ -1,0 +1,276 @@
+"""What may be wrong with a volume, each check by itself: from its statistics and its geometry, nothing is read."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from datasets.geometry import Geometry
+
+_SHOWN = 6
+_PILE = 1e-3  # share of the cells at one end from which on they are a pile
+_STEEP = 3.0  # times as many as in the occupied bins beside
+_FAR = 10.0  # interquartile ranges beyond the quartiles
+_LARGE_CHUNK = 32 * 2**20
+_MANY_OBJECTS = 100_000
+_FILLS = (-32768.0, -9999.0, -99999.0, -999.25, 1e30, -1e30, -1e32, 9.96921e36, 1.70141e38)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a user should know before training.
+
+    Attributes
+    ----------
+    check
+        What was checked, in a word or two.
+    text
+        What was found, with the numbers.
+    way_out
+        What to do about it.
+    """
+
+    check: str
+    text: str
+    way_out: str
+
+
+Check = Callable[[xr.Dataset, Geometry], list[Finding]]
+
+
+def check_values(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+    """Run all checks that need no more than the stored statistics and the geometry."""
+    checks: list[Check] = [
+        empty_entries,
+        constant_entries,
+        fill_values,
+        clipping,
+        dead_columns,
+        uneven_steps,
+        unmeasured,
+        bins,
+        crs,
+    ]
+    return [finding for check in checks for finding in check(summary, geometry)]
+
+
+def empty_entries(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+    """Find bands or dates without a single cell of data."""
+    empty = _where(summary["count"] == 0)
+    if not empty or not summary["count"].dims:
+        return []
+    return [
+        Finding("no data", f"{_list(empty)} hold no data at all", "leave them out of the source, or set data.validity")
+    ]
+
+
+def constant_entries(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+    """Find bands or dates of one value throughout."""
+    flat = _where((summary["count"] > 1) & (summary["minimum"] == summary["maximum"]))
+    if not flat:
+        return []
+    what = _list(flat) if summary["count"].dims else "the whole volume"
+    return [
+        Finding(
+            "constant", f"{what} hold one value throughout", "check the source; convert with nodata if it means no data"
+        )
+    ]
+
+
+def fill_values(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+    """Find piles of cells far away from all others, as of a no-data value that nobody named."""
+    found: dict[float, list[tuple[str, int]]] = {}
+    for entry, facts in _entries(summary):
+        low, high = _quartiles(summary, facts)
+        reach = _FAR * (high - low)
+        for end, far in (("minimum", low - float(facts["minimum"])), ("maximum", float(facts["maximum"]) - high)):
+            value, cells = float(facts[end]), int(facts[f"at_{end}"])
+            known = any(np.isclose(value, fill, rtol=1e-6) for fill in _FILLS)
+            if (known and cells) or (far > reach > 0 and cells > max(1, _PILE / 10 * int(facts["count"]))):
+                found.setdefault(value, []).append((entry, cells))
+    return [
+        Finding(
+            "no-data value",
+            f"{sum(cells for _, cells in where):,} cells hold {value:g}, far from all others{_in(where)}",
+            f"convert again with nodata: {value:g} if that stands for no data",
+        )
+        for value, where in found.items()
+    ]
+
+
+def clipping(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+    """Find values piled up at the smallest or the largest: clipped by a sensor, a stretch or a range of numbers."""
+    found: dict[str, list[tuple[str, float, float]]] = {}
+    fills = {finding.way_out for finding in fill_values(summary, geometry)}
+    for entry, facts in _entries(summary):
+        for end in ("minimum", "maximum"):
+            share = int(facts[f"at_{end}"]) / max(int(facts["count"]), 1)
+            steep = int(facts[f"at_{end}"]) > _STEEP * float(facts[f"beside_{end}"])
+            value = float(facts[end])
+            several = float(facts["minimum"]) < float(facts["maximum"])
+            if share > _PILE and steep and several and not any(f"nodata: {value:g} " in text for text in fills):
+                found.setdefault(end, []).append((entry, share, value))
+    findings = []
+    for end, where in found.items():
+        most = max(share for _, share, _ in where)
+        text = f"{most:.2%} of the cells lie exactly at the {end} {_range(where)}{_in(where)}"
+        way = f"convert with nodata: {where[0][2]:g} if that stands for no data, else take the source before clipping"
+        findings.append(Finding("clipping", text, way))
+    return findings
+
+
+def dead_columns(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+    """Find traces, or pixels over all bands and dates, that never change but count as data."""
+    if "dead" not in summary or not summary["dead"].any():
+        return []
+    dead = summary["dead"]
+    cells = int(dead.sum())
+    name = "traces" if "inline" in dead.dims else "columns of cells"
+    first = ", ".join(f"{dim} {int(at[0])}" for dim, at in zip(dead.dims, np.nonzero(dead.values), strict=True))
+    return [
+        Finding(
+            "dead traces",
+            f"{cells:,} of {dead.size:,} {name} ({cells / dead.size:.2%}) never change but count as data; the first "
+            f"is at cell {first}",
+            "mask them: name their value as nodata, or give a mask as valid",
+        )
+    ]
+
+
+def uneven_steps(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+    """Find dimensions of space whose cells are not equally far apart."""
+    return [
+        Finding(
+            "geometry",
+            f"the steps along {dim} go from {low:g} to {high:g} {geometry.units[dim]}".rstrip(),
+            "a network takes all cells for equal: resample the source to even steps",
+        )
+        for dim, (low, high) in geometry.uneven.items()
+    ]
+
+
+def bins(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+    """Find cells of a map that are far from square, very small or very large, at odd angles, or that jump."""
+    found = [
+        Finding("geometry", f"positions jump along {dim}", "check x_byte, y_byte and the line numbers of the source")
+        for dim in geometry.crooked
+    ]
+    sides = {dim: abs(step) for dim, step in geometry.cell.items() if step and dim in geometry.azimuth}
+    if len(sides) != 2 or geometry.geographic:
+        return found
+    (a, first), (b, second) = sides.items()
+    if max(first, second) > 4 * min(first, second):
+        found.append(
+            Finding(
+                "geometry",
+                f"cells are {first:g} x {second:g} {geometry.units[a]} ({a} x {b})",
+                "kernels see unlike distances along the two: resample, or check the positions of the source",
+            )
+        )
+    metres = geometry.units[a] in ("m", "metre", "metres")
+    if metres and (min(first, second) < 0.1 or max(first, second) > 10_000):
+        found.append(
+            Finding(
+                "geometry",
+                f"cells of {first:g} x {second:g} m are unusual",
+                "check the scalar of the positions (SEG-Y bytes 71-72) or the units",
+            )
+        )
+    angle = abs((geometry.azimuth[a] - geometry.azimuth[b]) % 180 - 90)
+    if angle > 1:
+        found.append(
+            Finding(
+                "geometry", f"{a} and {b} are {90 - angle:.1f}° apart, not 90°", "check x_byte and y_byte of the source"
+            )
+        )
+    return found
+
+
+def unmeasured(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+    """Find dimensions of space that count cells but measure nothing."""
+    dims = geometry.unmeasured
+    if not dims:
+        return []
+    text = f"nothing says how far apart cells are along {', '.join(dims)}, so no map or section is true to scale"
+    way = "convert with coordinates and coordinate_units, or with x_byte and y_byte for SEG-Y"
+    return [Finding("geometry", text, way)]
+
+
+def crs(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+    """Find positions that nobody can place, and distances in degrees."""
+    if geometry.placed and not geometry.crs:
+        return [
+            Finding("CRS", "positions without a coordinate reference system", "convert with crs, such as EPSG:32633")
+        ]
+    if geometry.geographic:
+        return [
+            Finding(
+                "CRS",
+                f"cells are measured in degrees ({geometry.crs}), so their size in metres changes over the map",
+                "reproject the source to a projected system, such as UTM",
+            )
+        ]
+    return []
+
+
+def check_layout(data: xr.DataArray) -> list[Finding]:
+    """Find chunks that are large, and stores of very many objects."""
+    chunks = data.encoding.get("chunks") or data.shape
+    objects = data.encoding.get("shards") or chunks
+    way = "convert again with the block that training will read, such as block: {inline: 96, crossline: 96, twt: 96}"
+    size = math.prod(chunks) * data.dtype.itemsize
+    if size > _LARGE_CHUNK:
+        return [Finding("chunks", f"a chunk is {size / 2**20:.0f} MiB, the least that any block reads", way)]
+    count = math.prod(-(-cells // edge) for cells, edge in zip(data.shape, objects, strict=True))
+    if count > _MANY_OBJECTS:
+        return [
+            Finding("chunks", f"the data are {count:,} objects of the store, which is slow to list and to copy", way)
+        ]
+    return []
+
+
+def overall(summary: xr.Dataset) -> dict[str, Any]:
+    """Count, moments, percentiles and histogram of all entries together."""
+    return dict(json.loads(summary.attrs["overall"]))
+
+
+def _entries(summary: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
+    """Every entry with data, with its name."""
+    scalar = summary.drop_vars(["dead", "histogram", "edges"], errors="ignore")
+    return [
+        (_name(scalar, index), part)
+        for index in np.ndindex(scalar["count"].shape)
+        if int((part := scalar.isel(dict(zip(scalar["count"].dims, index, strict=True))))["count"]) > 0
+    ]
+
+
+def _quartiles(summary: xr.Dataset, facts: xr.Dataset) -> tuple[float, float]:
+    shares = list(summary["percentile"].values)
+    return float(facts["percentiles"][shares.index(25.0)]), float(facts["percentiles"][shares.index(75.0)])
+
+
+def _where(flags: xr.DataArray) -> list[str]:
+    return [_name(flags, tuple(index)) for index in np.argwhere(flags.values)]
+
+
+def _name(array: xr.Dataset | xr.DataArray, index: tuple[int, ...]) -> str:
+    dims = array["count"].dims if isinstance(array, xr.Dataset) else array.dims
+    return ", ".join(f"{dim} {at}" for dim, at in zip(dims, index, strict=True))
+
+
+def _in(where: list[Any]) -> str:
+    named = [entry[0] for entry in where if entry[0]]
+    return f" (in {_list(named)})" if named else ""
+
+
+def _list(names: list[str]) -> str:
+    return "; ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _range(where: list[tuple[str, float, float]]) -> str:
+    values = sorted({value for _, _, value in where})
+    return f"{values[0]:g}" if len(values) == 1 else f"({values[0]:g} to {values[-1]:g})"

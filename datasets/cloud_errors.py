@@ -1,0 +1,40 @@
+"""What a store's error means, in words that hold nothing of its text: that may hold keys and signatures."""
+
+import re
+
+_REFUSED_CODES = re.compile(
+    "ExpiredToken|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|RequestTimeToo"
+)
+
+_NOT_THERE = "169.254"  # the address that gives credentials to a machine in the cloud, asked when nothing else does
+_KINDS = {
+    re.escape(_NOT_THERE): "no credentials in the environment",
+    "dns error": "no such host",
+    "redirect": "moved; perhaps AWS_REGION is another",
+    "timed ?out|timeout": "no answer in time",
+    "connect|reset|body|closed|sending": "connection lost",
+}
+"""What a store's error says -> what it means, for errors without an HTTP status."""
+
+
+def says_refused(error: BaseException) -> bool:
+    """Whether the text of an error says that the credentials are wrong, expired or not there."""
+    return bool(_REFUSED_CODES.search(str(error)) or _NOT_THERE in str(error))
+
+
+def refusal(name: str, problem: str, done: str) -> str:
+    """Words for an object that may not be read or written."""
+    return (
+        f"{name} could not be {done} ({problem}); check the address, and the credentials of the environment "
+        "(such as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN): wrong, expired or without the right"
+    )
+
+
+def brief(error: BaseException) -> str:
+    """Kind, HTTP status and code of a store's error, and nothing else: its text may hold keys and signatures."""
+    text = str(error)
+    status = re.search(r"\b([45]\d\d) [A-Z][A-Za-z ]*", text)
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    found = [status.group(0).strip() if status else "", code.group(1) if code else ""]
+    known = (words for pattern, words in _KINDS.items() if re.search(pattern, text, re.IGNORECASE))
+    return " ".join(word for word in found if word) or next(known, type(error).__name__)

@@ -1,0 +1,107 @@
+"""Decode a Zarr v3 chunk as its metadata say, by zstandard, numcodecs and google-crc32c."""
+
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zstandard
+from numcodecs.blosc import Blosc
+from numcodecs.gzip import GZip
+from zstandard import ZstdError
+
+from datasets.errors import InputError
+
+Buffer = bytes | memoryview
+_THREAD = threading.local()
+_CRC_BYTES = 4
+
+
+class CorruptChunkError(ValueError):
+    """Bytes that are not the chunk they should be: a wrong checksum, length, or compressed stream."""
+
+
+class Decoder:
+    """Turns the stored bytes of a chunk into its cells.
+
+    Parameters
+    ----------
+    codecs
+        The ``codecs`` list of the metadata, in the order of encoding.
+    shape
+        Cells of a chunk.
+    dtype
+        Type of the cells.
+
+    Raises
+    ------
+    InputError
+        Where the list names a codec that is not one of transpose, bytes, zstd, blosc, gzip, crc32c.
+    """
+
+    def __init__(self, codecs: Sequence[Mapping[str, Any]], shape: Sequence[int], dtype: np.dtype) -> None:
+        self._steps: list[Callable[[Any], Buffer]] = []
+        order = np.arange(len(shape))
+        self._dtype = dtype
+        for codec in codecs:
+            name, settings = str(codec["name"]), codec.get("configuration") or {}
+            if name == "transpose":
+                order = order[list(settings["order"])]
+            elif name == "bytes":
+                if settings.get("endian"):
+                    self._dtype = dtype.newbyteorder(">" if settings["endian"] == "big" else "<")
+            elif name == "crc32c":
+                self._steps.insert(0, _checked)
+            elif name in _INFLATE:
+                self._steps.insert(0, _INFLATE[name])
+            else:
+                known = ", ".join(["transpose", "bytes", "crc32c", *_INFLATE])
+                raise InputError(f"the codec {name!r} is not one that is read here ({known}); convert the source again")
+        self._shape = tuple(shape[axis] for axis in order.tolist())
+        self._axes = None if np.array_equal(order, np.arange(len(shape))) else np.argsort(order)
+        self._bytes = int(np.prod(self._shape, dtype=np.int64)) * self._dtype.itemsize
+
+    def __call__(self, data: Buffer) -> np.ndarray:
+        """Decode one chunk.
+
+        Raises
+        ------
+        CorruptChunkError
+            Where the bytes are not such a chunk.
+        """
+        try:
+            for step in self._steps:
+                data = step(data)
+        except (RuntimeError, ValueError, EOFError, OSError, zlib.error, ZstdError) as error:
+            raise CorruptChunkError(str(error) or "it cannot be decompressed") from error
+        if len(data) != self._bytes:
+            raise CorruptChunkError(f"it holds {len(data)} bytes in place of {self._bytes}")
+        cells = np.frombuffer(data, self._dtype).reshape(self._shape)
+        return cells if self._axes is None else cells.transpose(self._axes)
+
+
+def _unzstd(data: Buffer) -> Buffer:
+    """Decompress one frame; the decompressor's working memory is kept, one a thread."""
+    known = zstandard.frame_content_size(data)
+    if known < 0:  # a frame that was streamed does not say how long it is
+        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    if not hasattr(_THREAD, "zstd"):
+        _THREAD.zstd = zstandard.ZstdDecompressor()
+    plain: bytes = _THREAD.zstd.decompress(data)
+    return plain
+
+
+def _checked(data: Buffer) -> Buffer:
+    """Take off the checksum after comparing it."""
+    view = memoryview(data).toreadonly()
+    body = view[:-_CRC_BYTES]
+    # An array over the same memory, because google_crc32c takes no memoryview.
+    found = google_crc32c.value(np.frombuffer(body, np.uint8)) if len(view) >= _CRC_BYTES else -1
+    if found != int.from_bytes(view[-_CRC_BYTES:], "little"):
+        raise CorruptChunkError("its checksum is wrong")
+    return body
+
+
+_INFLATE: dict[str, Callable[[Any], Buffer]] = {"zstd": _unzstd, "blosc": Blosc().decode, "gzip": GZip().decode}

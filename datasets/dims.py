@@ -1,0 +1,31 @@
+"""What the names of dimensions mean: which span the map, and which list measurements of the same place."""
+
+from collections.abc import Mapping
+from typing import Any
+
+NOT_HORIZONTAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})
+_SEISMIC = frozenset({"inline", "crossline"})
+_MOST_ENTRIES = 1024
+
+
+def entry_dims(sizes: Mapping[Any, int]) -> list[str]:
+    """Dimensions whose entries are quantities of their own, such as bands and dates; none in a seismic cube.
+
+    At most 1024 entries are told apart: the longest dimensions are left out until they are no more.
+    """
+    dims = [] if _SEISMIC & set(sizes) else [str(dim) for dim in sizes if dim in NOT_HORIZONTAL]
+    while _product(sizes, dims) > _MOST_ENTRIES:
+        dims.remove(max(dims, key=lambda dim: sizes[dim]))
+    return dims
+
+
+def map_dims(sizes: Mapping[Any, int]) -> list[str]:
+    """Dimensions that span the map."""
+    return [str(dim) for dim in sizes if dim not in NOT_HORIZONTAL]
+
+
+def _product(sizes: Mapping[Any, int], dims: list[str]) -> int:
+    cells = 1
+    for dim in dims:
+        cells *= sizes[dim]
+    return cells

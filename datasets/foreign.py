@@ -1,0 +1,219 @@
+"""Zarr stores of others, version 2 or 3, and MDIO surveys, opened in place as volumes: nothing is copied.
+
+A store that says enough of itself (one array with named dimensions, or MDIO) is opened by its own path. For any other,
+a view says the rest: a YAML file of the same settings as a conversion, with the store as its source and no `out`;
+``pipeline/recipes/views/survey.yaml`` has them all.
+
+Where a store leaves out a chunk, its cells hold the store's fill value, as Zarr has it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial, reduce
+from operator import and_
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+import yaml
+import zarr
+
+from datasets.config_convert import ConvertConfig
+from datasets.coordinates import add_coordinates
+from datasets.errors import InputError
+from datasets.foreign_layouts import Layout, attributes, find_layout
+from datasets.labels import class_codes, label_attrs
+from datasets.readers import cf
+from datasets.readers.arrays import name_dims
+from datasets.readers.lazy import Cut, LazyArray
+
+Node = zarr.Group | zarr.Array
+_SETTINGS = (
+    "source", "key", "dims", "labels", "labels_key", "label_dims", "class_names", "valid", "valid_key", "valid_dims",
+    "nodata", "coordinates", "coordinate_units", "crs", "vertical", "name", "units", "title", "licence",
+)  # fmt: skip
+_WAY_OUT = "write what it is into a view, such as pipeline/recipes/views/survey.yaml, and name that instead"
+
+
+def is_view(where: str) -> bool:
+    """Tell whether a source names a view and not a store."""
+    return where.endswith((".yaml", ".yml"))
+
+
+def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
+    """Open a store that is no converted volume, lazily.
+
+    Parameters
+    ----------
+    where
+        Path or URI of the store, or path of a view.
+    open_node
+        From a path or URI to its Zarr group or array.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `datasets.store.open_volume` has it.
+
+    Raises
+    ------
+    InputError
+        Where the view or the store does not say which array is the volume, or it cannot be one.
+    """
+    config = _read_view(Path(where)) if is_view(where) else ConvertConfig(source=where)
+    node = open_node(config.source)
+    try:
+        layout = find_layout(node, config.key, config.vertical)
+    except LookupError as error:
+        raise InputError(
+            f"{config.source} is a Zarr store, but not a converted volume: {error.args[0]}; {_WAY_OUT}"
+        ) from error
+    ds, layout = _data(config, layout)
+    ds = add_coordinates(ds, config, lambda key: np.asarray(_find(node, key, config.source, "coordinates").array))
+    valid = _valid(ds, layout.valid if not (config.valid or config.valid_key) else _mask(config, node, open_node))
+    if valid is not None:
+        ds["valid"] = valid
+    if config.labels or config.labels_key:
+        ds["labels"] = _labels(config, open_node(config.labels) if config.labels else node, ds["data"])
+    ds.attrs = _provenance(config, layout)
+    return ds
+
+
+def _data(config: ConvertConfig, layout: Layout) -> tuple[xr.Dataset, Layout]:
+    """Open the data in the pieces that are stored, with the names that the view gives to dimensions.
+
+    The attribute ``nodata`` of the dataset lists the values that mark no data, ``crs`` is the store's.
+    """
+    stored = layout.array
+    if stored.dtype.kind not in "biuf":
+        raise InputError(f"{config.source} holds cells of type {stored.dtype}; a volume needs whole or real numbers")
+    data = _variable(stored, config.dims or layout.dims, config.source)
+    kept = [axis for axis, size in enumerate(stored.shape) if data.ndim == stored.ndim or size > 1]
+    if layout.dims:
+        layout = layout.renamed({layout.dims[axis]: str(dim) for axis, dim in zip(kept, data.dims, strict=True)})
+    data, nodata = cf.unpacked(data)
+    named = {"long_name": config.name or data.attrs.get("long_name"), "units": config.units or data.attrs.get("units")}
+    data.attrs = {key: str(text) for key, text in named.items() if text}
+    chunks = tuple(stored.chunks[axis] for axis in kept)
+    data = data.chunk(dict(zip(data.dims, chunks, strict=True)))
+    data.encoding = {"chunks": chunks, "shards": stored.shards and tuple(stored.shards[axis] for axis in kept)}
+    coords = {name: at for name, at in layout.coords.items() if set(at.dims) <= set(data.dims)}
+    nodata += [] if config.nodata is None else [config.nodata]
+    return xr.Dataset({"data": data}, coords, attrs={"nodata": nodata, "crs": layout.crs}), layout
+
+
+def _read_view(path: Path) -> ConvertConfig:
+    if not path.is_file():
+        raise InputError(f"no view at {path}; check the path")
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    if not isinstance(settings, dict) or not set(settings) <= set(_SETTINGS) or not settings.get("source"):
+        unknown = sorted(set(settings) - set(_SETTINGS)) if isinstance(settings, dict) else settings
+        problem = f"holds {unknown}, which is no setting of a view" if unknown else "names no source"
+        raise InputError(f"{path} {problem}; its settings are {sorted(_SETTINGS)}")
+    config = ConvertConfig(**settings)
+    return replace(
+        config,
+        source=_beside(path, config.source),
+        labels=_beside(path, config.labels),
+        valid=_beside(path, config.valid),
+        coordinates={
+            dim: _beside(path, given) if isinstance(given, str) and given.endswith((".json", ".npy")) else given
+            for dim, given in config.coordinates.items()
+        },
+    )
+
+
+def _beside(view: Path, place: str) -> str:
+    return place if not place or "://" in place else str(view.parent / place)
+
+
+def _find(node: Node, key: str, where: str, option: str) -> Layout:
+    try:
+        return find_layout(node, key)
+    except LookupError as error:
+        raise InputError(f"{where}: {error.args[0]}; correct {option}") from error
+
+
+def _variable(array: zarr.Array, dims: list[str], where: str) -> xr.Variable:
+    """Name the axes of an array, still unread."""
+    if not dims:
+        raise InputError(
+            f"{where} is a Zarr store, but not a converted volume: its array of shape {array.shape} does not name its "
+            f"dimensions; {_WAY_OUT}"
+        )
+    variable = name_dims(LazyArray(array.shape, array.dtype, partial(_read_block, array)), dims, [], "C", where)
+    variable.attrs = attributes(array)
+    return variable
+
+
+def _read_block(array: zarr.Array, cut: Cut) -> np.ndarray:
+    return np.asarray(array[cut])
+
+
+def _mask(config: ConvertConfig, node: Node, open_node: Callable[[str], Node]) -> tuple[zarr.Array, list[str]]:
+    found = _find(
+        open_node(config.valid) if config.valid else node, config.valid_key, config.valid or config.source, "valid_key"
+    )
+    return found.array, config.valid_dims or found.dims or config.dims
+
+
+def _valid(ds: xr.Dataset, mask: tuple[zarr.Array, list[str]] | None) -> xr.Variable | None:
+    """Combine mask and missing values, over all of the data's dimensions; none where neither says anything."""
+    data = ds["data"].variable
+    masks = [data != value for value in ds.attrs["nodata"]]
+    if mask is not None:
+        variable = _variable(*mask, "the valid mask")
+        _refuse_misfit(variable, data, "valid mask")
+        masks.append(variable.chunk({dim: data.chunksizes[dim] for dim in variable.dims}).astype(bool))
+    if not masks:
+        return None
+    valid = reduce(and_, masks)
+    return valid.set_dims(dict(data.sizes)).transpose(*data.dims).chunk(data.chunksizes)
+
+
+def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variable:
+    """Open the labels; their values become class indices only where they are read."""
+    where = config.labels or config.source
+    if not config.class_names:
+        raise InputError(f"the labels in {where} have values without names; name the classes with class_names")
+    found = _find(node, config.labels_key, where, "labels_key")
+    labels = _variable(found.array, config.label_dims or found.dims, f"{where} {config.labels_key}".strip())
+    _refuse_misfit(labels, data.variable, "labels array")
+    codes = xr.apply_ufunc(
+        partial(class_codes, class_names=config.class_names),
+        labels.chunk({dim: data.chunksizes[dim] for dim in labels.dims}),
+        dask="parallelized",
+        output_dtypes=[np.uint8],
+    )
+    codes.attrs = label_attrs(config.class_names)
+    return codes
+
+
+def _refuse_misfit(array: xr.Variable, data: xr.Variable, what: str) -> None:
+    strange = [str(dim) for dim in array.dims if array.sizes[dim] != data.sizes.get(dim)]
+    if strange:
+        raise InputError(
+            f"the {what} has the shape {dict(array.sizes)}, but the data have {dict(data.sizes)}; "
+            f"they must agree along {strange}"
+        )
+
+
+def _provenance(config: ConvertConfig, layout: Layout) -> dict[str, str]:
+    """Say where the data lie; their values are not hashed, only what the store says of the array."""
+    plain = asdict(ConvertConfig())
+    places = ("source", "labels", "valid", "title", "licence")
+    settings = {name: value for name, value in asdict(config).items() if name not in places and value != plain[name]}
+    described = json.dumps(layout.array.metadata.to_dict(), sort_keys=True, default=str)
+    return {
+        "title": config.title or layout.title or Path(config.source).stem,
+        "source": f"{config.source} {layout.array.path}".strip(),
+        "licence": config.licence or "not stated",
+        "conversion": json.dumps(
+            {"in place": settings, "array_sha256": hashlib.sha256(described.encode()).hexdigest()}, sort_keys=True
+        ),
+    }

@@ -1,0 +1,183 @@
+"""Which array of a Zarr store is the volume, and what the store says of its axes: plain Zarr, MDIO 0 and MDIO 1."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from datasets.readers import cf
+
+_KEPT = ("units", "long_name", "standard_name")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An array and what its store says of it.
+
+    Attributes
+    ----------
+    array
+        The array.
+    dims
+        Names of its dimensions; empty where the store has none.
+    coords
+        Coordinates along them.
+    valid
+        Mask and its dimensions, where the store has one.
+    title
+        What the store calls itself.
+    crs
+        Coordinate reference system, as text; empty where the store has none.
+    """
+
+    array: zarr.Array
+    dims: list[str]
+    coords: dict[str, xr.Variable] = field(default_factory=dict)
+    valid: tuple[zarr.Array, list[str]] | None = None
+    title: str = ""
+    crs: str = ""
+
+    def renamed(self, names: Mapping[str, str]) -> "Layout":
+        """Return the same with other names of dimensions and of the coordinates along them."""
+        valid = self.valid and (self.valid[0], [names.get(dim, dim) for dim in self.valid[1]])
+        coords = {
+            names.get(name, name): xr.Variable([names.get(str(dim), dim) for dim in at.dims], at.values, at.attrs)
+            for name, at in self.coords.items()
+        }
+        return replace(self, dims=[names.get(dim, dim) for dim in self.dims], coords=coords, valid=valid)
+
+
+def find_layout(node: zarr.Group | zarr.Array, key: str, vertical: str = "twt") -> Layout:
+    """Find the array that is the volume.
+
+    Parameters
+    ----------
+    node
+        The store's group or array.
+    key
+        Path of the array in the group; empty where the store has one only, or says which.
+    vertical
+        Name for the vertical dimension of an MDIO store that calls it ``sample``.
+
+    Raises
+    ------
+    LookupError
+        Where there is no such array, or no key and several; its words list what there is.
+    """
+    if isinstance(node, zarr.Array):
+        if key:
+            raise LookupError(f"it is a single array, which has no key {key!r}")
+        return Layout(node, _dims(node))
+    if "dimension" in node.attrs and "data" in node and key in ("", _mdio_0_key(node)):
+        return _mdio_0(node, vertical)
+    own = node.attrs.get("attributes")
+    if isinstance(own, Mapping) and "defaultVariableName" in own:
+        return _mdio_1(node, key or str(own["defaultVariableName"]))
+    arrays = {name: item for name, item in node.members(max_depth=None) if isinstance(item, zarr.Array)}
+    return _plain(node, arrays, key)
+
+
+def _plain(group: zarr.Group, arrays: Mapping[str, zarr.Array], key: str) -> Layout:
+    named = {name for array in arrays.values() for name in [*_dims(array), *_aside(array)]}
+    many = {
+        name: array
+        for name, array in arrays.items()
+        if array.ndim > 1 and array.dtype.kind in "iuf" and name.rpartition("/")[2] not in named
+    }
+    if not key and len(many) == 1:
+        key = next(iter(many))
+    if key not in arrays:
+        held = ", ".join(f"{name} {array.shape}" for name, array in (many or arrays).items()) or "none"
+        problem = f"has no array {key!r}" if key else "does not say which array is the volume"
+        raise LookupError(f"it {problem}; set key to one of: {held}")
+    array = arrays[key]
+    inside = key.rpartition("/")[0]
+    prefix = f"{inside}/" if inside else ""
+    names = [name for name in [*_dims(array), *_aside(array)] if f"{prefix}{name}" in arrays]
+    coords = {name: _coordinate(arrays[f"{prefix}{name}"], [name]) for name in names}
+    mapping = arrays.get(f"{prefix}{array.attrs.get('grid_mapping', 'spatial_ref')}")
+    layout = Layout(
+        array,
+        _dims(array),
+        {name: at for name, at in coords.items() if at is not None},
+        title=str(group.attrs.get("title", "")),
+        crs=str(mapping.attrs.get("crs_wkt", "")) if mapping is not None else "",
+    )
+    return layout.renamed(cf.map_names({dim: layout.coords[dim] for dim in layout.dims if dim in layout.coords}))
+
+
+def _mdio_0(group: zarr.Group, vertical: str) -> Layout:
+    """MDIO before 1.0: axes in the attribute ``dimension``, the data in ``data/chunked_012...``."""
+    axes: Any = group.attrs["dimension"]
+    array, mask = group.get(_mdio_0_key(group)), group.get("metadata/live_mask")
+    if not isinstance(array, zarr.Array):
+        raise LookupError(f"it looks like MDIO 0, but has no {_mdio_0_key(group)}; set key")
+    dims = [vertical if axis["name"] == "sample" else str(axis["name"]) for axis in axes]
+    coords = {
+        dim: xr.Variable(dim, np.asarray(axis["coords"]), {"units": "ms"} if dim == "twt" else {})
+        for dim, axis in zip(dims, axes, strict=True)
+    }
+    return Layout(array, dims, coords, (mask, dims[: mask.ndim]) if isinstance(mask, zarr.Array) else None)
+
+
+def _mdio_0_key(group: zarr.Group) -> str:
+    axes: Any = group.attrs["dimension"]
+    return "data/chunked_" + "".join(str(number) for number in range(len(axes)))
+
+
+def _mdio_1(group: zarr.Group, name: str) -> Layout:
+    """MDIO 1: the group names its default variable; a trace mask; x and y of the midpoints."""
+    array, mask = group.get(name), group.get("trace_mask")
+    if not isinstance(array, zarr.Array):
+        raise LookupError(f"it looks like MDIO 1, but has no {name!r}; set key")
+    new = {"time": "twt", "cdp_x": "x", "cdp_y": "y"}
+    coords: dict[str, xr.Variable] = {}
+    for old in [*_dims(array), *_aside(array)]:
+        item = group.get(old)
+        coordinate = _coordinate(item, [old]) if isinstance(item, zarr.Array) else None
+        if coordinate is None:
+            continue
+        units: Any = group[old].attrs.get("unitsV1", {})
+        attrs = {"units": str(next(iter(units.values())))} if isinstance(units, Mapping) and units else {}
+        if old == "time":
+            attrs.setdefault("units", "ms")
+        coords[new.get(old, old)] = xr.Variable([new.get(str(d), d) for d in coordinate.dims], coordinate.values, attrs)
+    dims = [new.get(dim, dim) for dim in _dims(array)]
+    valid = (mask, [new.get(dim, dim) for dim in _dims(mask)]) if isinstance(mask, zarr.Array) else None
+    return Layout(array, dims, coords, valid, title=str(group.attrs.get("name", "")))
+
+
+def _dims(array: zarr.Array) -> list[str]:
+    """Names of the dimensions: of version 3, or as xarray writes them into version 2; empty where one lacks."""
+    names: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS", ())
+    return [str(name) for name in names] if all(names) and len(names) == array.ndim else []
+
+
+def _aside(array: zarr.Array) -> list[str]:
+    """Coordinates that CF names besides those of the dimensions."""
+    return str(array.attrs.get("coordinates", "")).split()
+
+
+def _coordinate(array: zarr.Array, own: list[str]) -> xr.Variable | None:
+    """Read a coordinate of numbers or dates; none for any other."""
+    dims = _dims(array) or (own if array.ndim == 1 else [])
+    if not dims or array.dtype.kind not in "iufM":
+        return None
+    stored = xr.Variable(dims, np.asarray(array[...]), attributes(array))
+    variable = cf.dates(cf.unpacked(stored)[0])
+    return xr.Variable(variable.dims, variable.values, {n: variable.attrs[n] for n in _KEPT if n in variable.attrs})
+
+
+def attributes(array: zarr.Array) -> dict[str, Any]:
+    """Attributes of an array, with the fill value of version 2 where xarray wrote it: it keeps ``_FillValue`` there.
+
+    A fill value of 0 is Zarr's own default and says nothing.
+    """
+    attrs = dict(array.attrs)
+    fill = array.fill_value
+    if "_ARRAY_DIMENSIONS" in attrs and fill and array.dtype.kind in "iuf":
+        attrs.setdefault("_FillValue", np.asarray(fill).item())
+    return attrs

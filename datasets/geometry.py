@@ -1,0 +1,140 @@
+"""How the cells of a volume lie in the world: sizes, extent, directions, coordinate system. Pure arithmetic."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+
+from datasets.dims import entry_dims
+
+_EVEN = 1e-3  # largest relative difference between steps that count as equal
+_JUMP = 0.05  # of a cell
+_ROUNDING = 1.5  # SEG-Y stores positions as whole numbers of some unit
+_COUNTS = ("", "1", "line", "slice", "cell", "trace")  # units that count cells and measure nothing
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where cells lie.
+
+    Attributes
+    ----------
+    cell
+        Dimension -> distance between the centres of neighbouring cells; none where nothing says so, or the steps
+        differ.
+    units
+        Dimension -> units of that distance.
+    uneven
+        Dimensions whose steps differ, with the smallest and the largest step.
+    azimuth
+        Horizontal dimension -> direction in which its cells follow each other, in degrees clockwise from north.
+    crooked
+        Horizontal dimensions along which one position jumps by half a cell, or one in a hundred by a twentieth.
+    crs
+        Name of the coordinate system; empty where there is none.
+    geographic
+        Whether positions are degrees.
+    placed
+        Whether the volume has positions at all.
+    """
+
+    cell: dict[str, float | None]
+    units: dict[str, str]
+    uneven: dict[str, tuple[float, float]] = field(default_factory=dict)
+    azimuth: dict[str, float] = field(default_factory=dict)
+    crooked: list[str] = field(default_factory=list)
+    crs: str = ""
+    geographic: bool = False
+    placed: bool = False
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """Dimensions of space of which nothing says how far apart their cells are."""
+        return [dim for dim in self.cell if dim not in self.uneven and not self.cell[dim]] + [
+            dim for dim, step in self.cell.items() if step and self.units[dim] in _COUNTS
+        ]
+
+    def lines(self, sizes: dict[str, int]) -> list[tuple[str, str]]:
+        """Say it in words, one line a fact."""
+        known = {dim: step for dim, step in self.cell.items() if step is not None and self.units[dim] not in _COUNTS}
+        found = []
+        if known:
+            found.append(("cell", ", ".join(f"{abs(s):.4g} {self.units[d]} along {d}" for d, s in known.items())))
+            spans = {dim: abs(step) * sizes[dim] for dim, step in known.items()}
+            found.append(("extent", " x ".join(_length(span, self.units[dim]) for dim, span in spans.items())))
+        ways = [f"{dim} towards {_compass(angle)}" for dim, angle in self.azimuth.items()]
+        if ways:
+            found.append(("orientation", ", ".join(ways)))
+        return found
+
+
+def geometry(ds: xr.Dataset) -> Geometry:
+    """Read the geometry of an opened volume from its coordinates."""
+    data = ds["data"]
+    keep = entry_dims(data.sizes)
+    cell: dict[str, float | None] = {}
+    units: dict[str, str] = {}
+    uneven: dict[str, tuple[float, float]] = {}
+    azimuth: dict[str, float] = {}
+    for dim in (str(dim) for dim in data.dims if str(dim) not in keep):
+        cell[dim], units[dim] = None, ""
+        if dim not in ds.coords:
+            continue
+        coordinate = ds.coords[dim]
+        if coordinate.dtype.kind not in "iuf" or coordinate.size < 2:
+            continue
+        units[dim] = str(coordinate.attrs.get("units", ""))
+        if "spacing" in coordinate.attrs:
+            cell[dim], units[dim] = float(coordinate.attrs["spacing"]), str(coordinate.attrs["spacing_units"])
+            continue
+        steps = np.diff(coordinate.values.astype(np.float64))
+        if np.abs(steps - steps.mean()).max() > _EVEN * abs(steps.mean()):
+            uneven[dim] = (float(np.abs(steps).min()), float(np.abs(steps).max()))
+        elif dim not in ("inline", "crossline"):
+            cell[dim] = float(steps.mean())
+        if dim in ("x", "y") and steps.mean():
+            azimuth[dim] = {"x": 90.0, "y": 0.0}[dim] + (180.0 if steps.mean() < 0 else 0.0)
+    crooked: list[str] = []
+    flat = all(ds.coords[name].ndim == 2 for name in ("x", "y")) if {"x", "y"} <= set(ds.coords) else False
+    if flat:
+        for dim, (step, way, jumps) in _grid_steps(ds["x"], ds["y"]).items():
+            cell[dim], units[dim], azimuth[dim] = step, str(ds["x"].attrs.get("units", "")), way
+            if jumps:
+                crooked.append(dim)
+    attrs = ds["spatial_ref"].attrs if "spatial_ref" in ds.coords else {}
+    projected, globe = str(attrs.get("projected_crs_name", "")), str(attrs.get("geographic_crs_name", ""))
+    return Geometry(
+        cell, units, uneven, azimuth, crooked,
+        crs=projected or globe or str(attrs.get("crs_wkt", ""))[:60],
+        geographic=bool(globe and not projected),
+        placed={"x", "y"} <= set(ds.coords),
+    )  # fmt: skip
+
+
+def _grid_steps(x: xr.DataArray, y: xr.DataArray) -> dict[str, tuple[float, float, bool]]:
+    """Distance, azimuth and whether there are jumps along each axis of positions given cell by cell."""
+    y = y.transpose(*x.dims)
+    found = {}
+    for axis, dim in enumerate(x.dims):
+        east, north = (np.diff(part.values, axis=axis) for part in (x, y))
+        have = np.isfinite(east) & np.isfinite(north)
+        if not have.any():
+            continue
+        east, north = east[have], north[have]
+        step_e, step_n = float(np.median(east)), float(np.median(north))
+        step = float(np.hypot(step_e, step_n))
+        off = np.hypot(east - step_e, north - step_n)
+        off[off < _ROUNDING] = 0.0
+        jumps = (off > 0.5 * step).any() or (off > _JUMP * step).mean() > 0.01
+        found[str(dim)] = (step, float(np.degrees(np.arctan2(step_e, step_n)) % 360), bool(jumps))
+    return found
+
+
+def _compass(angle: float) -> str:
+    names = ("north", "north-east", "east", "south-east", "south", "south-west", "west", "north-west")
+    nearest = names[round(angle / 45) % 8]
+    return nearest if angle % 45 == 0 else f"{angle:.1f}° ({nearest})"
+
+
+def _length(span: float, units: str) -> str:
+    return f"{span / 1e3:.4g} km" if units == "m" and span >= 1e4 else f"{span:.4g} {units}"

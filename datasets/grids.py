@@ -1,0 +1,36 @@
+"""Which variables of a volume are cut into the same pieces, and where these lie."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import xarray as xr
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Variables that are cut into the same pieces, of which `dims` have the edges `chunks`."""
+
+    names: list[str]
+    dims: tuple[str, ...]
+    chunks: tuple[tuple[int, ...], ...]
+
+    def pieces(self) -> Iterator[tuple[tuple[int, ...], dict[str, slice]]]:
+        """Index and place of every piece, in stored order."""
+        starts = [[0, *itertools.accumulate(edges)] for edges in self.chunks]
+        for index in itertools.product(*(range(len(edges)) for edges in self.chunks)):
+            bounds = [(starts[axis][at], starts[axis][at + 1]) for axis, at in enumerate(index)]
+            yield index, {dim: slice(*bound) for dim, bound in zip(self.dims, bounds, strict=True)}
+
+    def name(self, group: str, index: tuple[int, ...]) -> str:
+        """Name a piece within a store."""
+        return "-".join([group, self.names[0], *map(str, index)])
+
+
+def grids(ds: xr.Dataset) -> list[Grid]:
+    """Group the variables that Dask computes by the pieces that they are cut into."""
+    found: dict[tuple, list[str]] = {}
+    for name, var in ds.data_vars.items():
+        if var.chunks is not None:
+            found.setdefault((tuple(map(str, var.dims)), var.chunks), []).append(str(name))
+    return [Grid(names, dims, chunks) for (dims, chunks), names in found.items()]

@@ -1,0 +1,71 @@
+"""Classes of labels that are things, not cells: here an unknown class is a mistake."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from datasets.errors import InputError
+from datasets.volume import UNLABELLED
+
+
+def class_indices(values: pd.Series, class_names: Mapping[int, str], where: str) -> np.ndarray:
+    """Turn classes, as values or names, into indices in the order of `class_names`.
+
+    Parameters
+    ----------
+    values
+        A class each: a value that `class_names` names, or one of its names. Empty is unlabelled.
+    class_names
+        Value -> name of the class.
+    where
+        File and column, for the error message.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 [*values]; 255 unlabelled.
+
+    Raises
+    ------
+    InputError
+        Where no names are given, or a class is not among them.
+    """
+    held = ", ".join(repr(_plain(value)) for value in values.dropna().unique()[:20])
+    if not class_names:
+        raise InputError(f"{where} holds the classes {held}; name the classes with class_names, as in {{1: sand}}")
+    index: dict[Any, int] = {value: code for code, value in enumerate(class_names)}
+    index_of_name: dict[str, int] = {name: code for code, name in enumerate(class_names.values())}
+    codes = np.full(len(values), UNLABELLED, np.uint8)
+    for row, value in enumerate(map(_plain, values)):
+        if value is None:
+            continue
+        code = index[value] if value in index else index_of_name.get(str(value))
+        if code is None:
+            raise InputError(
+                f"{where} holds the class {value!r}, but class_names has {dict(class_names)}; add it or correct it"
+            )
+        codes[row] = code
+    return codes
+
+
+def label_attributes(class_names: Mapping[int, str], placed: str) -> dict[str, object]:
+    """Attributes of placed labels; `placed` says how much of the source is within the volume."""
+    return {
+        "class_names": list(class_names.values()),
+        "class_values": [int(value) for value in class_names],
+        "unlabelled": UNLABELLED,
+        "placed": placed,
+    }
+
+
+def _plain(value: Any) -> int | float | str | None:
+    """Bring a field to a whole number where it is one, else to text; None where it is empty."""
+    if value is None or value is pd.NA or value != value or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value).strip()
+    return int(number) if number.is_integer() else number

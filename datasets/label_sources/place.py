@@ -1,0 +1,36 @@
+"""Which kind of label source a conversion has, by the suffix of its labels."""
+
+from pathlib import Path
+
+import xarray as xr
+
+from datasets.config import ConvertConfig
+from datasets.errors import InputError
+from datasets.label_sources import horizons, polygons, wells
+from datasets.tables import TABLE_SUFFIXES, table_suffix
+
+_POLYGONS = (".geojson", ".json", ".gpkg")
+
+
+def is_placed(config: ConvertConfig) -> bool:
+    """Whether the labels are things to be placed on the volume's cells, and no array of cells themselves."""
+    suffix = table_suffix(config.labels)
+    return bool(config.horizons) or (bool(config.labels) and suffix in (*_POLYGONS, *TABLE_SUFFIXES))
+
+
+def place_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
+    """Add labels from horizons, polygons or wells; everything else is left as it is.
+
+    Raises
+    ------
+    InputError
+        Where two kinds are asked for at once, or as the kind's own file says.
+    """
+    if not is_placed(config):
+        return ds
+    if config.horizons and config.labels:
+        raise InputError(f"labels is {config.labels} and horizons are {config.horizons}; give one of them")
+    if config.horizons:
+        return ds.assign(labels=horizons.place(ds, config))
+    kind = polygons if Path(config.labels).suffix.lower() in _POLYGONS else wells
+    return ds.assign(labels=kind.place(ds, config))

@@ -1,0 +1,94 @@
+"""Positions of a table's rows on a volume's map: by x and y, or by the names of its two dimensions."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from datasets.config import ConvertConfig
+from datasets.errors import InputError
+from datasets.map_grid import MapGrid, parse_crs, project
+from datasets.tables import find_column, find_optional, numbers
+
+X_NAMES = ("x", "easting", "east", "longitude", "lon")
+Y_NAMES = ("y", "northing", "north", "latitude", "lat")
+
+
+def map_points(table: pd.DataFrame, path: Path, grid: MapGrid, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Take x and y of each row, in the coordinate system of the grid.
+
+    Parameters
+    ----------
+    table
+        Rows with x and y, in `config.labels_crs` where that is set, else in the grid's own coordinate system.
+    path
+        File of the table, for the error messages.
+    grid
+        Map of the volume.
+    config
+        Conversion with `labels_crs`.
+
+    Raises
+    ------
+    InputError
+        Where a column is missing, the CRS is wrong, or the volume has none to go to.
+    """
+    x, y = (numbers(table, find_column(table, names, path, "label_columns"), path) for names in (X_NAMES, Y_NAMES))
+    if not config.labels_crs:
+        return x, y
+    if grid.crs is None:
+        raise InputError(f"labels_crs is {config.labels_crs}, but the volume has no CRS to bring {path} to; set crs")
+    return project(x, y, parse_crs(config.labels_crs, "labels_crs"), grid.crs, str(path))
+
+
+def map_cells(
+    table: pd.DataFrame, path: Path, ds: xr.Dataset, dims: tuple[str, str], config: ConvertConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the nearest cell of each row.
+
+    Parameters
+    ----------
+    table
+        Rows with two columns named as the map's dimensions, such as inline and crossline, or with x and y.
+    path, config
+        As for `map_points`.
+    ds
+        The volume.
+    dims
+        Its two map dimensions.
+
+    Returns
+    -------
+    rows, columns, inside
+        Indices [N] and whether they are within the volume.
+    """
+    shape = np.array([ds.sizes[dim] for dim in dims])
+    by_name = not {"x", "y"} & set(dims) and all(find_optional(table, [dim]) for dim in dims)
+    if by_name and all(dim in ds.coords for dim in dims):
+        places = [
+            _index(ds[dim].values.astype(np.float64), numbers(table, find_column(table, [dim], path, ""), path))
+            for dim in dims
+        ]
+    else:
+        grid = MapGrid.of(ds, f"placing {path.name}")
+        places = list(grid.cells(*map_points(table, path, grid, config)))
+        if grid.dims != dims:
+            places.reverse()
+    with np.errstate(invalid="ignore"):
+        inside = np.all([(at >= -0.5) & (at < size - 0.5) for at, size in zip(places, shape, strict=True)], axis=0)
+    nearest = [np.floor(np.where(inside, at, 0) + 0.5).astype(np.int64) for at in places]
+    return nearest[0], nearest[1], inside
+
+
+def _index(coordinate: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Where values are along a coordinate, as real indices; its ends go on by half a step, and no further."""
+    if len(coordinate) == 1:
+        return np.where(np.abs(values - coordinate[0]) < 0.5, 0.0, np.nan)
+    step = np.sign(coordinate[-1] - coordinate[0])
+    at = np.interp(step * values, step * coordinate, np.arange(len(coordinate), dtype=np.float64), -np.inf, np.inf)
+    ends = ((0, coordinate[0], coordinate[1]), (len(coordinate) - 1, coordinate[-1], coordinate[-2]))
+    for index, end, neighbour in ends:
+        beyond = np.abs(values - end) <= 0.5 * abs(neighbour - end)
+        at = np.where(beyond & ~np.isfinite(at), index, at)
+    return np.where(np.isnan(values), np.nan, at)

@@ -1,0 +1,155 @@
+"""Labels from polygons of a geological map or of photo-interpretation: GeoJSON and GeoPackage."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import rasterio.features
+import rasterio.warp
+import xarray as xr
+from affine import Affine
+from pyproj import CRS
+
+from datasets.config import ConvertConfig
+from datasets.errors import InputError
+from datasets.label_sources.classes import class_indices, label_attributes
+from datasets.map_grid import MapGrid, crs_name, parse_crs
+from datasets.volume import UNLABELLED
+
+_DEGREES = CRS.from_string("OGC:CRS84")  # what GeoJSON is in where it does not say (RFC 7946)
+_SHOWN = 20
+
+
+def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
+    """Draw the polygons on the map of a volume; of polygons that overlap, the later in the file wins.
+
+    Parameters
+    ----------
+    ds
+        Volume with map coordinates.
+    config
+        Conversion with `labels` (the file), `labels_key` (the attribute that holds the class), `class_names`,
+        `label_touched` and `labels_crs`, which goes before what the file says.
+
+    Returns
+    -------
+    xarray.DataArray
+        uint8 over the map.
+
+    Raises
+    ------
+    InputError
+        Where the file cannot be read, holds no polygons or an unknown class, or none of them covers a cell.
+    """
+    path = Path(config.labels)
+    geometries, attributes, crs = (_read_geopackage if path.suffix.lower() == ".gpkg" else _read_geojson)(path)
+    if not geometries:
+        raise InputError(f"{path} holds no polygons; check the file")
+    strange = sorted({str(shape.get("type")) for shape in geometries} - {"Polygon", "MultiPolygon"})
+    if strange:
+        raise InputError(f"{path} holds {', '.join(strange)}, where polygons are needed; take them out")
+    if config.labels_key not in attributes:
+        problem = f"has no attribute {config.labels_key!r}" if config.labels_key else "needs labels_key"
+        held = ", ".join(map(str, attributes.columns[:_SHOWN]))
+        raise InputError(f"{path} {problem}; set labels_key to the attribute of the class, one of: {held}")
+    codes = class_indices(attributes[config.labels_key], config.class_names, f"attribute {config.labels_key} of {path}")
+    grid = MapGrid.of(ds, f"placing {path.name}")
+    geometries = _to_grid(
+        geometries, parse_crs(config.labels_crs, "labels_crs") if config.labels_crs else crs, grid, path
+    )
+    (x0, y0), (row_x, row_y), (column_x, column_y) = grid.origin, *grid.steps
+    # rasterio counts from the outer corner of the first cell.
+    corner = Affine(column_x, row_x, x0 - (row_x + column_x) / 2, column_y, row_y, y0 - (row_y + column_y) / 2)
+    index = rasterio.features.rasterize(
+        ((shape, number) for number, shape in enumerate(geometries, start=1)),
+        out_shape=grid.shape,
+        transform=corner,
+        all_touched=config.label_touched,
+        dtype=np.int32,
+    )
+    seen = len(np.unique(index[index > 0]))
+    if not seen:
+        raise InputError(
+            f"none of the {len(geometries)} polygons of {path} covers a cell: they lie at {_extent(geometries)}, the "
+            f"cells at {grid.bounds()}; set labels_crs to the polygons' CRS, or label_touched for thin ones"
+        )
+    labels = np.concatenate([[UNLABELLED], codes]).astype(np.uint8)[index]
+    placed = f"{path.name}: {seen} of {len(geometries)} polygons"
+    return xr.DataArray(labels, dims=grid.dims, attrs=label_attributes(config.class_names, placed))
+
+
+def _read_geojson(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CRS | None]:
+    if not path.is_file():
+        raise InputError(f"no file at {path}; check labels")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        features = content["features"] if content["type"] == "FeatureCollection" else [content]
+        geometries = [feature["geometry"] or {} for feature in features]
+        attributes = pd.DataFrame([feature.get("properties") or {} for feature in features], dtype=object)
+        name = content.get("crs", {}).get("properties", {}).get("name")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not GeoJSON that can be read ({error!r}); check the file") from error
+    return geometries, attributes, parse_crs(name, f"the CRS of {path}") if name else None
+
+
+def _read_geopackage(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CRS | None]:
+    try:
+        import pyogrio
+        import shapely
+    except ImportError as error:
+        raise InputError(
+            f"reading {path} needs pyogrio and shapely: pip install 'telegrapher[vectors]', or save it as GeoJSON"
+        ) from error
+    if not path.is_file():
+        raise InputError(f"no file at {path}; check labels")
+    try:
+        layers = pyogrio.list_layers(path)[:, 0]
+        if len(layers) != 1:
+            raise InputError(f"{path} holds the layers {', '.join(layers)}; save the one of the labels by itself")
+        meta, _, shapes, fields = pyogrio.raw.read(path)
+    except pyogrio.errors.DataSourceError as error:
+        raise InputError(f"{path} is not a GeoPackage that can be read ({error}); check the file") from error
+    if shapes is None:
+        raise InputError(f"{path} holds no polygons; check the file")
+    geometries = [shapely.geometry.mapping(shape) if shape is not None else {} for shape in shapely.from_wkb(shapes)]
+    attributes = pd.DataFrame(dict(zip(map(str, meta["fields"]), fields, strict=True)), dtype=object)
+    return geometries, attributes, CRS.from_user_input(meta["crs"]) if meta["crs"] else None
+
+
+def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, path: Path) -> list[dict[str, Any]]:
+    """Bring polygons to the coordinate system of the volume; without one on both sides, they are taken as they are."""
+    if grid.crs is None:
+        if crs is not None:
+            raise InputError(f"{path} is in {crs_name(crs)}, but the volume has no CRS; set crs")
+        return geometries
+    west, south, east, north = _bounds(geometries)
+    if crs is None:
+        crs = _DEGREES
+        if max(abs(west), abs(east)) > 360 or max(abs(south), abs(north)) > 90:
+            raise InputError(
+                f"{path} does not say its CRS, and x {west:g} to {east:g}, y {south:g} to {north:g} are no degrees; "
+                "set labels_crs"
+            )
+    if crs.equals(grid.crs, ignore_axis_order=True):
+        return geometries
+    try:
+        moved: list[dict[str, Any]] = rasterio.warp.transform_geom(crs.to_wkt(), grid.crs.to_wkt(), geometries)
+    except rasterio.errors.RasterioError as error:
+        raise InputError(
+            f"{path} cannot go from {crs_name(crs)} to {crs_name(grid.crs)} ({error}); check its CRS"
+        ) from error
+    return moved
+
+
+def _bounds(geometries: list[dict[str, Any]]) -> tuple[float, float, float, float]:
+    boxes = np.array([rasterio.features.bounds(shape) for shape in geometries])
+    west, south = boxes[:, :2].min(axis=0)
+    east, north = boxes[:, 2:].max(axis=0)
+    return float(west), float(south), float(east), float(north)
+
+
+def _extent(geometries: list[dict[str, Any]]) -> str:
+    west, south, east, north = _bounds(geometries)
+    return f"x {west:g} to {east:g}, y {south:g} to {north:g}"

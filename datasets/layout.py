@@ -1,0 +1,140 @@
+"""How arrays are cut into chunks and shards, and what reading blocks from them costs: pure planning.
+
+A chunk is the least that is read, a shard is one object of the store. Both are planned from the size of the blocks
+that training will read, where that is known.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+_CHUNK_BYTES = 2 * 2**20
+_BLOCK_CHUNK_BYTES = 2**20
+SHARD_BYTES = 64 * 2**20
+
+
+def plan_chunks(
+    sizes: Mapping[Hashable, int],
+    itemsize: int,
+    preferred: Mapping[str, int] | None = None,
+    block: Mapping[str, int] | None = None,
+    *,
+    shard_bytes: int | None = None,
+) -> tuple[dict[Hashable, int], dict[Hashable, int] | None]:
+    """Choose chunks, and shards of up to 64 MiB for an array larger than that.
+
+    Without a block, chunks are of 1 to 2 MiB with edges as even as they can be. With one, they are at most 1 MiB and
+    divide it, and the shards are whole blocks wherever these fit, so that an aligned block reads nothing but itself.
+
+    Parameters
+    ----------
+    sizes
+        Cells along each dimension.
+    itemsize
+        Bytes of one cell.
+    preferred
+        Edges of chunks that the user asks for along some of the dimensions.
+    block
+        Edges of the blocks that will be read, along some of the dimensions; all of the others are read whole.
+    shard_bytes
+        Largest shard; none means 64 MiB.
+
+    Returns
+    -------
+    chunks, shards
+        Edges in cells; shards are none for an array that fits into one shard, otherwise multiples of the chunks.
+    """
+    limit = SHARD_BYTES if shard_bytes is None else shard_bytes
+    fixed = {str(dim): min(edge, sizes[dim]) for dim, edge in (preferred or {}).items() if dim in sizes}
+    blocks = {str(dim): min(edge, sizes[dim]) for dim, edge in (block or {}).items() if dim in sizes}
+    chunks = {dim: max(1, fixed.get(str(dim), blocks.get(str(dim), size))) for dim, size in sizes.items()}
+    free = {dim for dim in sizes if dim not in fixed}
+    largest = _BLOCK_CHUNK_BYTES if blocks else _CHUNK_BYTES
+    while free and math.prod(chunks.values()) * itemsize > largest:
+        longest = max((dim for dim in sizes if dim in free), key=lambda dim: chunks[dim])
+        if chunks[longest] == 1:
+            break
+        chunks[longest] = _finer(chunks[longest], longest in blocks)
+    if math.prod(sizes.values()) * itemsize <= limit:
+        return chunks, None
+    units = {dim: max(chunks[dim], blocks.get(str(dim), 0) // chunks[dim] * chunks[dim]) for dim in sizes}
+    shards = dict(chunks)
+    while True:
+        steps = {dim: chunks[dim] if shards[dim] < units[dim] else units[dim] for dim in sizes}
+        growing = [
+            dim
+            for dim in sizes
+            if shards[dim] < sizes[dim]
+            and math.prod(shards.values()) // shards[dim] * (shards[dim] + steps[dim]) * itemsize <= limit
+        ]
+        if not growing:
+            return chunks, shards
+        shortest = min(growing, key=lambda dim: shards[dim] / units[dim])
+        shards[shortest] += steps[shortest]
+
+
+def _finer(edge: int, exact: bool) -> int:
+    """Halve an edge; one that must divide its block is cut by its smallest factor, where that is small."""
+    if exact:
+        factor = next((factor for factor in (2, 3, 5, 7) if edge % factor == 0), None)
+        if factor is not None:
+            return edge // factor
+    return -(-edge // 2)
+
+
+def pieces(sizes: Mapping[Hashable, int], shards: Mapping[Hashable, int] | None) -> dict[Hashable, int]:
+    """Edges of what is computed and written at once: a shard, or the whole of an array that has none."""
+    return {dim: min(edge, sizes[dim]) for dim, edge in (shards or sizes).items()}
+
+
+@dataclass(frozen=True)
+class ReadCost:
+    """What reading a set of blocks costs.
+
+    Attributes
+    ----------
+    blocks
+        Number of blocks.
+    used, fetched
+        Cells that the blocks hold, and cells of the chunks that they touch; a chunk counts once for every block.
+    objects
+        Mean number of shards that a block touches, or of chunks where there are no shards.
+    """
+
+    blocks: int
+    used: int
+    fetched: int
+    objects: float
+
+    @property
+    def amplification(self) -> float:
+        """Cells fetched for each cell used."""
+        return self.fetched / max(self.used, 1)
+
+
+def read_cost(
+    blocks: Sequence[Sequence[slice]], sizes: Sequence[int], chunks: Sequence[int], shards: Sequence[int] | None = None
+) -> ReadCost:
+    """Plan the reading of blocks, each by itself, from chunks.
+
+    Parameters
+    ----------
+    blocks
+        Slices along every dimension.
+    sizes, chunks, shards
+        Cells of the array, of a chunk and of a shard along every dimension; a chunk is its own shard where there is
+        none.
+    """
+    used = fetched = objects = 0
+    for block in blocks:
+        used += math.prod(cut.stop - cut.start for cut in block)
+        fetched += math.prod(_covered(cut, size, edge) for cut, size, edge in zip(block, sizes, chunks, strict=True))
+        objects += math.prod(
+            -(-cut.stop // edge) - cut.start // edge for cut, edge in zip(block, shards or chunks, strict=True)
+        )
+    return ReadCost(len(blocks), used, fetched, objects / max(len(blocks), 1))
+
+
+def _covered(cut: slice, size: int, edge: int) -> int:
+    """Cells of the chunks along one dimension that a cut touches; the last chunk ends with the array."""
+    return min(-(-cut.stop // edge) * edge, size) - cut.start // edge * edge

@@ -1,0 +1,157 @@
+"""Which block and which view every sample of a run shows: pure planning on counts and seeds, no input or output.
+
+Samples are numbered over all workers and the whole run, so the number of samples taken is the only state: of the
+samples of a step worker r of w takes every w-th from r on, and a run goes on at the exact block, in mid-epoch and on
+another number of workers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.errors import InputError
+
+_LABELLED, _VIEWS, _UNLABELLED = 0, 1, 2  # streams of random numbers that do not depend on each other
+
+
+class Sample(NamedTuple):
+    """One sample.
+
+    Attributes
+    ----------
+    block
+        Number of the block; those with labels come first.
+    view
+        Number of the view, as `datasets.blocks.apply_view` takes it.
+    """
+
+    block: int
+    view: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """The endless sequence of samples.
+
+    Blocks with labels and blocks without are two streams. Each stream goes through its blocks in passes: every block
+    once a pass, in a fresh order. The two are interleaved as evenly as whole numbers allow, so that any n samples in
+    sequence hold ``n * share`` blocks with labels, rounded down or up, and no two steps differ by more than one.
+
+    Attributes
+    ----------
+    labelled, unlabelled
+        Number of blocks with and without labels, at least one of the former.
+    share
+        Share of the samples that have labels, above 0. At ``labelled / (labelled + unlabelled)`` both streams end
+        their passes together: an epoch that visits every block exactly once. At 1 only blocks with labels are visited.
+    seed
+        Seed of orders and views, 0 or more.
+    """
+
+    labelled: int
+    unlabelled: int
+    share: Fraction
+    seed: int
+
+    @classmethod
+    def of(cls, labelled: int, unlabelled: int, *, share: float | None, batch: int, seed: int) -> "Order":
+        """Make the order of a run.
+
+        Parameters
+        ----------
+        labelled, unlabelled, seed
+            As the attributes.
+        share
+            ``data.labelled_share``; none takes every block once an epoch.
+        batch
+            Samples a step over all workers.
+
+        Raises
+        ------
+        InputError
+            Where some steps would be without any label: they would cost time and move the weights by nothing but
+            momentum and decay.
+        """
+        natural = Fraction(labelled, labelled + unlabelled)
+        exact = natural if share is None or not unlabelled else Fraction(str(share))
+        if batch * exact < 1:
+            what = "none (every block once an epoch)" if share is None else f"{share:g}"
+            raise InputError(
+                f"data.labelled_share is {what} and {labelled} of {labelled + unlabelled} blocks hold training labels, "
+                f"so some steps of training.batch {batch} would have no label at all; take a batch of at least "
+                f"{-(-exact.denominator // exact.numerator)}, or a larger share"
+            )
+        return cls(labelled, unlabelled, exact, seed)
+
+    def take(self, first: int, count: int, *, views: int) -> list[Sample]:
+        """Return the samples ``first`` to ``first + count``.
+
+        Parameters
+        ----------
+        first
+            Samples taken before, over all workers.
+        count
+            Samples wanted.
+        views
+            Number of views of a block. A block's views come in a seeded order too: in ``views`` visits it is seen
+            once under each. With one view it is always 0.
+        """
+        return [self._sample(number, views) for number in range(first, first + count)]
+
+    def epochs(self, samples: int) -> float:
+        """Count the passes over the blocks with labels that the first `samples` samples make."""
+        return self._with_labels(samples) / self.labelled
+
+    def _with_labels(self, samples: int) -> int:
+        """Count the blocks with labels among the first `samples` samples."""
+        return samples * self.share.numerator // self.share.denominator
+
+    def _sample(self, number: int, views: int) -> Sample:
+        before = self._with_labels(number)
+        if self._with_labels(number + 1) > before:
+            visit, place = divmod(before, self.labelled)
+            block = int(_permutation(self.seed, _LABELLED, visit, self.labelled)[place])
+        else:
+            visit, place = divmod(number - before, self.unlabelled)
+            block = self.labelled + int(_permutation(self.seed, _UNLABELLED, visit, self.unlabelled)[place])
+        return Sample(block, self._view(block, visit, views))
+
+    def _view(self, block: int, visit: int, views: int) -> int:
+        """View of a block on a visit: a seeded permutation of the views, drawn anew every ``views`` visits."""
+        cycle, place = divmod(visit, views)
+        return int(np.random.default_rng([self.seed, _VIEWS, cycle, block]).permutation(views)[place])
+
+
+@lru_cache(maxsize=8)
+def _permutation(seed: int, stream: int, visit: int, blocks: int) -> np.ndarray:
+    """Order of the blocks of a stream on a pass; kept, because every sample of the pass asks for it."""
+    return np.random.default_rng([seed, stream, visit]).permutation(blocks)
+
+
+def plan_steps(
+    order: Order, steps: range, *, batch: int, views: int, plain_from: int | None, rank: int, world: int
+) -> Iterator[Sample]:
+    """Yield the samples that one worker reads, step by step.
+
+    Parameters
+    ----------
+    order
+        Order of the samples.
+    steps
+        The steps; a run that resumes at step s has taken ``s * batch`` samples.
+    batch
+        Samples a step over all workers.
+    views
+        Number of views of a block.
+    plain_from
+        Step from which samples are shown in view 0 only; none means never.
+    rank, world
+        This worker and the number of workers.
+    """
+    for step in steps:
+        shown = views if plain_from is None or step < plain_from else 1
+        yield from order.take(step * batch, batch, views=shown)[rank::world]

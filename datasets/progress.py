@@ -1,0 +1,79 @@
+"""How far a long piece of work is: a bar on a terminal, a line every few seconds elsewhere."""
+
+import sys
+import threading
+import time
+from types import TracebackType
+
+_FIRST, _EVERY, _BAR_EVERY, _WIDTH = 0.5, 5.0, 0.2, 30
+
+
+class Progress:
+    """Counts bytes from any thread and says how many; short work says nothing.
+
+    Parameters
+    ----------
+    label
+        What is done, in a word or two.
+    total
+        Bytes of the whole work.
+    speak
+        Whether anything is printed.
+    done
+        Bytes that an earlier process has done.
+    """
+
+    def __init__(self, label: str, total: int, *, speak: bool = True, done: int = 0) -> None:
+        self.label = label
+        self.total, self.done, self._begun_with = total, done, done
+        self._speak, self._terminal = speak, sys.stdout.isatty()
+        self._began = self._last = time.monotonic()
+        self._lock = threading.Lock()
+        self._shown = False
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def add(self, amount: int) -> None:
+        """Count bytes as done."""
+        with self._lock:
+            self.done += amount
+            now = time.monotonic()
+            every = _BAR_EVERY if self._terminal else _EVERY
+            if self._speak and now - self._began > _FIRST and now - self._last > every:
+                self._last = now
+                self._show(now)
+
+    def _show(self, now: float) -> None:
+        share = self.done / max(self.total, 1)
+        rate = (self.done - self._begun_with) / max(now - self._began, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
+        words = f"{share:4.0%} of {_size(self.total)}, {_size(rate)}/s, {_clock(left)} left"
+        if self._terminal:
+            filled = int(share * _WIDTH)
+            bar = f"[{'#' * filled}{' ' * (_WIDTH - filled)}]"
+            print(f"\r{self.label} {bar} {words}\x1b[K", end="", flush=True)
+        else:
+            print(f"  {self.label} {words}", flush=True)
+        self._shown = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if not self._shown:
+            return
+        if kind is None:
+            self._show(time.monotonic())
+        if self._terminal:
+            print(flush=True)
+
+
+def _size(size: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size:.0f} B"
+
+
+def _clock(seconds: float) -> str:
+    whole = round(min(seconds, 360_000))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {whole % 60:02} s"

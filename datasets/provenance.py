@@ -1,0 +1,65 @@
+"""Where a volume came from: hashes of its files, and the program that made it."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from datasets.progress import Progress
+
+ROOT = Path(__file__).resolve().parents[1]
+_PART = 2**22
+
+
+def hash_files(paths: Sequence[str | Path], *, speak: bool = False) -> dict[str, str]:
+    """Hash files.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    speak
+        Whether to say how far it is, where that takes long.
+
+    Returns
+    -------
+    dict
+        Path as given -> SHA-256 in hexadecimal.
+    """
+    hashes = {}
+    with Progress("hashing", sum(Path(path).stat().st_size for path in paths), speak=speak) as progress:
+        for path in paths:
+            digest = hashlib.sha256()
+            with Path(path).open("rb") as file:
+                while part := file.read(_PART):
+                    digest.update(part)
+                    progress.add(len(part))
+            hashes[str(path)] = digest.hexdigest()
+    return hashes
+
+
+def program() -> str:
+    """Name this program, its version and its commit."""
+    try:
+        number = version("telegrapher")
+    except PackageNotFoundError:
+        number = "not installed"
+    return f"telegrapher {number}, commit {code_version()}"
+
+
+def code_version() -> str:
+    """Return the git commit of this code, marked where files have changed since; unknown outside a checkout."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=ROOT, capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def content_key(facts: Mapping[str, object]) -> str:
+    """Hash what decides every byte of a store, so that two processes write the same only if they have the same key."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,80 @@
+"""What the attributes of the CF conventions say of a variable: packing, missing values, dates."""
+
+import base64
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+# What CF says of a coordinate -> its name in a volume.
+_STANDARD = {
+    "projection_x_coordinate": "x", "longitude": "x", "projection_y_coordinate": "y", "latitude": "y",
+}  # fmt: skip
+_MISSING = ("_FillValue", "missing_value")
+
+
+def unpacked(variable: xr.Variable) -> tuple[xr.Variable, list[float]]:
+    """Undo the packing of a variable, lazily, or say which of its values are missing.
+
+    Parameters
+    ----------
+    variable
+        As stored, with its attributes.
+
+    Returns
+    -------
+    variable, missing
+        Floats with NaN and no missing values where the variable is packed (``scale_factor``, ``add_offset``); the same
+        variable, in its own type, and its missing values where not.
+    """
+    missing = [number for name in _MISSING for number in _numbers(variable.attrs.get(name))]
+    if not {"scale_factor", "add_offset"} & set(variable.attrs):
+        return variable, [value for value in missing if value == value]  # NaN is no data anyway
+    packed = variable.copy(deep=False)
+    packed.attrs = {name: value for name, value in variable.attrs.items() if name not in _MISSING}
+    if missing:
+        packed.attrs["_FillValue"] = missing[0]
+    decoded = xr.decode_cf(xr.Dataset({"packed": packed}), decode_times=False, decode_coords=False)
+    return decoded["packed"].variable, []
+
+
+def map_names(coords: Mapping[str, xr.Variable]) -> dict[str, str]:
+    """Names x and y for those of some dimensions that CF calls projected coordinates, longitudes or latitudes.
+
+    Parameters
+    ----------
+    coords
+        Dimension -> its coordinate.
+    """
+    standard = {name: str(coordinate.attrs.get("standard_name")) for name, coordinate in coords.items()}
+    new = {name: _STANDARD[words] for name, words in standard.items() if words in _STANDARD}
+    return {old: name for old, name in new.items() if name not in coords}
+
+
+def dates(times: xr.Variable) -> xr.Variable:
+    """Turn times since some day into dates; of a rare calendar, of 360 days, say, into numbers with their units."""
+    if " since " not in str(times.attrs.get("units", "")):
+        return times
+    try:
+        decoded = xr.decode_cf(xr.Dataset({"time": times.copy()}))["time"].variable
+        if decoded.dtype.kind == "M":
+            return decoded
+    except (ValueError, OverflowError):
+        pass
+    # In words that nobody takes for a date again.
+    units = f"{times.attrs['units'].replace(' since ', ' after ')}, calendar {times.attrs.get('calendar', 'standard')}"
+    return xr.Variable(times.dims, times.values, {"units": units})
+
+
+def _numbers(value: Any) -> list[float]:
+    """Missing values of an attribute; xarray writes floats into Zarr v3 as the base64 of their eight bytes."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        try:
+            return list(struct.unpack("<d", base64.standard_b64decode(value)))
+        except (ValueError, struct.error):
+            return []
+    return [number.item() for number in np.atleast_1d(value)]

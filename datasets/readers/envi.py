@@ -1,0 +1,199 @@
+"""ENVI images: a text header beside a plain binary file, in any interleave and byte order."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from datasets.config import ConvertConfig
+from datasets.errors import InputError
+from datasets.readers.arrays import refuse_short
+from datasets.readers.plain import plain_array
+
+_TYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
+_COMPLEX = (6, 9)
+_SUFFIXES = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw")
+# Axes of the file, in order; what is read is always (band, y, x).
+_AXES = {"bsq": ("band", "y", "x"), "bil": ("y", "band", "x"), "bip": ("y", "x", "band")}
+_DIMS = ("band", "y", "x")
+_UTM = {"wgs-84": (32600, 32700), "wgs84": (32600, 32700)}
+
+
+def read(config: ConvertConfig) -> xr.Dataset:
+    """Read (band, y, x) with wavelengths, positions, coordinate system, ignored value and bad bands of the header.
+
+    `config.source` is the header or the image beside it. Values are those of the file: gains and offsets that a header
+    may list are not applied. Bands that ``bbl`` marks as bad are not valid. See `datasets.readers`.
+
+    Raises
+    ------
+    InputError
+        Where header or image is missing, the header lacks or contradicts something, or the image is shorter than it
+        says; where it is complex, compressed or rotated.
+    """
+    header_path, image = _files(Path(config.source))
+    header = parse_header(header_path)
+    sizes = {
+        dim: _whole(header, header_path, name, least=1)
+        for dim, name in (("band", "bands"), ("y", "lines"), ("x", "samples"))
+    }
+    dtype, offset, axes = _layout(header, header_path)
+    refuse_short(image, offset + math.prod(sizes.values()) * dtype.itemsize, f"its header {header_path.name}")
+    strides = {dim: math.prod(sizes[inner] for inner in axes[at + 1 :]) * dtype.itemsize for at, dim in enumerate(axes)}
+    array = plain_array(
+        image,
+        dtype,
+        tuple(sizes[dim] for dim in _DIMS),
+        offset=offset,
+        strides=tuple(strides[dim] for dim in _DIMS),
+    )
+    ds = xr.Dataset({"data": array.variable(list(_DIMS))}, coords=_bands(header, header_path, sizes["band"]))
+    ds.attrs = {"files": [str(header_path), str(image)]}
+    if "bbl" in header:
+        ds["valid"] = ("band", _numbers(header, header_path, "bbl", sizes["band"]) != 0)
+    if "data ignore value" in header:
+        ds.attrs["nodata"] = [_number(header["data ignore value"], header_path, "data ignore value")]
+    return _place(ds, header, header_path)
+
+
+def parse_header(path: Path) -> dict[str, str]:
+    """Take an ENVI header apart: name in lower case -> text, without the braces of lists.
+
+    Raises
+    ------
+    InputError
+        Where the file does not start with ``ENVI``, or a list is not closed.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+    first, _, rest = text.partition("\n")
+    if first.strip() != "ENVI":
+        raise InputError(f"{path} is not an ENVI header: its first line is {first[:40]!r} and not ENVI; check the file")
+    header: dict[str, str] = {}
+    lines = iter(rest.split("\n"))
+    for line in lines:
+        name, equals, value = line.partition("=")
+        if not equals or line.lstrip().startswith(";"):
+            continue
+        value = value.strip()
+        while value.startswith("{") and "}" not in value:
+            more = next(lines, None)
+            if more is None:
+                raise InputError(f"{path} opens a list at {name.strip()!r} that is never closed; add the missing brace")
+            value += " " + more.strip()
+        header[" ".join(name.lower().split())] = value.strip("{} ").strip()
+    return header
+
+
+def _files(source: Path) -> tuple[Path, Path]:
+    """Header and image, whichever of the two is named."""
+    if source.suffix.lower() == ".hdr":
+        # cube.hdr beside cube.img, or cube.img.hdr beside cube.img
+        stem = source.with_suffix("")
+        for suffix in _SUFFIXES:
+            for image in (stem.with_name(stem.name + suffix), stem.with_name(stem.name + suffix.upper())):
+                if image.is_file():
+                    return source, image
+        raise InputError(f"no image beside the header {source}; put it there as {stem.name} or {stem.name}.img")
+    for header in (source.with_suffix(".hdr"), Path(f"{source}.hdr"), source.with_suffix(".HDR")):
+        if header.is_file():
+            return header, source
+    raise InputError(f"no ENVI header beside {source}; put it there as {source.with_suffix('.hdr').name}")
+
+
+def _layout(header: dict[str, str], path: Path) -> tuple[np.dtype, int, tuple[str, ...]]:
+    """Type of a cell in the file's byte order, bytes before the first, and the order of the axes."""
+    code = _whole(header, path, "data type")
+    if code in _COMPLEX:
+        raise InputError(
+            f"{path} describes complex numbers (data type {code}), which a volume cannot hold; export amplitude or "
+            "phase as real numbers"
+        )
+    if code not in _TYPES:
+        raise InputError(f"{path} has the data type {code}; this program reads {sorted(_TYPES)}")
+    if header.get("file compression", "0") != "0":
+        raise InputError(f"{path} describes a compressed image, which cannot be read in parts; save it uncompressed")
+    if any(float(part) for part in re.findall(r"[\d.]+", header.get("major frame offsets", ""))):
+        raise InputError(f"{path} has major frame offsets, which this program does not read; save the image without")
+    interleave = _text(header, path, "interleave").lower()
+    if interleave not in _AXES:
+        raise InputError(f"{path} has the interleave {interleave!r}; it must be one of {list(_AXES)}")
+    order = _whole(header, path, "byte order") if "byte order" in header else 0
+    if order not in (0, 1):
+        raise InputError(f"{path} has the byte order {order}; it must be 0 (little-endian) or 1 (big-endian)")
+    offset = _whole(header, path, "header offset") if "header offset" in header else 0
+    return np.dtype(_TYPES[code]).newbyteorder(">" if order else "<"), offset, _AXES[interleave]
+
+
+def _bands(header: dict[str, str], path: Path, bands: int) -> dict[str, Any]:
+    """Numbers of the bands from 1, with their names and wavelengths."""
+    attrs = {}
+    if "band names" in header:
+        names = [name.strip() for name in header["band names"].split(",")]
+        if len(names) != bands:
+            raise InputError(f"{path} names {len(names)} bands, but has {bands}; correct its band names")
+        attrs["names"] = names
+    coords: dict[str, Any] = {"band": ("band", np.arange(1, bands + 1), attrs)}
+    if "wavelength" in header:
+        unit = header.get("wavelength units", "").strip()
+        short = {"nanometers": "nm", "micrometers": "um", "microns": "um", "wavenumber": "1/cm"}.get(unit.lower(), unit)
+        values = _numbers(header, path, "wavelength", bands)
+        coords["wavelength"] = ("band", values, {"units": short} if short.lower() not in ("", "unknown") else {})
+    return coords
+
+
+def _place(ds: xr.Dataset, header: dict[str, str], path: Path) -> xr.Dataset:
+    """Add the cells' centres and the coordinate system from ``map info`` and ``coordinate system string``."""
+    if "map info" not in header:
+        return ds
+    parts = [part.strip() for part in header["map info"].split(",")]
+    if len(parts) < 7:
+        raise InputError(f"{path} has a map info of {len(parts)} entries; it needs 7: projection, pixel, place, size")
+    rotation = [part.partition("=")[2] for part in parts if part.lower().startswith("rotation")]
+    if rotation and _number(rotation[0], path, "rotation"):
+        raise InputError(f"{path} describes an image rotated by {rotation[0]} degrees; resample it to north-up first")
+    column, row, east, north, width, height = (_number(part, path, "map info") for part in parts[1:7])
+    # Pixel (1, 1) of map info is the outer corner of the first pixel, (1.5, 1.5) its centre.
+    ds = ds.assign_coords(
+        x=("x", east + (np.arange(ds.sizes["x"]) + 1.5 - column) * width),
+        y=("y", north - (np.arange(ds.sizes["y"]) + 1.5 - row) * height),
+    )
+    crs = header.get("coordinate system string", "") or _named_crs(parts)
+    return ds.assign_attrs(crs=crs) if crs else ds
+
+
+def _named_crs(parts: list[str]) -> str:
+    """Coordinate system of the two usual projections on WGS 84; empty for any other, which the user must name."""
+    projection, rest = parts[0].lower(), [part.lower() for part in parts[7:]]
+    if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _UTM:
+        return f"EPSG:{_UTM[rest[2]][rest[1] == 'south'] + int(rest[0])}"
+    return "EPSG:4326" if projection == "geographic lat/lon" and rest[:1] in (["wgs-84"], ["wgs84"]) else ""
+
+
+def _text(header: dict[str, str], path: Path, name: str) -> str:
+    if not header.get(name):
+        raise InputError(f"{path} does not say its {name}; add a line {name} = ... to this ENVI header")
+    return header[name]
+
+
+def _whole(header: dict[str, str], path: Path, name: str, least: int = 0) -> int:
+    number = _number(_text(header, path, name), path, name)
+    if number != int(number) or number < least:
+        raise InputError(f"{path} has {name} = {header[name]}; it must be a whole number of at least {least}")
+    return int(number)
+
+
+def _number(text: str, path: Path, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"{path} has {text!r} in {name}, which is no number; correct this ENVI header") from error
+
+
+def _numbers(header: dict[str, str], path: Path, name: str, count: int) -> np.ndarray:
+    numbers = [_number(part, path, name) for part in header[name].split(",") if part.strip()]
+    if len(numbers) != count:
+        raise InputError(f"{path} lists {len(numbers)} values of {name}, but has {count} bands; correct the header")
+    return np.asarray(numbers)

@@ -1,0 +1,171 @@
+"""Geosoft (Oasis montaj) grids, plain or compressed, as ``NAME.grd``.
+
+A header of 512 bytes, then vectors of elements; in a compressed grid instead a table of blocks of whole vectors, each
+block 16 bytes and a zlib stream. Source: Geosoft's description of its grid file, and real files.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import xarray as xr
+
+from datasets.config import ConvertConfig
+from datasets.errors import InputError
+from datasets.readers.arrays import refuse_short
+from datasets.readers.grids import map_grid
+from datasets.readers.lazy import Cut, LazyArray
+
+# Element bytes and kind, elements, vectors, ordering; spacing and origin of both, rotation, base and factor.
+_HEADER = struct.Struct("<5i7d")
+_HEADER_BYTES = 512
+_COMPRESSED = 1024  # added to the element bytes
+_TABLE = struct.Struct("<4i")  # signature, compression, blocks, vectors a block
+_SIGNATURE = -119023417
+_BLOCK_HEADER = 16
+_PLAIN_VECTORS = 64  # read at once from a grid that is not compressed
+_COLOURS = 3
+# (element bytes, kind) -> type, and the number that marks no data.
+_TYPES: dict[tuple[int, int], tuple[str, float]] = {
+    (1, 0): ("<u1", 255), (1, 1): ("<i1", -127), (2, 0): ("<u2", 65535), (2, 1): ("<i2", -32767),
+    (4, 0): ("<u4", 4294967295), (4, 1): ("<i4", -2147483647), (4, 2): ("<f4", -1e32), (8, 2): ("<f8", -1e32),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """Where the values lie: (first byte, bytes) of each block, and the vectors in each but the last."""
+
+    blocks: list[tuple[int, int]]
+    vectors: int
+    compressed: bool
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What a header says of the cells [vectors, elements]; a value is ``stored / factor + base``."""
+
+    path: Path
+    dtype: np.dtype
+    dummy: float
+    shape: tuple[int, int]
+    base: float
+    factor: float
+    packing: _Packing
+
+    @property
+    def result(self) -> np.dtype:
+        """Floats that hold the stored numbers and NaN."""
+        return np.dtype("f4" if self.dtype.itemsize <= 2 or self.dtype == np.float32 else "f8")
+
+
+def read(config: ConvertConfig) -> xr.Dataset:
+    """Read (y, x), north first, NaN where the grid has its dummy value; see `datasets.readers`.
+
+    Raises
+    ------
+    InputError
+        Where the file is not such a grid, is cut short, or is of colours or rotated; where `crs` is not set.
+    """
+    path = Path(config.source)
+    with path.open("rb") as file:
+        start = file.read(_HEADER_BYTES)
+        if len(start) < _HEADER_BYTES:
+            raise InputError(f"{path} is not a Geosoft grid: it ends within the header of 512 bytes; check the file")
+        width, kind, elements, vectors, ordering, de, dv, x0, y0, turn, base, factor = _HEADER.unpack_from(start)
+        compressed = width >= _COMPRESSED
+        width -= _COMPRESSED * compressed
+        if kind == _COLOURS:
+            raise InputError(f"{path} is a Geosoft grid of colours; export the grid of values that it was drawn from")
+        if (width, kind) not in _TYPES or min(elements, vectors) < 1 or abs(ordering) != 1 or not factor:
+            raise InputError(
+                f"{path} is not a Geosoft grid: elements of {width} bytes and kind {kind}, {elements} x {vectors} "
+                f"cells, ordering {ordering}, factor {factor:g}; check the file"
+            )
+        if turn:
+            raise InputError(f"{path} is rotated by {turn:g} degrees; regrid it along x and y in Oasis montaj first")
+        packing = _table(file, path, vectors) if compressed else _plain(vectors, elements * width)
+    refuse_short(path, max(at + size for at, size in packing.blocks), "its table" if compressed else "its header")
+    dtype, dummy = _TYPES[width, kind]
+    grid = _Grid(path, np.dtype(dtype), dummy, (vectors, elements), base, factor, packing)
+    if ordering == 1:
+        rows = LazyArray((vectors, elements), grid.result, partial(_read_block, grid))
+        return map_grid(rows, (x0, de), (y0, dv), config)
+    columns = LazyArray((elements, vectors), grid.result, lambda cut: _read_block(grid, (cut[1], cut[0])).T)
+    return map_grid(columns, (x0, dv), (y0, de), config)
+
+
+def _plain(vectors: int, vector_bytes: int) -> _Packing:
+    starts = range(0, vectors, _PLAIN_VECTORS)
+    sizes = [min(_PLAIN_VECTORS, vectors - at) * vector_bytes for at in starts]
+    blocks = [(_HEADER_BYTES + at * vector_bytes, size) for at, size in zip(starts, sizes, strict=True)]
+    return _Packing(blocks, _PLAIN_VECTORS, False)
+
+
+def _table(file: BinaryIO, path: Path, vectors: int) -> _Packing:
+    head = file.read(_TABLE.size)
+    signature, _, count, vectors_each = _TABLE.unpack(head) if len(head) == _TABLE.size else (0, 0, 0, 0)
+    if signature != _SIGNATURE or vectors_each < 1 or count != -(-vectors // vectors_each):
+        raise InputError(
+            f"{path} has no table of blocks that its {vectors} vectors fit into; the grid is damaged, copy it again"
+        )
+    table = file.read(12 * count)
+    if len(table) < 12 * count:
+        raise InputError(f"{path} is cut short: it ends within its table of {count} blocks; get the whole file")
+    starts, sizes = np.frombuffer(table, "<i8", count), np.frombuffer(table, "<i4", count, 8 * count)
+    return _Packing([(int(at), int(size)) for at, size in zip(starts, sizes, strict=True)], vectors_each, True)
+
+
+def _read_block(grid: _Grid, cut: Cut) -> np.ndarray:
+    """Read the blocks that hold the wanted vectors, one after the other.
+
+    Parameters
+    ----------
+    cut
+        Integers and slices for vector and element.
+    """
+    wanted = np.arange(grid.shape[0])[cut[0]]
+    rows = np.atleast_1d(wanted)
+    values = np.empty((rows.size, np.arange(grid.shape[1])[cut[1]].size), grid.result)
+    which = rows // grid.packing.vectors
+    with grid.path.open("rb") as file:
+        for block in np.unique(which):
+            stored = _stored(grid, file, int(block))[rows[which == block] - block * grid.packing.vectors]
+            values[which == block] = _values(grid, stored[:, np.atleast_1d(np.arange(grid.shape[1])[cut[1]])])
+    return values.reshape(*wanted.shape, *np.arange(grid.shape[1])[cut[1]].shape)
+
+
+def _stored(grid: _Grid, file: BinaryIO, block: int) -> np.ndarray:
+    """Numbers of one block, as they are in the file: [vectors of the block, elements]."""
+    vectors, elements = grid.shape
+    vectors = min(grid.packing.vectors, vectors - block * grid.packing.vectors)
+    start, size = grid.packing.blocks[block]
+    file.seek(start)
+    held = file.read(size)
+    if grid.packing.compressed:
+        try:
+            held = zlib.decompress(held[_BLOCK_HEADER:])
+        except zlib.error as error:
+            raise InputError(
+                f"block {block} of {grid.path} cannot be unpacked ({error}); the grid is damaged or compressed in "
+                "another way than zlib: save it again in Oasis montaj, uncompressed"
+            ) from error
+    if len(held) != vectors * elements * grid.dtype.itemsize:
+        raise InputError(
+            f"block {block} of {grid.path} holds {len(held):,} bytes and not {vectors} vectors of {elements} elements; "
+            "the grid is damaged, copy it again"
+        )
+    return np.frombuffer(held, grid.dtype).reshape(vectors, elements)
+
+
+def _values(grid: _Grid, stored: np.ndarray) -> np.ndarray:
+    dummy = stored <= grid.dummy if grid.dtype.kind == "f" else stored == grid.dummy
+    values = stored.astype(grid.result)
+    if (grid.factor, grid.base) != (1.0, 0.0):
+        values = values / grid.factor + grid.base
+    values[dummy] = np.nan
+    return values

@@ -1,0 +1,70 @@
+"""What the readers of map grids share: which program wrote a .grd, and how its rows and columns lie on the map."""
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from datasets.config import ConvertConfig
+from datasets.errors import InputError
+from datasets.readers.lazy import LazyArray
+
+_SURFER = (b"DSRB", b"DSBB", b"DSAA")
+_NETCDF = (b"CDF\x01", b"CDF\x02", b"\x89HDF")
+_GEOSOFT_WIDTHS = {size + packed for size in (1, 2, 4, 8) for packed in (0, 1024)}
+
+
+def grid_format(path: Path) -> str:
+    """Tell the formats that share the suffix .grd by their first bytes.
+
+    Returns
+    -------
+    str
+        ``surfer``, ``geosoft``, or ``netcdf`` (as GMT writes).
+
+    Raises
+    ------
+    InputError
+        Where it is none of them.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start in _SURFER:
+        return "surfer"
+    if start in _NETCDF:
+        return "netcdf"
+    if int.from_bytes(start, "little") in _GEOSOFT_WIDTHS:
+        return "geosoft"
+    raise InputError(f"{path} starts with {start!r}: no Geosoft, Surfer or netCDF grid; check the file, or set format")
+
+
+def map_grid(
+    array: LazyArray | np.ndarray, x: tuple[float, float], y: tuple[float, float], config: ConvertConfig
+) -> xr.Dataset:
+    """Place a grid whose rows run northwards on the map, turned so that y falls with the row as in a GeoTIFF.
+
+    Parameters
+    ----------
+    array
+        Cells [y, x], the southernmost row first.
+    x, y
+        Centre of the first column or row, and the distance to the next.
+    config
+        Conversion; must say the coordinate system, which these formats do not hold.
+
+    Raises
+    ------
+    InputError
+        Where no coordinate system is named.
+    """
+    if not config.crs:
+        raise InputError(
+            f"{config.source} does not hold its coordinate system; set crs, such as EPSG:28354, or crs: local where "
+            "nobody knows it"
+        )
+    dims = ["y", "x"]
+    variable = array.variable(dims) if isinstance(array, LazyArray) else xr.Variable(dims, array)
+    rows, columns = variable.shape
+    coords = {"y": y[0] + y[1] * np.arange(rows), "x": x[0] + x[1] * np.arange(columns)}
+    ds = xr.Dataset({"data": variable}, coords=coords, attrs={"files": [config.source]})
+    return ds.isel(y=slice(None, None, -1))

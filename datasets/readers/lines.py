@@ -1,0 +1,110 @@
+"""Airborne lines and ground stations, in ASEG-GDF2, XYZ or CSV, gridded."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from datasets.config import ConvertConfig
+from datasets.errors import InputError
+from datasets.gridding import Cells, grid_readings, plan_cells
+from datasets.map_grid import parse_crs, project
+from datasets.readers import aseg_gdf
+from datasets.tables import find_column, numbers, read_table
+
+SUFFIXES = (".csv", ".txt", ".xyz", ".dat", ".dfn")
+_X_NAMES = ("easting", "x", "longitude", "lon")
+_Y_NAMES = ("northing", "y", "latitude", "lat")
+_DEGREES = {"longitude", "lon", "latitude", "lat"}
+
+
+def read(config: ConvertConfig) -> xr.Dataset:
+    """Grid the readings of `config.columns` to (band, y, x), or (layer, y, x) for one column of several values.
+
+    See `datasets.readers`.
+
+    Raises
+    ------
+    InputError
+        Where a setting is missing, a column does not exist, the coordinate system is wrong, or nothing can be gridded.
+    """
+    path = Path(config.source)
+    _check(config)
+    table, files = _table(path, config)
+    columns, names, layered = _columns(table, path, config)
+    x, y = _positions(table, path, config)
+    values = np.column_stack([numbers(table, column, path) for column in columns])
+    if config.nodata is not None:
+        values[values == config.nodata] = np.nan
+    use = np.isfinite(x) & np.isfinite(y) & np.isfinite(values).any(axis=1)
+    if not use.any():
+        raise InputError(f"{path} has no reading of {', '.join(config.columns)}; check columns and nodata")
+    x, y, values = x[use], y[use], values[use]
+    cell_size, blank_distance = float(config.cell_size or 0), float(config.blank_distance or 0)
+    cells: Cells = plan_cells(x, y, cell_size)
+    grid = grid_readings(x, y, values, cells, config.gridding, blank_distance)
+    if not np.isfinite(grid).any():
+        raise InputError(
+            f"no cell of {cell_size:g} lies within blank_distance {blank_distance:g} of a reading of {path}; raise it"
+        )
+    dim = "layer" if layered else "band"
+    coordinate = xr.Variable(dim, np.arange(len(names)) + (0 if layered else 1), {} if layered else {"names": names})
+    return xr.Dataset(
+        {"data": ((dim, "y", "x"), grid)},
+        coords={dim: coordinate, "y": cells.y, "x": cells.x},
+        attrs={
+            "files": files,
+            "gridding": f"medians of cells of {cell_size:g}, {config.gridding} between them, {len(x)} of {len(table)} "
+            f"readings; no data farther than {blank_distance:g} from any",
+        },
+    )
+
+
+def _check(config: ConvertConfig) -> None:
+    """Refuse before anything is read what cannot be gridded."""
+    source = config.source
+    if not config.columns:
+        raise InputError(f"columns is empty; name the readings of {source} to grid, as in [mag]")
+    if not config.crs:
+        raise InputError(f"crs is empty; name the coordinate system to grid {source} in, such as EPSG:32633")
+    for name, value, what in (
+        ("cell_size", config.cell_size, "a fifth to a quarter of the distance between flight lines is usual"),
+        ("blank_distance", config.blank_distance, "cells farther than that from any reading become no data"),
+    ):
+        if value is None or not value > 0:
+            raise InputError(f"{name} is {value}; gridding {source} needs it, in the units of crs, above 0: {what}")
+    if config.xy_columns and len(config.xy_columns) != 2:
+        raise InputError(f"xy_columns is {config.xy_columns}; name two columns, as in [easting, northing]")
+
+
+def _table(path: Path, config: ConvertConfig) -> tuple[pd.DataFrame, list[str]]:
+    definition = next((at for at in (path.with_suffix(".dfn"), path.with_suffix(".DFN")) if at.is_file()), None)
+    if path.suffix.lower() == ".dfn" or (path.suffix.lower() == ".dat" and definition):
+        data = path if path.suffix.lower() == ".dat" else aseg_gdf.data_file(path)
+        return aseg_gdf.read_table(path), [str(data), str(definition)]
+    return read_table(path, config.table_columns, "table_columns"), [str(path)]
+
+
+def _columns(table: pd.DataFrame, path: Path, config: ConvertConfig) -> tuple[list[str], list[str], bool]:
+    """Columns of the readings and their names; whether they are the layers of one column of several values."""
+    found: list[str] = []
+    for name in config.columns:
+        layers = [str(column) for column in table.columns if str(column).lower().startswith(f"{name.lower()}[")]
+        found += layers or [find_column(table, [name], path, "columns")]
+    return found, found, len(config.columns) == 1 and len(found) > 1
+
+
+def _positions(table: pd.DataFrame, path: Path, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Take x and y of each reading in the coordinate system of the grid."""
+    wanted = [[name] for name in config.xy_columns] or [list(_X_NAMES), list(_Y_NAMES)]
+    columns = [find_column(table, names, path, "xy_columns") for names in wanted]
+    x, y = (numbers(table, column, path) for column in columns)
+    if config.lines_crs:
+        return project(x, y, parse_crs(config.lines_crs, "lines_crs"), parse_crs(config.crs, "crs"), str(path))
+    if {column.lower() for column in columns} & _DEGREES:
+        raise InputError(
+            f"{path} gives positions as {' and '.join(columns)}; set lines_crs to their coordinate system, such as "
+            "EPSG:4326"
+        )
+    return x, y

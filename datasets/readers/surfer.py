@@ -1,0 +1,141 @@
+"""Golden Software Surfer grids: version 7 (DSRB), version 6 binary (DSBB) and text (DSAA).
+
+Source: the descriptions of the three formats in Surfer's manual. Coordinates are those of the nodes; rows run
+northwards.
+"""
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import xarray as xr
+
+from datasets.config import ConvertConfig
+from datasets.errors import InputError
+from datasets.readers.arrays import refuse_short
+from datasets.readers.grids import map_grid
+from datasets.readers.lazy import LazyArray
+from datasets.readers.plain import plain_array
+
+_BLANK = 1.70141e38  # versions 6: this and above is blank
+_TAG = struct.Struct("<4si")
+_GRID = struct.Struct("<2i8d")  # rows, columns; x, y, spacings, range of z, rotation, blank
+_DSBB = struct.Struct("<4s2h6d")  # columns, rows; ranges of x, y, z
+_BLANK_BY_VALUE = 2  # version of DSRB from which only the very value is blank
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Geometry of a grid, and where its numbers start in the file."""
+
+    shape: tuple[int, int]
+    x: tuple[float, float]
+    y: tuple[float, float]
+    start: int
+    dtype: np.dtype
+    blank: float
+    blank_above: bool = True
+
+
+def read(config: ConvertConfig) -> xr.Dataset:
+    """Read (y, x), north first, NaN where the grid is blank; see `datasets.readers`.
+
+    Raises
+    ------
+    InputError
+        Where the file is none of the three, contradicts itself, is cut short or rotated; where `crs` is not set.
+    """
+    path = Path(config.source)
+    with path.open("rb") as file:
+        magic = file.read(4)
+        file.seek(0)
+        if magic == b"DSAA":
+            grid, values = _read_text(path)
+            return map_grid(values, grid.x, grid.y, config)
+        if magic not in (b"DSRB", b"DSBB"):
+            raise InputError(f"{path} is not a Surfer grid: it starts with {magic!r}; check the file")
+        grid = _header_7(file, path) if magic == b"DSRB" else _header_6(file, path)
+    refuse_short(path, grid.start + math.prod(grid.shape) * grid.dtype.itemsize, "its header")
+    stored = plain_array(path, grid.dtype, grid.shape, offset=grid.start)
+    array = LazyArray(grid.shape, stored.dtype, lambda cut: _unblank(stored.read(cut), grid))
+    return map_grid(array, grid.x, grid.y, config)
+
+
+def _header_7(file: BinaryIO, path: Path) -> _Grid:
+    """Walk through the tagged sections up to the numbers."""
+    version, fields = 1, None
+    while len(head := file.read(_TAG.size)) == _TAG.size:
+        tag, size = _TAG.unpack(head)
+        if tag == b"DATA" and fields is not None:
+            rows, columns, x0, y0, dx, dy, _, _, turn, blank = fields
+            _check(path, rows, columns, dx, dy)
+            if turn:
+                raise InputError(f"{path} is rotated by {turn:g} degrees; regrid it along x and y in Surfer first")
+            if size != rows * columns * 8:
+                raise InputError(
+                    f"{path} contradicts itself: {rows} rows x {columns} columns of 8 bytes are {rows * columns * 8:,} "
+                    f"bytes, but its data section says {size:,}; save the grid again in Surfer"
+                )
+            above = version < _BLANK_BY_VALUE
+            return _Grid((rows, columns), (x0, dx), (y0, dy), file.tell(), np.dtype("<f8"), blank, above)
+        body = file.read(max(0, size))
+        if tag == b"DSRB" and len(body) == 4:
+            (version,) = struct.unpack("<i", body)
+        elif tag == b"GRID" and len(body) >= _GRID.size:
+            fields = _GRID.unpack_from(body)
+    raise InputError(f"{path} is cut short: its sections GRID and DATA are not both there; get the whole file")
+
+
+def _header_6(file: BinaryIO, path: Path) -> _Grid:
+    head = file.read(_DSBB.size)
+    if len(head) < _DSBB.size:
+        raise InputError(f"{path} is cut short: it ends within its header of 56 bytes; get the whole file")
+    _, columns, rows, *ranges = _DSBB.unpack(head)
+    x, y = _axes(path, rows, columns, *ranges[:4])
+    return _Grid((rows, columns), x, y, _DSBB.size, np.dtype("<f4"), _BLANK)
+
+
+def _read_text(path: Path) -> tuple[_Grid, np.ndarray]:
+    """Read a grid of text whole, which has no other way."""
+    try:
+        words = path.read_text(encoding="ascii").split()[1:]
+        columns, rows = (int(word) for word in words[:2])
+        ranges = [float(word) for word in words[2:8]]
+        numbers = np.array(words[8:], np.float64)
+    except ValueError as error:
+        raise InputError(f"{path} is not a Surfer text grid that can be read ({error}); check the file") from error
+    if len(ranges) < 6 or numbers.size != rows * columns:
+        raise InputError(
+            f"{path} is cut short or damaged: its header says {rows} rows x {columns} columns, but it holds "
+            f"{numbers.size:,} values; get the whole file"
+        )
+    x, y = _axes(path, rows, columns, *ranges[:4])
+    grid = _Grid((rows, columns), x, y, 0, np.dtype("f8"), _BLANK)
+    return grid, _unblank(numbers.reshape(rows, columns), grid)
+
+
+def _axes(
+    path: Path, rows: int, columns: int, x0: float, x1: float, y0: float, y1: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """First node and spacing of both axes, from the first and the last node."""
+    dx, dy = ((last - first) / max(1, nodes - 1) for first, last, nodes in ((x0, x1, columns), (y0, y1, rows)))
+    _check(path, rows, columns, dx, dy)
+    return (x0, dx), (y0, dy)
+
+
+def _check(path: Path, rows: int, columns: int, dx: float, dy: float) -> None:
+    if rows < 2 or columns < 2 or not dx > 0 or not dy > 0:
+        raise InputError(
+            f"{path} is not a Surfer grid: its header says {rows} rows x {columns} columns, {dy:g} and {dx:g} apart; "
+            "check the file"
+        )
+
+
+def _unblank(values: np.ndarray, grid: _Grid) -> np.ndarray:
+    """Put NaN where the grid is blank."""
+    # The stated value has fewer digits than what is stored in single precision: compare in that.
+    blank = grid.dtype.type(grid.blank)
+    return np.where(values >= blank if grid.blank_above else values == blank, values.dtype.type(np.nan), values)

@@ -1,0 +1,200 @@
+"""Which stored bytes a region of a chunked or sharded array needs: pure planning, no I/O.
+
+A *shard* is one stored object, a *chunk* the smallest piece that can be decoded; without sharding they are the same.
+D dimensions.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+Cells = tuple[slice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a region takes from one chunk.
+
+    Attributes
+    ----------
+    index
+        Position of the chunk within its shard, last dimension fastest.
+    chunk
+        Cells within the chunk.
+    out
+        The same cells within the region.
+    """
+
+    index: int
+    chunk: Cells
+    out: Cells
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return math.prod(part.stop - part.start for part in self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """What a region takes from one shard.
+
+    Attributes
+    ----------
+    shard
+        Position of the shard in the array's grid of shards.
+    pieces
+        What it takes from each chunk, in the order of their indices.
+    """
+
+    shard: tuple[int, ...]
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One request: bytes `start` up to `stop` of an object, and which of the wanted ranges lie in it."""
+
+    start: int
+    stop: int
+    members: list[int]
+
+
+def plan_region(
+    region: Cells, shape: Sequence[int], shard: Sequence[int], chunk: Sequence[int] | None = None
+) -> list[ShardPlan]:
+    """Find the chunks that a region needs, shard by shard.
+
+    Parameters
+    ----------
+    region
+        Cells along each dimension, without steps; what lies outside the array is left out.
+    shape
+        Cells of the array [D].
+    shard
+        Cells of a shard [D]; the last ones may reach beyond the array.
+    chunk
+        Cells of a chunk [D], dividing the shard; none means one chunk a shard.
+
+    Returns
+    -------
+    list of ShardPlan
+        Every cell of the region in exactly one piece; nothing for an empty region.
+
+    Raises
+    ------
+    ValueError
+        Where chunks do not divide shards, or a slice has a step.
+    """
+    chunk = shard if chunk is None else chunk
+    if any(outer % inner for outer, inner in zip(shard, chunk, strict=True)):
+        raise ValueError(f"chunks {tuple(chunk)} do not divide shards {tuple(shard)}")
+    counts = [outer // inner for outer, inner in zip(shard, chunk, strict=True)]
+    strides = [math.prod(counts[axis + 1 :]) for axis in range(len(counts))]
+    axes = [
+        _plan_axis(part, size, edge, count, stride)
+        for part, size, edge, count, stride in zip(region, shape, chunk, counts, strides, strict=True)
+    ]
+    plans = []
+    for shards in itertools.product(*axes):
+        pieces = [
+            Piece(sum(one[0] for one in ones), tuple(one[1] for one in ones), tuple(one[2] for one in ones))
+            for ones in itertools.product(*(axis[place] for axis, place in zip(axes, shards, strict=True)))
+        ]
+        plans.append(ShardPlan(shards, pieces))
+    return plans
+
+
+def _plan_axis(part: slice, size: int, edge: int, count: int, stride: int) -> dict[int, list[tuple[int, slice, slice]]]:
+    """Cut one axis: shard -> its chunks as (share of the flat index, cells in the chunk, cells in the region)."""
+    start, stop, step = part.indices(size)
+    if step != 1:
+        raise ValueError(f"a region has no steps: {part}")
+    found: dict[int, list[tuple[int, slice, slice]]] = {}
+    for number in range(start // edge, -(-stop // edge) if stop > start else 0):
+        first, last = max(start, number * edge), min(stop, (number + 1) * edge)
+        inside = slice(first - number * edge, last - number * edge)
+        found.setdefault(number // count, []).append(
+            (number % count * stride, inside, slice(first - start, last - start))
+        )
+    return found
+
+
+def chunks_within(place: Sequence[int], shape: Sequence[int], shard: Sequence[int], chunk: Sequence[int]) -> int:
+    """Count the chunks of the shard at `place` that hold cells of the array."""
+    return math.prod(
+        -(-min(outer, size - at * outer) // inner)
+        for at, size, outer, inner in zip(place, shape, shard, chunk, strict=True)
+    )
+
+
+def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most: int) -> list[Span]:
+    """Merge byte ranges of one object into few requests.
+
+    The smallest gaps are closed first, as long as all bytes fetched in vain stay within a share of those wanted:
+    that bounds the read amplification whatever the order of the chunks in the shard.
+
+    Parameters
+    ----------
+    ranges
+        First byte and the byte after the last of each range; empty ones are left out.
+    gap
+        Largest gap that is ever closed, in bytes.
+    slack
+        Bytes in gaps that may be fetched, as a share of the bytes wanted.
+    most
+        Bytes above which a request is not made larger, so that large reads travel over several connections.
+
+    Returns
+    -------
+    list of Span
+        In the order of the bytes, without overlap but for ranges that overlap themselves.
+    """
+    order = sorted((index for index, (start, stop) in enumerate(ranges) if stop > start), key=lambda i: ranges[i])
+    runs = list(_touching(ranges, order))
+    budget = slack * sum(stop - start for start, stop, _ in runs)
+    holes = sorted((after[0] - before[1], place) for place, (before, after) in enumerate(itertools.pairwise(runs)))
+    closed = set()
+    for hole, place in holes:
+        if hole > gap or hole > budget:
+            break
+        budget -= hole
+        closed.add(place)
+    spans: list[Span] = []
+    for place, (_, stop, members) in enumerate(runs):
+        if place - 1 in closed and stop - spans[-1].start <= most:
+            last = spans[-1]
+            spans[-1] = Span(last.start, stop, last.members + members)
+        else:
+            spans += _split(ranges, members, most)
+    return spans
+
+
+def _touching(ranges: Sequence[tuple[int, int]], order: Sequence[int]) -> Iterator[tuple[int, int, list[int]]]:
+    """Group sorted ranges that follow each other without a gap."""
+    members: list[int] = []
+    start = stop = 0
+    for index in order:
+        if members and ranges[index][0] > stop:
+            yield start, stop, members
+            members = []
+        if not members:
+            start, stop = ranges[index]
+        stop = max(stop, ranges[index][1])
+        members.append(index)
+    if members:
+        yield start, stop, members
+
+
+def _split(ranges: Sequence[tuple[int, int]], members: Sequence[int], most: int) -> list[Span]:
+    """Cut a run of ranges without gaps into requests of at most `most` bytes, never within a range."""
+    spans: list[Span] = []
+    for index in members:
+        start, stop = ranges[index]
+        if spans and (stop <= spans[-1].stop or stop - spans[-1].start <= most):
+            last = spans[-1]
+            spans[-1] = Span(last.start, max(stop, last.stop), [*last.members, index])
+        else:
+            spans.append(Span(start, stop, [index]))
+    return spans

@@ -1,0 +1,193 @@
+"""A mergeable summary of values: moments, extremes, and a histogram fine enough to take percentiles from.
+
+Sketches of the parts of an array, merged in any order, count the same cells into the same bins. Whole numbers of 8 and
+16 bits are counted exactly. Other values are counted by the leading 16 bits of their distance from a centre as a
+float32 (sign, exponent, 7 bits of the mantissa): a percentile is wrong by at most 0.4% of its distance from the centre.
+
+E entries (such as bands) that are measured each by itself, P cells of an entry.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+ERROR = 2.0**-8
+"""Largest error of a percentile of floats, as a share of its distance from the centre."""
+_BINS = 2**16
+_CELLS = 2**18  # measured at a time, so that the float64 copies stay small
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Summary of the cells of E entries.
+
+    Attributes
+    ----------
+    count, mean, squares
+        Cells, their mean, and the sum of their squared distances from it: int64, float64, float64 [E].
+    low, high
+        Smallest and largest value, float64 [E]; inf and -inf without cells.
+    at_low, at_high
+        Cells of exactly that value, int64 [E].
+    keys, counts
+        Occupied bins in ascending order, each ``entry * 65536 + bin``, and their cells: int64 [occupied].
+    """
+
+    count: np.ndarray
+    mean: np.ndarray
+    squares: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    at_low: np.ndarray
+    at_high: np.ndarray
+    keys: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def deviation(self) -> np.ndarray:
+        """Standard deviation, float64 [E]; 0 without cells."""
+        return np.sqrt(self.squares / np.maximum(self.count, 1))
+
+
+def is_exact(dtype: np.dtype) -> bool:
+    """Whether values of this type are counted one by one."""
+    return dtype.kind in "iu" and dtype.itemsize <= 2
+
+
+def sketch(values_EP: Sequence[np.ndarray], keep_EP: Sequence[np.ndarray] | None, centre_E: np.ndarray) -> Sketch:
+    """Summarise values.
+
+    Parameters
+    ----------
+    values_EP
+        Numbers of every entry, none or any; those that are not finite do not count.
+    keep_EP
+        Cells that count, bool; none means all.
+    centre_E
+        Values that the bins are finest around; not used for types that are counted exactly.
+    """
+    parts = []
+    for entry, values in enumerate(values_EP):
+        keep = None if keep_EP is None else keep_EP[entry]
+        parts.append(_one(values, keep, float(centre_E[entry])))
+    columns = [np.array([part[field] for part in parts]) for field in range(7)]
+    occupied = [np.flatnonzero(part[7]) for part in parts]
+    keys = np.concatenate([bins + entry * _BINS for entry, bins in enumerate(occupied)])
+    counts = np.concatenate([part[7][bins] for part, bins in zip(parts, occupied, strict=True)])
+    count, mean, squares, low, high, at_low, at_high = columns
+    return Sketch(count, mean, squares, low, high, at_low, at_high, keys.astype(np.int64), counts.astype(np.int64))
+
+
+def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
+    """Summarise one entry, some cells at a time: the fields of `Sketch` as scalars, then cells of every bin."""
+    exact = is_exact(values.dtype)
+    count, mean, squares = 0, np.float64(0), np.float64(0)
+    low, high, at_low, at_high = np.inf, -np.inf, 0, 0
+    bins = np.zeros(_BINS, np.int64)
+    for start in range(0, values.size, _CELLS):
+        part = values[start : start + _CELLS]
+        if keep is not None:
+            part = part[keep[start : start + _CELLS]]
+        if part.dtype.kind == "f":
+            part = part[np.isfinite(part)]
+        if not part.size:
+            continue
+        wide = part.astype(np.float64)
+        total = count + part.size
+        with np.errstate(over="ignore", invalid="ignore"):  # values near the end of float64 have no finite square
+            own = wide.mean()
+            spread, step = wide - own, own - mean
+            squares += np.dot(spread, spread) + step * step * (count * part.size / total)
+            mean += step * part.size / total
+        count = total
+        least, most = float(part.min()), float(part.max())
+        low, at_low = _extreme(low, at_low, least, int((part == part.min()).sum()), least < low)
+        high, at_high = _extreme(high, at_high, most, int((part == part.max()).sum()), most > high)
+        key = part.astype(np.int64) - np.iinfo(part.dtype).min if exact else _float_bins(wide - centre)
+        bins += np.bincount(key, minlength=_BINS)
+    return count, mean, squares, low, high, at_low, at_high, bins
+
+
+def _extreme(value: float, cells: int, other: float, other_cells: int, replaces: bool) -> tuple[float, int]:
+    if replaces:
+        return other, other_cells
+    return value, cells + (other_cells if other == value else 0)
+
+
+def _float_bins(distance: np.ndarray) -> np.ndarray:
+    """Turn distances into bins, larger ones into larger: the leading bits, those of negatives turned over."""
+    limit = np.finfo(np.float32).max
+    bits = np.clip(distance, -limit, limit).astype(np.float32).view(np.uint32)
+    return (np.where(bits >> 31, ~bits, bits | np.uint32(2**31)) >> np.uint32(16)).astype(np.int64)
+
+
+def merge(sketches: Sequence[Sketch]) -> Sketch:
+    """Summarise the cells of all sketches together, entry by entry."""
+    first, *others = sketches
+    for other in others:
+        first = _pair(first, other)
+    return first
+
+
+def _pair(a: Sketch, b: Sketch) -> Sketch:
+    count = a.count + b.count
+    whole = np.maximum(count, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = a.mean + (b.mean - a.mean) * (b.count / whole)
+        squares = a.squares + b.squares + (b.mean - a.mean) ** 2 * (a.count * (b.count / whole))
+    low, high = np.minimum(a.low, b.low), np.maximum(a.high, b.high)
+    at_low = np.where(a.low == low, a.at_low, 0) + np.where(b.low == low, b.at_low, 0)
+    at_high = np.where(a.high == high, a.at_high, 0) + np.where(b.high == high, b.at_high, 0)
+    keys, place = np.unique(np.concatenate([a.keys, b.keys]), return_inverse=True)
+    counts = np.zeros(keys.size, np.int64)
+    np.add.at(counts, place, np.concatenate([a.counts, b.counts]))
+    return Sketch(count, mean, squares, low, high, at_low, at_high, keys, counts)
+
+
+def distribution(whole: Sketch, entry: int, dtype: np.dtype, centre: float) -> tuple[np.ndarray, np.ndarray]:
+    """Values of the occupied bins of an entry, ascending within its smallest and largest, and the cells of each.
+
+    Parameters
+    ----------
+    whole
+        The sketch.
+    entry
+        Which entry.
+    dtype
+        Type of the values that were summarised.
+    centre
+        The centre that they were summarised around.
+
+    Returns
+    -------
+    values, counts
+        float64 and int64 [occupied].
+    """
+    own = slice(*np.searchsorted(whole.keys, [entry * _BINS, (entry + 1) * _BINS]))
+    bins, counts = whole.keys[own] % _BINS, whole.counts[own]
+    if is_exact(np.dtype(dtype)):
+        return (bins + np.iinfo(dtype).min).astype(np.float64), counts
+    middle = (bins.astype(np.uint32) << np.uint32(16)) + np.uint32(2**15)
+    bits = np.where(middle >> 31, middle & np.uint32(2**31 - 1), ~middle)
+    values = bits.astype(np.uint32).view(np.float32).astype(np.float64) + centre
+    return np.clip(values, whole.low[entry], whole.high[entry]), counts
+
+
+def percentiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Take percentiles (0 to 100) of a distribution: the value of the cell at that rank; NaN without cells."""
+    if not counts.size:
+        return np.full(len(shares), np.nan)
+    reached = np.cumsum(counts)
+    ranks = np.asarray(shares) / 100 * (reached[-1] - 1)
+    return np.asarray(values[np.searchsorted(reached, ranks, side="right").clip(0, values.size - 1)])
+
+
+def to_arrays(whole: Sketch) -> dict[str, np.ndarray]:
+    """Take a sketch apart for `numpy.savez`."""
+    return {name: getattr(whole, name) for name in Sketch.__dataclass_fields__}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> Sketch:
+    """Put a sketch together again."""
+    return Sketch(**{name: arrays[name] for name in Sketch.__dataclass_fields__})

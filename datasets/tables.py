@@ -1,0 +1,136 @@
+"""Text tables of points: CSV, columns parted by blanks, and Geosoft XYZ with its line markers."""
+
+import gzip
+import lzma
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pandas as pd
+
+from datasets.errors import InputError
+
+TABLE_SUFFIXES = (".csv", ".txt", ".xyz", ".dat")
+_COMPRESSED = (".xz", ".gz")
+_COMMENTS = ("/", "#")
+_MARKERS = ("line", "tie", "random")  # Geosoft XYZ: "LINE 1001" before the readings of each flight line
+_SHOWN = 30
+
+
+def table_suffix(path: str | Path) -> str:
+    """Suffix of a table, that of its compression left out: ``.csv`` of ``lines.csv.xz``."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    return next((suffix for suffix in reversed(suffixes) if suffix not in _COMPRESSED), "")
+
+
+def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
+    """Read a table of text.
+
+    Parameters
+    ----------
+    path
+        File; .xz and .gz are read as they are. Lines that start with ``/`` or ``#`` are comments, and the last of them
+        names the columns where it has as many words as they are. ``*`` and empty fields are NaN.
+    columns
+        Names of the columns; needed where the file does not name them.
+    option
+        Setting that gives `columns`, for the error message.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing, empty, not a table, or does not name its columns.
+    """
+    if not path.is_file():
+        raise InputError(f"no file at {path}; check its name")
+    first, comment, skipped = "", "", []
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file):
+                text = line.strip()
+                if text.startswith(_COMMENTS):
+                    comment = text.lstrip("/# ") if not first else comment
+                elif text.split(maxsplit=1)[:1] and text.split(maxsplit=1)[0].lower() not in _MARKERS:
+                    first = first or text
+                    continue
+                skipped.append(number)
+    except (OSError, UnicodeDecodeError, lzma.LZMAError) as error:
+        raise InputError(f"{path} is not a table of text ({error}); check the file") from error
+    if not first:
+        raise InputError(f"{path} holds no rows; check the file")
+    separator = next((mark for mark in (",", ";", "\t") if mark in first), r"\s+")
+    fields = [field.strip() for field in (first.split() if separator == r"\s+" else first.split(separator))]
+    headed = not any(_is_number(field) for field in fields)
+    names = list(columns)
+    if not headed and not names:
+        names = comment.replace(",", " ").split()
+        if len(names) != len(fields):
+            raise InputError(
+                f"{path} does not name its columns; name its {len(fields)} columns with {option}, as in [x, y, z]"
+            )
+    if names and len(names) != len(fields):
+        raise InputError(f"{option} names {len(names)} columns, but {path} has {len(fields)}; name them all")
+    try:
+        return pd.read_csv(
+            path, sep=separator, header=0 if headed else None, names=names or fields, skiprows=skipped or None,
+            na_values="*", skipinitialspace=True,
+        )  # fmt: skip
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a table that can be read ({str(error).strip()}); check the file") from error
+
+
+def find_column(table: pd.DataFrame, names: Sequence[str], path: Path, option: str) -> str:
+    """Find the first of `names` among the columns, capitals or not.
+
+    Raises
+    ------
+    InputError
+        Where there is none of them.
+    """
+    found = find_optional(table, names)
+    if found is None:
+        held = ", ".join(map(str, table.columns[:_SHOWN])) + (", ..." if len(table.columns) > _SHOWN else "")
+        wanted = " or ".join(names)
+        raise InputError(f"{path} has no column {wanted}; its columns are {held}; name the right one with {option}")
+    return found
+
+
+def find_optional(table: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """Find a column as `find_column` does, or None."""
+    columns = {str(column).lower(): str(column) for column in reversed(table.columns)}
+    return next((columns[name.lower()] for name in names if name.lower() in columns), None)
+
+
+def numbers(table: pd.DataFrame, column: str, path: Path) -> np.ndarray:
+    """Take a column as float64; empty fields are NaN.
+
+    Raises
+    ------
+    InputError
+        Where a field is not a number; the message has the first.
+    """
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
+    wrong = np.flatnonzero(np.isnan(values) & table[column].notna().to_numpy())
+    if len(wrong):
+        raise InputError(
+            f"{path} holds {table[column].iloc[wrong[0]]!r} in column {column}, row {wrong[0] + 1}, "
+            "where a number is needed; correct it"
+        )
+    return values
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix.lower() == ".xz":
+        return lzma.open(path, "rt", encoding="utf-8")
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return field == "*"
+    return True

@@ -1,0 +1,38 @@
+"""How much was read from a store, and how much of that was wanted."""
+
+import threading
+from dataclasses import dataclass
+
+
+@dataclass
+class Traffic:
+    """What was read from a store.
+
+    Attributes
+    ----------
+    fetched
+        Bytes that arrived.
+    used
+        Stored bytes of the cells that were asked for: a chunk of which half the cells are wanted counts half.
+    requests
+        Requests, repeated ones included.
+    """
+
+    fetched: int = 0
+    used: float = 0.0
+    requests: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def add(self, *, fetched: int = 0, used: float = 0.0, requests: int = 0) -> None:
+        """Count; safe from several threads."""
+        with self._lock:
+            self.fetched += fetched
+            self.used += used
+            self.requests += requests
+
+    @property
+    def amplification(self) -> float:
+        """Bytes fetched per byte used; 1 before anything was read."""
+        return self.fetched / self.used if self.used else 1.0

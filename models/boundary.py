@@ -1,0 +1,44 @@
+"""What a layer sees beyond the edge of the volume: zeros, the reflected volume, or its other end.
+
+Padding P copies cells outwards; its transpose P^T, here `fold`, adds what lies outside back onto the cells it came
+from, so that K^T stays the transpose of K to rounding.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.config import Boundary
+
+
+def source_cells(size: int, reach: int, boundary: Boundary, device: torch.device) -> Tensor:
+    """Return, for each cell of an axis padded by `reach`, the cell that it is a copy of.
+
+    A reflection does not repeat the edge cell (2 1 | 0 1 2), and turns back where it is wider than the axis.
+    """
+    cells = torch.arange(-reach, size + reach, device=device)
+    # The period is a tensor because ONNX has no remainder by a size that is known only when the program runs.
+    if boundary == "periodic":
+        return cells.remainder(torch.full((1,), size, device=device))
+    turned = cells.remainder(torch.full((1,), max(2 * size - 2, 1), device=device))
+    return torch.minimum(turned, 2 * size - 2 - turned)
+
+
+def pad(x: Tensor, axes: Sequence[int], reach: int, boundary: Boundary) -> Tensor:
+    """Pad the axes of a tensor by `reach` cells at both ends."""
+    for axis in axes:
+        x = x.index_select(axis, source_cells(x.shape[axis], reach, boundary, x.device))
+    return x
+
+
+def fold(y: Tensor, axes: Sequence[int], reach: int, boundary: Boundary) -> Tensor:
+    """Add the outer `reach` cells of the axes onto the cells that `pad` copied them from, and drop them."""
+    for axis in axes:
+        size = y.shape[axis] - 2 * reach
+        cells = source_cells(size, reach, boundary, y.device)
+        inner = y.narrow(axis, reach, size).clone(memory_format=torch.preserve_format)
+        for end in (slice(0, reach), slice(reach + size, None)):
+            inner.index_add_(axis, cells[end], y.narrow(axis, end.start, reach))
+        y = inner
+    return y

@@ -1,0 +1,135 @@
+"""What a network costs before it runs: shapes, parameters and floating-point operations of every layer. No data.
+
+B batch, N space (d axes), C channels, r rank, T taps of a kernel, g groups.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.config import Resample
+from models.convolution import Convolution
+from models.network import TelegraphNetwork
+from models.symmetric import SymmetricOperator
+
+FORWARD_PRODUCTS = 2
+"""Products of a layer's size in a forward pass: K x, and K^T of what comes out of the activation."""
+BACKWARD_PRODUCTS = 6
+"""Those of a backward pass: both of the state again, both of the adjoint, and two for the gradient of the kernel."""
+STORED_BACKWARD_PRODUCTS = 4
+"""Those of a backward pass that has stored all activations: input and kernel of both products."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Static shape of one layer at work.
+
+    Attributes
+    ----------
+    operator
+        Form of the symmetric operator.
+    resample
+        What happens to the grid before the layer.
+    sizes
+        Cells along each axis of its grid.
+    channels, rank
+        C and r.
+    angles
+        Learned angles of its resampling.
+    """
+
+    operator: SymmetricOperator
+    resample: Resample
+    sizes: tuple[int, ...]
+    channels: int
+    rank: int
+    angles: int = 0
+
+    @property
+    def cells(self) -> int:
+        """Cells of the grid."""
+        return math.prod(self.sizes)
+
+    @property
+    def taps(self) -> int:
+        """Cells T of the kernel."""
+        return int(self.operator.edge**self.operator.space)
+
+    @property
+    def kernel(self) -> int:
+        """Weights of the kernel."""
+        return self.taps * self.rank * self.channels // self.operator.groups
+
+    @property
+    def parameters(self) -> int:
+        """Weights of kernel, bias and angles."""
+        return self.kernel + self.rank + self.angles
+
+    @property
+    def full_kernel(self) -> int:
+        """Weights of the kernel C -> C that a network without compression would have."""
+        return self.taps * self.channels**2
+
+    def flops(self, batch: int, products: int = FORWARD_PRODUCTS) -> int:
+        """Return the operations, two for each multiplication with its addition, of some products of this layer's size.
+
+        Counted like PyTorch does: cells that are zero beyond the edge of the volume count too.
+        """
+        return products * 2 * batch * self.cells * self.kernel
+
+
+def layer_shapes(network: TelegraphNetwork, sizes: Sequence[int]) -> list[LayerShape]:
+    """Follow the grid through all layers.
+
+    Parameters
+    ----------
+    network
+        The network; one on the meta device has no weights and is enough.
+    sizes
+        Cells of the input along each axis, before padding.
+
+    Raises
+    ------
+    ConfigError
+        Where the sizes do not suit the layers.
+    """
+    network.check_sizes(tuple(sizes))
+    grid, shapes = padded_sizes(network, sizes), []
+    for at, (layer, kernel) in enumerate(zip(network.plan.layers, network.kernels, strict=True)):
+        if layer.resample:
+            grid = [size // 2 if layer.resample == "coarsen" else size * 2 for size in grid]
+        rank, per_group = kernel.shape[-2:]
+        channels = per_group * layer.operator.groups
+        angles = network.angles.get(str(at), None)
+        shapes.append(
+            LayerShape(
+                layer.operator, layer.resample, tuple(grid), channels, rank, 0 if angles is None else angles.numel()
+            )
+        )
+    return shapes
+
+
+def padded_sizes(network: TelegraphNetwork, sizes: Sequence[int]) -> list[int]:
+    """Return the sizes of the grid that the network pads an input to."""
+    return [-(-size // network.multiple) * network.multiple for size in sizes]
+
+
+def parameter_count(shapes: Sequence[LayerShape]) -> int:
+    """Count the weights of all layers."""
+    return sum(shape.parameters for shape in shapes)
+
+
+def prediction_flops(shapes: Sequence[LayerShape], batch: int = 1) -> int:
+    """Count the operations of a forward pass."""
+    return sum(shape.flops(batch) for shape in shapes)
+
+
+def training_flops(shapes: Sequence[LayerShape], batch: int = 1, *, stored: bool = False) -> int:
+    """Count the operations of a forward and a backward pass, ours or that of a network that stores its activations."""
+    backward = STORED_BACKWARD_PRODUCTS if stored else BACKWARD_PRODUCTS
+    return sum(shape.flops(batch, FORWARD_PRODUCTS + backward) for shape in shapes)
+
+
+def is_convolution(shape: LayerShape) -> bool:
+    """Tell whether a layer works by convolutions rather than by products and shifts."""
+    return isinstance(shape.operator, Convolution)

@@ -1,0 +1,72 @@
+"""How large a volume, or how deep a network, a given memory holds. Pure planning over `models.peak`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from models.cost import padded_sizes
+from models.peak import Workload, parameter_bytes, training_peak
+from models.segmenter import Segmenter
+
+_MOST_UNITS = 2**20
+
+
+def largest_sizes(
+    segmenter: Segmenter, work: Workload, memory: int, peak: Callable[[Segmenter, Workload], int]
+) -> tuple[int, ...] | None:
+    """Return the largest grid of the same proportions that fits.
+
+    Parameters
+    ----------
+    segmenter
+        The network; one on the meta device is enough.
+    work
+        What it is given at once; the labelled cells are scaled with the grid.
+    memory
+        Bytes there are.
+    peak
+        `training_peak` or `prediction_peak`.
+
+    Returns
+    -------
+    tuple of int, or None
+        Cells along each axis, multiples of what the coarsenings divide; axes on which the output is one slice keep
+        their size. None where not even the smallest grid fits.
+    """
+    unit, grid = segmenter.network.multiple, padded_sizes(segmenter.network, work.sizes)
+    fixed = segmenter.config.read_slice
+    free = [size for axis, size in enumerate(grid) if axis not in fixed]
+    longest = max(free) // unit
+
+    def sizes(units: int) -> tuple[int, ...]:
+        return tuple(
+            size if axis in fixed else max(1, round(size // unit * units / longest)) * unit
+            for axis, size in enumerate(grid)
+        )
+
+    def fits(units: int) -> bool:
+        share = (units / longest) ** len(free)
+        scaled = replace(work, sizes=sizes(units), labelled=int(work.labelled * share))
+        return peak(segmenter, scaled) <= memory
+
+    if not fits(1):
+        return None
+    low, high = 1, 2
+    while high < _MOST_UNITS and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return sizes(low)
+
+
+def most_layers(segmenter: Segmenter, work: Workload, memory: int) -> int | None:
+    """Return how many layers fit where every layer of the network is repeated as often as the others, or None.
+
+    Depth costs no state, only weights: their gradients, the optimiser's states and, with several micro-batches, the sum
+    of the gradients come with them.
+    """
+    spare = memory - training_peak(segmenter, work)
+    if spare < 0:
+        return None
+    copies = 2 + (1 if work.optimiser == "sgd" else 2) + int(work.accumulates)
+    return len(segmenter.network.plan.layers) * (1 + spare // (copies * parameter_bytes(segmenter)))

@@ -1,0 +1,104 @@
+"""Matrix products and convolutions by the fastest kernel at hand.
+
+PyTorch hands float32 products on the CPU to MKL, which leaves half of an AVX-512 core of another maker idle (95 against
+190 GFLOP/s a core on an EPYC), and small convolutions on one thread to a slow path. oneDNN, which PyTorch brings along,
+does neither; where gradients are recorded or the device is another, the public functions serve.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_CONVOLVE = {2: F.conv2d, 3: F.conv3d}
+ONEDNN_LEAST = 20480
+"""Elements of one sample, its last axis not counted, up to which PyTorch differentiates a convolution by itself."""
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _onednn_serves(*tensors: Tensor) -> bool:
+    return (
+        _ONEDNN
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+    )
+
+
+def multiply(a_MK: Tensor, b_NK: Tensor) -> Tensor:
+    """Return a b^T: [M, N] for a [M, K] and b [N, K], either of them possibly a transposed view."""
+    if _onednn_serves(a_MK, b_NK):
+        return torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, None, "none", [], "")
+    return a_MK @ b_NK.T
+
+
+def add_product(y_MN: Tensor, a_MK: Tensor, b_NK: Tensor) -> None:
+    """Add a b^T to y in place; oneDNN cannot add, so y should be a piece that fits into the cache."""
+    if y_MN.dtype == a_MK.dtype and not _onednn_serves(y_MN, a_MK, b_NK):
+        y_MN.addmm_(a_MK, b_NK.T)
+    else:
+        y_MN.add_(multiply(a_MK, b_NK))
+
+
+def convolve(x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int = 1) -> Tensor:
+    """Convolve an image or volume [B, C, *N], channels-last in memory, with weight [r, C / groups, *taps], stride 1."""
+    if _onednn_serves(x_BCN, weight):
+        ones = [1] * len(padding)
+        return torch.mkldnn_convolution(x_BCN, weight, None, padding, ones, ones, groups)
+    # Some of PyTorch's slower kernels refuse to differentiate by a weight that is a view.
+    return _CONVOLVE[len(padding)](x_BCN, weight.contiguous(), padding=padding, groups=groups)
+
+
+def add_convolution(y_BrN: Tensor, x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int = 1) -> None:
+    """Add the convolution of x to y in place, where possible without a second tensor of y's size."""
+    if _onednn_serves(y_BrN, x_BCN, weight):
+        ones = [1] * len(padding)
+        result = torch.ops.mkldnn._convolution_pointwise_.binary(
+            y_BrN, x_BCN, weight, None, padding, ones, ones, groups, "add", 1.0, None, [], None
+        )
+        if result.data_ptr() != y_BrN.data_ptr():  # oneDNN preferred another layout and worked on a copy
+            y_BrN.copy_(result)
+    else:
+        y_BrN.add_(convolve(x_BCN, weight, padding, groups))
+
+
+def convolution_weight_gradient(
+    x_BCN: Tensor, z_BrN: Tensor, shape: torch.Size, padding: list[int], groups: int = 1
+) -> Tensor:
+    """Return the gradient of <convolve(x, weight), z> with respect to the weight, of `shape` [r, C / groups, *taps]."""
+    if _misses_onednn(x_BCN, shape, groups):
+        x_BCN, z_BrN, padding = _as_two_samples(x_BCN, z_BrN, padding)
+    ones = [1] * len(padding)
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        z_BrN,
+        x_BCN,
+        x_BCN.new_empty(shape),  # only its shape is read
+        None,
+        ones,
+        padding,
+        ones,
+        False,
+        [0] * len(padding),
+        groups,
+        [False, True, False],
+    )
+    return gradient
+
+
+def _misses_onednn(x_BCN: Tensor, shape: torch.Size, groups: int) -> bool:
+    """Tell whether PyTorch hands a gradient to its own kernel, which takes seven times as long as oneDNN's.
+
+    It does so with one sample of few elements.
+    """
+    small = x_BCN.shape[0] == 1 and x_BCN.shape[:4].numel() <= ONEDNN_LEAST and groups == 1 and max(shape[2:]) <= 3
+    return small and _onednn_serves(x_BCN) and x_BCN.dim() == 5 and x_BCN.shape[2] > 1
+
+
+def _as_two_samples(x_BCN: Tensor, z_BrN: Tensor, padding: list[int]) -> tuple[Tensor, Tensor, list[int]]:
+    """Cut a sample into two along its first axis of space, the input with its halo: the gradient is the same."""
+    odd = z_BrN.shape[2] % 2
+    ends = [0] * (2 * (x_BCN.dim() - 3))
+    if padding[0] or odd:
+        x_BCN, z_BrN = F.pad(x_BCN, [*ends, padding[0], padding[0] + odd]), F.pad(z_BrN, [*ends, 0, odd])
+    rows, halo = z_BrN.shape[2] // 2, x_BCN.shape[2] - z_BrN.shape[2]
+    x_two = torch.cat([x_BCN[:, :, : rows + halo], x_BCN[:, :, rows:]])
+    return x_two, torch.cat(z_BrN.chunk(2, dim=2)), [0, *padding[1:]]

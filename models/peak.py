@@ -1,0 +1,221 @@
+"""Predicted peak memory of a training step and of a prediction, from the allocations of the algorithm (`models.chain`).
+
+Counted is all that a step holds beyond the process itself: weights, gradients and optimiser states, the input and what
+normalisation makes of it, states and adjoint, every temporary of a layer, and the loss. Not counted are the libraries,
+the samples that the loader holds on the host, and the allocator's own losses. B batch, c raw channels, C channels,
+K classes, M = B * cells.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from models.arithmetic import FloatStates
+from models.cost import LayerShape, layer_shapes, padded_sizes
+from models.ledger import Ledger
+from models.segmenter import Segmenter
+from models.temporaries import SINGLE, Kept, LayerBytes, rows_of_piece
+
+_LABEL = 8  # int64
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a segmenter is given at once.
+
+    Attributes
+    ----------
+    sizes
+        Cells of the input along each axis.
+    batch
+        Samples at once.
+    labelled
+        Labelled cells of all of them; only they enter the loss.
+    accumulates
+        Whether the gradients of earlier micro-batches are held already.
+    optimiser
+        Its states are two numbers a weight, or one for sgd with momentum.
+    cuda
+        Whether it runs on a GPU, whose optimiser works on all weights at once.
+    """
+
+    sizes: tuple[int, ...]
+    batch: int = 1
+    labelled: int = 0
+    accumulates: bool = False
+    optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
+    cuda: bool = False
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """How states and adjoint are kept."""
+
+    states: Kept
+    adjoint: Kept
+
+    @classmethod
+    def of(cls, segmenter: Segmenter) -> "_Sides":
+        arithmetic = segmenter.network.plan.arithmetic
+        return cls(Kept.of(arithmetic), Kept.of(FloatStates(arithmetic.force_dtype)))
+
+
+def parameter_bytes(segmenter: Segmenter) -> int:
+    """Return the bytes of all weights."""
+    return SINGLE * sum(parameter.numel() for parameter in segmenter.parameters())
+
+
+def state_bytes(segmenter: Segmenter, sizes: Sequence[int], batch: int = 1) -> int:
+    """Return the bytes of one state between two layers."""
+    network = segmenter.network
+    cells = batch * math.prod(padded_sizes(network, sizes))
+    return cells * network.channels * network.config.repeat * Kept.of(network.plan.arithmetic).stored
+
+
+def training_peak(segmenter: Segmenter, work: Workload) -> int:
+    """Predict the peak of a training step after the first, in bytes.
+
+    Parameters
+    ----------
+    segmenter
+        The network; one on the meta device is enough.
+    work
+        What one micro-batch holds.
+    """
+    ledger, weights = Ledger(), parameter_bytes(segmenter)
+    shapes = layer_shapes(segmenter.network, work.sizes)
+    states = 1 if work.optimiser == "sgd" else 2
+    ledger.hold((1 + states) * weights)
+    with ledger.holding(weights if work.accumulates else 0):
+        _step(segmenter, work, shapes, ledger)
+    # After the last backward pass: gradients, and the optimiser's own temporaries.
+    largest = SINGLE * max(shape.kernel for shape in shapes)
+    ledger.touch(weights + (weights if work.cuda else 2 * largest))
+    return ledger.peak
+
+
+def prediction_peak(segmenter: Segmenter, work: Workload) -> int:
+    """Predict the peak of computing probabilities without gradients, in bytes."""
+    ledger = Ledger()
+    ledger.hold(parameter_bytes(segmenter))
+    shapes = layer_shapes(segmenter.network, work.sizes)
+    held = _input(segmenter, work, ledger)
+    pair, out = _forward(segmenter, work, shapes, ledger)
+    ledger.drop(held, pair)
+    ledger.touch(out)  # probabilities beside logits
+    return ledger.peak
+
+
+def stored_peak(segmenter: Segmenter, work: Workload) -> int:
+    """Predict roughly the peak of the same network by plain autograd, which keeps the tensors of each layer."""
+    kept, shapes = _Sides.of(segmenter).states, layer_shapes(segmenter.network, work.sizes)
+    hidden = 1 if segmenter.config.network.activation == "relu" else 2  # ReLU is differentiated by its outcome
+    stored = sum(shape.cells * (shape.channels + hidden * shape.rank) for shape in shapes) * work.batch * kept.force
+    largest = max(shape.cells * shape.channels for shape in shapes) * work.batch * SINGLE
+    copies = 2 + (1 if work.optimiser == "sgd" else 2) + int(work.accumulates)
+    # Beside what is stored: the newest state and its increment, and the gradient of each.
+    return stored + 4 * largest + copies * parameter_bytes(segmenter)
+
+
+def _outputs(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape]) -> tuple[int, int]:
+    """Return the bytes of the channels that are read of the last state, and the cells of the labels."""
+    classes = len(segmenter.classes)
+    read = work.batch * shapes[-1].cells * classes * SINGLE
+    cells = work.batch * math.prod(segmenter.output_shape(work.sizes))
+    return read, cells
+
+
+def _input(segmenter: Segmenter, work: Workload, ledger: Ledger) -> int:
+    """Hold a raw input, normalise and pad it; returns the bytes of both, the raw one and what the chain takes."""
+    config, network = segmenter.config, segmenter.network
+    raw = work.batch * config.channels * math.prod(work.sizes)
+    ledger.hold(raw * SINGLE)
+    missing = ledger.hold(raw)
+    ledger.touch(2 * raw * SINGLE)
+    taken = ledger.hold(raw * SINGLE)
+    if config.validity:
+        ledger.touch(4 * raw + 2 * raw * SINGLE)
+        taken += ledger.hold(raw * SINGLE)
+    ledger.drop(missing)
+    grid = padded_sizes(network, work.sizes)
+    if list(work.sizes) != grid:
+        padded = work.batch * network.channels * math.prod(grid) * SINGLE
+        ledger.touch(padded + padded * max(1, work.sizes[-1] / grid[-1]))
+        ledger.drop(taken)
+        taken = ledger.hold(padded)
+    return raw * SINGLE + taken
+
+
+def _forward(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], ledger: Ledger) -> tuple[int, int]:
+    """Run all layers forward; returns the bytes of the two states and of what is read."""
+    sides, network = _Sides.of(segmenter), segmenter.network
+    kept = sides.states
+    numbers = work.batch * math.prod(padded_sizes(network, work.sizes)) * network.channels * network.config.repeat
+    if kept.grid:
+        ledger.touch(numbers * (2 * SINGLE + kept.stored))
+    pair = ledger.hold(2 * numbers * kept.stored)
+    for shape in shapes:
+        layer = LayerBytes(shape, work.batch, ledger)
+        layer.resample(kept)
+        layer.hidden(kept)
+        with ledger.holding(2 * layer.thin(kept)):  # z and the force
+            layer.spread(kept)
+            with ledger.holding(0 if layer.convolves else layer.spread_bytes(kept)):
+                layer.advance(kept)
+    out, _ = _outputs(segmenter, work, shapes)
+    return pair, ledger.hold(out)
+
+
+def _step(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], ledger: Ledger) -> None:
+    """Book one micro-batch: input, forward pass, loss and backward pass."""
+    classes, sides = len(segmenter.classes), _Sides.of(segmenter)
+    read, cells = _outputs(segmenter, work, shapes)
+    target = ledger.hold(cells * _LABEL)
+    taken = _input(segmenter, work, ledger)
+    pair, out = _forward(segmenter, work, shapes, ledger)
+    ledger.hold(cells)  # which cells are labelled
+    chosen = work.labelled * classes * SINGLE
+    ledger.touch(work.labelled * (len(work.sizes) + 1) * _LABEL + 3 * chosen)
+    ledger.hold(chosen + work.labelled * (len(work.sizes) + 1) * _LABEL)
+    ledger.drop(out)
+    # The gradient of the logits is scattered into zeros, then widened once for each axis that is cut.
+    ledger.touch(2 * read)
+    gradient = ledger.hold(read)
+    numbers = work.batch * shapes[-1].cells * shapes[-1].channels
+    adjoint = ledger.hold(2 * numbers * SINGLE)
+    for shape in reversed(shapes):
+        layer = LayerBytes(shape, work.batch, ledger)
+        _layer_back(layer, sides)
+        ledger.hold(shape.parameters * SINGLE)
+        layer.resample(sides.states)
+        layer.resample(sides.adjoint)
+    first = segmenter.network.channels * segmenter.network.config.repeat
+    grid = padded_sizes(segmenter.network, work.sizes)
+    piece = rows_of_piece(work.batch, grid, first * sides.states.stored) * first
+    ledger.touch(piece * (sides.states.stored + 4 * SINGLE))  # the last two are float64
+    ledger.drop(target, taken, pair, gradient, adjoint)
+
+
+def _layer_back(layer: LayerBytes, sides: _Sides) -> None:
+    """Book a layer's step back, in the order of `chain._step_back`."""
+    ledger, states, adjoint = layer.ledger, sides.states, sides.adjoint
+    thin, spread = layer.thin(states), layer.spread_bytes(states)
+    layer.hidden(states)
+    with ledger.holding(2 * thin):  # z, then what is pushed back through the activation
+        ledger.touch(layer.shape.rank * layer.cells)
+        layer.hidden(adjoint)
+        ledger.touch(max(thin, 0 if states.force == SINGLE else layer.shape.rank * layer.cells * SINGLE))
+        force = ledger.hold(thin)
+        layer.spread(states)
+        if not layer.convolves:
+            ledger.drop(force)
+            force = ledger.hold(spread)
+            layer.spread(states)
+        pushed = 0 if layer.convolves else ledger.hold(spread - thin)
+        layer.weight_gradient(states)
+        with ledger.holding(layer.shape.kernel * SINGLE):
+            layer.weight_gradient(adjoint)
+            layer.advance(states)
+            layer.advance(adjoint)
+        ledger.drop(force, pushed)

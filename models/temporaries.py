@@ -1,0 +1,223 @@
+"""Bytes that a layer's operations take beside the states: the allocations of `convolution`, `products` and `wavelet`.
+
+Each function walks through the allocations of one operation in the order of the code it stands for, on a ledger.
+B batch, N space, C channels, r rank, T taps, M = B * cells.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from models.arithmetic import Arithmetic, GridStates
+from models.cost import LayerShape, is_convolution
+from models.kernels import ONEDNN_LEAST
+from models.ledger import Ledger
+from models.pieces import LEAST_ROWS, PIECE_BYTES
+
+SINGLE = 4
+"""Bytes of the input's and the adjoint's numbers: float32."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How one side of the chain, the states or the adjoint, is kept and worked on.
+
+    Attributes
+    ----------
+    stored, force
+        Bytes of a number as it is kept, and of one that the force is made of.
+    converts
+        Whether a piece is converted before the force is computed.
+    grid
+        Whether whole numbers are kept.
+    half
+        Whether the force is in float16, whose range needs a detour by float32.
+    """
+
+    stored: int
+    force: int
+    converts: bool
+    grid: bool
+    half: bool
+
+    @classmethod
+    def of(cls, arithmetic: Arithmetic) -> "Kept":
+        """Read it off an arithmetic, for an input in float32."""
+        grid = isinstance(arithmetic, GridStates)
+        stored = arithmetic.state_bits // 8 if isinstance(arithmetic, GridStates) else SINGLE
+        force = arithmetic.force_type(torch.float32)
+        return cls(stored, force.itemsize, arithmetic.converts, grid, grid and force is torch.float16)
+
+    @property
+    def loading(self) -> int:
+        """Bytes a number that loading takes at its fullest."""
+        if not self.converts:
+            return 0
+        return self.force + (SINGLE if self.half else 0)
+
+    @property
+    def adding(self) -> int:
+        """Bytes a number that adding a force takes, with the force."""
+        extra = (SINGLE if self.half else 0) + SINGLE + (2 if self.stored == 2 else 0)
+        return self.force + (extra if self.grid else 0)
+
+
+def rows_of_piece(batch: int, sizes: Sequence[int], cell_bytes: int) -> int:
+    """Return the cells of the largest piece that `pieces.cut_grid` makes."""
+    inner = math.prod(sizes[1:])
+    row_bytes, rows = inner * cell_bytes, sizes[0]
+    if row_bytes * rows <= PIECE_BYTES:
+        return min(batch, max(1, PIECE_BYTES // max(row_bytes * rows, 1))) * rows * inner
+    pieces = max(1, min(math.ceil(row_bytes * rows / PIECE_BYTES), rows // LEAST_ROWS))
+    return math.ceil(rows / pieces) * inner
+
+
+def cells_of_piece(cells: int, cell_bytes: int) -> int:
+    """Return the cells of the largest piece that `pieces.cut_cells` makes."""
+    pieces = max(1, min(cells, math.ceil(cells * cell_bytes / PIECE_BYTES)))
+    return math.ceil(cells / pieces)
+
+
+class LayerBytes:
+    """The temporaries of one layer.
+
+    Parameters
+    ----------
+    shape
+        The layer.
+    batch
+        Samples B.
+    ledger
+        Where the bytes are booked.
+
+    Attributes
+    ----------
+    cells
+        M, the cells of all samples.
+    """
+
+    def __init__(self, shape: LayerShape, batch: int, ledger: Ledger) -> None:
+        self.shape, self.batch, self.ledger = shape, batch, ledger
+        self.cells = batch * shape.cells
+        self.convolves = is_convolution(shape)
+        self.zeros = shape.operator.boundary == "zeros"
+
+    def thin(self, kept: Kept) -> int:
+        """Return the bytes of a hidden tensor, r M."""
+        return self.shape.rank * self.cells * kept.force
+
+    def spread_bytes(self, kept: Kept) -> int:
+        """Return the bytes of a hidden tensor that is ready for use: T r M for products."""
+        return self.thin(kept) if self.convolves else self.shape.taps * self.thin(kept)
+
+    def _grown(self, reach: int, axes: int | None = None) -> float:
+        """Return by how much a grid grows that is padded at both ends of its first axes, by default all."""
+        sizes = self.shape.sizes[:axes]
+        return math.prod(1 + 2 * reach / size for size in sizes)
+
+    def _piece(self, kept: Kept) -> int:
+        """Return the numbers of a piece of a state."""
+        channels = self.shape.channels
+        if self.convolves:
+            return rows_of_piece(self.batch, self.shape.sizes, channels * kept.stored) * channels
+        return cells_of_piece(self.cells, channels * kept.stored) * channels
+
+    def _loaded_with_halo(self, kept: Kept) -> tuple[int, int]:
+        """Return the bytes of what a convolution reads at once, and those at the fullest moment of making it."""
+        reach, rows = self.shape.operator.reach, self.shape.sizes[0]
+        if self.zeros:
+            piece = self._piece(kept)
+            row = self.shape.channels * math.prod(self.shape.sizes[1:])
+            halo = min(2 * reach * row, max(rows * row - piece, 0) + 2 * reach * row)
+            loaded = (piece + halo) * kept.force
+            return loaded, max((piece + halo) * kept.loading, 2 * loaded)
+        sample = self.shape.channels * self.shape.cells
+        stages = [sample * kept.loading] + [
+            int(sample * kept.force * self._grown(reach, axes)) for axes in range(1, len(self.shape.sizes) + 1)
+        ]
+        return stages[-1], max(a + b for a, b in itertools.pairwise(stages))
+
+    def hidden(self, kept: Kept) -> None:
+        """Book what K x takes at its fullest; its result is held afterwards by who asked for it."""
+        thin, ledger = self.thin(kept), self.ledger
+        if not self.convolves:
+            planes, edge, reach = self.spread_bytes(kept), self.shape.operator.edge, self.shape.operator.reach
+            if kept.converts:
+                piece = self._piece(kept)
+                product = piece // self.shape.channels * self.shape.taps * self.shape.rank * kept.force
+                ledger.touch(planes + max(piece * kept.loading, piece * kept.force + product))
+            padded = 0 if self.zeros else planes * (1 + 2 * reach / self.shape.sizes[0])
+            ledger.touch(planes + padded + planes / edge)
+            return
+        if self.zeros and not kept.converts:
+            ledger.touch(thin)
+            return
+        loaded, making = self._loaded_with_halo(kept)
+        whole = self.shape.channels * self.shape.cells * kept.stored <= PIECE_BYTES
+        pieces_of_sample = 1 if whole or not self.zeros else 2
+        ledger.touch(thin + max(making, loaded))
+        if pieces_of_sample > 1 or self.batch > 1:
+            ledger.touch(thin * (1 + (pieces_of_sample > 1) * 1 + (pieces_of_sample > 1 and self.batch > 1) * 1))
+
+    def spread(self, kept: Kept) -> None:
+        """Book what spreading takes beside its argument; for convolutions nothing, they use the tensor itself."""
+        if self.convolves:
+            return
+        reach, planes, thin = self.shape.operator.reach, self.spread_bytes(kept), self.thin(kept)
+        if self.zeros:
+            self.ledger.touch(planes + thin * self._grown(reach))
+            return
+        space = len(self.shape.sizes)
+        wide = [planes * self._grown(reach, None)]
+        for axis in range(space):  # folded axis by axis: the first axes are narrow already
+            wide.append(planes * math.prod(1 + 2 * reach / size for size in self.shape.sizes[axis + 1 :]))
+        fullest = max([wide[0] + wide[1]] + [wide[0] + wide[at] + wide[at + 1] for at in range(1, space)])
+        self.ledger.touch(fullest + thin * self._grown(2 * reach))
+
+    def advance(self, kept: Kept) -> None:
+        """Book what a step by the force takes beside the spread tensor."""
+        reach, ledger = self.shape.operator.reach, self.ledger
+        if not self.convolves or self.zeros:
+            padded = self.thin(kept) * (1 + 2 * reach / self.shape.sizes[0]) if self.convolves else 0
+            in_place = self.convolves and not kept.converts
+            ledger.touch(padded + (0 if in_place else self._piece(kept) * kept.adding))
+            return
+        sample = self.shape.channels * self.shape.cells
+        wide = [sample * kept.force * self._grown(reach)]
+        for axis in range(len(self.shape.sizes)):
+            wide.append(sample * kept.force * math.prod(1 + 2 * reach / size for size in self.shape.sizes[axis + 1 :]))
+        folding = [wide[0] + wide[1]] + [wide[0] + wide[at] + wide[at + 1] for at in range(1, len(self.shape.sizes))]
+        ledger.touch(max([*folding, sample * kept.adding]))
+
+    def weight_gradient(self, kept: Kept) -> None:
+        """Book what the gradient of the kernel takes, with its result."""
+        result = self.shape.kernel * SINGLE
+        if self.convolves:
+            loaded, making = (0, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
+            self.ledger.touch(2 * result + max(loaded + self._halves(kept), making))
+        else:
+            self.ledger.touch(2 * result + (self._piece(kept) * kept.loading if kept.converts else 0))
+
+    def _halves(self, kept: Kept) -> int:
+        """Return the bytes of a small sample in single precision cut into two for oneDNN."""
+        sizes, channels = self.shape.sizes, self.shape.channels
+        row = channels * math.prod(sizes[1:])
+        rows = self._piece(kept) // row if self.zeros and kept.converts else sizes[0]
+        small = len(sizes) == 3 and self.batch == 1 and channels * rows * sizes[1] <= ONEDNN_LEAST
+        return row * rows * kept.force if small and kept.force == SINGLE else 0
+
+    def resample(self, kept: Kept) -> None:
+        """Book the pieces of a turn of the coarser or finer grid, done in place."""
+        if not self.shape.resample:
+            return
+        coarse = self.shape.resample == "coarsen"
+        sizes, channels = self.shape.sizes, self.shape.channels
+        finest = [size * 2 for size in sizes[1:]] if coarse else list(sizes[1:])
+        fine_channels = channels // 2 ** len(sizes) if coarse else channels
+        block = 2 * math.prod(finest) * fine_channels
+        blocks = max(1, self.cells * channels // block)
+        piece = cells_of_piece(blocks, block * kept.stored) * block
+        self.ledger.touch(piece * (7 if kept.grid else kept.stored * (2 if self.shape.angles else 1)))

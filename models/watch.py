@@ -1,0 +1,129 @@
+"""What a chain tells about itself: the error of its inversion, and whether its states stay on the grid."""
+
+import math
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.arithmetic import GridStates
+
+DRIFT = 1e-3
+"""Relative error of the recovered input above which gradients are no longer to be trusted."""
+
+
+class GridOverflowError(ArithmeticError):
+    """A state has left the grid that keeps it exact: the message names the layer and the way out."""
+
+
+@dataclass
+class Watch:
+    """Where the passes of a chain leave what they saw.
+
+    Attributes
+    ----------
+    error
+        Relative error of the input that the last backward pass recovered: a 0-d tensor, read when wanted.
+    warned
+        Whether drift was warned of already.
+    """
+
+    error: Tensor | None = None
+    warned: bool = False
+
+    def warn_of_drift(self) -> None:
+        """Warn, once, where the last backward pass went along states that are not those of the forward pass."""
+        if self.warned or self.error is None or float(self.error) <= DRIFT:
+            return
+        self.warned = True
+        warnings.warn(
+            f"the backward pass recovered its input with a relative error of {float(self.error):.1e}, above {DRIFT}: "
+            "its gradients are those of other states; set network.states to exact",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+@dataclass
+class Extremes:
+    """The smallest and the largest numbers of one layer, piece by piece, as 0-d tensors that are read when wanted.
+
+    Attributes
+    ----------
+    states
+        Of the new state, in whole numbers, and of the resampled one.
+    forces
+        Of the force before it is rounded; NaN where one is.
+    """
+
+    states: list[Tensor] = field(default_factory=list)
+    forces: list[Tensor] = field(default_factory=list)
+
+
+def check_input(grid: GridStates, x: Tensor) -> None:
+    """Refuse an input that the grid does not hold with room to grow.
+
+    Raises
+    ------
+    GridOverflowError
+        With the largest value, and what to set.
+    """
+    largest = float(x.abs().max()) if x.numel() else 0.0
+    if math.isnan(largest):
+        raise GridOverflowError("the input has numbers that are NaN, which exact states cannot hold; replace them")
+    if largest > grid.limit:
+        raise GridOverflowError(
+            f"the input reaches {largest:.4g}, but states are kept exactly only up to {grid.limit:.4g}; "
+            f"{_way_out(grid)}"
+        )
+
+
+def check_layers(grid: GridStates, extremes: list[Extremes]) -> None:
+    """Refuse states and forces so large that the next state could wrap around unnoticed, and forces that are NaN.
+
+    Parameters
+    ----------
+    grid
+        The arithmetic.
+    extremes
+        What was seen in each layer.
+
+    Raises
+    ------
+    GridOverflowError
+        With the first layer that went too far.
+    """
+    if not extremes:
+        return
+    states = _largest([seen.states for seen in extremes]) * grid.spacing
+    forces = _largest([seen.forces for seen in extremes]) * grid.loaded_unit
+    beyond = (~((states <= grid.limit) & (forces <= grid.reach / 2))).nonzero()
+    if not len(beyond):
+        return
+    at = int(beyond[0])
+    layer, state, force = f"layer {at + 1} of {len(extremes)}", float(states[at]), float(forces[at])
+    if math.isnan(force):
+        raise GridOverflowError(
+            f"{layer} has a force that is NaN: its weights are, or overflowed; go back to an earlier checkpoint and "
+            "train more gently (a smaller rate)"
+        )
+    what = f"pushes the state by {force:.4g}" if force > grid.reach / 2 else f"takes the state to {state:.4g}"
+    raise GridOverflowError(
+        f"{layer} {what}, but states are kept exactly only up to {grid.limit:.4g}; {_way_out(grid)}, or train more "
+        "gently (a smaller rate or network.init_gain)"
+    )
+
+
+def _largest(values: list[list[Tensor]]) -> Tensor:
+    """Return the largest magnitude of each layer, read from the device at once; NaN where one is."""
+    widest = max(len(of_layer) for of_layer in values)
+    table = torch.stack([torch.stack(of_layer + of_layer[:1] * (widest - len(of_layer))) for of_layer in values])
+    return torch.maximum(table.amax(1).double(), -table.amin(1).double()).cpu()
+
+
+def _way_out(grid: GridStates) -> str:
+    fewer = max(grid.grid_bits - 4, 1)
+    return f"set network.grid_bits to {fewer} or less (it is {grid.grid_bits})" + (
+        ", network.state_bits to 32" if grid.state_bits == 16 else ""
+    )

@@ -1,0 +1,40 @@
+"""Amounts of memory as people write them, and back. Imports nothing heavy."""
+
+import re
+
+from datasets.errors import InputError
+
+_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_amount(text: str, place: str) -> int:
+    """Read an amount such as ``80GB`` or ``7.5 GiB`` as bytes.
+
+    Parameters
+    ----------
+    text
+        Number and unit.
+    place
+        The setting it comes from, for the error.
+
+    Raises
+    ------
+    InputError
+        Where the unit is missing or unknown, or the number is not above 0.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    factor = _UNITS.get(match[2].upper()) if match else None
+    if match is None or factor is None or float(match[1]) == 0:
+        raise InputError(
+            f"{place} is {text!r}; give a number above 0 with its unit, such as 80GB or 16GiB (MB, GB, TB count in "
+            "thousands, MiB, GiB, TiB in 1024s)"
+        )
+    return int(float(match[1]) * factor)
+
+
+def show_bytes(size: float) -> str:
+    """Write bytes with three digits, in thousands: ``2.19 GB``."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if size >= factor or unit == "MB":
+            return f"{size / factor:.3g} {unit}" if size < 999.5 * factor else f"{size / factor:.0f} {unit}"
+    raise AssertionError  # the last unit always serves

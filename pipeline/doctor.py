@@ -1,0 +1,197 @@
+"""A volume before a recipe: what its blocks cost to read, which labels each part gets, what is likely to go wrong."""
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from datasets.blocks import tile
+from datasets.checkup import Finding
+from datasets.errors import InputError
+from datasets.layout import ReadCost, read_cost
+from datasets.split import label_counts, make_split
+from datasets.volume import IGNORE, Volume
+from pipeline.config import RunConfig
+
+_AMPLIFIED = 1.3
+_FEW_LABELS = 50
+_UNEQUAL = 100.0
+_MANY_OBJECTS = 27
+_SAMPLE_SECONDS, _SAMPLE_BLOCKS = 3.0, 4
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the blocks with training labels.
+
+    Attributes
+    ----------
+    blocks, of
+        Blocks with training labels, and all blocks of the volume.
+    block
+        Their size along the space dimensions.
+    used, fetched
+        Bytes of data and mask that the blocks hold, and of the chunks that are read for them; both uncompressed.
+    stored
+        Bytes that are fetched as they are stored; none where the size of the store is not known.
+    objects
+        Mean number of objects of the store (shards, or chunks where there are none) that a block touches.
+    seconds
+        Estimated for one process that reads block after block, from a few blocks read now.
+    """
+
+    blocks: int
+    of: int
+    block: list[int]
+    used: int
+    fetched: int
+    stored: int | None
+    objects: float
+    seconds: float
+
+    @property
+    def amplification(self) -> float:
+        """Bytes fetched for each byte used."""
+        return self.fetched / max(self.used, 1)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a recipe makes of a volume.
+
+    Attributes
+    ----------
+    counts
+        Part -> labelled cells of each class.
+    epoch
+        Cost of an epoch; none where no split can be drawn.
+    findings
+        What is likely to go wrong.
+    """
+
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    epoch: Epoch | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+
+def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place: str) -> Trial:
+    """Draw a recipe's split and plan its reading; what the recipe refuses becomes a finding.
+
+    Parameters
+    ----------
+    config
+        The recipe.
+    dataset
+        The opened volume.
+    valid_share
+        Share of the cells with data.
+    place
+        Where the volume is; the size of a store on this machine's disk is measured.
+    """
+    findings: list[Finding] = []
+    if valid_share < 0.99 and not config.data.validity:
+        findings.append(
+            Finding(
+                "no data",
+                f"{1 - valid_share:.1%} of the cells hold no data, which the network cannot tell from the mean",
+                "set data.validity: true",
+            )
+        )
+    try:
+        volume = Volume.of(dataset, config.data)
+        blocks = tile(volume.shape, config.data.block)
+        split = make_split(volume, config.split)
+    except InputError as error:
+        return Trial(findings=[*findings, Finding("recipe", str(error), "correct the recipe; train would refuse it")])
+    counts = label_counts(volume, split)
+    epoch = plan_epoch(volume, split, blocks, place)
+    findings += label_findings(volume.classes, counts) + reading_findings(volume, epoch)
+    return Trial({part: [int(n) for n in cells] for part, cells in counts.items()}, epoch, findings)
+
+
+def label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[Finding]:
+    """Find classes that are rare in training, missing elsewhere, or far outnumbered."""
+    findings = []
+    few = [f"{name} {cells}" for name, cells in zip(classes, counts["train"], strict=True) if cells < _FEW_LABELS]
+    if few:
+        way = "label more of them, merge them into other classes, or give training more with split.fractions"
+        findings.append(Finding("labels", f"fewer than {_FEW_LABELS} training labels: {', '.join(few)}", way))
+    for part in ("validation", "test"):
+        missing = [name for name, cells in zip(classes, counts[part], strict=True) if not cells]
+        if missing and counts[part].any():
+            findings.append(
+                Finding(
+                    "labels",
+                    f"{part} has no label of {', '.join(missing)}",
+                    "its scores leave them out: try another split.seed",
+                )
+            )
+    trained = counts["train"][counts["train"] > 0]
+    if trained.size > 1 and trained.max() / trained.min() > _UNEQUAL:
+        findings.append(
+            Finding(
+                "labels",
+                f"the largest class has {trained.max() / trained.min():.0f} times the training labels of the smallest",
+                "keep training.class_weights at sqrt or inverse, and read the scores class by class",
+            )
+        )
+    return findings
+
+
+def reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
+    """Find chunks and shards that do not fit the blocks."""
+    edges = ", ".join(f"{dim}: {edge}" for dim, edge in zip(volume.space, epoch.block, strict=True))
+    way = f"convert again with block: {{{edges}}}"
+    if epoch.amplification > _AMPLIFIED:
+        text = f"{epoch.amplification:.2f} bytes are read for each byte of a block, because the chunks do not divide it"
+        return [Finding("chunks", text, way)]
+    if epoch.objects > _MANY_OBJECTS and epoch.of > 1:
+        return [Finding("chunks", f"a block is spread over {epoch.objects:.0f} objects of the store", way)]
+    return []
+
+
+def plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, ...]], place: str) -> Epoch:
+    """Plan the reading of all blocks with training labels, and read a few to see how long it takes."""
+    wanted = [block for block in blocks if (volume.read_labels(split, "train", block) != IGNORE).any()]
+    cost = _cost(volume, wanted)
+    names = [name for name in ("data", "valid") if name in volume.dataset]
+    itemsize = sum(volume.dataset[name].dtype.itemsize for name in names)
+    began, read = time.perf_counter(), 0
+    for block in wanted[:: max(1, len(wanted) // _SAMPLE_BLOCKS)]:
+        volume.read(block)
+        read += 1
+        if time.perf_counter() - began > _SAMPLE_SECONDS:
+            break
+    each = (time.perf_counter() - began) / max(read, 1)
+    ratio = _compression(volume.dataset, names, Path(place))
+    return Epoch(
+        blocks=len(wanted),
+        of=len(blocks),
+        block=[cut.stop - cut.start for cut in blocks[0]],
+        used=cost.used * itemsize,
+        fetched=cost.fetched * itemsize,
+        stored=None if ratio is None else int(cost.fetched * itemsize * ratio),
+        objects=cost.objects,
+        seconds=each * len(wanted),
+    )
+
+
+def _cost(volume: Volume, blocks: list[tuple[slice, ...]]) -> ReadCost:
+    data = volume.dataset["data"]
+    placed = []
+    for block in blocks:
+        cuts = dict(zip(volume.space, block, strict=True))
+        placed.append([cuts.get(str(dim), slice(0, size)) for dim, size in data.sizes.items()])
+    chunks = data.encoding.get("chunks") or data.shape
+    return read_cost(placed, data.shape, chunks, data.encoding.get("shards"))
+
+
+def _compression(dataset: xr.Dataset, names: list[str], folder: Path) -> float | None:
+    """Count stored bytes for each byte of the arrays; none where the store is no folder here."""
+    if not folder.is_dir():
+        return None
+    stored = sum(file.stat().st_size for name in names for file in (folder / name).rglob("*") if file.is_file())
+    return stored / sum(math.prod(dataset[name].shape) * dataset[name].dtype.itemsize for name in names)

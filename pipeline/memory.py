@@ -1,0 +1,161 @@
+"""Whether a recipe fits the memory there is: the need by `models.peak`, refused before any data is read."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from datasets.errors import InputError
+from datasets.volume import Volume
+from models.config import NetworkConfig, SegmenterConfig
+from models.fit import largest_sizes
+from models.peak import Workload, prediction_peak, training_peak
+from models.segmenter import Segmenter
+from pipeline.amount import parse_amount, show_bytes
+from pipeline.config import RunConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory that a worker may fill.
+
+    Attributes
+    ----------
+    size
+        Bytes.
+    where
+        Whose they are, for a sentence.
+    """
+
+    size: int
+    where: str
+
+
+def trial_segmenter(
+    network: NetworkConfig,
+    *,
+    space: int,
+    channels: int,
+    classes: Sequence[str],
+    validity: bool = False,
+    read_slice: Mapping[int, int] | None = None,
+) -> Segmenter:
+    """Make a segmenter without weights; it reads its slices at cell 0, which costs what any other cell costs."""
+    gone = dict.fromkeys(read_slice or {}, 0)
+    config = SegmenterConfig(network, space, channels, list(classes), validity, gone)
+    with torch.device("meta"):
+        return Segmenter(config, torch.zeros(1, *[1] * space), torch.ones(1, *[1] * space))
+
+
+def training_work(training: TrainingConfig, sizes: tuple[int, ...], *, workers: int, cuda: bool) -> Workload:
+    """Return what a worker holds at once; the loss is counted as if nothing were labelled, so nothing fits wrongly."""
+    share = -(-training.batch // max(workers, 1))
+    return Workload(
+        sizes=sizes,
+        batch=min(share, training.micro_batch),
+        accumulates=share > training.micro_batch,
+        optimiser=training.optimiser,
+        cuda=cuda,
+    )
+
+
+def memory_here(cuda: bool) -> Memory | None:
+    """Return the memory of this machine's GPU, or what its processes may still take; None where nobody knows."""
+    if cuda:
+        if not torch.cuda.is_available():
+            return None
+        found = torch.cuda.get_device_properties(0)
+        return Memory(int(found.total_memory), f"on the GPU ({found.name})")
+    if sys.platform != "linux":
+        return None
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    return Memory(available, "available on this machine")
+
+
+def memory_of_worker(config: RunConfig) -> Memory | None:
+    """Return what a worker may fill: what `training.memory` says, or its part of what is found on this machine."""
+    if config.training.memory is not None:
+        return Memory(parse_amount(config.training.memory, "training.memory"), "by training.memory")
+    if config.cluster.workers and config.cluster.address != "local":
+        return None  # the workers run on machines that nobody sees from here
+    found = memory_here(config.cluster.gpu)
+    if found is None or config.cluster.gpu or config.cluster.workers < 2:
+        return found
+    return Memory(found.size // config.cluster.workers, f"{found.where} for each of {config.cluster.workers} workers")
+
+
+def check_training(config: RunConfig, volume: Volume) -> None:
+    """Refuse a recipe whose training step, or whose validation, which maps the whole volume, cannot fit.
+
+    Raises
+    ------
+    InputError
+        With the need, what there is, and what to change.
+    """
+    memory = memory_of_worker(config)
+    if memory is None:
+        return
+    segmenter = trial_segmenter(
+        config.network,
+        space=len(volume.space),
+        channels=volume.n_channels,
+        classes=volume.classes,
+        validity=config.data.validity,
+        read_slice=volume.read_slice,
+    )
+    sizes = tuple(config.data.block or volume.shape)
+    work = training_work(config.training, sizes, workers=config.cluster.workers, cuda=config.cluster.gpu)
+    need = training_peak(segmenter, work)
+    if need > memory.size:
+        raise InputError(
+            f"a training step on {work.batch} x {list(sizes)} cells needs {show_bytes(need)}, but there are "
+            f"{show_bytes(memory.size)} {memory.where}; {_ways_out(segmenter, work, memory)}"
+        )
+    need = prediction_peak(segmenter, Workload(volume.shape))
+    if need > memory.size:
+        largest = largest_sizes(segmenter, Workload(volume.shape), memory.size, prediction_peak)
+        raise InputError(
+            f"validation maps the whole volume of {list(volume.shape)} cells, which needs {show_bytes(need)}, but "
+            f"there are {show_bytes(memory.size)} {memory.where}; cut the volume"
+            + (f" to {list(largest)} cells or less" if largest else "")
+            + _shorter(config.network)
+        )
+
+
+def _shorter(network: NetworkConfig) -> str:
+    return "" if network.state_bits == 16 else ", or set network.states to exact and network.state_bits to 16"
+
+
+def _ways_out(segmenter: Segmenter, work: Workload, memory: Memory) -> str:
+    single = Workload(work.sizes, 1, accumulates=True, optimiser=work.optimiser, cuda=work.cuda)
+    ways = []
+    if work.batch > 1 and training_peak(segmenter, single) <= memory.size:
+        ways.append("set training.micro_batch to 1")
+    block = largest_sizes(segmenter, work, memory.size, training_peak)
+    if block is not None:
+        ways.append(f"set data.block to {list(block)} or less")
+    if not ways:
+        return "no block is small enough: take a smaller network.repeat, lower ranks, or a machine with more memory"
+    return " or ".join(ways) + _shorter(segmenter.config.network)
+
+
+def check_prediction(segmenter: Segmenter, sizes: tuple[int, ...], memory: Memory | None) -> None:
+    """Refuse a volume that cannot be mapped in one piece.
+
+    Raises
+    ------
+    InputError
+        With the need, what there is, and the largest volume that fits.
+    """
+    need = prediction_peak(segmenter, Workload(sizes))
+    if memory is None or need <= memory.size:
+        return
+    largest = largest_sizes(segmenter, Workload(sizes), memory.size, prediction_peak)
+    raise InputError(
+        f"mapping {list(sizes)} cells in one piece needs {show_bytes(need)}, but there are {show_bytes(memory.size)} "
+        f"{memory.where}; "
+        + (f"cut the volume to {list(largest)} cells or less" if largest else "take a machine with more memory")
+    )

@@ -1,0 +1,113 @@
+"""Predicted peak memory against the tensors that are really alive, and against resident memory."""
+
+import math
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.config import NetworkConfig, SegmenterConfig
+from models.fit import largest_sizes, most_layers
+from models.losses import masked_cross_entropy
+from models.peak import Workload, prediction_peak, training_peak
+from models.pieces import cut_cells, cut_grid
+from models.segmenter import Segmenter
+from models.temporaries import cells_of_piece, rows_of_piece
+from tests.benchmarks.planning import CASES, measure_apart, predicted
+from tests.models.tracking import live_peak
+
+
+def segmenter(network: NetworkConfig, space: int, channels: int) -> Segmenter:
+    config = SegmenterConfig(network, space, channels, ["one", "other"])
+    return Segmenter(config, torch.zeros(1, *[1] * space), torch.ones(1, *[1] * space))
+
+
+def train(network: NetworkConfig, work: Workload, channels: int) -> None:
+    """Take two steps of the optimiser on random data, one cell of 64 of it labelled."""
+    model = segmenter(network, len(work.sizes), channels)
+    optimiser = torch.optim.Adam(model.parameters())
+    for _ in range(2):
+        optimiser.zero_grad(set_to_none=True)
+        target = torch.full((work.batch, *work.sizes), -1)
+        target.view(-1)[::64] = 1
+        raw = torch.randn(work.batch, channels, *work.sizes)
+        masked_cross_entropy(model(raw), target)[0].backward()
+        del raw, target
+        optimiser.step()
+
+
+KINDS: dict[str, tuple[NetworkConfig, tuple[int, ...], int, int]] = {
+    "convolutions": (NetworkConfig(layers="8*2 d8 u8", repeat=2), (192, 192), 8, 1),
+    "batch of two in 1-D": (NetworkConfig(layers="8*2 d8 u8", repeat=2), (2**15,), 8, 2),
+    "products": (NetworkConfig(layers="4*2"), (96, 96), 128, 1),
+    "products, bfloat16": (NetworkConfig(layers="4*2", force_dtype="bfloat16"), (96, 96), 128, 1),
+    "exact, 16 bits": (NetworkConfig(layers="8*2", force_dtype="bfloat16", state_bits=16), (512, 384), 16, 1),
+    "3-D, reflected": (NetworkConfig(layers="8 d8 u8", repeat=2, boundary="reflect"), (32, 32, 40), 8, 1),
+    "learned, padded": (NetworkConfig(layers="8 d8 u8", repeat=2, coarsening="learned"), (191, 193), 8, 1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_holds_what_was_predicted(kind: str) -> None:
+    config, sizes, channels, batch = KINDS[kind]
+    work = Workload(sizes, batch, labelled=batch * math.prod(sizes) // 64, optimiser="adam")
+    guess = training_peak(segmenter(config, len(sizes), channels), work)
+    assert guess == pytest.approx(live_peak(lambda: train(config, work, channels)), rel=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prediction_holds_what_was_predicted(kind: str) -> None:
+    config, sizes, channels, batch = KINDS[kind]
+
+    def predict() -> None:
+        with torch.no_grad():
+            segmenter(config, len(sizes), channels).probabilities(torch.randn(batch, channels, *sizes))
+
+    guess = prediction_peak(segmenter(config, len(sizes), channels), Workload(sizes, batch))
+    assert guess == pytest.approx(live_peak(predict), rel=0.1)
+
+
+@given(
+    batch=st.integers(1, 4),
+    sizes=st.lists(st.integers(1, 200), min_size=1, max_size=3),
+    cell_bytes=st.integers(1, 20000),
+)
+def test_the_largest_piece_is_that_of_the_cut(batch: int, sizes: list[int], cell_bytes: int) -> None:
+    pieces = [
+        len(range(batch)[samples]) * len(range(sizes[0])[rows]) for samples, rows in cut_grid(batch, sizes, cell_bytes)
+    ]
+    assert rows_of_piece(batch, sizes, cell_bytes) == max(pieces) * math.prod(sizes[1:])
+    cells = math.prod(sizes)
+    assert abs(cells_of_piece(cells, cell_bytes) - max(p.stop - p.start for p in cut_cells(cells, cell_bytes))) <= 1
+
+
+@settings(max_examples=8, deadline=None)
+@given(memory=st.integers(2 * 10**6, 10**9), batch=st.integers(1, 2))
+def test_the_largest_grid_fits_and_the_next_does_not(memory: int, batch: int) -> None:
+    model, work = segmenter(NetworkConfig(layers="4 d8 u4", repeat=4), 2, 2), Workload((32, 48), batch)
+    found = largest_sizes(model, work, memory, training_peak)
+    assert found is not None
+    units = found[1] // 2
+    assert training_peak(model, Workload(found, batch)) <= memory
+    larger = (round(16 * (units + 1) / 24) * 2, 2 * (units + 1))
+    assert training_peak(model, Workload(larger, batch)) > memory
+    layers = most_layers(model, Workload(found, batch), memory)
+    assert layers is not None
+    repeated = NetworkConfig(layers=f"4*{layers // 3} d8*{layers // 3} u4*{layers // 3}", repeat=4)
+    assert training_peak(segmenter(repeated, 2, 2), Workload(found, batch)) <= memory
+
+
+def test_nothing_fits_into_too_little() -> None:
+    model = segmenter(NetworkConfig(layers="4 d8 u4"), 2, 2)
+    assert largest_sizes(model, Workload((32, 32)), 100, training_peak) is None
+    assert most_layers(model, Workload((32, 32)), 100) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident peak from /proc")
+@pytest.mark.parametrize("name", ["2-D few channels", "2-D exact bfloat16", "2-D many channels predicted"])
+def test_the_resident_peak_is_predicted_within_a_tenth(name: str) -> None:
+    case = next(case for case in CASES if case.name == name)
+    assert predicted(case, "cpu") == pytest.approx(measure_apart(case, "cpu"), rel=0.1)
