@@ -1,5 +1,6 @@
 """What reading cost: between two reports, over a whole run with its restarts, and in the words of the terminal."""
 
+import os
 import socket
 from dataclasses import replace
 from types import SimpleNamespace
@@ -133,7 +134,9 @@ def rank_of_two(rank: int, port: int, folder: str) -> None:
     fit(run, Context(rank=rank, world=2, listener=notes, store=store, wrap=DistributedDataParallel))
     if rank == 0:
         run.write("notes.json", {"rows": notes.rows})
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # as in tests/models/test_parallel.py
 
 
 @pytest.mark.slow
