@@ -2,35 +2,74 @@
 
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from datasets.errors import InputError
 
 
-class Journal:
-    """Finished pieces of one volume: a small file each, with what was measured of the piece.
+class Notes(Protocol):
+    """Where a journal's notes are: each appears whole or not at all."""
 
-    A file appears under its name only when it is complete, and only after its piece is in the store.
+    def put(self, name: str, data: bytes) -> None:
+        """Write a note."""
+
+    def get(self, name: str) -> bytes:
+        """Read a note."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+
+class FolderNotes:
+    """Notes as files of a folder.
 
     Parameters
     ----------
     folder
-        Where the files are.
+        The folder, which exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a note."""
+        aside = self.folder / f"{name}.part"
+        aside.write_bytes(data)
+        aside.replace(self.folder / name)
+
+    def get(self, name: str) -> bytes:
+        """Read a note."""
+        return (self.folder / name).read_bytes()
+
+    def __contains__(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+
+class Journal:
+    """Finished pieces of one volume: a note each, with what was measured of the piece.
+
+    A note is written only after its piece is in the store.
+
+    Parameters
+    ----------
+    notes
+        Where the notes are.
     resumes
         Whether what is unfinished can be gone on with.
     goes_on
         Whether an earlier process has begun writing the same.
     """
 
-    def __init__(self, folder: Path, *, resumes: bool = False, goes_on: bool = False) -> None:
-        self.folder, self.resumes, self.goes_on = folder, resumes, goes_on
+    def __init__(self, notes: Notes, *, resumes: bool = False, goes_on: bool = False) -> None:
+        self._notes, self.resumes, self.goes_on = notes, resumes, goes_on
         self.kept = False
 
     def keep(self) -> bool:
@@ -39,33 +78,32 @@ class Journal:
         return self.kept
 
     def __contains__(self, name: str) -> bool:
-        return self._file(name).is_file()
+        return _note(name) in self._notes
 
     def note(self, name: str, arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """Write down that a piece is finished."""
-        aside = self._file(name).with_suffix(".part")
-        with aside.open("wb") as file:
-            np.savez_compressed(file, **dict(arrays or {}))  # type: ignore[arg-type]
-        aside.replace(self._file(name))
+        packed = BytesIO()
+        np.savez_compressed(packed, **dict(arrays or {}))  # type: ignore[arg-type]
+        self._notes.put(_note(name), packed.getvalue())
 
     def read(self, name: str) -> dict[str, np.ndarray]:
         """Read what was measured of a finished piece."""
-        with np.load(self._file(name), allow_pickle=False) as arrays:
+        with np.load(BytesIO(self._notes.get(_note(name))), allow_pickle=False) as arrays:
             return dict(arrays)
 
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{name.replace('/', '.')}.npz"
+
+def _note(name: str) -> str:
+    return f"{name.replace('/', '.')}.npz"
 
 
 @contextmanager
-def open_journal(place: str | Path, key: str | None, *, begun: bool) -> Iterator[Journal]:
+def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journal]:
     """Open the journal of a volume that is being written, for this process alone; removed at the end unless kept.
 
     Parameters
     ----------
     place
-        Folder of the volume, of which the journal is a hidden neighbour, or its URI, whose journal is in the user's
-        cache (``$XDG_CACHE_HOME``).
+        Folder of the volume, of which the journal is a hidden neighbour.
     key
         What is being written, as a hash; none is never gone on with.
     begun
@@ -76,31 +114,38 @@ def open_journal(place: str | Path, key: str | None, *, begun: bool) -> Iterator
     InputError
         Where another process is writing the same volume.
     """
-    folder = _folder(place)
+    folder = place.with_name(f".{place.name}.journal")
+    with locked(folder, place):
+        journal = None
+        try:
+            known = folder / "key"
+            goes_on = key is not None and begun and known.is_file() and known.read_text() == key
+            if not goes_on:
+                for entry in folder.iterdir():
+                    if entry.name != "lock":
+                        entry.unlink()
+                known.write_text(key or "")
+            journal = Journal(FolderNotes(folder), resumes=key is not None, goes_on=goes_on)
+            yield journal
+        finally:
+            if journal is None or not journal.kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path, place: str | Path) -> Iterator[None]:
+    """Let no other process of this machine write `place` meanwhile; the lock is a file in `folder`.
+
+    Raises
+    ------
+    InputError
+        Where another process holds the lock.
+    """
     lock = _lock(folder, place)
-    journal = None
     try:
-        known = folder / "key"
-        goes_on = key is not None and begun and known.is_file() and known.read_text() == key
-        if not goes_on:
-            for entry in folder.iterdir():
-                if entry.name != "lock":
-                    entry.unlink()
-            known.write_text(key or "")
-        journal = Journal(folder, resumes=key is not None, goes_on=goes_on)
-        yield journal
+        yield
     finally:
-        if journal is None or not journal.kept:
-            shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)  # which gives up the lock, as the end of the process does however it ends
-
-
-def _folder(place: str | Path) -> Path:
-    if "://" not in str(place):
-        path = Path(place)
-        return path.with_name(f".{path.name}.journal")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "telegrapher" / f"{hashlib.sha256(str(place).encode()).hexdigest()[:32]}.journal"
 
 
 def _lock(folder: Path, place: str | Path) -> int:

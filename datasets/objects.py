@@ -166,6 +166,13 @@ class Objects:
             f"{self.name(ask.key)} was replaced while it was being read; start again once nobody writes there"
         )
 
+    def find(self, key: str) -> bytes | None:
+        """Read a small object; none where there is none."""
+        try:
+            return bytes(self.get(Ask(key)).data)
+        except MissingObjectError:
+            return None
+
     def exists(self, key: str) -> bool:
         """Whether there is an object of this name."""
         try:
@@ -196,7 +203,7 @@ class Objects:
                     raise InputError(refusal(self.name(key), problem, "written")) from None
         raise InputError(
             f"{self.name(key)} could not be written in {_ATTEMPTS} attempts ({problem}); check the store and the "
-            "network, then do the same again: what was begun is replaced"
+            "network, then do the same again: a conversion goes on from where this stopped"
         )
 
     def delete(self, key: str) -> None:
@@ -209,12 +216,15 @@ class Objects:
         with self._refusals("listed"):
             return not any(True for _ in obstore.list(self.store, chunk_size=1))
 
+    def names(self, folder: str = "") -> list[str]:
+        """List the objects in a folder and below."""
+        with self._refusals("listed"):
+            return [str(entry["path"]) for batch in obstore.list(self.store, folder or None) for entry in batch]
+
     def clear(self, keep: str) -> None:
         """Delete all objects but one, ``zarr.json`` of the root first: what is half deleted no longer opens."""
-        with self._refusals("deleted"):
-            names = [str(entry["path"]) for batch in obstore.list(self.store) for entry in batch]
-            for name in sorted(set(names) - {keep}, key=lambda name: name != "zarr.json"):
-                self.delete(name)
+        for name in sorted(set(self.names()) - {keep}, key=lambda name: name != "zarr.json"):
+            self.delete(name)
 
     @contextmanager
     def _refusals(self, done: str) -> Iterator[None]:

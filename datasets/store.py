@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar
 
 import xarray as xr
@@ -21,7 +20,7 @@ from datasets.journal import Journal, open_journal
 from datasets.layout import pieces, plan_chunks
 from datasets.lazy import open_lazily
 from datasets.objects import Ask, MissingObjectError, is_remote, open_objects
-from datasets.upload import refuse_existing_upload, upload
+from datasets.upload import open_upload, refuse_existing_upload
 from datasets.writing import Wishes, write_arrays
 
 PathOrUri = TypeVar("PathOrUri", str, Path, str | Path)
@@ -182,26 +181,40 @@ def write_volume(
     if progress is not None:
         print(progress, flush=True)
     wishes = Wishes(overviews=overviews, no_data=no_data, speak=progress is not None)
+    speak = progress is not None
     if is_remote(path):
-        with TemporaryDirectory() as folder:
-            journal = Journal(Path(folder))
-            upload(str(path), lambda store: write_arrays(ds, store, encoding, journal, wishes), overwrite=overwrite)
+        with open_upload(str(path), key, overwrite=overwrite) as (store, journal), _spoken(journal, speak):
+            try:
+                write_arrays(ds, store, encoding, journal, wishes)
+            except BaseException:
+                journal.keep()
+                raise
         return path
     place = Path(path)
-    with _refusals(place), open_journal(place, key, begun=_aside(place).is_dir()) as journal:
-        if journal.goes_on and progress is not None:
-            print("  the same conversion was stopped here: going on with it", flush=True)
-        try:
-            write_aside(
-                place,
-                lambda aside: write_arrays(ds, aside, encoding, journal, wishes),
-                goes_on=journal.goes_on,
-                keep=journal.keep,
-            )
-        finally:
-            if journal.kept and progress is not None:
-                print("\n  stopped: what is finished is kept, and the same command goes on with it", flush=True)
+    with (
+        _refusals(place),
+        open_journal(place, key, begun=_aside(place).is_dir()) as journal,
+        _spoken(journal, speak),
+    ):
+        write_aside(
+            place,
+            lambda aside: write_arrays(ds, aside, encoding, journal, wishes),
+            goes_on=journal.goes_on,
+            keep=journal.keep,
+        )
     return path
+
+
+@contextmanager
+def _spoken(journal: Journal, speak: bool) -> Iterator[None]:
+    """Say that writing goes on from an earlier process, and that what is finished was kept."""
+    if journal.goes_on and speak:
+        print("  the same conversion was stopped here: going on with it", flush=True)
+    try:
+        yield
+    finally:
+        if journal.kept and speak:
+            print("\n  stopped: what is finished is kept, and the same command goes on with it", flush=True)
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:

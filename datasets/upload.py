@@ -1,26 +1,39 @@
-"""Write a Zarr store below a URI, its root last: what was only begun does not open, and may be begun anew."""
+"""Write a Zarr store below a URI, its root last: what was only begun does not open, and is gone on with or begun anew.
+
+What an unfinished store knows of itself (its root, its journal, what is being written and by whom) lies in it, below
+`BEGUN`, so that any machine can go on with it.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import ObjectStore, WrapperStore
 
 from datasets.errors import InputError
-from datasets.objects import Objects, open_objects
+from datasets.journal import FolderNotes, Journal, locked
+from datasets.objects import Ask, Objects, open_objects
 
 ROOT = "zarr.json"
-BEGUN = "telegrapher-writing"  # an object that says that what lies beside it is a store that was begun
+BEGUN = "telegrapher-writing"  # below this lies what says that the store was begun, and how far it is
+_OWNER = f"{BEGUN}/owner.json"
 
 
 class RootLast(WrapperStore[Store]):
-    """A store that keeps its root's metadata to itself until `finish`, and writes as `Objects.put` does."""
+    """A store that keeps its root's metadata aside until `finish`, and writes as `Objects.put` does."""
 
-    def __init__(self, store: Store, objects: Objects) -> None:
+    def __init__(self, store: Store, objects: Objects, root: Buffer | None = None) -> None:
         super().__init__(store)
         self._objects = objects
-        self._root: Buffer | None = None
+        self._root = root
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read an object; the root from memory."""
@@ -33,11 +46,10 @@ class RootLast(WrapperStore[Store]):
         return self._root is not None if key == ROOT else await super().exists(key)
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Write an object, the root for later."""
+        """Write an object, the root aside."""
         if key == ROOT:
-            self._root = value
-        else:
-            await asyncio.to_thread(self._objects.put, key, value.as_numpy_array().data)
+            self._root, key = value, f"{BEGUN}/{ROOT}"
+        await asyncio.to_thread(self._objects.put, key, value.as_numpy_array().data)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Write an object that is not there yet."""
@@ -50,16 +62,14 @@ class RootLast(WrapperStore[Store]):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """List what belongs to the store."""
         async for name in self._store.list_dir(prefix):
-            if name != BEGUN:
+            if name.strip("/") != BEGUN:
                 yield name
 
     def _with_store(self, store: Store) -> "RootLast":
-        same = RootLast(store, self._objects)
-        same._root = self._root
-        return same
+        return RootLast(store, self._objects, self._root)
 
     async def delete_dir(self, prefix: str) -> None:
-        """Delete what is below a prefix; there is nothing yet below the root but the sign that this was begun."""
+        """Delete what is below a prefix; there is nothing yet below the root but what says that this was begun."""
         if prefix.strip("/"):
             await super().delete_dir(prefix)
 
@@ -67,33 +77,105 @@ class RootLast(WrapperStore[Store]):
         """Write the root: from now on the store opens."""
         assert self._root is not None, "nothing was written"
         self._objects.put(ROOT, self._root.to_bytes())
-        self._objects.delete(BEGUN)
+
+
+class _StoredNotes:
+    """Notes of a journal as objects of the unfinished store; see `datasets.journal.Notes`.
+
+    Before each note it is made sure that no other machine has taken the store over. What this process wrote is read
+    from a copy on this machine.
+    """
+
+    def __init__(self, objects: Objects, owner: bytes, copies: FolderNotes) -> None:
+        self._objects, self._owner, self._copies = objects, owner, copies
+        self._known = {name.removeprefix(f"{BEGUN}/") for name in objects.names(BEGUN)}
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a note."""
+        self.refuse_other_owner()
+        self._objects.put(f"{BEGUN}/{name}", data)
+        self._copies.put(name, data)
+        self._known.add(name)
+
+    def get(self, name: str) -> bytes:
+        """Read a note."""
+        if name in self._copies:
+            return self._copies.get(name)
+        return bytes(self._objects.get(Ask(f"{BEGUN}/{name}")).data)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+    def refuse_other_owner(self) -> None:
+        """Stop where another process began to write the same store."""
+        if self._objects.find(_OWNER) != self._owner:
+            raise InputError(
+                f"{self._objects.uri} is being written by another process since; wait for its end, or choose another "
+                "place"
+            )
 
 
 def refuse_existing_upload(uri: str, overwrite: bool) -> None:
-    """Raise `InputError` where there is something at `uri` that is not to be replaced; see `upload`."""
+    """Raise `InputError` where there is something at `uri` that is not to be replaced; see `open_upload`."""
     objects = open_objects(uri)
     if objects.exists(ROOT):
         if not overwrite:
             raise InputError(f"{objects.uri} exists already; choose another place, or pass --overwrite to replace it")
-    elif not objects.exists(BEGUN) and not objects.is_empty():
+    elif not objects.exists(_OWNER) and not objects.is_empty():
         raise InputError(f"{objects.uri} holds other things, which --overwrite leaves alone; choose another place")
 
 
-def upload(uri: str, write: Callable[[Store], None], *, overwrite: bool) -> None:
-    """Let `write` fill a store at `uri`, and make it one that opens only once all of it is there.
+@contextmanager
+def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple[Store, Journal]]:
+    """Open a store at `uri` for writing, one that opens for others only once all of it is there.
 
-    A cloud store cannot rename, so a store that is replaced is gone as soon as writing begins.
+    A cloud store cannot rename, so a store that is replaced is gone as soon as writing begins. Nor can it be locked:
+    where two machines write the same place, the one that began first stops at its next piece.
+
+    Parameters
+    ----------
+    uri
+        The place.
+    key
+        What is being written, as a hash; where an earlier process wrote the same, its journal goes on. None never does.
+    overwrite
+        Whether a finished store is replaced.
+
+    Yields
+    ------
+    store, journal
+        What to write to, and which pieces of it are there.
 
     Raises
     ------
     InputError
-        Where there is something that is not to be replaced, or the store refuses or does not answer.
+        Where there is something that is not to be replaced, the store refuses or does not answer, or another process
+        writes there.
     """
-    refuse_existing_upload(uri, overwrite)
     objects = open_objects(uri)
-    store = RootLast(ObjectStore(objects.store), objects)
-    objects.put(BEGUN, b"")
-    objects.clear(keep=BEGUN)
-    write(store)
-    store.finish()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "telegrapher" / hashlib.sha256(uri.encode()).hexdigest()[:32]
+    with locked(folder, uri):
+        try:
+            refuse_existing_upload(uri, overwrite)
+            begun = json.loads(objects.find(_OWNER) or b"{}").get("key")
+            goes_on = key is not None and begun == key and not objects.exists(ROOT)
+            if not goes_on:
+                objects.put(_OWNER, b"{}")
+                objects.clear(keep=_OWNER)
+            owner = json.dumps({"key": key, "process": uuid.uuid4().hex}).encode()
+            objects.put(_OWNER, owner)
+            root = objects.find(f"{BEGUN}/{ROOT}")
+            store = RootLast(
+                ObjectStore(objects.store),
+                objects,
+                None if root is None else default_buffer_prototype().buffer.from_bytes(root),
+            )
+            notes = _StoredNotes(objects, owner, FolderNotes(folder))
+            yield store, Journal(notes, resumes=key is not None, goes_on=goes_on)
+            notes.refuse_other_owner()
+            store.finish()
+            for name in sorted(objects.names(BEGUN), key=lambda name: name == _OWNER):
+                objects.delete(name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -156,7 +156,7 @@ def test_an_interruption_keeps_the_pieces_and_a_full_disk_does_not(
 
 def test_two_processes_do_not_write_one_volume(cube: ConvertConfig) -> None:
     with (
-        open_journal(cube.out, "mine", begun=False),
+        open_journal(Path(cube.out), "mine", begun=False),
         pytest.raises(InputError, match=r"another process is writing .*cube\.zarr; wait for its end, or choose"),
     ):
         convert(cube)
@@ -219,15 +219,3 @@ def test_overviews_are_means_of_the_cells_with_data(
 def test_small_volumes_need_no_overviews(cube: ConvertConfig) -> None:
     convert(cube)
     assert open_part(cube.out, "overviews") is None
-
-
-def test_the_journal_of_a_remote_volume_is_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with open_journal("s3://bucket/v.zarr", "key", begun=True) as journal:
-        assert not journal.goes_on
-        journal.note("piece", {"count": np.arange(3)})
-        assert journal.keep()
-    with open_journal("s3://bucket/v.zarr", "key", begun=True) as journal:
-        assert journal.goes_on
-        np.testing.assert_array_equal(journal.read("piece")["count"], np.arange(3))
-    assert not list((tmp_path / "telegrapher").iterdir())
