@@ -21,7 +21,7 @@ from datasets.readers import envi, geosoft, geotiff, lines, matlab, netcdf, nump
 from datasets.readers.arrays import name_dims
 from datasets.readers.grids import grid_format
 from datasets.readers.lazy import LazyArray
-from datasets.store import refuse_existing, write_volume
+from datasets.store import refuse_existing, stored_attributes, write_volume
 from datasets.tables import table_suffix
 
 _SUFFIXES = {
@@ -62,7 +62,7 @@ _NOT_IDENTITY = (
 
 
 def convert(config: ConvertConfig) -> str | Path:
-    """Convert a source.
+    """Convert a source; where this was done already, with the same source and settings, nothing is.
 
     Parameters
     ----------
@@ -82,11 +82,13 @@ def convert(config: ConvertConfig) -> str | Path:
     if not config.source or not config.out:
         raise InputError("convert needs a source and an out, such as --source cube.sgy --out surveys/cube.zarr")
     kind = _kind(config)
-    refuse_existing(config.out, config.overwrite)
     if kind != "tensorly":
         _existing(config.source, "source")
     if kind == "numpy":
         config = numpy.with_sidecar(config)
+    there = {} if config.overwrite else stored_attributes(config.out)
+    if json.loads(there.get("conversion", "{}")).get("settings") != _identity(config):
+        refuse_existing(config.out, config.overwrite)  # at once: what follows may read a large source
     ds = _READERS[kind](config)
     if ds["data"].dtype.kind not in "iuf":
         raise InputError(
@@ -107,16 +109,21 @@ def convert(config: ConvertConfig) -> str | Path:
     side_files = [path for path in (config.labels, *config.horizons, config.valid, config.extent) if path]
     side_files += [text for text in config.coordinates.values() if isinstance(text, str) and Path(text).is_file()]
     ds.attrs = _provenance(config, ds.attrs, files, side_files)
+    key = content_key(
+        {"attrs": ds.attrs, "settings": asdict(replace(config, overwrite=False)), "sizes": dict(ds.sizes)}
+    )
+    out = config.out if is_remote(config.out) else Path(config.out)
+    if there and there.get("key") == key:
+        print(f"{config.out} is there already, of the same source and settings: nothing to do")
+        return out
     return write_volume(
         ds,
-        config.out if is_remote(config.out) else Path(config.out),
+        out,
         overwrite=config.overwrite,
         chunks=config.chunks,
         block=config.block,
         progress=f"writing {config.out}",
-        key=content_key(
-            {"attrs": ds.attrs, "settings": asdict(replace(config, overwrite=False)), "sizes": dict(ds.sizes)}
-        ),
+        key=key,
         overviews=config.overviews,
         no_data=f"{config.source} holds no data: every cell is NaN or masked; check nodata, valid and the source",
     )
@@ -218,14 +225,17 @@ def _check_layout(ds: xr.Dataset, config: ConvertConfig) -> None:
             )
 
 
+def _identity(config: ConvertConfig) -> dict[str, object]:
+    """Return the settings that decide what the volume holds, as JSON has them."""
+    plain = asdict(ConvertConfig())
+    own = {name: value for name, value in asdict(config).items() if name not in _NOT_IDENTITY and value != plain[name]}
+    return dict(json.loads(json.dumps(own)))
+
+
 def _provenance(config: ConvertConfig, known: dict, files: list[str], side_files: list[str]) -> dict[str, str]:
     found = hash_files([*files, *side_files], speak=True)
     hashes = {Path(path).name: digest for path, digest in found.items()}
     own = [hashes[Path(path).name] for path in files]
-    plain = asdict(ConvertConfig())
-    settings = {
-        name: value for name, value in asdict(config).items() if name not in _NOT_IDENTITY and value != plain[name]
-    }
     shipped = config.source.startswith("tensorly:")
     return {
         "title": config.title or known.get("title") or Path(config.source).stem,
@@ -234,5 +244,5 @@ def _provenance(config: ConvertConfig, known: dict, files: list[str], side_files
         "licence": config.licence or known.get("licence") or "not stated",
         **{name: known[name] for name in ("gridding", "resampling") if name in known},
         "program": program(),
-        "conversion": json.dumps({"settings": settings, "sha256": hashes}, sort_keys=True),
+        "conversion": json.dumps({"settings": _identity(config), "sha256": hashes}, sort_keys=True),
     }

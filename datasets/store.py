@@ -158,8 +158,8 @@ def write_volume(
     chunks, block
         Preferred chunk edges of some dimensions, and edges of the blocks that will be read; see `plan_chunks`.
     key
-        Hash of what is written and how. Where a process that wrote the same was stopped, the pieces that it finished
-        are kept; without a key nothing is.
+        Hash of what is written and how, stored with it. Where a process that wrote the same was stopped, the pieces
+        that it finished are kept; without a key nothing is.
     overviews
         Whether coarser copies of large data are made for viewing.
     no_data
@@ -178,6 +178,8 @@ def write_volume(
     """
     refuse_existing(path, overwrite)
     ds, encoding = _lay_out(ds, chunks, block)
+    if key is not None:
+        ds.attrs["key"] = key
     if progress is not None:
         print(progress, flush=True)
     wishes = Wishes(overviews=overviews, no_data=no_data, speak=progress is not None)
@@ -215,6 +217,18 @@ def _spoken(journal: Journal, speak: bool) -> Iterator[None]:
     finally:
         if journal.kept and speak:
             print("\n  stopped: what is finished is kept, and the same command goes on with it", flush=True)
+
+
+def stored_attributes(path: str | Path) -> dict[str, Any]:
+    """Read the attributes of the finished volume at a folder or URI; empty where there is none."""
+    if not is_remote(path) and not Path(path).is_dir():
+        return {}
+    root = open_objects(path).find("zarr.json")
+    try:
+        attrs = json.loads(root or b"{}").get("attributes") or {}
+    except ValueError:
+        return {}
+    return attrs if attrs.get("format") == FORMAT else {}
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:

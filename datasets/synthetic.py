@@ -21,7 +21,7 @@ from datasets.geology import Earth, draw_earth
 from datasets.objects import is_remote
 from datasets.provenance import content_key, program
 from datasets.random_fields import white_noise
-from datasets.store import refuse_existing, write_volume
+from datasets.store import refuse_existing, stored_attributes, write_volume
 from datasets.volume import UNLABELLED
 
 CLASSES = ["rest", "salt"]
@@ -32,7 +32,7 @@ Block = tuple[slice, slice, slice]
 
 
 def synthesize(config: SynthesisConfig) -> str | Path:
-    """Make a synthetic survey and write it as a volume.
+    """Make a synthetic survey and write it as a volume; where the same is there already, nothing is done.
 
     Returns
     -------
@@ -47,16 +47,21 @@ def synthesize(config: SynthesisConfig) -> str | Path:
     """
     if not config.out:
         raise InputError("out is empty; name the folder of the new volume, such as surveys/small.zarr")
-    refuse_existing(config.out, config.overwrite)
+    key = content_key({"settings": asdict(replace(config, overwrite=False)), "program": program()})
+    out = config.out if is_remote(config.out) else Path(config.out)
+    if not config.overwrite and stored_attributes(out).get("key") == key:
+        print(f"{config.out} is there already, of the same settings: nothing to do")
+        return out
+    refuse_existing(out, config.overwrite)
     chunks = dict(zip(("inline", "crossline", "depth"), config.chunks, strict=True))
     progress = f"Synthesising {' x '.join(map(str, config.shape))} cells into {config.out}"
     return write_volume(
         survey(config).assign_attrs(program=program()),
-        config.out if is_remote(config.out) else Path(config.out),
+        out,
         overwrite=config.overwrite,
         progress=progress,
         chunks=chunks,
-        key=content_key({"settings": asdict(replace(config, overwrite=False)), "program": program()}),
+        key=key,
         overviews=True,
     )
 

@@ -273,11 +273,31 @@ def test_a_volume_without_any_data_is_refused(cube: ConvertConfig, tmp_path: Pat
     assert not list(Path(cube.out).parent.iterdir())
 
 
-def test_existing_output_is_refused_before_any_reading(cube: ConvertConfig, tmp_path: Path) -> None:
+def test_existing_output_of_other_settings_is_refused_before_any_reading(cube: ConvertConfig, tmp_path: Path) -> None:
     convert(cube)
     (tmp_path / "cube.npy").write_text("now broken")
     with pytest.raises(InputError, match=r"cube\.zarr exists already; .*, or pass --overwrite to replace it$"):
+        convert(replace(cube, nodata=5))
+
+
+def test_the_same_conversion_again_does_nothing(
+    cube: ConvertConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(cube)
+
+    def written() -> set[tuple[Path, int]]:
+        return {(path, path.stat().st_mtime_ns) for path in Path(cube.out).rglob("*")}
+
+    first = written()
+    assert convert(cube) == Path(cube.out)
+    assert "cube.zarr is there already, of the same source and settings: nothing to do" in capsys.readouterr().out
+    assert written() == first
+    assert not list(Path(cube.out).parent.glob(".*"))
+    np.save(tmp_path / "cube.npy", np.load(tmp_path / "cube.npy") + 1)
+    with pytest.raises(InputError, match=r"cube\.zarr exists already; .*, or pass --overwrite to replace it$"):
         convert(cube)
+    convert(replace(cube, overwrite=True))
+    assert not written() & first
 
 
 def test_full_disk_leaves_nothing(cube: ConvertConfig, monkeypatch: pytest.MonkeyPatch) -> None:

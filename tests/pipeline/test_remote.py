@@ -25,7 +25,9 @@ def test_convert_and_inspect_on_s3(
     assert "band 6 x y 12 x x 14" in shown
     assert (tmp_path / "cube.png").stat().st_size > 1000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cube.npy", "cube.png"]
-    assert main(["convert", *words]) == 2
+    assert main(["convert", *words]) == 0
+    assert "cube.zarr is there already, of the same source and settings: nothing to do" in capsys.readouterr().out
+    assert main(["convert", *words, "--nodata", "5"]) == 2
     assert "cube.zarr exists already; choose another place, or pass --overwrite" in capsys.readouterr().err
     assert main(["convert", *words, "--overwrite"]) == 0
 
