@@ -1,7 +1,7 @@
-"""The only door to obstore: ranged reads of stored objects, folders and cloud stores alike, with bounded retries.
+"""The door to obstore: ranged reads of stored objects, folders and cloud stores alike, with bounded retries.
 
-Credentials come from the environment's own chain (``AWS_*``, ``GOOGLE_*``, ``AZURE_*``, instance roles) and are never
-logged: of an error of the store only its kind, status and code are shown.
+Credentials come from the environment's own chain (``AWS_*``, AWS profiles, ``GOOGLE_*``, ``AZURE_*``, instance roles)
+and are never logged: of an error of the store only its kind, status and code are shown.
 """
 
 import os
@@ -19,6 +19,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import LocalStore, from_url
 
+from datasets.aws_profiles import profile_credentials
 from datasets.cloud_errors import brief, refusal, says_refused
 from datasets.errors import InputError
 from datasets.traffic import Traffic
@@ -282,8 +283,10 @@ def _connect(uri: str) -> Any:
         raise InputError(f"{scheme}:// is not a store that is known here; use a folder or {'://, '.join(SCHEMES)}://")
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if scheme == "s3" else uri
     client = {"timeout": _TIMEOUT, "connect_timeout": timedelta(seconds=5), "allow_http": endpoint.startswith("http:")}
+    provider = profile_credentials() if scheme == "s3" else None
+    given = {} if provider is None else {"credential_provider": provider}
     try:
-        return from_url(uri, client_options=client, retry_config=_RETRY)  # type: ignore[call-overload]
+        return from_url(uri, client_options=client, retry_config=_RETRY, **given)  # type: ignore[call-overload]
     except (BaseError, ValueError) as error:
         shown = re.sub(r"//[^/@]*@", "//", uri).partition("?")[0]
         raise InputError(f"{shown} cannot be opened ({brief(error)}); write {scheme}://BUCKET/PREFIX") from None

@@ -20,7 +20,8 @@ DOORS = {
     "mlflow": "pipeline/registry pipeline/tracking",
     "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/store "
     "datasets/upload datasets/writing",
-    "obstore": "datasets/objects",
+    "obstore": "datasets/aws_profiles datasets/objects",
+    "boto3": "datasets/aws_profiles",
     "numcodecs": "datasets/codecs",
     "zstandard": "datasets/codecs",
     "google_crc32c": "datasets/codecs",

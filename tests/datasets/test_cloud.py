@@ -17,7 +17,7 @@ from datasets.errors import InputError
 from datasets.objects import Ask, MissingObjectError, open_objects
 from datasets.store import open_volume, write_volume
 from datasets.volume import Volume
-from tests.cloud.seaweed import SECRET, Server
+from tests.cloud.seaweed import KEY, SECRET, Server
 from tests.cloud.volumes import EDGES, survey
 
 
@@ -116,6 +116,45 @@ def test_wrong_and_missing_credentials(volume: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     with pytest.raises(InputError, match=r"\(403 Forbidden InvalidAccessKeyId\)"):
         open_volume(volume)
+
+
+@pytest.fixture
+def profile(volume: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A volume whose credentials are only in a profile."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    keys = f"aws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
+    (tmp_path / "credentials").write_text(
+        f"[default]\naws_access_key_id = x\naws_secret_access_key = y\n[survey]\n{keys}"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "survey")
+    return volume
+
+
+def test_credentials_of_a_profile_open_the_store(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_volume(profile).load().sizes["depth"] == 40
+    monkeypatch.delenv("AWS_PROFILE")
+    with pytest.raises(InputError, match=r"\(403 Forbidden InvalidAccessKeyId\)"):
+        open_volume(profile)  # as the default profile, whose keys are wrong
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_PROFILE", "of no use where the environment has keys")
+    assert open_volume(profile).load().sizes["depth"] == 40
+
+
+def test_profiles_that_cannot_be_used_are_named(profile: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(InputError, match=r"^the AWS profile 'nobody' cannot be used \(ProfileNotFound\); correct AWS_"):
+        open_volume(profile)
+    (tmp_path / "config").write_text("[profile empty]\nregion = eu-north-1\n")
+    monkeypatch.setenv("AWS_PROFILE", "empty")
+    with pytest.raises(InputError, match=r"^the AWS profile 'empty' holds no credentials; correct AWS_PROFILE$"):
+        open_volume(profile)
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(InputError, match=r"^AWS_PROFILE is 'empty', but profiles are read by boto3, which is not inst"):
+        open_volume(profile)
 
 
 def test_a_volume_is_read_from_a_web_server(volume: str, s3_server: Server) -> None:
