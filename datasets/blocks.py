@@ -113,8 +113,60 @@ def plan_windows(
     return windows
 
 
+def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], multiple: int) -> list[Window]:
+    """Cover a volume with blocks that a network maps one after the other, each amid its halo.
+
+    All that is seen starts where the network's coarsest grid has a cell of the whole volume, so that a cell whose
+    surroundings are seen as far as the network reaches gets the very value that it has in the whole volume. At an edge
+    of the volume a block sees the edge itself.
+
+    Parameters
+    ----------
+    shape
+        Sizes of the volume along its space axes, in cells.
+    block
+        Sizes of a block, rounded down to multiples of `multiple`, and to the volume.
+    halo
+        Cells around a block, on either side, rounded up to multiples of `multiple`.
+    multiple
+        Cells of the volume in a cell of the network's coarsest grid.
+
+    Raises
+    ------
+    InputError
+        Where block or halo have another number of axes than the volume, or are negative, or a block is empty.
+    """
+    if len(block) != len(shape) or min(block) < 1 or len(halo) != len(shape) or min(halo) < 0:
+        raise InputError(
+            f"block is {list(block)} and halo is {list(halo)}, but the volume has {list(shape)} cells; give a block of "
+            "1 cell or more and a halo of 0 or more along each axis"
+        )
+    spans = []
+    for size, edge, around in zip(shape, block, halo, strict=True):
+        edge = size if edge >= size else max(edge // multiple, 1) * multiple
+        around = -(-around // multiple) * multiple
+        inner = [slice(start, min(start + edge, size)) for start in range(0, size, edge)]
+        spans.append([(part, slice(max(part.start - around, 0), min(part.stop + around, size))) for part in inner])
+    return [
+        Window(
+            tuple(part for part, _ in place),
+            tuple(seen for _, seen in place),
+            tuple(slice(part.start - seen.start, part.stop - seen.start) for part, seen in place),
+        )
+        for place in product(*spans)
+    ]
+
+
+def seen_sizes(shape: Sequence[int], block: Sequence[int] | None, halo: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the cells that the network sees of a training block, its halo included, along each axis."""
+    if block is None:
+        return tuple(shape)
+    around = halo or [0] * len(shape)
+    return tuple(min(edge + 2 * cells, size) for edge, cells, size in zip(block, around, shape, strict=True))
+
+
 def _widen(part: slice, reach: int, size: int) -> slice:
-    edge = min(part.stop - part.start + 2 * reach, size)
+    (edge,) = seen_sizes([size], [part.stop - part.start], [reach])
     start = min(max(part.start - reach, 0), size - edge)
     return slice(start, start + edge)
 

@@ -264,6 +264,12 @@ class PredictConfig:
         Path or URI of a converted volume (Zarr).
     out
         Zarr store to write; the picture and, for a map, the GeoTIFF get the same name with another suffix.
+    block
+        Cells along each space dimension that are mapped at once; none means the whole volume in one piece, or where the
+        memory does not hold that, the largest blocks that give the same values.
+    halo
+        Cells around a block, on either side, that the network sees too; none means as many as it reaches, which leaves
+        no seam.
     tracking_uri
         MLflow tracking URI of the registry; none means SQLite in the folder `runs`.
     runs
@@ -273,6 +279,8 @@ class PredictConfig:
     model: str = ""
     source: str = ""
     out: str = ""
+    block: list[int] | None = None
+    halo: list[int] | None = None
     tracking_uri: str | None = None
     runs: str = "runs"
 

@@ -41,7 +41,8 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     tracker = Tracker(uri, run_id) if run_id and not config.model else None
     target = test_labels(run, scorer)
     names = scorer.description.classes
-    matrix = confusion(scorer(run.volume.read()).argmax(axis=0), target, len(names))
+    probabilities = scorer.map(run.volume, tiling=run.prepared.tiling, wanted=target >= 0)
+    matrix = confusion(probabilities.argmax(axis=0), target, len(names))
     measured = scores(matrix)
     columns = {scorer.version: measured}
     if baseline:

@@ -18,6 +18,7 @@ from pipeline.pictures_sections import backdrop
 from pipeline.pictures_style import grid_axes
 from pipeline.reading import summarise_reading
 from pipeline.run import Run
+from pipeline.tiling import read_from
 
 
 def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -> None:
@@ -44,7 +45,7 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
     model = load_segmenter(best).to(device)
     volume, names = run.volume, run.volume.classes
     raw = volume.read()
-    prediction = predict_classes(model, raw, device)
+    prediction = predict_classes(model, run, device, read=read_from(raw))
     factor = int(model.factor)
     target = volume.read_labels(run.split, "test", factor=factor)
     matrix = confusion(prediction, target, len(names))

@@ -22,6 +22,7 @@ from pipeline.reading import ReadingMeter
 from pipeline.run import Run
 from pipeline.state import UNSCORED, Progress, Training
 from pipeline.step import StepResult, train_step
+from pipeline.tiling import OutputGrid, Read, map_cells
 
 
 @dataclass(frozen=True)
@@ -61,21 +62,54 @@ def peak_memory(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-@torch.no_grad()
-def predict_classes(model: nn.Module, raw: np.ndarray, device: torch.device) -> np.ndarray:
-    """Classify a whole volume in one piece: raw data [C, *N] to class indices uint8 [*L]."""
+def predict_classes(
+    model: nn.Module, run: Run, device: torch.device, *, read: Read | None = None, wanted: np.ndarray | None = None
+) -> np.ndarray:
+    """Classify a run's volume, in one piece or as `Run.tiling` has it.
+
+    Parameters
+    ----------
+    model
+        The network.
+    run
+        The run.
+    device
+        Where the network is.
+    read
+        Reads the raw data; none reads them from the volume.
+    wanted
+        As `pipeline.tiling.map_cells` takes it.
+
+    Returns
+    -------
+    numpy.ndarray
+        Class indices, uint8 [*L].
+    """
     was_training = model.training
     model.eval()
-    logits = model(torch.from_numpy(raw)[None].to(device))
+    grid = OutputGrid(
+        multiple=int(getattr(getattr(model, "network", None), "multiple", 1)),
+        factor=float(getattr(model, "factor", 1)),
+        gone=list(run.volume.read_slice),
+    )
+    found = map_cells(
+        lambda raw: model(raw).argmax(dim=1).to(torch.uint8),
+        read or run.volume.read,
+        run.volume.shape,
+        grid,
+        device=device,
+        tiling=run.prepared.tiling,
+        wanted=wanted,
+    )
     model.train(was_training)
-    return logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+    return found
 
 
 def validate(model: nn.Module, run: Run, device: torch.device, part: str = "validation") -> tuple[Scores, np.ndarray]:
     """Score the network on one part of the split; returns the scores and the confusion matrix."""
     factor = int(getattr(model, "factor", 1))
     target = run.volume.read_labels(run.split, part, factor=factor)  # type: ignore[arg-type]
-    matrix = confusion(predict_classes(model, run.volume.read(), device), target, len(run.volume.classes))
+    matrix = confusion(predict_classes(model, run, device, wanted=target >= 0), target, len(run.volume.classes))
     return scores(matrix), matrix
 
 

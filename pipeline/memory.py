@@ -7,14 +7,17 @@ from pathlib import Path
 
 import torch
 
+from datasets.blocks import seen_sizes
 from datasets.errors import InputError
 from datasets.volume import Volume
 from models.config import NetworkConfig, SegmenterConfig
 from models.fit import largest_sizes
 from models.peak import Workload, prediction_peak, training_peak
+from models.reach import reach
 from models.segmenter import Segmenter
 from pipeline.amount import parse_amount, show_bytes
 from pipeline.config import RunConfig, TrainingConfig
+from pipeline.tiling import Tiling
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,14 @@ def memory_of_worker(config: RunConfig) -> Memory | None:
     return Memory(found.size // config.cluster.workers, f"{found.where} for each of {config.cluster.workers} workers")
 
 
-def check_training(config: RunConfig, volume: Volume) -> None:
-    """Refuse a recipe whose training step, or whose validation, which maps the whole volume, cannot fit.
+def check_training(config: RunConfig, volume: Volume) -> Tiling | None:
+    """Refuse a recipe whose training step cannot fit, and find out whether a map of the whole volume can.
+
+    Returns
+    -------
+    Tiling or None
+        The training's blocks and their halo, where validation and test must map the volume block by block; none where
+        it fits in one piece, or where nobody knows the memory.
 
     Raises
     ------
@@ -97,7 +106,7 @@ def check_training(config: RunConfig, volume: Volume) -> None:
     """
     memory = memory_of_worker(config)
     if memory is None:
-        return
+        return None
     segmenter = trial_segmenter(
         config.network,
         space=len(volume.space),
@@ -106,7 +115,7 @@ def check_training(config: RunConfig, volume: Volume) -> None:
         validity=config.data.validity,
         read_slice=volume.read_slice,
     )
-    sizes = tuple(config.data.block or volume.shape)
+    sizes = seen_sizes(volume.shape, config.data.block, config.data.halo)
     work = training_work(config.training, sizes, workers=config.cluster.workers, cuda=config.cluster.gpu)
     need = training_peak(segmenter, work)
     if need > memory.size:
@@ -114,15 +123,9 @@ def check_training(config: RunConfig, volume: Volume) -> None:
             f"a training step on {work.batch} x {list(sizes)} cells needs {show_bytes(need)}, but there are "
             f"{show_bytes(memory.size)} {memory.where}; {_ways_out(segmenter, work, memory)}"
         )
-    need = prediction_peak(segmenter, Workload(volume.shape))
-    if need > memory.size:
-        largest = largest_sizes(segmenter, Workload(volume.shape), memory.size, prediction_peak)
-        raise InputError(
-            f"validation maps the whole volume of {list(volume.shape)} cells, which needs {show_bytes(need)}, but "
-            f"there are {show_bytes(memory.size)} {memory.where}; cut the volume"
-            + (f" to {list(largest)} cells or less" if largest else "")
-            + _shorter(config.network)
-        )
+    if config.data.block is None or prediction_peak(segmenter, Workload(volume.shape)) <= memory.size:
+        return None  # a step on the whole volume needs more than a map of it
+    return Tiling(tuple(config.data.block), tuple(config.data.halo or [0] * len(sizes)))
 
 
 def _shorter(network: NetworkConfig) -> str:
@@ -142,20 +145,41 @@ def _ways_out(segmenter: Segmenter, work: Workload, memory: Memory) -> str:
     return " or ".join(ways) + _shorter(segmenter.config.network)
 
 
-def check_prediction(segmenter: Segmenter, sizes: tuple[int, ...], memory: Memory | None) -> None:
-    """Refuse a volume that cannot be mapped in one piece.
+def plan_prediction(segmenter: Segmenter, sizes: tuple[int, ...], memory: Memory | None) -> Tiling | None:
+    """Find out whether a volume fits in one piece, or in which blocks it is mapped to the same values.
+
+    Returns
+    -------
+    Tiling or None
+        The largest blocks that fit amid a halo as wide as the network's reach; none for one piece.
 
     Raises
     ------
     InputError
-        With the need, what there is, and the largest volume that fits.
+        Where such blocks would be more halo than block, with the settings of blocks that map approximately.
     """
-    need = prediction_peak(segmenter, Workload(sizes))
-    if memory is None or need <= memory.size:
-        return
+    if memory is None or prediction_peak(segmenter, Workload(sizes)) <= memory.size:
+        return None
+    need = show_bytes(prediction_peak(segmenter, Workload(sizes)))
+    problem = f"mapping {list(sizes)} cells in one piece needs {need}, but there are {show_bytes(memory.size)} "
     largest = largest_sizes(segmenter, Workload(sizes), memory.size, prediction_peak)
+    if largest is None:
+        raise InputError(f"{problem}{memory.where}; take a machine with more memory")
+    unit = segmenter.network.multiple
+    enough = -(-reach(segmenter.network) // unit) * unit
+    cut = [edge for edge, size in zip(largest, sizes, strict=True) if edge < size]
+    if min(cut) >= 4 * enough:
+        return _tiling(largest, enough, sizes)
+    some = _tiling(largest, min(cut) // 4 // unit * unit, sizes)
     raise InputError(
-        f"mapping {list(sizes)} cells in one piece needs {show_bytes(need)}, but there are {show_bytes(memory.size)} "
-        f"{memory.where}; "
-        + (f"cut the volume to {list(largest)} cells or less" if largest else "take a machine with more memory")
+        f"{problem}{memory.where}, and the network reaches {enough} cells, too far for blocks of its size; cut the "
+        f"volume to {list(largest)} cells or less, or map it approximately with --block '{list(some.block)}' --halo "
+        f"'{list(some.halo)}'"
     )
+
+
+def _tiling(seen: tuple[int, ...], around: int, sizes: tuple[int, ...]) -> Tiling:
+    """Take a halo off the cells that are seen at once; an axis that is seen whole needs none."""
+    halo = tuple(around if edge < size else 0 for edge, size in zip(seen, sizes, strict=True))
+    block = (min(edge, size) - 2 * cells for edge, size, cells in zip(seen, sizes, halo, strict=True))
+    return Tiling(tuple(block), halo)

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from datasets.blocks import seen_sizes
 from datasets.errors import InputError
 from datasets.volume import Volume
 from models.cost import layer_shapes, parameter_count, prediction_flops, training_flops
@@ -172,7 +173,7 @@ def _subject(config: PlanConfig) -> tuple[Segmenter, tuple[int, ...], tuple[int,
         validity=config.data.validity,
         read_slice=axes,
     )
-    return segmenter, tuple(config.data.block or shape), shape, assumed
+    return segmenter, seen_sizes(shape, config.data.block, config.data.halo), shape, assumed
 
 
 def describe_plan(p: Plan, assumed: str = "") -> str:

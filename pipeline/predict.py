@@ -1,4 +1,4 @@
-"""Map a whole volume in one piece: class and probability with the coordinates of the input."""
+"""Map a whole volume: class and probability with the coordinates of the input."""
 
 import os
 import tempfile
@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from datasets.blocks import plan_map
 from datasets.errors import InputError
 from datasets.prediction import NO_DATA, no_data_cells, prediction_dataset, write_prediction
 from datasets.store import refuse_existing
 from datasets.volume import Volume
+from models.reach import reach
 from pipeline.config import PredictConfig
 from pipeline.description import ModelDescription
-from pipeline.memory import check_prediction, memory_here
+from pipeline.memory import memory_here, plan_prediction
 from pipeline.pictures_maps import draw_volume
 from pipeline.pictures_sections import backdrop
 from pipeline.pictures_style import class_colours, grid_axes
 from pipeline.scorer import Scorer, load_model
+from pipeline.tiling import Tiling, read_from
 
 
 def predict(config: PredictConfig, *, overwrite: bool = False) -> Path:
@@ -64,14 +67,13 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> Path:
             f"{scorer.version} gives a grid finer than its input, which has no coordinates to be written with"
         )
     volume = scorer.open(config.source)
-    if scorer.segmenter is not None:
-        check_prediction(scorer.segmenter, volume.shape, memory_here(scorer.device == "cuda"))
+    tiling = _tiling(config, scorer, volume)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out.parent} cannot be made ({error.strerror}); choose another place") from error
     raw = volume.read()
-    ds = map_volume(scorer, volume, raw).assign_attrs(volume=str(config.source))
+    ds = map_volume(scorer, volume, raw, tiling).assign_attrs(volume=str(config.source))
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
         _write_beside(ds, volume, raw, scorer.description, Path(aside), out.stem)
         written = [write_prediction(ds, out)]
@@ -85,8 +87,32 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> Path:
     return out
 
 
-def map_volume(scorer: Scorer, volume: Volume, raw: np.ndarray) -> xr.Dataset:
-    """Run a model over a whole volume in one piece, without gradients.
+def _tiling(config: PredictConfig, scorer: Scorer, volume: Volume) -> Tiling | None:
+    """Return the blocks that the user wants, or those that the memory asks for; none for one piece."""
+    network = None if scorer.segmenter is None else scorer.segmenter.network
+    if config.block is None:
+        if config.halo is not None:
+            raise InputError(f"halo is {config.halo}, but without a block the whole volume is seen; set a block")
+        if scorer.segmenter is None:
+            return None
+        tiling = plan_prediction(scorer.segmenter, volume.shape, memory_here(scorer.device == "cuda"))
+    else:
+        if config.halo is None and network is None:
+            raise InputError(
+                f"how far {scorer.version} reaches is known of a run's folder only; give the halo around a block, such "
+                f"as --halo '{[edge // 2 for edge in config.block]}'"
+            )
+        halo = config.halo if config.halo is not None or network is None else [reach(network)] * len(volume.shape)
+        tiling = Tiling(tuple(config.block), tuple(halo or []))
+        plan_map(volume.shape, tiling.block, tiling.halo, 1)  # refuses what does not fit the volume
+    if tiling is not None:
+        seams = "" if network is None else f" (the network reaches {reach(network)})"
+        print(f"mapping {' x '.join(map(str, volume.shape))} cells in {tiling}{seams}", flush=True)
+    return tiling
+
+
+def map_volume(scorer: Scorer, volume: Volume, raw: np.ndarray, tiling: Tiling | None = None) -> xr.Dataset:
+    """Run a model over a whole volume, without gradients.
 
     Parameters
     ----------
@@ -96,6 +122,8 @@ def map_volume(scorer: Scorer, volume: Volume, raw: np.ndarray) -> xr.Dataset:
         A volume that `Scorer.open` accepted.
     raw
         Its data, float32 [C, *N].
+    tiling
+        Blocks in which it is mapped; none means in one piece.
 
     Returns
     -------
@@ -114,7 +142,7 @@ def map_volume(scorer: Scorer, volume: Volume, raw: np.ndarray) -> xr.Dataset:
         raise InputError(f"{source.attrs.get('title', 'the volume')} holds no data at all; check its no-data value")
     attrs = source.attrs
     return prediction_dataset(
-        scorer(raw),
+        scorer.map(volume, read=read_from(raw), tiling=tiling),
         empty=empty,
         source=source,
         dims=d.label_dims,

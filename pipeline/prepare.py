@@ -83,7 +83,7 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
     if folder.exists() and not (folder / "prepared.json").is_file():
         raise InputError(f"{folder} is no run, so --overwrite does not replace it; choose another --name")
     volume = Volume.open(config.data)
-    check_training(config, volume)
+    tiling = check_training(config, volume)
     split = make_split(volume, config.split)
     counts = label_counts(volume, split)
     measured = statistics(volume, config.data.keep, read_summary(config.data.source))
@@ -117,6 +117,7 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
         counts={part: [int(n) for n in cells] for part, cells in counts.items()},
         volume_digest=volume.digest(),
         split_digest=hashlib.sha256(split.values.tobytes()).hexdigest(),
+        tiling=tiling,
     )
     aside = folder.with_name(f".{folder.name}.preparing")
     shutil.rmtree(aside, ignore_errors=True)

@@ -16,6 +16,7 @@ from datasets.volume import Volume
 from models.config import SegmenterConfig
 from pipeline.config import RunConfig
 from pipeline.recipe import load_recipe
+from pipeline.tiling import Tiling
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Prepared:
         Labelled cells per class of each part of the split.
     volume_digest, split_digest
         SHA-256 of the volume's identity and of the split: two runs compare only where both agree.
+    tiling
+        Blocks in which the volume is validated and mapped; none means in one piece.
     """
 
     segmenter: SegmenterConfig
@@ -43,6 +46,7 @@ class Prepared:
     counts: dict[str, list[int]]
     volume_digest: str
     split_digest: str
+    tiling: Tiling | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and numbers."""
@@ -54,6 +58,7 @@ class Prepared:
             "counts": self.counts,
             "volume_digest": self.volume_digest,
             "split_digest": self.split_digest,
+            "tiling": None if self.tiling is None else self.tiling.to_json(),
         }
 
     @classmethod
@@ -67,6 +72,7 @@ class Prepared:
             counts=text["counts"],
             volume_digest=text["volume_digest"],
             split_digest=text["split_digest"],
+            tiling=Tiling.from_json(text.get("tiling")),
         )
 
 

@@ -20,6 +20,7 @@ from models.segmenter import Segmenter
 from pipeline.checkpoint import best_checkpoint, load_segmenter
 from pipeline.description import ModelDescription, describe_run
 from pipeline.run import Run
+from pipeline.tiling import OutputGrid, Read, Tiling, map_cells
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,45 @@ class Scorer:
     segmenter: Segmenter | None = None
 
     def __call__(self, raw: np.ndarray | Tensor) -> np.ndarray:
-        """Map one volume in one piece, without gradients.
+        """Map raw data, float32 [C, *N] with NaN for no data, in one piece to probabilities, float32 [K, *out]."""
+        with torch.no_grad():
+            return self.module(torch.as_tensor(raw, dtype=torch.float32, device=self.device)[None])[0].cpu().numpy()
+
+    def map(
+        self,
+        volume: Volume,
+        *,
+        read: Read | None = None,
+        tiling: Tiling | None = None,
+        wanted: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Map a volume, without gradients.
 
         Parameters
         ----------
-        raw
-            float32 [C, *N], NaN = no data.
+        volume
+            One that `open` returned, or that `check` accepts.
+        read
+            Reads its raw data; none reads them from the volume.
+        tiling, wanted
+            As `pipeline.tiling.map_cells` takes them.
 
         Returns
         -------
         numpy.ndarray
             Probabilities, float32 [K, *out].
         """
-        raw_CN = torch.as_tensor(raw, dtype=torch.float32, device=self.device)
-        with torch.no_grad():
-            return self.module(raw_CN[None])[0].cpu().numpy()
+        d = self.description
+        grid = OutputGrid(d.multiple, d.factor, list(d.read_slice))
+        return map_cells(
+            self.module,
+            read or volume.read,
+            volume.shape,
+            grid,
+            device=self.device,
+            tiling=tiling,
+            wanted=wanted,
+        )
 
     def open(self, source: str | Path) -> Volume:
         """Open a volume as this model sees it; labels are left out.

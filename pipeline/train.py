@@ -146,11 +146,17 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         connect(config.tracking.uri)
     if resume:
         run = _reopen(config)
-        check_training(run.config, run.volume)
+        if run.prepared.tiling is None and check_training(run.config, run.volume) is not None:
+            raise InputError(
+                f"{run.folder} maps its volume in one piece, which no longer fits; go on with more memory, or train "
+                "again under another --name"
+            )
         interrupted = _work(run)
     else:
         with _old_run_kept((Path(config.runs) / config.name).resolve(), overwrite):
             run = prepare(config, overwrite=overwrite)
+            if run.prepared.tiling is not None:
+                print(f"the whole volume does not fit: validated and tested in {run.prepared.tiling}", flush=True)
             interrupted = _work(run)
     _announce(run, interrupted)
     if interrupted:

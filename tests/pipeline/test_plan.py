@@ -103,14 +103,12 @@ def test_the_advice_of_a_refusal_is_good(recipe):
     memory.check_training(replace(config, data=replace(config.data, block=block)), Volume.open(config.data))
 
 
-def test_a_validation_that_cannot_fit_is_refused_too(recipe):
-    config = recipe(memory="0.05MB")
+def test_the_halo_of_a_block_is_counted(recipe):
+    config = recipe(memory="0.09MB")
     config = replace(config, data=replace(config.data, block=[8, 8]))
-    with pytest.raises(
-        InputError,
-        match=r"validation maps the whole volume of \[24, 24\] cells, which needs 0.*; cut .* \[\d+, \d+\]",
-    ):
-        train(config)
+    memory.check_training(config, Volume.open(config.data))
+    with pytest.raises(InputError, match=r"a training step on 1 x \[24, 24\] cells needs 0\."):
+        train(replace(config, data=replace(config.data, halo=[8, 8])))
 
 
 def test_little_memory_on_the_machine_is_shared_by_workers(recipe, monkeypatch):
@@ -136,5 +134,8 @@ def test_predict_refuses_a_volume_that_cannot_fit(recipe, tmp_path, monkeypatch)
     monkeypatch.setattr("pipeline.predict.memory_here", lambda cuda: Memory(60_000, "available on this machine"))
     monkeypatch.setattr(Volume, "read", unread)
     wanted = PredictConfig(str(run.folder), config.data.source, str(tmp_path / "map.zarr"), runs=config.runs)
-    with pytest.raises(InputError, match=r"mapping \[24, 24\] cells in one piece needs 0.*cut the volume to"):
+    with pytest.raises(
+        InputError,
+        match=r"mapping \[24, 24\] cells in one piece needs 0.*too far for blocks of its size; cut the volume",
+    ):
         predict(wanted)

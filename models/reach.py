@@ -1,0 +1,44 @@
+"""How far an output cell of a network looks: pure arithmetic on its layers."""
+
+import math
+
+from models.config import ConfigError
+from models.network import TelegraphNetwork
+
+
+def reach(network: TelegraphNetwork) -> int:
+    """Return the cells of the input grid beyond which nothing changes an output cell, on either side along any axis.
+
+    Each layer looks 2 (edge // 2) cells of its own grid around, once for K and once for K^T, and a coarse cell looks as
+    far as the cells it covers. The widest view of all output cells between two multiples of the coarsest grid counts.
+
+    Parameters
+    ----------
+    network
+        The network; one on the meta device is enough.
+
+    Raises
+    ------
+    ConfigError
+        Where the boundary is periodic, so that every cell looks around the whole volume.
+    """
+    if network.config.boundary == "periodic":
+        raise ConfigError(
+            "network.boundary is periodic, so every cell of the output depends on the volume's other end, and the "
+            "volume cannot be mapped in blocks"
+        )
+    layers = list(zip(network.plan.layers, network.kernels, strict=True))
+    widest = 0
+    for cell in range(math.ceil(network.multiple / network.factor)):
+        first = last = cell
+        for layer, kernel in reversed(layers):
+            around = 2 * (kernel.shape[0] // 2)
+            first, last = first - around, last + around
+            if layer.resample == "refine":
+                first, last = first // 2, last // 2
+            elif layer.resample == "coarsen":
+                first, last = 2 * first, 2 * last + 1
+        left = math.floor(cell * network.factor) - first
+        right = last + 1 - math.ceil((cell + 1) * network.factor)
+        widest = max(widest, left, right)
+    return widest
