@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Hashable, Mapping
+from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -17,6 +18,7 @@ from datasets.objects import Objects
 from datasets.reader import ArrayReader
 
 _BY_NAME: WeakValueDictionary[str, "StoredArray"] = WeakValueDictionary()
+_OPENED = count()  # tells two openings of one volume apart: each has a reader, and a count of bytes, of its own
 
 
 class StoredArray(BackendArray):
@@ -110,11 +112,12 @@ def open_lazily(
     raw = xr.Dataset(variables, attrs=dict(group.get("attributes") or {}))
     ds = xr.decode_cf(raw, mask_and_scale=False, decode_coords="all", decode_timedelta=False)
     stamp = tokenize(objects.uri, version, sorted(lenient), json.dumps(group, sort_keys=True))
+    opened = next(_OPENED)
     chunked: dict[Hashable, xr.Variable] = {}
     for name, source in sources.items():
         if name in ds.xindexes:
             continue
-        dask_name = f"{name}-{stamp}"
+        dask_name = f"{name}-{stamp}-{opened}"
         pieces = dict(zip(ds[name].dims, source.reader.layout.shard, strict=True))
         chunked[name] = ds.variables[name].chunk(pieces, name=dask_name, inline_array=True)
         if ds[name].dtype.kind in "biuf":  # not so for dates, which are decoded from numbers

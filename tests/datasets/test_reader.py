@@ -218,6 +218,18 @@ def test_only_an_untouched_variable_is_read_without_dask(tmp_path: Path) -> None
         assert stored_array(changed) is None
 
 
+def test_two_openings_of_a_volume_count_their_own_bytes(tmp_path: Path) -> None:
+    path = write_volume(xr.Dataset({"data": (("y", "x"), np.arange(12.0).reshape(3, 4))}), tmp_path / "v.zarr")
+    first, second = open_volume(path), open_volume(path)
+    second["data"].load()
+    del second
+    source = stored_array(first["data"])
+    assert source is not None
+    assert source.reader.objects.traffic.used == 0
+    source.read((slice(0, 3), slice(0, 4)))
+    assert source.reader.objects.traffic.used > 0
+
+
 def test_a_volume_of_version_1_may_leave_zeros_out_and_one_of_version_2_may_not(tmp_path: Path) -> None:
     values = np.zeros((4, 4), np.int16)
     values[0, 0] = 1
