@@ -236,17 +236,16 @@ def test_the_summary_counts_what_became_of_each():
     ]
 
 
-def end_or_square(number: int, threads: int) -> int:
-    if number == 2:
-        os._exit(1)
-    return number * number + threads
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_on_ray_a_lost_process_costs_one_volume(models, volumes, tmp_path, capsys):
     ray = pytest.importorskip("ray")
     from pipeline.spread import spread
+
+    def end_or_square(number: int, threads: int) -> int:
+        if number == 2:
+            os._exit(1)
+        return number * number + threads
 
     ray.init(address="local", num_cpus=2, include_dashboard=True, object_store_memory=100_000_000, log_to_driver=False)
     try:
