@@ -12,7 +12,9 @@ import numpy as np
 import xarray as xr
 
 from datasets.layout import plan_chunks
+from datasets.objects import is_remote
 from datasets.store import write_aside
+from datasets.upload import open_upload
 
 FORMAT = "telegrapher-prediction"
 FORMAT_VERSION = 1
@@ -138,13 +140,13 @@ def prediction_dataset(
     return ds
 
 
-def write_prediction(ds: xr.Dataset, path: str | Path) -> Path:
+def write_prediction(ds: xr.Dataset, path: str | Path) -> str | Path:
     """Write a prediction as a Zarr v3 store in the place of what is there: all of it appears, or nothing.
 
     Raises
     ------
     InputError
-        Where the operating system refuses to write, as on a full disk.
+        Where the operating system or the store refuses to write, as on a full disk.
     """
     ds = ds.drop_encoding()
     encoding: dict[str, dict[str, Any]] = {}
@@ -157,9 +159,13 @@ def write_prediction(ds: xr.Dataset, path: str | Path) -> Path:
             encoding[name]["grid_mapping"] = "spatial_ref"
     encoding |= {str(name): {"_FillValue": None} for name, coord in ds.coords.items() if coord.dtype.kind == "f"}
 
-    def write(aside: Path) -> None:
+    def write(aside: Any) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
             ds.to_zarr(aside, mode="w", zarr_format=3, consolidated=True, encoding=encoding)
 
+    if is_remote(path):
+        with open_upload(str(path), None, overwrite=True) as (store, _):
+            write(store)
+        return path
     return write_aside(Path(path), write)

@@ -44,6 +44,15 @@ class Standing:
         )
 
 
+def difference(new: Standing, champion: Standing) -> str:
+    """Say what two versions were tested on that differs; empty where their scores compare."""
+    for key, thing in (("volume_digest", "volume"), ("split_digest", "split"), ("factor", "grid")):
+        mine, theirs = getattr(new, key), getattr(champion, key)
+        if mine != theirs or not mine:
+            return f"different {thing}s ({mine[:12] or 'unknown'} against {theirs[:12] or 'unknown'})"
+    return ""
+
+
 def compare(new: Standing, champion: Standing | None) -> tuple[bool, str]:
     """Decide whether a new version becomes champion.
 
@@ -62,15 +71,11 @@ def compare(new: Standing, champion: Standing | None) -> tuple[bool, str]:
     if champion is None:
         return True, f"{new.version} becomes champion: there was none."
     stays = f"{champion.version} stays champion, not {new.version}"
-    by_hand = "move the alias by hand if you know better"
-    for key, thing in (("volume_digest", "volume"), ("split_digest", "split"), ("factor", "grid")):
-        mine, theirs = getattr(new, key), getattr(champion, key)
-        if mine != theirs or not mine:
-            digests = f"{mine[:12] or 'unknown'} against {theirs[:12] or 'unknown'}"
-            return (
-                False,
-                f"{stays}: they were tested on different {thing}s ({digests}), so they do not compare; {by_hand}.",
-            )
+    if found := difference(new, champion):
+        return (
+            False,
+            f"{stays}: they were tested on {found}, so they do not compare; pass --force if you know better.",
+        )
     scores = f"{new.miou:.4f} against {champion.miou:.4f} on the same test split"
     if new.miou > champion.miou:
         return True, f"{new.version} becomes champion in place of {champion.version}: test mIoU {scores}."

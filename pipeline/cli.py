@@ -1,6 +1,7 @@
 """The command line: one parser per subcommand over its configuration dataclass. Imports nothing heavy before the work.
 
-Every refusal of input ends with one sentence on stderr and exit code 2, an interruption with 130.
+Every refusal of input ends with one sentence on stderr and exit code 2, work of which some parts failed with 1, an
+interruption with 130.
 """
 
 import errno
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from datasets.errors import InputError
+from datasets.errors import InputError, UnfinishedError
 from models.config import ConfigError
 from pipeline.recipe import build, parse, recipe_parser
 
@@ -92,10 +93,21 @@ COMMANDS = {
         "put a run's best checkpoint into the model registry",
         "pipeline.config:RegisterConfig", "pipeline.registry:register", ("run",),
     ),
+    "promote": Command(
+        "make the challenger of a registered model its champion, if it is better on the same test split",
+        "pipeline.config:PromoteConfig", "pipeline.promote:promote", ("model",),
+        (("rollback", "make the champion before the present one champion again"),
+         ("force", "make it the champion without a comparison")),
+    ),
     "predict": Command(
         "map a whole volume with a registered model or a run",
         "pipeline.config:PredictConfig", "pipeline.predict:predict", ("model", "source", "out"),
         (("overwrite", "replace the map of this name"),),
+    ),
+    "batch": Command(
+        "map every volume of a table with columns input and output, spread over a Ray cluster",
+        "pipeline.config:BatchConfig", "pipeline.batch:batch", ("model", "table"),
+        (("overwrite", "replace maps of other models and volumes"),),
     ),
 }  # fmt: skip
 
@@ -167,6 +179,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except (InputError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except UnfinishedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise

@@ -253,6 +253,28 @@ class RegisterConfig:
 
 
 @dataclass
+class PromoteConfig:
+    """Which version of a registered model becomes its champion.
+
+    Attributes
+    ----------
+    model
+        ``NAME``, whose challenger is meant, ``models:/NAME@challenger`` or ``models:/NAME/3``.
+    source
+        Where the volume lies that the version was tested on, should it be needed; none means where it lay then.
+    tracking_uri
+        MLflow tracking URI of the registry; none means SQLite in the folder `runs`.
+    runs
+        Folder of all runs.
+    """
+
+    model: str = ""
+    source: str | None = None
+    tracking_uri: str | None = None
+    runs: str = "runs"
+
+
+@dataclass
 class PredictConfig:
     """What ``predict`` maps, with which model, and where to.
 
@@ -283,6 +305,32 @@ class PredictConfig:
     halo: list[int] | None = None
     tracking_uri: str | None = None
     runs: str = "runs"
+
+
+@dataclass
+class BatchConfig:
+    """Which volumes ``batch`` maps, with which model, and where.
+
+    Attributes
+    ----------
+    model
+        As in `PredictConfig`.
+    table
+        CSV with a line a volume and the columns ``input`` and ``output``: paths or URIs, as in `PredictConfig`.
+    tracking_uri
+        MLflow tracking URI of the registry, which the workers must reach; none means SQLite in the folder `runs`.
+    runs
+        Folder of all runs.
+    cluster
+        Where the volumes are mapped: `workers` of them at once, each with the resources of a worker; 0 maps one after
+        the other in this process, without Ray.
+    """
+
+    model: str = ""
+    table: str = ""
+    tracking_uri: str | None = None
+    runs: str = "runs"
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 @dataclass

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import xarray as xr
 
 from datasets.errors import InputError
+from datasets.volume import Volume
 from pipeline.checkpoint import best_checkpoint, read_meta
 from pipeline.config import EvaluateConfig
 from pipeline.leaks import leak_metrics, leak_picture, report_leaks
@@ -39,7 +41,7 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     scorer = load_model(config.model, tracking_uri=uri) if config.model else run_scorer(run)
     run_id = run.read("tracking.json").get("run_id")
     tracker = Tracker(uri, run_id) if run_id and not config.model else None
-    target = test_labels(run, scorer)
+    target = test_labels(scorer, run.volume, run.split, str(run.folder))
     names = scorer.description.classes
     probabilities = scorer.map(run.volume, tiling=run.prepared.tiling, wanted=target >= 0)
     matrix = confusion(probabilities.argmax(axis=0), target, len(names))
@@ -71,8 +73,17 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     return measured
 
 
-def test_labels(run: Run, scorer: Scorer) -> np.ndarray:
+def test_labels(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str) -> np.ndarray:
     """Read the labels that a model is scored on.
+
+    Parameters
+    ----------
+    scorer
+        The model.
+    volume, split
+        The labelled volume, and which of its cells test.
+    where
+        Whose they are, for an error.
 
     Returns
     -------
@@ -82,21 +93,19 @@ def test_labels(run: Run, scorer: Scorer) -> np.ndarray:
     Raises
     ------
     InputError
-        Where the model's classes, dimensions or sizes are not those of the run's volume, or nothing is labelled.
+        Where the model's classes, dimensions or sizes are not those of the volume, or nothing is labelled.
     """
-    d, volume = scorer.description, run.volume
-    scorer.check(volume.dataset, run.config.data.source)
+    d = scorer.description
+    scorer.check(volume.dataset, where)
     for thing, mine, theirs in (
         ("classes", d.classes, list(volume.classes)),
         ("output dimensions", d.label_dims, list(volume.label_dims)),
     ):
         if mine != theirs:
-            raise InputError(f"{scorer.version} has the {thing} {mine}, but the labels of {run.folder} have {theirs}")
-    target = volume.read_labels(run.split, "test", factor=int(d.factor))
+            raise InputError(f"{scorer.version} has the {thing} {mine}, but the labels of {where} have {theirs}")
+    target = volume.read_labels(split, "test", factor=int(d.factor))
     if not (target >= 0).any():
-        raise InputError(
-            f"the test part of {run.folder} holds no labelled cell; give split.fractions a larger third share"
-        )
+        raise InputError(f"the test part of {where} holds no labelled cell; give split.fractions a larger third share")
     return target
 
 

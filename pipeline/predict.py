@@ -1,7 +1,9 @@
 """Map a whole volume: class and probability with the coordinates of the input."""
 
+import hashlib
 import os
 import tempfile
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import xarray as xr
 
 from datasets.blocks import plan_map
 from datasets.errors import InputError
+from datasets.objects import is_remote
 from datasets.prediction import NO_DATA, no_data_cells, prediction_dataset, write_prediction
 from datasets.store import refuse_existing
 from datasets.volume import Volume
@@ -24,7 +27,23 @@ from pipeline.scorer import Scorer, load_model
 from pipeline.tiling import Tiling, read_from
 
 
-def predict(config: PredictConfig, *, overwrite: bool = False) -> Path:
+@dataclass(frozen=True)
+class Mapped:
+    """What came out.
+
+    Attributes
+    ----------
+    written
+        The store, and what lies beside it.
+    shares
+        Share of each class, in words.
+    """
+
+    written: list[str]
+    shares: str
+
+
+def predict(config: PredictConfig, *, overwrite: bool = False) -> str | Path:
     """Map a whole volume with a registered model or a run.
 
     Parameters
@@ -36,9 +55,9 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> Path:
 
     Returns
     -------
-    pathlib.Path
-        The store: ``class`` uint8 (255 no data) and ``probability`` float32. Beside it lie a picture (.png) and, where
-        the output is a map over y and x, a GeoTIFF (.tif).
+    str or pathlib.Path
+        The store: ``class`` uint8 (255 no data) and ``probability`` float32. Beside one in a folder lie a picture
+        (.png) and, where the output is a map over y and x, a GeoTIFF (.tif).
 
     Raises
     ------
@@ -50,61 +69,115 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> Path:
             "predict needs a model, a source and a place: "
             "python -m pipeline predict models:/NAME@champion SOURCE.zarr OUT.zarr"
         )
-    out = Path(config.out)
-    if out.suffix != ".zarr":
+    check_name(config.out, config.source)
+    check_place(config.out, overwrite)
+    uri = config.tracking_uri or f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}"
+    scorer = load_model(config.model, tracking_uri=uri)
+    check_model(scorer)
+    made = map_to(scorer, config.source, config.out, block=config.block, halo=config.halo)
+    print(f"{scorer.version}: {made.shares}")
+    print("\n".join(f"wrote {path}" for path in made.written))
+    return config.out if is_remote(config.out) else Path(config.out)
+
+
+def check_name(out: str, source: str) -> None:
+    """Refuse a place that is no store's, or is the source itself."""
+    if not out.endswith(".zarr"):
         raise InputError(
             f"{out} does not end in .zarr; name the store, and the GeoTIFF and the picture are written beside it"
         )
-    if out.resolve() == Path(config.source).resolve():
+    if out == source or (not is_remote(out) and Path(out).resolve() == Path(source).resolve()):
         raise InputError(f"{out} is the source itself; choose another place")
-    beside = {suffix: out.with_name(f"{out.stem}{suffix}") for suffix in (".tif", ".png")}
-    for path in (out, *beside.values()):
+
+
+def check_place(out: str, overwrite: bool) -> None:
+    """Refuse to replace what is there, unless told to."""
+    places: list[str | Path] = [out, *_beside(out)]
+    for path in places:
         refuse_existing(path, overwrite)
-    uri = config.tracking_uri or f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}"
-    scorer = load_model(config.model, tracking_uri=uri)
+
+
+def _beside(out: str) -> list[Path]:
+    """GeoTIFF and picture beside a store in a folder; below a URI there are none."""
+    return [] if is_remote(out) else [Path(out).with_suffix(suffix) for suffix in (".tif", ".png")]
+
+
+def check_model(scorer: Scorer) -> None:
+    """Refuse a model whose maps have no coordinates."""
     if scorer.description.factor < 1:
         raise InputError(
             f"{scorer.version} gives a grid finer than its input, which has no coordinates to be written with"
         )
-    volume = scorer.open(config.source)
-    tiling = _tiling(config, scorer, volume)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out.parent} cannot be made ({error.strerror}); choose another place") from error
+
+
+def identity(scorer: Scorer, volume: Volume) -> dict[str, str]:
+    """Say what decides a map, the place of its volume aside: two maps with the same attributes are the same."""
+    made = f"{volume.digest()} {volume.dataset.attrs.get('created', '')}"
+    return {"model_digest": scorer.digest, "input_digest": hashlib.sha256(made.encode()).hexdigest()}
+
+
+def map_to(
+    scorer: Scorer, source: str, out: str, *, block: list[int] | None = None, halo: list[int] | None = None
+) -> Mapped:
+    """Map a volume and write it in the place of what is there, whole or not at all.
+
+    Parameters
+    ----------
+    scorer
+        The model.
+    source, out
+        Volume and place, as `check_name` and `check_place` accept them.
+    block, halo
+        As `PredictConfig` has them.
+
+    Raises
+    ------
+    InputError
+        Where the volume does not exist, does not fit the model or the memory, or the place cannot be written.
+    """
+    volume = scorer.open(source)
+    tiling = _tiling(scorer, volume, block, halo)
+    if not is_remote(out):
+        try:
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{Path(out).parent} cannot be made ({error.strerror}); choose another place") from error
     raw = volume.read()
-    ds = map_volume(scorer, volume, raw, tiling).assign_attrs(volume=str(config.source))
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
-        _write_beside(ds, volume, raw, scorer.description, Path(aside), out.stem)
-        written = [write_prediction(ds, out)]
-        for path in beside.values():
+    ds = map_volume(scorer, volume, raw, tiling).assign_attrs(volume=source, **identity(scorer, volume))
+    shares = _shares(ds, scorer.description.classes)
+    if is_remote(out):
+        return Mapped([str(write_prediction(ds, out))], shares)
+    place = Path(out)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as aside:
+        _write_beside(ds, volume, raw, scorer.description, Path(aside), place.stem)
+        written = [str(write_prediction(ds, place))]
+        for path in _beside(out):
             path.unlink(missing_ok=True)
             if (Path(aside) / path.name).exists():
                 os.replace(Path(aside) / path.name, path)
-                written.append(path)
-    print(f"{scorer.version}: {_shares(ds, scorer.description.classes)}")
-    print("\n".join(f"wrote {path}" for path in written))
-    return out
+                written.append(str(path))
+    return Mapped(written, shares)
 
 
-def _tiling(config: PredictConfig, scorer: Scorer, volume: Volume) -> Tiling | None:
+def _tiling(scorer: Scorer, volume: Volume, block: list[int] | None, halo: list[int] | None) -> Tiling | None:
     """Return the blocks that the user wants, or those that the memory asks for; none for one piece."""
     network = None if scorer.segmenter is None else scorer.segmenter.network
-    if config.block is None:
-        if config.halo is not None:
-            raise InputError(f"halo is {config.halo}, but without a block the whole volume is seen; set a block")
+    if block is None:
+        if halo is not None:
+            raise InputError(f"halo is {halo}, but without a block the whole volume is seen; set a block")
         if scorer.segmenter is None:
             return None
         tiling = plan_prediction(scorer.segmenter, volume.shape, memory_here(scorer.device == "cuda"))
     else:
-        if config.halo is None and network is None:
-            raise InputError(
-                f"how far {scorer.version} reaches is known of a run's folder only; give the halo around a block, such "
-                f"as --halo '{[edge // 2 for edge in config.block]}'"
-            )
-        halo = config.halo if config.halo is not None or network is None else [reach(network)] * len(volume.shape)
-        tiling = Tiling(tuple(config.block), tuple(halo or []))
-        plan_map(volume.shape, tiling.block, tiling.halo, 1)  # refuses what does not fit the volume
+        if halo is None:
+            if network is None:
+                raise InputError(
+                    f"how far {scorer.version} reaches is known of a run's folder only; give the halo around a block, "
+                    f"such as --halo '{[edge // 2 for edge in block]}'"
+                )
+            halo = [reach(network)] * len(volume.shape)
+        plan_map(volume.shape, block, halo, 1)  # refuses what does not fit the volume
+        tiling = Tiling(tuple(block), tuple(halo))
     if tiling is not None:
         seams = "" if network is None else f" (the network reaches {reach(network)})"
         print(f"mapping {' x '.join(map(str, volume.shape))} cells in {tiling}{seams}", flush=True)

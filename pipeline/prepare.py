@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import xarray as xr
 
 from datasets.errors import InputError
 from datasets.loader import plan_samples
@@ -52,6 +53,11 @@ def _check_grid(config: RunConfig, factor: float) -> None:
             f"split.buffer is {config.split.buffer}, but an output cell covers {factor:g} cells and would train and "
             f"test at once; take a buffer of at least {factor - 1:g}"
         )
+
+
+def split_digest(split: xr.DataArray) -> str:
+    """SHA-256 that two splits share only if every cell is in the same part."""
+    return hashlib.sha256(split.values.tobytes()).hexdigest()
 
 
 def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
@@ -116,7 +122,7 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
         weights=class_weights(counts["train"], config.training.class_weights),
         counts={part: [int(n) for n in cells] for part, cells in counts.items()},
         volume_digest=volume.digest(),
-        split_digest=hashlib.sha256(split.values.tobytes()).hexdigest(),
+        split_digest=split_digest(split),
         tiling=tiling,
     )
     aside = folder.with_name(f".{folder.name}.preparing")

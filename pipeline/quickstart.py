@@ -54,6 +54,7 @@ def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
         ["synthesize", config.survey, *replace],
         ["train", config.training, *replace],
         ["register", run],
+        ["promote", recipe.name],
         ["predict", f"models:/{recipe.name}@champion", recipe.data.source, config.map, *replace],
         ["evaluate", run, "--baseline"],
     ):

@@ -3,6 +3,8 @@
 B batch, C channels, K classes, N the space.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets.config import DataConfig
 from datasets.errors import InputError
@@ -91,6 +93,18 @@ class Scorer:
             wanted=wanted,
         )
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights and of what goes in and comes out, whatever the model is called."""
+        d = self.description
+        shape = [d.classes, d.space, d.channel_dims, d.channel_sizes, d.label_dims, sorted(d.read_slice.items())]
+        digest = hashlib.sha256(json.dumps(shape).encode())
+        weights = self.module if self.segmenter is None else self.segmenter
+        assert isinstance(weights, nn.Module)
+        for name, tensor in sorted(weights.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def open(self, source: str | Path) -> Volume:
         """Open a volume as this model sees it; labels are left out.
 
@@ -99,11 +113,15 @@ class Scorer:
         InputError
             Where there is no volume, or its dimensions, channels or sizes are not the model's.
         """
+        return self.view(open_volume(source), str(source))
+
+    def view(self, dataset: xr.Dataset, where: str) -> Volume:
+        """See an opened volume as this model does; see `open`."""
         d = self.description
-        dataset = open_volume(source).drop_vars(["labels", "truth"], errors="ignore")
-        self.check(dataset, str(source))
+        dataset = dataset.drop_vars(["labels", "truth"], errors="ignore")
+        self.check(dataset, where)
         read_slice = {d.space[axis]: cell for axis, cell in d.read_slice.items()}
-        return Volume.of(dataset, DataConfig(source=str(source), space=d.space, read_slice=read_slice))
+        return Volume.of(dataset, DataConfig(source=where, space=d.space, read_slice=read_slice))
 
     def check(self, dataset: xr.Dataset, where: str) -> None:
         """Compare an opened volume with what the model expects.
@@ -178,7 +196,7 @@ def load_model(uri: str, *, tracking_uri: str) -> Scorer:
         Where there is no such model; the message lists what there is.
     """
     if uri.startswith("models:/"):
-        from pipeline.registry import load_registered  # MLflow takes seconds to import, and a folder does not need it
+        from pipeline.versions import load_registered  # MLflow takes seconds to import, and a folder does not need it
 
         return load_registered(uri, tracking_uri=tracking_uri)
     if (Path(uri) / "prepared.json").is_file():

@@ -15,9 +15,9 @@ HOUSES = ("models", "datasets", "pipeline", "cluster")
 SOURCES = sorted(path for house in (*HOUSES, "tests") for path in (ROOT / house).rglob("*.py"))
 OURS = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
 DOORS = {
-    "ray": "pipeline/sweep pipeline/worker",
+    "ray": "pipeline/spread pipeline/sweep pipeline/worker",
     "optuna": "",  # only through ray.tune.search.optuna
-    "mlflow": "pipeline/registry pipeline/tracking",
+    "mlflow": "pipeline/registry pipeline/tracking pipeline/versions",
     "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/store "
     "datasets/upload datasets/writing",
     "obstore": "datasets/aws_profiles datasets/objects",

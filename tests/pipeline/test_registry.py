@@ -22,11 +22,13 @@ from pipeline.description import ModelDescription
 from pipeline.export import Exportable, example_batch
 from pipeline.loop import new_segmenter
 from pipeline.prepare import prepare
-from pipeline.registry import _tracking_at, register
+from pipeline.recipe import load_recipe
+from pipeline.registry import register
 from pipeline.run import Run
 from pipeline.scorer import load_model, run_scorer
 from pipeline.tracking import Tracker
 from pipeline.train import open_tracking
+from pipeline.versions import tracking_at
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +74,7 @@ def test_a_process_without_our_code_predicts_another_size_as_the_network_does(ru
     raw = np.random.default_rng(1).normal(size=(3, 4, 17, 30)).astype(np.float32)
     raw[:, :, 3:5, 7] = np.nan
     np.save(tmp_path / "raw.npy", raw)
-    with _tracking_at(run.tracking_uri):
+    with tracking_at(run.tracking_uri):
         artifacts = Path(mlflow.artifacts.download_artifacts(registered.uri))
     example = (artifacts / "extra_files" / "README.md").read_text().split("```python\n")[1].split("```")[0]
     script = f"""
@@ -105,6 +107,15 @@ def test_a_version_carries_what_it_needs_and_what_it_is_worth(run, registered):
     assert float(version.tags["test_miou"]) == metrics["test/miou"]
     assert version.tags["split_digest"] == run.prepared.split_digest
     assert version.tags["units"] == "1"
+    assert version.tags["code_version"] == client.get_run(version.run_id).data.tags["code_version"]
+    assert [float(version.tags[f"test_{key}"]) for key in ("oa", "aa", "kappa")] == [0.7, 0.7, 0.4]
+    assert version.tags["source_sha256"] == "0" * 64
+    with tracking_at(run.tracking_uri):
+        files = Path(mlflow.artifacts.download_artifacts(registered.uri)) / "extra_files"
+    assert load_recipe(files / "config.yaml") == run.config
+    assert json.loads((files / "metrics.json").read_text()) == metrics
+    logged = client.get_logged_model(version.source.removeprefix("models:/"))
+    assert logged.params["split.block"] == "4"
     assert version.run_id == run.read("tracking.json")["run_id"]
     for line in (
         "# fields",
@@ -142,26 +153,21 @@ def test_the_program_equals_the_network_and_differs_from_its_neighbours(run, reg
     assert abs(found - found[::-1]).max() > 1e-3, "classes are symmetric, so nothing would notice their exchange"
 
 
-def test_champion_moves_only_to_a_better_version_on_the_same_split(run, registered, capsys):
+def test_the_first_version_is_champion_and_the_next_its_challenger(run, registered, capsys):
     client = MlflowClient(run.tracking_uri)
-    before = run.read("metrics.json")
     assert registered.champion
-    assert registered.reason == "fields/1 becomes champion: there was none."
-    miou = before["test/miou"]
+    capsys.readouterr()
+    second = register(RegisterConfig(run=str(run.folder)))
     try:
-        worse = register(RegisterConfig(run=str(run.folder)))
-        assert not worse.champion
-        assert worse.reason == (
-            "fields/1 stays champion, not fields/2: its test mIoU is not better, "
-            f"{miou:.4f} against {miou:.4f} on the same test split."
+        assert not second.champion
+        shown = capsys.readouterr().out
+        assert shown.endswith(
+            "fields/2 is the challenger; `python -m pipeline promote fields` compares it with the champion.\n"
         )
-        scored(run, **{"test/miou": miou + 0.03})
-        better = register(RegisterConfig(run=str(run.folder)))
-        assert better.champion
-        assert f"fields/3 becomes champion in place of fields/1: test mIoU {miou + 0.03:.4f}" in capsys.readouterr().out
-        assert client.get_model_version_by_alias("fields", "champion").version in (3, "3")
+        aliases = {alias: int(number) for alias, number in client.get_registered_model("fields").aliases.items()}
+        assert aliases == {"champion": 1, "challenger": 2}
     finally:
-        run.write("metrics.json", before)
+        client.delete_model_version("fields", "2")
 
 
 SAME = Standing("seg/1", 0.58, "volume-a", "split-a", "1")
@@ -179,7 +185,7 @@ def test_the_decision_and_its_sentence():
     assert not wins
     assert reason == (
         "seg/1 stays champion, not seg/2: they were tested on different splits (split-b against split-a), "
-        "so they do not compare; move the alias by hand if you know better."
+        "so they do not compare; pass --force if you know better."
     )
     assert "different volumes (volume-b against volume-a)" in compare(replace(new, volume_digest="volume-b"), SAME)[1]
     assert "different grids (2 against 1)" in compare(replace(new, factor="2"), SAME)[1]
