@@ -26,7 +26,9 @@ DOORS = {
     "google_crc32c": "datasets/codecs",
     "dask": "datasets/lazy datasets/masking datasets/overviews datasets/statistics datasets/synthetic datasets/writing",
     "sklearn": "pipeline/baseline",
-    "matplotlib": "pipeline/pictures pipeline/pictures_leaks pipeline/pictures_maps pipeline/pictures_style",
+    "matplotlib": "pipeline/pictures pipeline/pictures_leaks pipeline/pictures_maps pipeline/pictures_reversible "
+    "pipeline/pictures_style",
+    "jinja2": "pipeline/report",
     "segyio": "datasets/readers/segy",
     "rasterio": "datasets/geotiff datasets/label_sources/polygons datasets/readers/geotiff datasets/readers/resample",
     "rioxarray": "datasets/coordinates datasets/geotiff datasets/readers/geotiff datasets/readers/netcdf",
