@@ -136,8 +136,8 @@ def _what(found: Evidence) -> Rows:
     rows: Rows = []
     if volume is not None:
         sizes, data_sizes = zip(volume.space, volume.shape, strict=True), volume.dataset["data"].sizes
-        space = " x ".join(f"{dim} {size}" for dim, size in sizes)
-        channels = " x ".join(f"{dim} {data_sizes[dim]}" for dim in volume.channel_dims)
+        space = ", ".join(f"{dim} {size}" for dim, size in sizes)
+        channels = ", ".join(f"{dim} {data_sizes[dim]}" for dim in volume.channel_dims)
         rows += [
             ("volume", _attribute(found, "title")),
             ("cells", space),
