@@ -206,9 +206,12 @@ def _memory(found: Evidence) -> Rows:
             ("reversible chain, predicted", show_bytes(own.chain)),
             ("stored activations, predicted roughly", show_bytes(own.stored)),
         ]
-    if found.peak is not None:
-        whose = "peak of the GPU's allocator" if found.run.config.cluster.gpu else "beyond what the process held before"
-        rows.append(("measured", f"{show_bytes(found.peak)} ({whose})"))
+    if found.peak is not None and found.run.config.cluster.gpu:
+        rows.append(("measured", f"{show_bytes(found.peak)}, peak of the GPU's allocator"))
+    elif found.peak is not None:
+        before = found.run.read("machine.json").get("resident")
+        held = f"; {show_bytes(before)} before it built the network" if before else ""
+        rows.append(("measured", f"{show_bytes(found.peak)}, all that the process held{held}"))
     return rows
 
 

@@ -58,7 +58,7 @@ class Evidence:
     depths
         Predicted memory over depth; empty where `block` is not known.
     peak
-        Measured peak of the training process beyond what it held before, in bytes; none where it was not noted.
+        Measured peak of the worst step in bytes; of the GPU's allocator, or of the whole process on a CPU.
     pictures
         Name -> PNG.
     """
@@ -154,12 +154,9 @@ def _map(found: Evidence, volume: Volume, path: Path) -> None:
 
 def _measure_memory(found: Evidence, aside: Path) -> None:
     run = found.run
-    data, before = run.config.data, run.read("machine.json").get("resident")
+    data, gpu = run.config.data, run.config.cluster.gpu
     peaks = [row["peak_memory_mib"] * 2**20 for row in found.history if "peak_memory_mib" in row]
-    if peaks and run.config.cluster.gpu:
-        found.peak = max(peaks)  # of the allocator, which counts no library
-    elif peaks and before:
-        found.peak = max(peaks) - before
+    found.peak = max(peaks, default=None)
     if found.volume is not None:
         factor = int(trial_of(run.prepared.segmenter).factor)
         found.block = plan_windows(found.volume.shape, data.block, data.halo, factor)[0].sizes
@@ -167,7 +164,8 @@ def _measure_memory(found: Evidence, aside: Path) -> None:
         found.block = tuple(data.block)
     if found.block is not None:
         found.depths, found.pictures["memory"] = memory_over_depth(run, found.block), aside / "memory.png"
-        draw_depths(found.depths, found.peak, found.pictures["memory"])
+        # The memory of a process holds its libraries too, which would pass for the network's.
+        draw_depths(found.depths, found.peak if gpu else None, found.pictures["memory"])
 
 
 def _draw_inversion(found: Evidence, aside: Path) -> None:

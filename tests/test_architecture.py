@@ -15,7 +15,7 @@ HOUSES = ("models", "datasets", "pipeline", "cluster")
 SOURCES = sorted(path for house in (*HOUSES, "tests") for path in (ROOT / house).rglob("*.py"))
 OURS = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
 DOORS = {
-    "ray": "pipeline/sweep pipeline/worker",
+    "ray": "pipeline/gauges pipeline/sweep pipeline/worker",
     "optuna": "",  # only through ray.tune.search.optuna
     "mlflow": "pipeline/registry pipeline/tracking",
     "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/store "
