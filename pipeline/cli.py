@@ -89,6 +89,11 @@ COMMANDS = {
         "pipeline.config:EvaluateConfig", "pipeline.evaluate:evaluate", ("run",),
         (("baseline", "add a random forest trained on the same split to the table"),),
     ),
+    "report": Command(
+        "write one self-contained HTML page of a run: scores, pictures, memory, how to make it again",
+        "pipeline.config:ReportConfig", "pipeline.report:report", ("run",),
+        (("overwrite", "replace the page at --out"),),
+    ),
     "register": Command(
         "put a run's best checkpoint into the model registry",
         "pipeline.config:RegisterConfig", "pipeline.registry:register", ("run",),

@@ -350,3 +350,19 @@ class EvaluateConfig:
     run: str = ""
     model: str | None = None
     tracking_uri: str | None = None
+
+
+@dataclass
+class ReportConfig:
+    """Which run becomes a page.
+
+    Attributes
+    ----------
+    run
+        Folder of the run.
+    out
+        HTML page to write; none means ``report.html`` in the run's folder.
+    """
+
+    run: str = ""
+    out: str | None = None

@@ -1,22 +1,17 @@
 """The end of a training run: the best weights are scored on the test part, drawn, and logged."""
 
-from pathlib import Path
-
-import numpy as np
 import torch
 
 from pipeline.card import model_card
 from pipeline.checkpoint import best_checkpoint, load_segmenter, read_meta
 from pipeline.description import describe_run
+from pipeline.drawing import draw
 from pipeline.journal import Journal, read_history
 from pipeline.leaks import leak_metrics, report_leaks
 from pipeline.loop import Outcome, peak_memory, predict_classes
 from pipeline.metrics import confusion, scores
-from pipeline.pictures import draw_confusion, draw_curves
-from pipeline.pictures_maps import draw_prediction, draw_split
-from pipeline.pictures_sections import backdrop
-from pipeline.pictures_style import grid_axes
 from pipeline.reading import summarise_reading
+from pipeline.report import write_report
 from pipeline.run import Run
 from pipeline.tiling import read_from
 
@@ -27,7 +22,7 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
     Parameters
     ----------
     run
-        The run; its folder receives ``metrics.json``, ``leaks.json`` and the pictures.
+        The run; its folder receives ``metrics.json``, ``leaks.json``, the pictures and the report.
     outcome
         How the loop ended.
     journal
@@ -76,55 +71,6 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
     for path in (run.folder / "metrics.json", run.folder / "leaks.json", card):
         tracker.artifact(path)
     tracker.artifacts(run.folder / "split.zarr", "split.zarr")
+    tracker.artifact(write_report(run))
     tracker.tag("best_step", str(step))
     tracker.flush()
-
-
-def draw(
-    run: Run, raw: np.ndarray, prediction: np.ndarray, matrix: np.ndarray, history: list[dict[str, float]], factor: int
-) -> list[Path]:
-    """Draw the split, the prediction beside the labels, the confusion matrix and the learning curves.
-
-    Parameters
-    ----------
-    run
-        The run; the pictures go into its folder.
-    raw
-        Data [C, *N].
-    prediction
-        Class indices [*L].
-    matrix
-        Confusion matrix of the test part.
-    history
-        Numbers of every step.
-    factor
-        The output's grid is coarser by this.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The pictures.
-    """
-    volume, names = run.volume, run.volume.classes
-    keep = [volume.space.index(dim) for dim in volume.label_dims]
-    thin = (slice(None, None, factor),) * len(keep)
-    image = backdrop(raw, keep, colour="band" in volume.channel_dims)[thin]
-    thinned = volume.dataset.isel(dict(zip(volume.label_dims, thin, strict=True)))
-    grid = grid_axes(thinned, volume.label_dims)
-    map_dims = [str(dim) for dim in run.split.dims]
-    all_labels = volume.read_labels()
-    order = [volume.label_dims.index(dim) for dim in map_dims]
-    deeper = [axis for axis in range(all_labels.ndim) if axis not in order]
-    folder = run.pictures
-    target = volume.read_labels(run.split, "test", factor=factor)
-    draw_split(
-        all_labels.transpose(order + deeper),
-        run.split.values,
-        names,
-        grid_axes(volume.dataset, map_dims),
-        folder / "split.png",
-    )
-    draw_prediction(image, target, prediction, names, grid, folder / "prediction.png")
-    draw_confusion(matrix, names, folder / "confusion.png")
-    draw_curves(history, folder / "curves.png")
-    return sorted(folder.glob("*.png"))

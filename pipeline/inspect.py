@@ -19,13 +19,13 @@ from datasets.statistics import measure, read_summary
 from datasets.store import open_volume
 from datasets.viewing import viewable
 from datasets.volume import Volume
+from pipeline.checkup_report import lines_of
 from pipeline.config import InspectConfig
 from pipeline.doctor import Trial, try_recipe
 from pipeline.pictures_maps import draw_volume
 from pipeline.pictures_sections import backdrop
 from pipeline.pictures_style import grid_axes
 from pipeline.recipe import load_recipe
-from pipeline.report import lines_of
 
 _LABEL = 40  # letters in a line beside the colour bar
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 
 from pipeline.run import Run
+from pipeline.session import note_machine
 from pipeline.tracking import Tracker
 
 _NAME = "history.jsonl"
@@ -42,7 +43,8 @@ class Journal:
 
     @classmethod
     def open(cls, run: Run, run_id: str) -> "Journal":
-        """Open the journal of a run that MLflow knows as `run_id`."""
+        """Open the journal of a run that MLflow knows as `run_id`, and note on which machine it goes on."""
+        note_machine(run)
         return cls(run, Tracker(run.tracking_uri, run_id))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:

@@ -57,7 +57,7 @@ class Scores:
         values = {"oa": self.oa, "aa": self.aa, "kappa": self.kappa, "miou": self.miou}
         for name, iou, support in zip(names, self.iou, self.support, strict=True):
             if support:
-                values[f"iou/{_REFUSED_BY_MLFLOW.sub('_', name)}"] = iou
+                values[f"iou/{metric_key(name)}"] = iou
         return {prefix + key: value for key, value in values.items()}
 
     def table(self, names: Sequence[str]) -> str:
@@ -69,6 +69,11 @@ class Scores:
             lines.append(f"{name:<{width}}  {cells:9d}  {shown}")
         lines.append(f"OA {self.oa:.3f}   AA {self.aa:.3f}   kappa {self.kappa:.3f}   mIoU {self.miou:.3f}")
         return "\n".join(lines)
+
+
+def metric_key(name: str) -> str:
+    """Return a class name as it may stand in MLflow's key of a metric."""
+    return _REFUSED_BY_MLFLOW.sub("_", name)
 
 
 def confusion(prediction: np.ndarray, target: np.ndarray, classes: int) -> np.ndarray:

@@ -27,7 +27,7 @@ class QuickstartConfig:
 
 
 def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
-    """Make a survey, train on it, register the model, map the whole volume, and score the map.
+    """Make a survey, train on it, register the model, map the whole volume, score the map, and write a report.
 
     Parameters
     ----------
@@ -57,10 +57,11 @@ def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
         ["promote", recipe.name],
         ["predict", f"models:/{recipe.name}@champion", recipe.data.source, config.map, *replace],
         ["evaluate", run, "--baseline"],
+        ["report", run],
     ):
         print(f"\n$ python -m pipeline {' '.join([name, *words])}", flush=True)
         run_command(name, words)
     print(f"\nthe map:      {config.map}, its picture {Path(config.map).with_suffix('.png')}")
-    print(f"the training: {run}/pictures")
+    print(f"the training: {run}/report.html")
     print(f"MLflow:       {sys.executable} -m mlflow ui --backend-store-uri sqlite:///{recipe.runs}/mlflow.db")
     print("              then open http://127.0.0.1:5000")

@@ -1,84 +1,108 @@
-"""The words of `inspect`: one page that is good to read on a terminal."""
+"""One self-contained HTML page of a run: what it is, how good it is, what it took, how to make it again."""
 
-import textwrap
-from collections.abc import Sequence
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
 
-from datasets.checkup import Finding
-from datasets.describe import Description
-from datasets.geometry import Geometry
-from pipeline.doctor import Epoch, Trial
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-_WIDTH = 110
+from datasets.errors import InputError
+from datasets.provenance import code_version
+from pipeline.config import ReportConfig
+from pipeline.report_content import describe
+from pipeline.report_evidence import gather
+from pipeline.run import Run
 
-
-def lines_of(description: Description, geometry: Geometry, trial: Trial | None, findings: Sequence[Finding]) -> str:
-    """Put a volume's content, its geometry, a recipe's view of it and the findings on one page."""
-    parts = [str(description)]
-    where = geometry.lines(description.sizes)
-    if where:
-        parts.append(_table("geometry", where))
-    if trial is not None and trial.counts and description.labels is not None:
-        parts.append(label_table(list(description.labels.counts), trial.counts))
-    if trial is not None and trial.epoch is not None:
-        parts.append(_table("an epoch of this recipe", _epoch(trial.epoch)))
-    parts.append(findings_text(findings))
-    return "\n\n".join(parts)
+NAME = "report.html"
 
 
-def label_table(classes: Sequence[str], counts: dict[str, list[int]]) -> str:
-    """Lay out labelled cells: a row a class, a column a part."""
-    width = max(5, *map(len, classes))
-    head = f"  {'':<{width}}" + "".join(f"{part:>14}" for part in counts)
-    rows = [
-        f"  {name:<{width}}" + "".join(f"{cells[index]:>14,}" for cells in counts.values())
-        for index, name in enumerate(classes)
-    ]
-    total = f"  {'all':<{width}}" + "".join(f"{sum(cells):>14,}" for cells in counts.values())
-    return "\n".join(["labels by part of the split", head, *rows, total])
+def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
+    """Write the page of a run, and log it to the run's MLflow run where that answers.
+
+    Parameters
+    ----------
+    config
+        Which run, and where the page goes.
+    overwrite
+        Whether a page at another place than the run's folder is replaced.
+
+    Returns
+    -------
+    pathlib.Path
+        The page.
+
+    Raises
+    ------
+    InputError
+        Where there is no run, or the page cannot go where it should.
+    """
+    if not config.run:
+        raise InputError("name the folder of a run: python -m pipeline report runs/NAME")
+    run = Run.open(config.run)
+    out = run.folder / NAME if config.out is None else _place(Path(config.out), overwrite)
+    page = write_report(run, out)
+    print(f"report:      {page}")
+    print(f"MLflow:      {_log(run, page)}")
+    return page
 
 
-def findings_text(findings: Sequence[Finding]) -> str:
-    """List the findings by number, each with its way out."""
-    if not findings:
-        return "nothing to warn of"
-    lines = ["1 warning" if len(findings) == 1 else f"{len(findings)} warnings"]
-    for number, finding in enumerate(findings, 1):
-        start = f"  {number}. "
-        lines += textwrap.wrap(
-            f"{finding.check}: {finding.text}", _WIDTH, initial_indent=start, subsequent_indent=" " * len(start)
-        )
-        arrow = " " * len(start) + "-> "
-        lines += textwrap.wrap(finding.way_out, _WIDTH, initial_indent=arrow, subsequent_indent=" " * len(arrow))
-    return "\n".join(lines)
+def write_report(run: Run, out: Path | None = None) -> Path:
+    """Write the page of a run, whole or not at all.
+
+    Parameters
+    ----------
+    run
+        The run.
+    out
+        Where to; none means its folder.
+    """
+    out = run.folder / NAME if out is None else out
+    with tempfile.TemporaryDirectory() as aside:
+        text = render(describe(gather(run, Path(aside))))
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, out)
+    return out
 
 
-def _epoch(epoch: Epoch) -> list[tuple[str, str]]:
-    size = " x ".join(map(str, epoch.block))
-    stored = f", {_bytes(epoch.stored)} as stored" if epoch.stored is not None else ""
-    return [
-        ("blocks", f"{epoch.blocks:,} of {epoch.of:,} hold training labels, {size} cells each"),
-        ("read", f"{_bytes(epoch.fetched)} uncompressed{stored}"),
-        (
-            "amplification",
-            f"{epoch.amplification:.2f} bytes read for each byte used, {epoch.objects:.1f} objects a block",
-        ),
-        ("time", f"about {_time(epoch.seconds)} of reading in one process, as a few blocks took now"),
-    ]
+def render(content: dict[str, object]) -> str:
+    """Lay content out as HTML; every text is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made = f"{datetime.now(UTC).isoformat(timespec='seconds')}, commit {code_version()}"
+    return environment.get_template("report.html.j2").render(**content, made=made)
 
 
-def _table(title: str, rows: Sequence[tuple[str, str]]) -> str:
-    width = max(len(key) for key, _ in rows)
-    return "\n".join([title, *(f"  {key:<{width}}  {text}" for key, text in rows)])
+def _place(out: Path, overwrite: bool) -> Path:
+    if out.suffix not in (".html", ".htm"):
+        raise InputError(f"out is {str(out)!r}, which does not end in .html; name the page itself")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; name the page itself")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists already; choose another place, or pass --overwrite to replace it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out
 
 
-def _bytes(size: float) -> str:
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size:.0f} B"
+def _log(run: Run, page: Path) -> str:
+    """Upload the page to the run's MLflow run; returns what became of it. The page is there either way."""
+    from pipeline.tracking import Tracker  # MLflow takes two seconds to import, and the page is written by then
 
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    known = run.read("tracking.json")
+    uri = run.tracking_uri
+    file = uri.removeprefix("sqlite:///")
+    if not known.get("run_id"):
+        return "not logged: this run has no MLflow run"
+    if file != uri and not Path(file).is_file():
+        return f"not logged: there is no {file}"
+    try:
+        Tracker(uri, known["run_id"]).artifact(page)
+    except Exception as error:  # the store decides the type: HTTP, SQL, file system, a run deleted there
+        return f"not logged: {str(error).splitlines()[0]}"
+    return f"logged as {page.name}"

@@ -20,6 +20,7 @@ from pipeline.memory import check_training
 from pipeline.prepare import prepare
 from pipeline.reading import reading_in_words
 from pipeline.run import Run
+from pipeline.session import note_start
 from pipeline.tracking import Status, Tracker, connect, create_run
 
 
@@ -105,6 +106,7 @@ def _announce(run: Run, interrupted: bool) -> None:
         print(f"reading:     {reading_in_words(found['reading'])}")
     print(f"run folder:  {run.folder}")
     print(f"pictures:    {run.pictures}")
+    print(f"report:      {run.folder / 'report.html'}")
     served = run.tracking_uri.startswith("http")
     look = run.tracking_uri if served else f"{sys.executable} -m mlflow ui --backend-store-uri {run.tracking_uri}"
     print(f"MLflow:      {look}")
@@ -187,6 +189,7 @@ def _old_run_kept(folder: Path, overwrite: bool) -> Iterator[None]:
 
 def _work(run: Run) -> bool:
     """Train a prepared run and close its MLflow run; tells whether it was interrupted."""
+    note_start(run)
     run_id = open_tracking(run)
     status: Status = "FAILED"
     try:

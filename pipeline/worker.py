@@ -26,6 +26,7 @@ from pipeline.checkpoint import Meta, folder_name, latest_checkpoint
 from pipeline.config import ClusterConfig
 from pipeline.context import Context
 from pipeline.finish import finish
+from pipeline.gauges import Gauges
 from pipeline.interrupt import on_interrupt
 from pipeline.journal import Journal
 from pipeline.loop import fit
@@ -96,7 +97,7 @@ def work(settings: dict[str, Any]) -> None:
             wrap=_wrap if ranks.get_world_size() > 1 else lambda model: model,
         )
         if journal is not None:
-            context.listener = journal
+            context.listener = Gauges(journal, run.config.name)
         outcome = fit(run, context)
         if journal is not None:
             finish(run, outcome, journal, context.device)

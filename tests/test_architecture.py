@@ -15,7 +15,7 @@ HOUSES = ("models", "datasets", "pipeline", "cluster")
 SOURCES = sorted(path for house in (*HOUSES, "tests") for path in (ROOT / house).rglob("*.py"))
 OURS = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
 DOORS = {
-    "ray": "pipeline/spread pipeline/sweep pipeline/worker",
+    "ray": "pipeline/gauges pipeline/spread pipeline/sweep pipeline/worker",
     "optuna": "",  # only through ray.tune.search.optuna
     "mlflow": "pipeline/registry pipeline/tracking pipeline/versions",
     "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/store "
@@ -27,7 +27,9 @@ DOORS = {
     "google_crc32c": "datasets/codecs",
     "dask": "datasets/lazy datasets/masking datasets/overviews datasets/statistics datasets/synthetic datasets/writing",
     "sklearn": "pipeline/baseline",
-    "matplotlib": "pipeline/pictures pipeline/pictures_leaks pipeline/pictures_maps pipeline/pictures_style",
+    "matplotlib": "pipeline/pictures pipeline/pictures_leaks pipeline/pictures_maps pipeline/pictures_reversible "
+    "pipeline/pictures_style",
+    "jinja2": "pipeline/report",
     "segyio": "datasets/readers/segy",
     "rasterio": "datasets/geotiff datasets/label_sources/polygons datasets/readers/geotiff datasets/readers/resample",
     "rioxarray": "datasets/coordinates datasets/geotiff datasets/readers/geotiff datasets/readers/netcdf",

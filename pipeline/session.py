@@ -1,0 +1,76 @@
+"""Where and how a run was made: the command and the commit that started it, the machine and the versions it ran on."""
+
+import contextlib
+import os
+import platform
+import re
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets.provenance import code_version
+from pipeline.run import Run
+
+LIBRARIES = ("torch", "numpy", "ray", "mlflow", "zarr", "xarray", "dask", "obstore")
+"""Libraries whose versions may change what a run computes or reads."""
+
+
+def note_start(run: Run) -> None:
+    """Add to the run's ``started.json`` when, by which command and from which commit it was started or resumed."""
+    now = {"at": _now(), "command": _command(), "code": code_version(), "workers": run.config.cluster.workers}
+    run.write("started.json", {"sessions": [*run.read("started.json").get("sessions", []), now]})
+
+
+def note_machine(run: Run) -> None:
+    """Write the run's ``machine.json``: the machine of the process that trains, before it builds the network.
+
+    The peak of this process' resident memory starts anew here, so that it is that of the training and not of what was
+    read to prepare it.
+    """
+    with contextlib.suppress(OSError):  # another system than Linux, or a container that keeps /proc to itself
+        Path("/proc/self/clear_refs").write_text("5")
+    run.write("machine.json", machine())
+
+
+def machine() -> dict[str, Any]:
+    """Describe this machine, the versions of what runs on it, and the memory that this process holds already."""
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return {
+        "at": _now(),
+        "system": platform.platform(),
+        "processor": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cores": cores,
+        "memory": int((_field("/proc/meminfo", "MemTotal") or "0").split()[0]) * 1024 or None,
+        "gpus": gpus,
+        "resident": int((_field("/proc/self/status", "VmRSS") or "0").split()[0]) * 1024 or None,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _command() -> list[str]:
+    """Return the words after ``python``, where a user typed them; empty where another program called us."""
+    return ["-m", "pipeline", *sys.argv[1:]] if Path(sys.argv[0]).parent.name == "pipeline" else []
+
+
+def _field(path: str, name: str) -> str | None:
+    """Read one of Linux' ``name : value`` files; None on other systems."""
+    if not Path(path).is_file():
+        return None
+    found = re.search(rf"^{name}\s*:\s*(.+)$", Path(path).read_text(), re.MULTILINE)
+    return found[1] if found else None
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
