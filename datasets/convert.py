@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
+from datasets.channels import read_channels
 from datasets.config import ConvertConfig
+from datasets.config_convert import MoreSource
 from datasets.coordinates import add_coordinates
 from datasets.errors import InputError
 from datasets.label_sources.place import is_placed, place_labels
@@ -17,32 +18,12 @@ from datasets.labels import dominant_class, encode_labels
 from datasets.masking import add_mask
 from datasets.objects import is_remote
 from datasets.provenance import content_key, hash_files, program
-from datasets.readers import envi, geosoft, geotiff, lines, matlab, netcdf, numpy, segy, surfer, tensorly
+from datasets.readers import envi, geotiff, matlab, netcdf, numpy
 from datasets.readers.arrays import name_dims
-from datasets.readers.grids import grid_format
 from datasets.readers.lazy import LazyArray
+from datasets.sources import READERS, existing, source_kind
 from datasets.store import refuse_existing, write_volume
-from datasets.tables import table_suffix
 
-_SUFFIXES = {
-    ".mat": "matlab", ".npy": "numpy", ".npz": "numpy",
-    **dict.fromkeys(lines.SUFFIXES, "lines"),
-    ".sgy": "segy", ".segy": "segy", ".tif": "geotiff", ".tiff": "geotiff",
-    ".hdr": "envi", ".img": "envi", ".bsq": "envi", ".bil": "envi", ".bip": "envi",
-    ".nc": "netcdf", ".nc4": "netcdf", ".cdf": "netcdf", ".grd": "grid",
-}  # fmt: skip
-_READERS: dict[str, Callable[[ConvertConfig], xr.Dataset]] = {
-    "matlab": matlab.read,
-    "numpy": numpy.read,
-    "segy": segy.read,
-    "geotiff": geotiff.read,
-    "tensorly": tensorly.read,
-    "envi": envi.read,
-    "geosoft": geosoft.read,
-    "surfer": surfer.read,
-    "netcdf": netcdf.read,
-    "lines": lines.read,
-}
 # Settings that say where things lie or how they are stored, not what the volume holds.
 _NOT_IDENTITY = (
     "source",
@@ -81,13 +62,11 @@ def convert(config: ConvertConfig) -> str | Path:
     """
     if not config.source or not config.out:
         raise InputError("convert needs a source and an out, such as --source cube.sgy --out surveys/cube.zarr")
-    kind = _kind(config)
+    kind = source_kind(config.source, config.format, "source")
     refuse_existing(config.out, config.overwrite)
-    if kind != "tensorly":
-        _existing(config.source, "source")
     if kind == "numpy":
         config = numpy.with_sidecar(config)
-    ds = _READERS[kind](config)
+    ds = read_channels(config) if config.more_sources else READERS[kind](config)
     if ds["data"].dtype.kind not in "iuf":
         raise InputError(
             f"{config.source} holds cells of type {ds['data'].dtype}; a volume needs whole or real numbers"
@@ -100,7 +79,9 @@ def convert(config: ConvertConfig) -> str | Path:
             raise InputError(f"transpose is {config.transpose}; name all of the dimensions {list(ds['data'].dims)}")
         ds = ds.transpose(*config.transpose, missing_dims="ignore")
     _check_layout(ds, config)
-    ds = place_labels(add_mask(ds, config, kind), config)
+    # The mask of channels from several sources says already where the value for no data is in each.
+    masked = add_mask(ds, replace(config, nodata=None) if config.more_sources else config, kind)
+    ds = place_labels(masked, config)
     known = ds["data"].attrs
     names = {"long_name": config.name or known.get("long_name"), "units": config.units or known.get("units")}
     ds["data"].attrs = {key: str(text) for key, text in names.items() if text}
@@ -122,27 +103,9 @@ def convert(config: ConvertConfig) -> str | Path:
     )
 
 
-def _kind(config: ConvertConfig) -> str:
-    if config.format != "auto":
-        return config.format
-    if config.source.startswith("tensorly:"):
-        return "tensorly"
-    suffix = table_suffix(config.source)
-    if suffix not in _SUFFIXES:
-        raise InputError(f"{config.source} has the suffix {suffix!r}; set format, or use one of {sorted(_SUFFIXES)}")
-    kind = _SUFFIXES[suffix]
-    return grid_format(_existing(config.source, "source")) if kind == "grid" else kind
-
-
-def _existing(path: str, option: str) -> Path:
-    if not Path(path).is_file():
-        raise InputError(f"no file at {path}; check {option}")
-    return Path(path)
-
-
 def _array(source: str, key: str, option: str) -> np.ndarray | LazyArray:
     """Load an array from a file beside the data, or from the data's own file."""
-    path = _existing(source, option)
+    path = existing(source, option)
     suffix = path.suffix.lower()
     if suffix == ".mat":
         return matlab.load(path, key, f"{option}_key")
@@ -220,12 +183,16 @@ def _check_layout(ds: xr.Dataset, config: ConvertConfig) -> None:
 
 def _provenance(config: ConvertConfig, known: dict, files: list[str], side_files: list[str]) -> dict[str, str]:
     found = hash_files([*files, *side_files], speak=True)
-    hashes = {Path(path).name: digest for path, digest in found.items()}
-    own = [hashes[Path(path).name] for path in files]
-    plain = asdict(ConvertConfig())
-    settings = {
-        name: value for name, value in asdict(config).items() if name not in _NOT_IDENTITY and value != plain[name]
+    names = [Path(path).name for path in found]
+    hashes = {
+        name if names.count(name) == 1 else f"{Path(path).parent.name}/{name}": digest
+        for name, (path, digest) in zip(names, found.items(), strict=True)
     }
+    own = [found[path] for path in files]
+    settings = _changed(config, ConvertConfig())
+    others = [_changed(other, MoreSource(other.source)) for other in config.others]
+    if any(others):
+        settings["more_sources"] = others
     shipped = config.source.startswith("tensorly:")
     return {
         "title": config.title or known.get("title") or Path(config.source).stem,
@@ -235,4 +202,12 @@ def _provenance(config: ConvertConfig, known: dict, files: list[str], side_files
         **{name: known[name] for name in ("gridding", "resampling") if name in known},
         "program": program(),
         "conversion": json.dumps({"settings": settings, "sha256": hashes}, sort_keys=True),
+    }
+
+
+def _changed(config: ConvertConfig | MoreSource, plain: ConvertConfig | MoreSource) -> dict[str, object]:
+    """Take the settings that decide what the volume holds and are not at their defaults."""
+    default = asdict(plain)
+    return {
+        name: value for name, value in asdict(config).items() if name not in _NOT_IDENTITY and value != default[name]
     }
