@@ -5,7 +5,6 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
 from datasets.channels import read_channels
@@ -13,15 +12,13 @@ from datasets.config import ConvertConfig
 from datasets.config_convert import MoreSource
 from datasets.coordinates import add_coordinates
 from datasets.errors import InputError
-from datasets.label_sources.place import is_placed, place_labels
-from datasets.labels import dominant_class, encode_labels
+from datasets.label_sources.place import place_labels
 from datasets.masking import add_mask
 from datasets.objects import is_remote
 from datasets.provenance import content_key, hash_files, program
-from datasets.readers import envi, geotiff, matlab, netcdf, numpy
-from datasets.readers.arrays import name_dims
-from datasets.readers.lazy import LazyArray
-from datasets.sources import READERS, existing, source_kind
+from datasets.readers import numpy
+from datasets.side_arrays import add_side_arrays, load_array
+from datasets.sources import READERS, source_kind
 from datasets.store import refuse_existing, write_volume
 
 # Settings that say where things lie or how they are stored, not what the volume holds.
@@ -72,8 +69,8 @@ def convert(config: ConvertConfig) -> str | Path:
             f"{config.source} holds cells of type {ds['data'].dtype}; a volume needs whole or real numbers"
         )
     files = ds.attrs.pop("files")
-    ds = _add_side_arrays(ds, config)
-    ds = add_coordinates(ds, config, lambda key: _loaded(_array(config.source, key, "coordinates")))
+    ds = add_side_arrays(ds, config)
+    ds = add_coordinates(ds, config, lambda key: load_array(config.source, key, "coordinates"))
     if config.transpose:
         if sorted(config.transpose) != sorted(map(str, ds["data"].dims)):
             raise InputError(f"transpose is {config.transpose}; name all of the dimensions {list(ds['data'].dims)}")
@@ -101,74 +98,6 @@ def convert(config: ConvertConfig) -> str | Path:
         overviews=config.overviews,
         no_data=f"{config.source} holds no data: every cell is NaN or masked; check nodata, valid and the source",
     )
-
-
-def _array(source: str, key: str, option: str) -> np.ndarray | LazyArray:
-    """Load an array from a file beside the data, or from the data's own file."""
-    path = existing(source, option)
-    suffix = path.suffix.lower()
-    if suffix == ".mat":
-        return matlab.load(path, key, f"{option}_key")
-    if suffix in (".npy", ".npz"):
-        return numpy.load(path, key, f"{option}_key")
-    if suffix in (".tif", ".tiff"):
-        return geotiff.read(ConvertConfig(source=source))["data"].values
-    if suffix in (".hdr", ".img", ".bsq", ".bil", ".bip"):
-        return envi.read(ConvertConfig(source=source))["data"].values
-    if suffix in (".nc", ".nc4", ".cdf"):
-        return netcdf.load(path, key, f"{option}_key")
-    raise InputError(
-        f"{path} is not an array that {option} can be read from; use .npy, .npz, .mat, .tif, .nc or an ENVI .hdr"
-    )
-
-
-def _loaded(array: np.ndarray | LazyArray) -> np.ndarray:
-    return array.load() if isinstance(array, LazyArray) else array
-
-
-def _add_side_arrays(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
-    """Add labels and mask from their own files or keys; labels become class indices."""
-    data = ds["data"]
-    data_dims = [str(dim) for dim in data.dims]
-    if config.valid or config.valid_key:
-        array = _array(config.valid or config.source, config.valid_key, "valid")
-        valid = name_dims(array, config.valid_dims or data_dims, config.shape, config.order, "the valid mask")
-        _check_fit(valid, data, "valid mask")
-        ds["valid"] = valid.astype(bool) & ds["valid"].variable if "valid" in ds else valid.astype(bool)
-    labels = _raw_labels(ds, config, data_dims)
-    if labels is None:
-        return ds
-    where = config.labels or config.source
-    if config.labels_dominant is not None:
-        labels = xr.Variable(labels.dims[1:], dominant_class(labels.values, config.labels_dominant))
-    _check_fit(labels, data, f"labels array in {where}")
-    codes, attrs = encode_labels(labels.values, config.class_names, where)
-    return ds.assign(labels=(labels.dims, codes, attrs))
-
-
-def _raw_labels(ds: xr.Dataset, config: ConvertConfig, data_dims: list[str]) -> xr.Variable | None:
-    """Take the labels as the source has them, from their own file or key, or from what the reader brought."""
-    if is_placed(config):
-        return None
-    if not (config.labels or config.labels_key):
-        return ds["labels"].variable if "labels" in ds else None
-    where = config.labels or config.source
-    array = _array(where, config.labels_key, "labels")
-    dims = config.label_dims or data_dims
-    if config.labels_dominant is not None:
-        dims = ["class", *dims]
-    if not config.label_dims and len(array.shape) < len(dims) and not config.label_shape:
-        raise InputError(f"the labels in {where} have shape {array.shape}; name their dimensions with label_dims")
-    return name_dims(array, dims, config.label_shape, config.order, f"the labels array in {where}")
-
-
-def _check_fit(array: xr.Variable, data: xr.DataArray, what: str) -> None:
-    strange = [dim for dim in array.dims if array.sizes[dim] != data.sizes.get(dim)]
-    if strange:
-        raise InputError(
-            f"the {what} has the shape {dict(array.sizes)}, but the data have {dict(data.sizes)}; "
-            f"they must agree along {strange}"
-        )
 
 
 def _check_layout(ds: xr.Dataset, config: ConvertConfig) -> None:
