@@ -141,7 +141,10 @@ def _open(settings: ConvertConfig, kind: str, first: _Layer | None, crs: str) ->
             "bands: name them with dims"
         )
     if not {"y", "x"} <= set(ds.coords):
-        raise InputError(f"{path} does not say where its cells are on the map; write their positions into it first")
+        raise InputError(
+            f"{path} has no x along its columns and y along its rows; write the positions of its cells into it, or "
+            "turn it north-up, as with gdalwarp"
+        )
     if first is not None:
         ds = ds.isel({dim: slice(None, None, -1) for dim in ("y", "x") if _rises(ds, dim) != _rises(first.ds, dim)})
     missing = [*ds.attrs.get("nodata", []), *([] if settings.nodata is None else [settings.nodata])]

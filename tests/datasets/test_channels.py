@@ -14,10 +14,12 @@ import xarray as xr
 import yaml
 from pyproj import Transformer
 from rasterio.transform import Affine
+from scipy.interpolate import RegularGridInterpolator
 
 from datasets.config import ConvertConfig
 from datasets.convert import convert
 from datasets.errors import InputError
+from datasets.sources import READERS
 from datasets.store import open_volume
 
 UTM = "EPSG:32633"
@@ -65,7 +67,8 @@ def netcdf(path: Path, x: np.ndarray, y: np.ndarray, values: np.ndarray, crs: st
     """Version 3, south first, columns before rows."""
     path = path.with_suffix(".nc")
     data = xr.DataArray(values, {"y": y, "x": x}, ["y", "x"], name="field").isel(y=slice(None, None, -1))
-    data.rio.write_crs(crs).transpose("x", "y").to_dataset().to_netcdf(path, engine="scipy", format="NETCDF3_64BIT")
+    data = data.rio.write_crs(crs) if crs else data
+    data.transpose("x", "y").to_dataset().to_netcdf(path, engine="scipy", format="NETCDF3_64BIT")
     return str(path)
 
 
@@ -206,6 +209,14 @@ def test_lines_are_gridded_onto_the_first_grid(tmp_path: Path) -> None:
         "bands 2 to 3 (lines.csv): onto the cells of first.nc, medians of cells of 50, linear between them, "
         "48 of 48 readings; no data farther than 10 from any"
     )
+    grid = {"source": geosoft(tmp_path / "grid", x, y, np.ones((4, 6))), "crs": UTM}
+    own = {"lines_crs": "EPSG:4326", "crs": UTM, "cell_size": 50.0, "columns": ["mag"], "blank_distance": 10.0}
+    turned = replace(config, source=lines["source"], **own, more_sources=[grid], resample="nearest")  # type: ignore[arg-type]
+    ds = opened(turned)
+    assert ds["band"].attrs["names"] == ["mag", "grid"]
+    assert ds.attrs["gridding"].startswith("band 1 (lines.csv): medians of cells of 50, linear between them, 48 of 48")
+    assert "to cells of 50 x 50 (EPSG:32633), the grid of lines.csv" in ds.attrs["resampling"]
+    assert int(ds["valid"].values[1].sum()) == 24
     with pytest.raises(InputError, match=r"lines\.csv does not say its coordinate system, and .*first\.nc is in EPSG:"):
         convert(replace(config, more_sources=[lines | {"crs": ""}]))
     with pytest.raises(
@@ -281,7 +292,7 @@ def test_a_shift_is_another_grid(tmp_path: Path, shift: float) -> None:
         (["gone.tif"], r"no file at gone\.tif; check more_sources"),
         (["cube.npy"], r"cube\.npy has the format numpy; with more_sources, sources are geotiff, .*: save it as one"),
         (["cube.nc"], r"cube\.nc has the dimensions \['a', 'b'\]; with more_sources a source has y and x, .*: name"),
-        ([{"source": "cube.nc", "dims": ["y", "x"]}], r"cube\.nc does not say where its cells are on the map; write"),
+        ([{"source": "cube.nc", "dims": ["y", "x"]}], r"cube\.nc has no x along its columns and y along its"),
         (["grid.grd"], r"grid\.grd does not say its coordinate system, and first\.tif is in EPSG:32633; write"),
         ([{"source": "grid.grd", "crs": "EPSG:no"}], r"the crs of grid\.grd is 'EPSG:no', which is no coordinate ref"),
         ([{"source": "grid.grd", "crs": "EPSG:32634"}], r"grid\.grd has the coordinate system EPSG:32634, but "
@@ -298,3 +309,24 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list, w
     with pytest.raises(InputError, match=words):
         convert(ConvertConfig(source=first, more_sources=more, out="v.zarr"))
     assert not Path("v.zarr").exists()
+
+
+def test_a_real_geosoft_grid_onto_cells_of_another_format(shared_data: Path, tmp_path: Path) -> None:
+    """Against SciPy's interpolation of what `tests.datasets.readers.test_geosoft` compares with harmonica."""
+    source = shared_data / "airborne" / "bhn_tmi_250m.grd"
+    real = READERS["geosoft"](ConvertConfig(source=str(source), crs="local"))["data"].load()
+    x, y = centres(890130.0, 6165070.0, 250, (120, 100))
+    first = netcdf(tmp_path / "first", x, y, np.zeros((120, 100), np.float32), None)
+    more: list[str | dict] = [{"source": str(source), "crs": "local"}]
+    config = ConvertConfig(source=first, crs="local", more_sources=more, resample="bilinear",
+                           out=str(tmp_path / "v.zarr"))  # fmt: skip
+    ds = opened(config)
+    surface = RegularGridInterpolator((real["y"].values[::-1], real["x"].values), real.values[::-1].astype(np.float64))
+    at = np.stack(np.meshgrid(ds["y"], ds["x"], indexing="ij"), -1)
+    assert ds["data"].dtype == np.float32
+    np.testing.assert_allclose(ds["data"].values[1], surface(at), rtol=2e-7)
+    assert ds["band"].attrs["names"] == ["first", "bhn_tmi_250m"]
+    assert ds.attrs["resampling"] == (
+        "band 2 (bhn_tmi_250m.grd): bilinear from cells of 100 x 100 (no CRS) to cells of 250 x 250 (no CRS), "
+        "the grid of first.nc"
+    )
