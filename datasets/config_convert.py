@@ -1,9 +1,79 @@
 """Configuration of a conversion. Imports nothing heavy."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 from datasets.errors import InputError
+
+Format = Literal[
+    "auto", "matlab", "numpy", "segy", "geotiff", "tensorly", "envi", "geosoft", "surfer", "netcdf", "lines"
+]
+Gridding = Literal["nearest", "linear", "cubic"]
+
+
+@dataclass
+class MoreSource:
+    """A further source, whose bands become channels beside those of the first.
+
+    Attributes
+    ----------
+    source
+        File: GeoTIFF, Geosoft or Surfer grid, netCDF, ENVI, or flight lines or stations, which are gridded onto the
+        cells of the first source.
+    crs
+        Coordinate system of its positions; needed where the file does not say, as Geosoft's, Surfer's and tables do
+        not. ``local`` where the first source's is.
+    format, key, dims, columns, xy_columns, table_columns, gridding, blank_distance
+        As the settings of the conversion, for this file.
+    nodata
+        The same. Default: that of the conversion.
+    """
+
+    source: str = ""
+    crs: str = ""
+    format: Format = "auto"
+    key: str = ""
+    dims: list[str] = field(default_factory=list)
+    nodata: float | None = None
+    columns: list[str] = field(default_factory=list)
+    xy_columns: list[str] = field(default_factory=list)
+    table_columns: list[str] = field(default_factory=list)
+    gridding: Gridding = "linear"
+    blank_distance: float | None = None
+
+    @classmethod
+    def of(cls, given: Any) -> "MoreSource":
+        """Take an entry of `more_sources`: a file, or a mapping of the settings above.
+
+        Raises
+        ------
+        InputError
+            Where it is neither, or a setting is unknown or of another type.
+        """
+        if isinstance(given, str):
+            return cls(given)
+        known = [setting.name for setting in fields(cls)]
+        if not isinstance(given, dict) or not set(given) <= set(known):
+            raise InputError(f"more_sources holds {given!r}; an entry is a file, or a mapping of the settings {known}")
+        if not given.get("source"):
+            raise InputError(f"more_sources holds {given!r}, which names no source; write {{source: FILE, ...}}")
+        for name, value in given.items():
+            wanted = _expected(name, value)
+            if wanted:
+                raise InputError(f"more_sources has {name} = {value!r} for {given['source']}; it must be {wanted}")
+        return cls(**given)
+
+
+def _expected(name: str, value: object) -> str:
+    """Say what a setting of a further source must be, where it is something else."""
+    choices = {"format": get_args(Format), "gridding": get_args(Gridding)}
+    if name in choices:
+        return "" if value in choices[name] else f"one of {', '.join(choices[name])}"
+    if name in ("nodata", "blank_distance"):
+        return "" if value is None or (isinstance(value, int | float) and value is not True) else "a number"
+    if name in ("source", "crs", "key"):
+        return "" if isinstance(value, str) else "text"
+    return "" if isinstance(value, list) and all(isinstance(item, str) for item in value) else "a list such as [mag]"
 
 
 @dataclass
@@ -15,7 +85,8 @@ class ConvertConfig:
     source
         File to convert, or ``tensorly:indian_pines`` (the AVIRIS scene that the TensorLy package ships).
     more_sources
-        Further GeoTIFFs; their bands follow those of `source` as channels.
+        Further grids of the same area; their bands follow those of `source` as channels. Each is a file, or the
+        settings of one (`MoreSource`): ``{source: tmi.grd, crs: EPSG:28354}``.
     resample
         How those of `more_sources` that lie on another grid or coordinate system are brought to that of `source`:
         ``nearest``, ``bilinear`` (of the nearest four) or ``average``, which is for finer grids; it is written in the
@@ -130,12 +201,10 @@ class ConvertConfig:
     """
 
     source: str = ""
-    more_sources: list[str] = field(default_factory=list)
+    more_sources: list[str | dict[str, Any]] = field(default_factory=list)
     resample: Literal["", "nearest", "bilinear", "average"] = ""
     out: str = ""
-    format: Literal[
-        "auto", "matlab", "numpy", "segy", "geotiff", "tensorly", "envi", "geosoft", "surfer", "netcdf", "lines"
-    ] = "auto"
+    format: Format = "auto"
     key: str = ""
     shape: list[int] = field(default_factory=list)
     order: Literal["C", "F"] = "C"
@@ -176,7 +245,7 @@ class ConvertConfig:
     table_columns: list[str] = field(default_factory=list)
     lines_crs: str = ""
     cell_size: float | None = None
-    gridding: Literal["nearest", "linear", "cubic"] = "linear"
+    gridding: Gridding = "linear"
     blank_distance: float | None = None
     chunks: dict[str, int] = field(default_factory=dict)
     block: dict[str, int] = field(default_factory=dict)
@@ -184,6 +253,8 @@ class ConvertConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        for given in self.more_sources:
+            MoreSource.of(given)
         if len(set(self.dims)) != len(self.dims):
             raise InputError(f"dims is {self.dims}; every dimension needs a name of its own")
         if len(self.class_names) > 255:
@@ -191,3 +262,8 @@ class ConvertConfig:
         for name in ("chunks", "block"):
             if any(edge < 1 for edge in getattr(self, name).values()):
                 raise InputError(f"{name} is {getattr(self, name)}; every edge must be 1 cell or more")
+
+    @property
+    def others(self) -> list[MoreSource]:
+        """`more_sources`, each with all of its settings."""
+        return [MoreSource.of(given) for given in self.more_sources]

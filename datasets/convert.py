@@ -2,47 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
+from datasets.channels import read_channels
 from datasets.config import ConvertConfig
+from datasets.config_convert import MoreSource
 from datasets.coordinates import add_coordinates
 from datasets.errors import InputError
-from datasets.label_sources.place import is_placed, place_labels
-from datasets.labels import dominant_class, encode_labels
+from datasets.label_sources.place import place_labels
 from datasets.masking import add_mask
 from datasets.objects import is_remote
 from datasets.provenance import content_key, hash_files, program
-from datasets.readers import envi, geosoft, geotiff, lines, matlab, netcdf, numpy, segy, surfer, tensorly
-from datasets.readers.arrays import name_dims
-from datasets.readers.grids import grid_format
-from datasets.readers.lazy import LazyArray
+from datasets.readers import numpy
+from datasets.side_arrays import add_side_arrays, load_array
+from datasets.sources import READERS, source_kind
 from datasets.store import refuse_existing, stored_attributes, write_volume
-from datasets.tables import table_suffix
 
-_SUFFIXES = {
-    ".mat": "matlab", ".npy": "numpy", ".npz": "numpy",
-    **dict.fromkeys(lines.SUFFIXES, "lines"),
-    ".sgy": "segy", ".segy": "segy", ".tif": "geotiff", ".tiff": "geotiff",
-    ".hdr": "envi", ".img": "envi", ".bsq": "envi", ".bil": "envi", ".bip": "envi",
-    ".nc": "netcdf", ".nc4": "netcdf", ".cdf": "netcdf", ".grd": "grid",
-}  # fmt: skip
-_READERS: dict[str, Callable[[ConvertConfig], xr.Dataset]] = {
-    "matlab": matlab.read,
-    "numpy": numpy.read,
-    "segy": segy.read,
-    "geotiff": geotiff.read,
-    "tensorly": tensorly.read,
-    "envi": envi.read,
-    "geosoft": geosoft.read,
-    "surfer": surfer.read,
-    "netcdf": netcdf.read,
-    "lines": lines.read,
-}
 # Settings that say where things lie or how they are stored, not what the volume holds.
 _NOT_IDENTITY = (
     "source",
@@ -81,28 +59,28 @@ def convert(config: ConvertConfig) -> str | Path:
     """
     if not config.source or not config.out:
         raise InputError("convert needs a source and an out, such as --source cube.sgy --out surveys/cube.zarr")
-    kind = _kind(config)
-    if kind != "tensorly":
-        _existing(config.source, "source")
+    kind = source_kind(config.source, config.format, "source")
     if kind == "numpy":
         config = numpy.with_sidecar(config)
     there = {} if config.overwrite else stored_attributes(config.out)
     if json.loads(there.get("conversion", "{}")).get("settings") != _identity(config):
         refuse_existing(config.out, config.overwrite)  # at once: what follows may read a large source
-    ds = _READERS[kind](config)
+    ds = read_channels(config) if config.more_sources else READERS[kind](config)
     if ds["data"].dtype.kind not in "iuf":
         raise InputError(
             f"{config.source} holds cells of type {ds['data'].dtype}; a volume needs whole or real numbers"
         )
     files = ds.attrs.pop("files")
-    ds = _add_side_arrays(ds, config)
-    ds = add_coordinates(ds, config, lambda key: _loaded(_array(config.source, key, "coordinates")))
+    ds = add_side_arrays(ds, config)
+    ds = add_coordinates(ds, config, lambda key: load_array(config.source, key, "coordinates"))
     if config.transpose:
         if sorted(config.transpose) != sorted(map(str, ds["data"].dims)):
             raise InputError(f"transpose is {config.transpose}; name all of the dimensions {list(ds['data'].dims)}")
         ds = ds.transpose(*config.transpose, missing_dims="ignore")
     _check_layout(ds, config)
-    ds = place_labels(add_mask(ds, config, kind), config)
+    # The mask of channels from several sources says already where the value for no data is in each.
+    masked = add_mask(ds, replace(config, nodata=None) if config.more_sources else config, kind)
+    ds = place_labels(masked, config)
     known = ds["data"].attrs
     names = {"long_name": config.name or known.get("long_name"), "units": config.units or known.get("units")}
     ds["data"].attrs = {key: str(text) for key, text in names.items() if text}
@@ -129,92 +107,6 @@ def convert(config: ConvertConfig) -> str | Path:
     )
 
 
-def _kind(config: ConvertConfig) -> str:
-    if config.format != "auto":
-        return config.format
-    if config.source.startswith("tensorly:"):
-        return "tensorly"
-    suffix = table_suffix(config.source)
-    if suffix not in _SUFFIXES:
-        raise InputError(f"{config.source} has the suffix {suffix!r}; set format, or use one of {sorted(_SUFFIXES)}")
-    kind = _SUFFIXES[suffix]
-    return grid_format(_existing(config.source, "source")) if kind == "grid" else kind
-
-
-def _existing(path: str, option: str) -> Path:
-    if not Path(path).is_file():
-        raise InputError(f"no file at {path}; check {option}")
-    return Path(path)
-
-
-def _array(source: str, key: str, option: str) -> np.ndarray | LazyArray:
-    """Load an array from a file beside the data, or from the data's own file."""
-    path = _existing(source, option)
-    suffix = path.suffix.lower()
-    if suffix == ".mat":
-        return matlab.load(path, key, f"{option}_key")
-    if suffix in (".npy", ".npz"):
-        return numpy.load(path, key, f"{option}_key")
-    if suffix in (".tif", ".tiff"):
-        return geotiff.read(ConvertConfig(source=source))["data"].values
-    if suffix in (".hdr", ".img", ".bsq", ".bil", ".bip"):
-        return envi.read(ConvertConfig(source=source))["data"].values
-    if suffix in (".nc", ".nc4", ".cdf"):
-        return netcdf.load(path, key, f"{option}_key")
-    raise InputError(
-        f"{path} is not an array that {option} can be read from; use .npy, .npz, .mat, .tif, .nc or an ENVI .hdr"
-    )
-
-
-def _loaded(array: np.ndarray | LazyArray) -> np.ndarray:
-    return array.load() if isinstance(array, LazyArray) else array
-
-
-def _add_side_arrays(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
-    """Add labels and mask from their own files or keys; labels become class indices."""
-    data = ds["data"]
-    data_dims = [str(dim) for dim in data.dims]
-    if config.valid or config.valid_key:
-        array = _array(config.valid or config.source, config.valid_key, "valid")
-        valid = name_dims(array, config.valid_dims or data_dims, config.shape, config.order, "the valid mask")
-        _check_fit(valid, data, "valid mask")
-        ds["valid"] = valid.astype(bool) & ds["valid"].variable if "valid" in ds else valid.astype(bool)
-    labels = _raw_labels(ds, config, data_dims)
-    if labels is None:
-        return ds
-    where = config.labels or config.source
-    if config.labels_dominant is not None:
-        labels = xr.Variable(labels.dims[1:], dominant_class(labels.values, config.labels_dominant))
-    _check_fit(labels, data, f"labels array in {where}")
-    codes, attrs = encode_labels(labels.values, config.class_names, where)
-    return ds.assign(labels=(labels.dims, codes, attrs))
-
-
-def _raw_labels(ds: xr.Dataset, config: ConvertConfig, data_dims: list[str]) -> xr.Variable | None:
-    """Take the labels as the source has them, from their own file or key, or from what the reader brought."""
-    if is_placed(config):
-        return None
-    if not (config.labels or config.labels_key):
-        return ds["labels"].variable if "labels" in ds else None
-    where = config.labels or config.source
-    array = _array(where, config.labels_key, "labels")
-    dims = config.label_dims or data_dims
-    if config.labels_dominant is not None:
-        dims = ["class", *dims]
-    if not config.label_dims and len(array.shape) < len(dims) and not config.label_shape:
-        raise InputError(f"the labels in {where} have shape {array.shape}; name their dimensions with label_dims")
-    return name_dims(array, dims, config.label_shape, config.order, f"the labels array in {where}")
-
-
-def _check_fit(array: xr.Variable, data: xr.DataArray, what: str) -> None:
-    strange = [dim for dim in array.dims if array.sizes[dim] != data.sizes.get(dim)]
-    if strange:
-        raise InputError(
-            f"the {what} has the shape {dict(array.sizes)}, but the data have {dict(data.sizes)}; "
-            f"they must agree along {strange}"
-        )
-
-
 def _check_layout(ds: xr.Dataset, config: ConvertConfig) -> None:
     """Refuse edges of chunks or blocks along dimensions that the data lack."""
     for setting in ("chunks", "block"):
@@ -227,15 +119,21 @@ def _check_layout(ds: xr.Dataset, config: ConvertConfig) -> None:
 
 def _identity(config: ConvertConfig) -> dict[str, object]:
     """Return the settings that decide what the volume holds, as JSON has them."""
-    plain = asdict(ConvertConfig())
-    own = {name: value for name, value in asdict(config).items() if name not in _NOT_IDENTITY and value != plain[name]}
-    return dict(json.loads(json.dumps(own)))
+    settings = _changed(config, ConvertConfig())
+    others = [_changed(other, MoreSource(other.source)) for other in config.others]
+    if any(others):
+        settings["more_sources"] = others
+    return dict(json.loads(json.dumps(settings)))
 
 
 def _provenance(config: ConvertConfig, known: dict, files: list[str], side_files: list[str]) -> dict[str, str]:
     found = hash_files([*files, *side_files], speak=True)
-    hashes = {Path(path).name: digest for path, digest in found.items()}
-    own = [hashes[Path(path).name] for path in files]
+    names = [Path(path).name for path in found]
+    hashes = {
+        name if names.count(name) == 1 else f"{Path(path).parent.name}/{name}": digest
+        for name, (path, digest) in zip(names, found.items(), strict=True)
+    }
+    own = [found[path] for path in files]
     shipped = config.source.startswith("tensorly:")
     return {
         "title": config.title or known.get("title") or Path(config.source).stem,
@@ -245,4 +143,12 @@ def _provenance(config: ConvertConfig, known: dict, files: list[str], side_files
         **{name: known[name] for name in ("gridding", "resampling") if name in known},
         "program": program(),
         "conversion": json.dumps({"settings": _identity(config), "sha256": hashes}, sort_keys=True),
+    }
+
+
+def _changed(config: ConvertConfig | MoreSource, plain: ConvertConfig | MoreSource) -> dict[str, object]:
+    """Take the settings that decide what the volume holds and are not at their defaults."""
+    default = asdict(plain)
+    return {
+        name: value for name, value in asdict(config).items() if name not in _NOT_IDENTITY and value != default[name]
     }

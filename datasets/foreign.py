@@ -5,6 +5,13 @@ a view says the rest: a YAML file of the same settings as a conversion, with the
 ``pipeline/recipes/views/survey.yaml`` has them all.
 
 Where a store leaves out a chunk, its cells hold the store's fill value, as Zarr has it.
+
+The values are not read to tell one volume from another: the attribute ``conversion``, and so
+`datasets.volume.Volume.digest`, has a hash of the list of the objects that hold data and mask, each with its size and
+its version (of a file, when it was changed: copy a folder with its times). So a run that goes on notices a chunk that
+was replaced, added or removed. Listing a cloud store takes a request for each thousand objects; where there is no
+listing, as behind ``https://``, the attribute says so, and changed values go unnoticed. Labels are told apart by their
+values.
 """
 
 import hashlib
@@ -24,16 +31,22 @@ from datasets.config_convert import ConvertConfig
 from datasets.coordinates import add_coordinates
 from datasets.errors import InputError
 from datasets.foreign_layouts import Layout, attributes, find_layout
+from datasets.label_sources.place import is_placed, place_labels
 from datasets.labels import class_codes, label_attrs
+from datasets.objects import is_remote, open_objects
+from datasets.provenance import hash_files
 from datasets.readers import cf
 from datasets.readers.arrays import name_dims
 from datasets.readers.lazy import Cut, LazyArray
+from datasets.side_arrays import add_raster_labels, read_mask, refuse_misfit
 
 Node = zarr.Group | zarr.Array
 _SETTINGS = (
-    "source", "key", "dims", "labels", "labels_key", "label_dims", "class_names", "valid", "valid_key", "valid_dims",
-    "nodata", "coordinates", "coordinate_units", "crs", "vertical", "name", "units", "title", "licence",
+    "source", "key", "dims", "labels", "labels_key", "horizons", "label_columns", "label_radius", "label_touched",
+    "labels_crs", "label_shape", "label_dims", "labels_dominant", "order", "class_names", "valid", "valid_key",
+    "valid_dims", "nodata", "coordinates", "coordinate_units", "crs", "vertical", "name", "units", "title", "licence",
 )  # fmt: skip
+_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 _WAY_OUT = "write what it is into a view, such as pipeline/recipes/views/survey.yaml, and name that instead"
 
 
@@ -63,6 +76,10 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
         Where the view or the store does not say which array is the volume, or it cannot be one.
     """
     config = _read_view(Path(where)) if is_view(where) else ConvertConfig(source=where)
+    for option in ("labels", "valid"):
+        place = getattr(config, option)
+        if place and not is_remote(place) and not Path(place).exists():
+            raise InputError(f"no file or store at {place}; check {option}")
     node = open_node(config.source)
     try:
         layout = find_layout(node, config.key, config.vertical)
@@ -72,13 +89,22 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
         ) from error
     ds, layout = _data(config, layout)
     ds = add_coordinates(ds, config, lambda key: np.asarray(_find(node, key, config.source, "coordinates").array))
-    valid = _valid(ds, layout.valid if not (config.valid or config.valid_key) else _mask(config, node, open_node))
+    mask, held = _mask(ds["data"], config, layout, node, open_node)
+    valid = _valid(ds, mask)
     if valid is not None:
         ds["valid"] = valid
-    if config.labels or config.labels_key:
+    if is_placed(config):
+        ds = place_labels(ds, config)
+    elif _is_file(config.labels):
+        ds = add_raster_labels(ds, config)
+    elif config.labels or config.labels_key:
         ds["labels"] = _labels(config, open_node(config.labels) if config.labels else node, ds["data"])
-    ds.attrs = _provenance(config, layout)
+    ds.attrs = _provenance(config, layout, held)
     return ds
+
+
+def _is_file(place: str) -> bool:
+    return bool(place) and not is_remote(place) and Path(place).is_file()
 
 
 def _data(config: ConvertConfig, layout: Layout) -> tuple[xr.Dataset, Layout]:
@@ -120,6 +146,7 @@ def _read_view(path: Path) -> ConvertConfig:
         config,
         source=_beside(path, config.source),
         labels=_beside(path, config.labels),
+        horizons=[_beside(path, horizon) for horizon in config.horizons],
         valid=_beside(path, config.valid),
         coordinates={
             dim: _beside(path, given) if isinstance(given, str) and given.endswith((".json", ".npy")) else given
@@ -155,21 +182,27 @@ def _read_block(array: zarr.Array, cut: Cut) -> np.ndarray:
     return np.asarray(array[cut])
 
 
-def _mask(config: ConvertConfig, node: Node, open_node: Callable[[str], Node]) -> tuple[zarr.Array, list[str]]:
-    found = _find(
-        open_node(config.valid) if config.valid else node, config.valid_key, config.valid or config.source, "valid_key"
-    )
-    return found.array, config.valid_dims or found.dims or config.dims
+def _mask(
+    data: xr.DataArray, config: ConvertConfig, layout: Layout, node: Node, open_node: Callable[[str], Node]
+) -> tuple[xr.Variable | None, str]:
+    """Open the mask that the view names, or else the store has, and say what is stored of it; None without one."""
+    if _is_file(config.valid):
+        return read_mask(data, config), hash_files([config.valid])[config.valid]
+    where, found = config.source, layout.valid
+    if config.valid or config.valid_key:
+        where = config.valid or config.source
+        named = _find(open_node(config.valid) if config.valid else node, config.valid_key, where, "valid_key")
+        found = named.array, config.valid_dims or named.dims or config.dims
+    return (_variable(*found, "the valid mask"), _objects(where, found[0].path)) if found is not None else (None, "")
 
 
-def _valid(ds: xr.Dataset, mask: tuple[zarr.Array, list[str]] | None) -> xr.Variable | None:
+def _valid(ds: xr.Dataset, mask: xr.Variable | None) -> xr.Variable | None:
     """Combine mask and missing values, over all of the data's dimensions; none where neither says anything."""
     data = ds["data"].variable
     masks = [data != value for value in ds.attrs["nodata"]]
     if mask is not None:
-        variable = _variable(*mask, "the valid mask")
-        _refuse_misfit(variable, data, "valid mask")
-        masks.append(variable.chunk({dim: data.chunksizes[dim] for dim in variable.dims}).astype(bool))
+        refuse_misfit(mask, data, "valid mask")
+        masks.append(mask.chunk({dim: data.chunksizes[dim] for dim in mask.dims}).astype(bool))
     if not masks:
         return None
     valid = reduce(and_, masks)
@@ -181,9 +214,13 @@ def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variabl
     where = config.labels or config.source
     if not config.class_names:
         raise InputError(f"the labels in {where} have values without names; name the classes with class_names")
+    if config.label_shape or config.labels_dominant is not None:
+        raise InputError(
+            f"label_shape and labels_dominant are for labels from a file, but {where} is a store; take them out"
+        )
     found = _find(node, config.labels_key, where, "labels_key")
     labels = _variable(found.array, config.label_dims or found.dims, f"{where} {config.labels_key}".strip())
-    _refuse_misfit(labels, data.variable, "labels array")
+    refuse_misfit(labels, data.variable, "labels array")
     codes = xr.apply_ufunc(
         partial(class_codes, class_names=config.class_names),
         labels.chunk({dim: data.chunksizes[dim] for dim in labels.dims}),
@@ -194,19 +231,10 @@ def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variabl
     return codes
 
 
-def _refuse_misfit(array: xr.Variable, data: xr.Variable, what: str) -> None:
-    strange = [str(dim) for dim in array.dims if array.sizes[dim] != data.sizes.get(dim)]
-    if strange:
-        raise InputError(
-            f"the {what} has the shape {dict(array.sizes)}, but the data have {dict(data.sizes)}; "
-            f"they must agree along {strange}"
-        )
-
-
-def _provenance(config: ConvertConfig, layout: Layout) -> dict[str, str]:
-    """Say where the data lie; their values are not hashed, only what the store says of the array."""
+def _provenance(config: ConvertConfig, layout: Layout, mask: str) -> dict[str, str]:
+    """Say where the data lie; of their values, only what is stored where, as the head of this file says."""
     plain = asdict(ConvertConfig())
-    places = ("source", "labels", "valid", "title", "licence")
+    places = ("source", "labels", "horizons", "valid", "title", "licence")
     settings = {name: value for name, value in asdict(config).items() if name not in places and value != plain[name]}
     described = json.dumps(layout.array.metadata.to_dict(), sort_keys=True, default=str)
     return {
@@ -214,6 +242,21 @@ def _provenance(config: ConvertConfig, layout: Layout) -> dict[str, str]:
         "source": f"{config.source} {layout.array.path}".strip(),
         "licence": config.licence or "not stated",
         "conversion": json.dumps(
-            {"in place": settings, "array_sha256": hashlib.sha256(described.encode()).hexdigest()}, sort_keys=True
+            {
+                "in place": settings,
+                "array_sha256": hashlib.sha256(described.encode()).hexdigest(),
+                "objects": _objects(config.source, layout.array.path),
+                **({"mask": mask} if mask else {}),
+            },
+            sort_keys=True,
         ),
     }
+
+
+def _objects(uri: str, array: str) -> str:
+    """Say how many objects hold an array, and hash the list of them; say so where they cannot be listed."""
+    listed = open_objects(uri).listing(array)
+    if listed is None:
+        return "not listed by the store, so changed values go unnoticed"
+    chunks = [entry for entry in listed if entry[0].rpartition("/")[2] not in _METADATA]
+    return f"{len(chunks)}, sha256 {hashlib.sha256(json.dumps(chunks).encode()).hexdigest()}"

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
+from affine import Affine
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
 from datasets.errors import InputError
 
 _UNEVEN = 0.1  # share of a cell that a centre may be off the grid
+_ALIKE = 1e-3  # cells that the corners of equal grids may be apart, which formats round in their own ways
 _SAMPLES = 500
 
 
@@ -97,6 +99,26 @@ class MapGrid:
         """Map coordinates x and y of rows and columns."""
         x, y = (self.origin[axis] + self.steps[0, axis] * rows + self.steps[1, axis] * columns for axis in range(2))
         return x, y
+
+    def transform(self) -> Affine:
+        """From columns and rows, counted from the outer corner of the first cell as rasterio does, to x and y."""
+        (x0, y0), (row_x, row_y), (column_x, column_y) = self.origin, *self.steps
+        return Affine(column_x, row_x, x0 - (row_x + column_x) / 2, column_y, row_y, y0 - (row_y + column_y) / 2)
+
+    def same_system(self, other: "MapGrid") -> bool:
+        """Whether both have one coordinate system, or neither has any."""
+        if self.crs is None or other.crs is None:
+            return self.crs is other.crs
+        return bool(self.crs.equals(other.crs, ignore_axis_order=True))
+
+    def same_cells(self, other: "MapGrid") -> bool:
+        """Whether both have the same cells, to a thousandth of one, where their systems are the same."""
+        if self.shape != other.shape:
+            return False
+        last = np.array(self.shape) - 1.0
+        rows, columns = last[0] * np.array([0, 0, 1, 1]), last[1] * np.array([0, 1, 0, 1])
+        own = np.stack([rows, columns])
+        return bool((np.abs(np.stack(self.cells(*other.positions(rows, columns))) - own) <= _ALIKE).all())
 
     def bounds(self) -> str:
         """Say where the cells are, for a message."""

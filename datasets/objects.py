@@ -222,6 +222,22 @@ class Objects:
         with self._refusals("listed"):
             return [str(entry["path"]) for batch in obstore.list(self.store, folder or None) for entry in batch]
 
+    def listing(self, prefix: str) -> list[tuple[str, int, str]] | None:
+        """List name, size and version of all objects below a prefix, sorted; a file's version is when it was changed.
+
+        None where there is no listing, as behind ``https://``, or these credentials may not have it.
+        """
+        if self._root.startswith(("https:", "http:")):
+            return None
+        stamp = "last_modified" if self._folder is not None else "e_tag"
+        try:
+            entries: list[Any] = [entry for batch in obstore.list(self.store, prefix or None) for entry in batch]
+        except STORE_ERRORS as error:
+            if is_refusal(error):
+                return None
+            raise InputError(refusal(self.uri, brief(error), "listed")) from None
+        return sorted((str(entry["path"]), int(entry["size"]), str(entry[stamp])) for entry in entries)
+
     def clear(self, keep: str) -> None:
         """Delete all objects but one, ``zarr.json`` of the root first: what is half deleted no longer opens."""
         for name in sorted(set(self.names()) - {keep}, key=lambda name: name != "zarr.json"):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from datasets.errors import InputError
-from datasets.volume import UNLABELLED
+from datasets.labels import UNLABELLED
 
 
 def class_indices(values: pd.Series, class_names: Mapping[int, str], where: str) -> np.ndarray:

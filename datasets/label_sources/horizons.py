@@ -11,9 +11,9 @@ from datasets.errors import InputError
 from datasets.label_sources.classes import label_attributes
 from datasets.label_sources.points import map_cells
 from datasets.label_sources.vertical import vertical_values
+from datasets.labels import UNLABELLED
 from datasets.tables import find_column, read_table
 from datasets.tables import numbers as column_numbers
-from datasets.volume import UNLABELLED
 
 _MAPS_APART = frozenset({"band", "date"})
 

@@ -9,14 +9,13 @@ import pandas as pd
 import rasterio.features
 import rasterio.warp
 import xarray as xr
-from affine import Affine
 from pyproj import CRS
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.label_sources.classes import class_indices, label_attributes
+from datasets.labels import UNLABELLED
 from datasets.map_grid import MapGrid, crs_name, parse_crs
-from datasets.volume import UNLABELLED
 
 _DEGREES = CRS.from_string("OGC:CRS84")  # what GeoJSON is in where it does not say (RFC 7946)
 _SHOWN = 20
@@ -59,13 +58,10 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
     geometries = _to_grid(
         geometries, parse_crs(config.labels_crs, "labels_crs") if config.labels_crs else crs, grid, path
     )
-    (x0, y0), (row_x, row_y), (column_x, column_y) = grid.origin, *grid.steps
-    # rasterio counts from the outer corner of the first cell.
-    corner = Affine(column_x, row_x, x0 - (row_x + column_x) / 2, column_y, row_y, y0 - (row_y + column_y) / 2)
     index = rasterio.features.rasterize(
         ((shape, number) for number, shape in enumerate(geometries, start=1)),
         out_shape=grid.shape,
-        transform=corner,
+        transform=grid.transform(),
         all_touched=config.label_touched,
         dtype=np.int32,
     )

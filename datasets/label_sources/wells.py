@@ -12,9 +12,9 @@ from datasets.errors import InputError
 from datasets.label_sources.classes import class_indices, label_attributes
 from datasets.label_sources.points import map_points
 from datasets.label_sources.vertical import vertical_dim, vertical_values
+from datasets.labels import UNLABELLED
 from datasets.map_grid import MapGrid
 from datasets.tables import find_column, find_optional, numbers, read_table
-from datasets.volume import UNLABELLED
 
 _ROUNDING = 1e-6  # share of a cell within which distances are equal
 _CLASS_NAMES = ("class", "label", "unit", "lithology")

@@ -19,10 +19,10 @@ _Y_NAMES = ("northing", "y", "latitude", "lat")
 _DEGREES = {"longitude", "lon", "latitude", "lat"}
 
 
-def read(config: ConvertConfig) -> xr.Dataset:
+def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     """Grid the readings of `config.columns` to (band, y, x), or (layer, y, x) for one column of several values.
 
-    See `datasets.readers`.
+    See `datasets.readers`. Cells that are given, `onto`, are taken in place of those that `config.cell_size` makes.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def read(config: ConvertConfig) -> xr.Dataset:
         Where a setting is missing, a column does not exist, the coordinate system is wrong, or nothing can be gridded.
     """
     path = Path(config.source)
-    _check(config)
+    _check(config, onto)
     table, files = _table(path, config)
     columns, names, layered = _columns(table, path, config)
     x, y = _positions(table, path, config)
@@ -41,13 +41,15 @@ def read(config: ConvertConfig) -> xr.Dataset:
     if not use.any():
         raise InputError(f"{path} has no reading of {', '.join(config.columns)}; check columns and nodata")
     x, y, values = x[use], y[use], values[use]
-    cell_size, blank_distance = float(config.cell_size or 0), float(config.blank_distance or 0)
-    cells: Cells = plan_cells(x, y, cell_size)
+    cells = plan_cells(x, y, float(config.cell_size or 0)) if onto is None else onto
+    blank_distance = float(config.blank_distance or 0)
     grid = grid_readings(x, y, values, cells, config.gridding, blank_distance)
     if not np.isfinite(grid).any():
         raise InputError(
-            f"no cell of {cell_size:g} lies within blank_distance {blank_distance:g} of a reading of {path}; raise it"
-        )
+            f"no cell of {cells.size:g} lies within blank_distance {blank_distance:g} of a reading of {path}; raise it"
+            + ("" if onto is None else f", or check the CRS: the readings are at {_extent(x, y)}, the cells at "
+               f"{_extent(cells.x, cells.y)}")
+        )  # fmt: skip
     dim = "layer" if layered else "band"
     coordinate = xr.Variable(dim, np.arange(len(names)) + (0 if layered else 1), {} if layered else {"names": names})
     return xr.Dataset(
@@ -55,13 +57,17 @@ def read(config: ConvertConfig) -> xr.Dataset:
         coords={dim: coordinate, "y": cells.y, "x": cells.x},
         attrs={
             "files": files,
-            "gridding": f"medians of cells of {cell_size:g}, {config.gridding} between them, {len(x)} of {len(table)} "
+            "gridding": f"medians of cells of {cells.size:g}, {config.gridding} between them, {len(x)} of {len(table)} "
             f"readings; no data farther than {blank_distance:g} from any",
         },
     )
 
 
-def _check(config: ConvertConfig) -> None:
+def _extent(x: np.ndarray, y: np.ndarray) -> str:
+    return f"x {x.min():g} to {x.max():g}, y {y.min():g} to {y.max():g}"
+
+
+def _check(config: ConvertConfig, onto: Cells | None) -> None:
     """Refuse before anything is read what cannot be gridded."""
     source = config.source
     if not config.columns:
@@ -72,7 +78,7 @@ def _check(config: ConvertConfig) -> None:
         ("cell_size", config.cell_size, "a fifth to a quarter of the distance between flight lines is usual"),
         ("blank_distance", config.blank_distance, "cells farther than that from any reading become no data"),
     ):
-        if value is None or not value > 0:
+        if (value is None or not value > 0) and (name, onto is None) != ("cell_size", False):
             raise InputError(f"{name} is {value}; gridding {source} needs it, in the units of crs, above 0: {what}")
     if config.xy_columns and len(config.xy_columns) != 2:
         raise InputError(f"xy_columns is {config.xy_columns}; name two columns, as in [easting, northing]")

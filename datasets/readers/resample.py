@@ -1,109 +1,171 @@
-"""GeoTIFFs on another grid or coordinate system, brought to that of the first, window by window."""
+"""Grids on other cells or in another coordinate system, brought to given cells window by window, by GDAL's warp.
 
+Shapes: B bands, R rows and C columns.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import rasterio
-import xarray as xr
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
+from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
-from rasterio.windows import Window
+from rasterio.warp import transform, transform_bounds
 
-from datasets.errors import InputError
+from datasets.map_grid import MapGrid
 from datasets.readers.lazy import Cut, LazyArray
 
 # GDAL would guess from each window how wide to reach for bilinear; fixed, a cell has one value in whatever window.
 _SAME_EVERYWHERE = {"XSCALE": "1", "YSCALE": "1"}
 _EXACT = 1e-6  # cells by which a position may be approximated; GDAL's virtual warp cannot do with 0
+_NO_SYSTEM = CRS.from_epsg(3857)  # stands on both sides where positions are of one system that nobody knows
+_LATTICE = 21  # points along each side of a window that show where it lies in the source
+_MARGIN = 3  # cells read around what these show
+_MOST_CELLS = 2**22  # of the source, read for one window
+Window = tuple[range, range]
 
 
-def onto_grid(path: Path, like: xr.DataArray, first: Path, method: str, dtype: np.dtype) -> tuple[xr.DataArray, str]:
-    """Resample all bands of a file lazily; cells that it does not cover, and its no data, are NaN.
+@dataclass(frozen=True)
+class Raster:
+    """Bands on a grid, unread.
+
+    Attributes
+    ----------
+    grid
+        Its cells and coordinate system.
+    bands
+        Their number.
+    read
+        From ranges of bands, rows and columns to the values [B, R, C] there, floats with NaN for no data.
+    """
+
+    grid: MapGrid
+    bands: int
+    read: Callable[[range, range, range], np.ndarray]
+
+
+def onto_grid(source: Raster, target: MapGrid, method: str, dtype: np.dtype) -> LazyArray:
+    """Resample all bands lazily; cells that the source does not cover, and its no data, are NaN.
+
+    No data of one band leaves the others as they are, and a cell next to it takes what there is of its neighbours.
 
     Parameters
     ----------
-    path
-        GeoTIFF to resample.
-    like
-        Bands of the first file, whose grid and coordinate system are the target.
-    first
-        The first file, for messages.
+    source
+        What is resampled.
+    target
+        The cells that are wanted, in a coordinate system that is known where the source's is.
     method
         ``nearest``, ``bilinear`` (of the nearest four) or ``average`` (of all cells within a target cell).
     dtype
         Type of the result, float32 or float64.
-
-    Returns
-    -------
-    layer, words
-        (band, y, x) on the target's coordinates, and what was done.
-
-    Raises
-    ------
-    InputError
-        Where a coordinate system is missing, or the file does not overlap the target.
     """
-    crs, transform = like.rio.crs, like.rio.transform()
-    height, width = like.sizes["y"], like.sizes["x"]
-    with rasterio.open(path) as file:
-        for place, known in ((path, file.crs), (first, crs)):
-            if known is None:
-                raise InputError(
-                    f"{place} has no coordinate system, so {path} cannot be resampled to the grid of {first}; "
-                    "write one into it, as with `rio edit-info --crs EPSG:32633`"
-                )
-        west, south, east, north = transform_bounds(file.crs, crs, *file.bounds)
-        left, bottom, right, top = like.rio.bounds()
-        if east <= left or west >= right or north <= bottom or south >= top:
-            raise InputError(
-                f"{path} covers x {west:g} to {east:g}, y {south:g} to {north:g} in the coordinate system of {first}, "
-                f"which covers x {left:g} to {right:g}, y {bottom:g} to {top:g}: they do not overlap; check their CRS"
-            )
-        count = file.count
-        words = (
-            f"{path.name}: {method} from cells of {_cell(file.transform)} ({_name(file.crs)}) to cells of "
-            f"{_cell(transform)} ({_name(crs)}), the grid of {first.name}"
-        )
-    shape = (count, height, width)
-    read = partial(_read, path, crs, transform, shape, Resampling[method], dtype)
-    layer = xr.DataArray(
-        LazyArray(shape, dtype, read).variable(["band", "y", "x"]),
-        coords={"band": np.arange(1, count + 1), "y": like["y"], "x": like["x"], "spatial_ref": like["spatial_ref"]},
-    )
-    return layer.chunk({dim: edges for dim, edges in like.chunksizes.items() if dim != "band"}), words
+    shape = (source.bands, *target.shape)
+    return LazyArray(shape, dtype, partial(_read, source, target, Resampling[method], dtype))
 
 
-def _read(
-    path: Path, crs: CRS, transform: Affine, shape: tuple[int, int, int], how: Resampling, dtype: np.dtype, cut: Cut
-) -> np.ndarray:
-    """Warp one window; every read opens the file for itself, so that threads do not share it."""
+def overlap(source: MapGrid, target: MapGrid) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+    """Bounds (west, south, east, north) of both, in the coordinate system of the target, and whether they share any."""
+    near, far = _system(source, target)
+    bounds = _bounds(target)
+    moved = tuple(transform_bounds(near, far, *_bounds(source)))
+    apart = moved[2] <= bounds[0] or moved[0] >= bounds[2] or moved[3] <= bounds[1] or moved[1] >= bounds[3]
+    return moved, bounds, not apart
+
+
+def _bounds(grid: MapGrid) -> tuple[float, float, float, float]:
+    rows, columns = grid.shape
+    corners = [grid.transform() @ (column, row) for column in (0, columns) for row in (0, rows)]
+    x, y = zip(*corners, strict=True)
+    return min(x), min(y), max(x), max(y)
+
+
+def _system(source: MapGrid, target: MapGrid) -> tuple[CRS, CRS]:
+    """Coordinate systems for GDAL; one and the same where positions need not be moved."""
+    if source.crs is None or target.crs is None:
+        return _NO_SYSTEM, _NO_SYSTEM
+    far = CRS.from_wkt(target.crs.to_wkt())
+    return (far if source.same_system(target) else CRS.from_wkt(source.crs.to_wkt())), far
+
+
+def _read(source: Raster, target: MapGrid, how: Resampling, dtype: np.dtype, cut: Cut) -> np.ndarray:
+    shape = (source.bands, *target.shape)
     ranges = [range(size)[part] if isinstance(part, slice) else range(part, part + 1)
               for part, size in zip(cut, shape, strict=True)]  # fmt: skip
-    empty = [len(steps) == 0 for steps in ranges]
-    if any(empty):
-        return np.zeros([len(steps) for steps in ranges], dtype)
     bands, rows, columns = ranges
-    window = Window(columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
-    with (
-        rasterio.open(path) as file,
-        # Positions are not approximated either.
-        WarpedVRT(
-            file, crs=crs, transform=transform, height=shape[1], width=shape[2], resampling=how, tolerance=_EXACT,
-            src_nodata=file.nodata, nodata=np.nan, dtype=dtype.name, warp_mem_limit=64, **_SAME_EVERYWHERE,
-        ) as warped,
-    ):  # fmt: skip
-        values = warped.read([band + 1 for band in bands], window=window)
-    values = values[:, :: rows.step, :: columns.step]
+    if not (bands and rows and columns):
+        values = np.zeros([len(steps) for steps in ranges], dtype)
+    else:
+        window = range(rows[0], rows[-1] + 1), range(columns[0], columns[-1] + 1)
+        values = _warp(source, target, how, dtype, bands, window)[:, :: rows.step, :: columns.step]
     return values[tuple(0 if isinstance(part, int) else slice(None) for part in cut)]
 
 
-def _cell(transform: Affine) -> str:
-    return f"{np.hypot(transform.a, transform.d):g} x {np.hypot(transform.b, transform.e):g}"
+def _warp(
+    source: Raster, target: MapGrid, how: Resampling, dtype: np.dtype, bands: range, window: Window
+) -> np.ndarray:
+    """Warp one window of the target, in halves where it takes too much of the source at once."""
+    needed = _needed(source.grid, target, window)
+    if needed is None:
+        return np.full((len(bands), len(window[0]), len(window[1])), np.nan, dtype)
+    axis = int(len(window[1]) >= len(window[0]))
+    if len(bands) * len(needed[0]) * len(needed[1]) > _MOST_CELLS and len(window[axis]) > 1:
+        middle = len(window[axis]) // 2
+        halves = [
+            _warp(source, target, how, dtype, bands, (window[0], part) if axis else (part, window[1]))
+            for part in (window[axis][:middle], window[axis][middle:])
+        ]
+        return np.concatenate(halves, axis=1 + axis)
+    block = source.read(bands, *needed).astype(dtype)
+    near, far = _system(source.grid, target)
+    here, there = (
+        grid.transform() @ Affine.translation(columns[0], rows[0])
+        for grid, (rows, columns) in ((source.grid, needed), (target, window))
+    )
+    # Band by band: GDAL's warp of several would take no data for data unless all of them lack it.
+    warped = [_warp_band(band, here, near, there, far, (len(window[0]), len(window[1])), how) for band in block]
+    return np.stack(warped)
 
 
-def _name(crs: CRS) -> str:
-    return crs.to_string() if crs.to_epsg() else str(crs.to_dict().get("proj", "a CRS of its own"))
+def _warp_band(
+    values: np.ndarray, here: Affine, near: CRS, there: Affine, far: CRS, shape: tuple[int, int], how: Resampling
+) -> np.ndarray:
+    rows, columns = values.shape
+    form = {"driver": "GTiff", "count": 1, "height": rows, "width": columns, "dtype": values.dtype.name}
+    with MemoryFile() as memory:
+        with memory.open(**form, transform=here, crs=near, nodata=np.nan) as file:
+            file.write(values, 1)
+        with (
+            memory.open() as file,
+            WarpedVRT(
+                file, crs=far, transform=there, height=shape[0], width=shape[1], resampling=how, tolerance=_EXACT,
+                src_nodata=np.nan, nodata=np.nan, dtype=values.dtype.name, warp_mem_limit=64, **_SAME_EVERYWHERE,
+            ) as warped,
+        ):  # fmt: skip
+            return np.asarray(warped.read(1))
+
+
+def _needed(source: MapGrid, target: MapGrid, window: Window) -> tuple[range, range] | None:
+    """Rows and columns of the source that a window of the target may take values from."""
+    near, far = _system(source, target)
+    sides = [np.linspace(side[0] - 0.5, side[-1] + 0.5, _LATTICE) for side in window]
+    x, y = target.positions(*(at.ravel() for at in np.meshgrid(*sides, indexing="ij")))
+    moved = np.array(transform(far, near, x, y)[:2])
+    known = np.isfinite(moved).all(axis=0)
+    if not known.any():
+        return None
+    found = []
+    for at, size in zip(source.cells(*moved[:, known]), source.shape, strict=True):
+        reach = _MARGIN + 0.02 * (at.max() - at.min())  # what is bent between two points of the lattice
+        found.append(range(max(0, int(np.floor(at.min() - reach))), min(size, int(np.ceil(at.max() + reach)) + 1)))
+    rows, columns = found
+    return (rows, columns) if rows and columns else None
+
+
+def describe_cells(grid: MapGrid) -> str:
+    """Size of a grid's cells, for a sentence."""
+    (row_x, row_y), (column_x, column_y) = grid.steps
+    return f"{np.hypot(column_x, column_y):g} x {np.hypot(row_x, row_y):g}"

@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import rasterio
 import xarray as xr
 import yaml
 
@@ -27,7 +29,17 @@ def converted(name: str, shared_data: Path, tmp_path: Path) -> xr.Dataset:
 
 
 def test_every_recipe_is_tried_here() -> None:
-    tried = {"indian-pines", "timelapse", "parihaka", "samson", "taizhou", "volve", "tempest", "broken-hill"}
+    tried = {
+        "indian-pines",
+        "timelapse",
+        "parihaka",
+        "samson",
+        "taizhou",
+        "volve",
+        "tempest",
+        "broken-hill",
+        "wisconsin",
+    }
     assert {path.stem for path in RECIPES.glob("*.yaml")} == tried
 
 
@@ -74,3 +86,25 @@ def test_the_others_convert_with_units_and_licence(shared_data: Path, tmp_path: 
     if name == "broken-hill":
         assert "no licence stated" in ds.attrs["licence"]
         assert (ds["data"].shape, ds["x"].attrs["units"]) == ((467, 399), "m")
+
+
+def test_lines_beside_a_raster(shared_data: Path, tmp_path: Path) -> None:
+    ds = converted("wisconsin", shared_data, tmp_path)
+    readings = ["ELEVATION", "RHO_I[4]", "RHO_I[12]", "RHO_I[20]", "RHO_I[28]"]
+    assert ds["band"].attrs["names"] == ["bedrock_depth", *readings]
+    with rasterio.open(shared_data / "airborne" / "bedrock_depth.tif") as file:
+        np.testing.assert_array_equal(ds["data"].values[0], file.read(1))
+        np.testing.assert_array_equal(ds["valid"].values[0], file.read(1) != file.nodata)
+        table = pd.read_csv(shared_data / "airborne" / "skytem_inverted_models.csv")
+        rows, columns = rasterio.transform.rowcol(file.transform, table["E_N83WTM"], table["N_N83WTM"])
+    inside = (rows >= 0) & (rows < ds.sizes["y"]) & (columns >= 0) & (columns < ds.sizes["x"])
+    assert inside.mean() > 0.9
+    at = ds.isel(y=("reading", rows[inside].astype(int)), x=("reading", columns[inside].astype(int)))
+    for band, name in enumerate(readings, start=1):
+        known = at["valid"].values[band]
+        assert known.mean() > 0.95
+        found, read = np.log(at["data"].values[band][known]), np.log(table[name].to_numpy()[inside][known])
+        assert np.corrcoef(found, read)[0, 1] > 0.97
+    assert ds.attrs["gridding"].startswith(
+        "bands 2 to 6 (skytem_inverted_models.csv): onto the cells of bedrock_depth.tif, medians of cells of 100"
+    )

@@ -14,7 +14,9 @@ from rasterio.transform import from_origin
 from datasets.config import ConvertConfig
 from datasets.convert import convert
 from datasets.errors import InputError
-from datasets.readers.resample import onto_grid
+from datasets.map_grid import MapGrid
+from datasets.readers import resample
+from datasets.readers.resample import Raster, onto_grid
 from datasets.store import open_volume
 
 
@@ -44,7 +46,7 @@ def pair(tmp_path: Path) -> ConvertConfig:
 
 def test_average_by_hand_and_its_words(pair: ConvertConfig) -> None:
     ds = open_volume(convert(replace(pair, resample="average"))).load()
-    with rasterio.open(pair.more_sources[0]) as file:
+    with rasterio.open(pair.others[0].source) as file:
         fine = np.where(file.read(1) == -1, np.nan, file.read(1))
     expected = np.nanmean(fine.reshape(3, 2, 3, 2), axis=(1, 3))
     assert ds["data"].dtype == np.float32
@@ -53,7 +55,7 @@ def test_average_by_hand_and_its_words(pair: ConvertConfig) -> None:
     np.testing.assert_array_equal(ds["valid"].values[1], [[True, True, True, False]] * 3)
     assert ds["band"].attrs["names"] == ["coarse", "fine"]
     assert ds.attrs["resampling"] == (
-        "fine.tif: average from cells of 50 x 50 (EPSG:32633) to cells of 100 x 100 (EPSG:32633), "
+        "band 2 (fine.tif): average from cells of 50 x 50 (EPSG:32633) to cells of 100 x 100 (EPSG:32633), "
         "the grid of coarse.tif"
     )
 
@@ -76,7 +78,11 @@ def test_what_cannot_be_resampled(pair: ConvertConfig, tmp_path: Path) -> None:
     ):
         convert(replace(pair, more_sources=[far], resample="nearest"))
     bare = write(tmp_path / "bare.tif", np.ones((3, 4)), 5e5, 5e6, 90, crs=None)
-    with pytest.raises(InputError, match=r"bare\.tif has no coordinate system, so .*bare\.tif cannot be resampled to"):
+    with pytest.raises(
+        InputError,
+        match=r"bare\.tif does not say its coordinate system, and .*coarse\.tif is in EPSG:32633; "
+        r"write \{source: .*bare\.tif, crs: EPSG:28354\}, say, in more_sources$",
+    ):
         convert(replace(pair, more_sources=[bare], resample="nearest"))
 
 
@@ -119,20 +125,28 @@ def test_real_magnetics_from_degrees(shared_data: Path, tmp_path: Path, method: 
     assert np.corrcoef(values[both], true[both])[0, 1] > 0.95
 
 
-def test_windows_do_not_change_what_is_read(shared_data: Path, tmp_path: Path) -> None:
+def test_windows_do_not_change_what_is_read(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shared_data / "airborne" / "tempest_map"
-    magnetics = rioxarray.open_rasterio(folder / "mag_aligned.tif")
-    magnetics.rio.reproject("EPSG:4326", resolution=0.05, resampling=Resampling.average).rio.to_raster(
-        tmp_path / "d.tif"
-    )
-    config = ConvertConfig(
-        source=str(folder / "resistivity_0_5m.tif"), more_sources=[str(tmp_path / "d.tif")], resample="bilinear",
-        out=str(tmp_path / "m.zarr"), overwrite=True,
-    )  # fmt: skip
-    whole = open_volume(convert(config)).load()
-    like = rioxarray.open_rasterio(folder / "resistivity_0_5m.tif", chunks={"y": 110, "x": 121})
-    parts, _ = onto_grid(tmp_path / "d.tif", like, tmp_path / "first", "bilinear", np.dtype(np.float32))
-    assert len(parts.chunksizes["y"]) == 7
-    known = whole["valid"].values[1]
-    np.testing.assert_array_equal(np.isfinite(parts.values[0]), known)
-    np.testing.assert_allclose(parts.values[0][known], whole["data"].values[1][known], rtol=1e-5, atol=1e-4)
+    first = rioxarray.open_rasterio(folder / "resistivity_0_5m.tif")
+    magnetics = rioxarray.open_rasterio(folder / "mag_aligned.tif", masked=True)
+    degrees = magnetics.rio.reproject("EPSG:4326", resolution=0.05, resampling=Resampling.average)
+    grids = [MapGrid.of(layer.to_dataset(name="data"), "testing") for layer in (degrees, first)]
+    values = degrees.values.astype(np.float32)
+    read = []
+
+    def part(bands: range, rows: range, columns: range) -> np.ndarray:
+        read.append(len(rows) * len(columns))
+        return values[bands[0] : bands[-1] + 1, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+    warped = onto_grid(Raster(grids[0], 1, part), grids[1], "bilinear", np.dtype(np.float32))
+    whole = warped.load()[0]
+    assert len(read) == 1
+    pieces = [warped.read((0, slice(at, at + 110), slice(None))) for at in range(0, 770, 110)]
+    np.testing.assert_allclose(np.concatenate(pieces), whole, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(warped.read((0, slice(40, 300, 3), slice(7, None, 5))), whole[40:300:3, 7::5],
+                               rtol=1e-5, atol=1e-4)  # fmt: skip
+    read.clear()
+    monkeypatch.setattr(resample, "_MOST_CELLS", 1000)
+    np.testing.assert_allclose(warped.load()[0], whole, rtol=1e-5, atol=1e-4)
+    assert len(read) > 20
+    assert max(read) <= 1000

@@ -1,0 +1,67 @@
+"""Which reader a source has: by its suffix, and for .grd by its first bytes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import xarray as xr
+
+from datasets.config import ConvertConfig
+from datasets.errors import InputError
+from datasets.readers import envi, geosoft, geotiff, lines, matlab, netcdf, numpy, segy, surfer, tensorly
+from datasets.readers.grids import grid_format
+from datasets.tables import table_suffix
+
+_SUFFIXES = {
+    ".mat": "matlab", ".npy": "numpy", ".npz": "numpy",
+    **dict.fromkeys(lines.SUFFIXES, "lines"),
+    ".sgy": "segy", ".segy": "segy", ".tif": "geotiff", ".tiff": "geotiff",
+    ".hdr": "envi", ".img": "envi", ".bsq": "envi", ".bil": "envi", ".bip": "envi",
+    ".nc": "netcdf", ".nc4": "netcdf", ".cdf": "netcdf", ".grd": "grid",
+}  # fmt: skip
+READERS: dict[str, Callable[[ConvertConfig], xr.Dataset]] = {
+    "matlab": matlab.read,
+    "numpy": numpy.read,
+    "segy": segy.read,
+    "geotiff": geotiff.read,
+    "tensorly": tensorly.read,
+    "envi": envi.read,
+    "geosoft": geosoft.read,
+    "surfer": surfer.read,
+    "netcdf": netcdf.read,
+    "lines": lines.read,
+}
+
+
+def source_kind(source: str, wanted: str, option: str) -> str:
+    """Tell the format of a source that is there.
+
+    Parameters
+    ----------
+    source
+        Path of the file, or ``tensorly:NAME``.
+    wanted
+        Format that the user names, or ``auto``.
+    option
+        Setting that names the source, for the error message.
+
+    Raises
+    ------
+    InputError
+        Where there is no such file, or its suffix or first bytes are of no format that is known here.
+    """
+    if wanted == "tensorly" or source.startswith("tensorly:"):
+        return "tensorly"
+    suffix = table_suffix(source)
+    if wanted == "auto" and suffix not in _SUFFIXES:
+        raise InputError(f"{source} has the suffix {suffix!r}; set format, or use one of {sorted(_SUFFIXES)}")
+    path = existing(source, option)
+    if wanted != "auto":
+        return wanted
+    return grid_format(path) if _SUFFIXES[suffix] == "grid" else _SUFFIXES[suffix]
+
+
+def existing(path: str, option: str) -> Path:
+    """Refuse a file that is not there; `option` is the setting that names it."""
+    if not Path(path).is_file():
+        raise InputError(f"no file at {path}; check {option}")
+    return Path(path)
