@@ -21,7 +21,7 @@ from pipeline.metrics import Scores, confusion, scores
 from pipeline.reading import ReadingMeter
 from pipeline.run import Run
 from pipeline.state import UNSCORED, Progress, Training
-from pipeline.step import StepResult, train_step
+from pipeline.step import NonFiniteError, StepResult, train_step
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,8 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 )
             except GridOverflowError as error:
                 raise InputError(f"step {progress.step + 1}: {error}; earlier checkpoints are kept") from error
+            except NonFiniteError as error:
+                raise InputError(f"step {progress.step + 1}: {error}; {training.way_out()}") from error
             rate = float(training.schedule.get_last_lr()[0])
             training.schedule.step()
             progress.step += 1
@@ -148,6 +150,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 "waiting_share": meter.waiting_share,
                 "epoch": loader.order.epochs(progress.step * recipe.batch),
                 "peak_memory_mib": peak_memory(context.device),
+                "workers": context.world,
             }
             watch: Watch | None = getattr(training.model, "watch", None)
             if watch is not None and watch.error is not None:
