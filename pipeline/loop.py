@@ -116,7 +116,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
     clock, spoken = Clock(progress.step, recipe.steps), -math.inf
     meter = ReadingMeter(loader, getattr(run.volume, "traffic", None))
     result: StepResult | None = None
-    score = progress.best_score
+    score, leaving = progress.best_score, False
     with closing(loader.steps(progress.step, recipe.steps)) as steps:
         for samples in steps:
             if recipe.patience and progress.stale >= recipe.patience:
@@ -174,7 +174,8 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                         f"step {progress.step}/{recipe.steps}  loss {result.loss:.4f}  {shown}  "
                         f"{seconds:.2f} s a step  {left} left"
                     )
-            if due or result.interrupted:
+            leaving, noticed = context.leaving(), leaving
+            if due or result.interrupted or (leaving and not noticed):
                 training.save(score if due else UNSCORED)
             if result.interrupted:
                 break

@@ -150,6 +150,8 @@ def _train(settings: dict[str, Any]) -> None:
         interrupted=lambda: _notice.is_set() or ray.get(settings["bell"].is_rung.remote()),
         wrap=_wrap if ranks.get_world_size() > 1 else lambda model: model,
     )
+    if run.config.cluster.address != "local":
+        context.leaving = lambda: ray.train.get_preemption_info() is not None
     newest = latest_checkpoint(run.checkpoints) if context.rank == 0 else None
     context.resume = ray.train.collective.broadcast_from_rank_zero(newest)
     if context.rank != 0:
