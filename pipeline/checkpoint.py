@@ -85,11 +85,14 @@ class _Summed:
 
     def write(self, data: bytes) -> int:
         self.sum.update(data)
+        left = memoryview(data)
         try:
-            return self.file.write(data)
+            while left:
+                left = left[self.file.write(left) :]
         except OSError as error:
             self.error = error
             raise
+        return len(data)
 
     def flush(self) -> None:
         self.file.flush()

@@ -43,7 +43,9 @@ def command(path: Path, *words: str) -> subprocess.Popen:
 
 
 def workers_now() -> list[int]:
-    """List the processes of Ray's training workers."""
+    """List the processes of the training workers of the Ray that this process has joined; others may run here."""
+    import ray
     from ray.util.state import list_actors
 
-    return [one.pid for one in list_actors(filters=[("state", "=", "ALIVE"), ("class_name", "=", "RayTrainWorker")])]
+    wanted = [("state", "=", "ALIVE"), ("class_name", "=", "RayTrainWorker")]
+    return [one.pid for one in list_actors(ray.get_runtime_context().gcs_address, filters=wanted)]

@@ -1,4 +1,5 @@
 import errno
+import resource
 import threading
 import time
 from pathlib import Path
@@ -125,6 +126,17 @@ def test_a_full_disk_is_the_system_s_own_error(tmp_path):
         write_checkpoint(tmp_path, Meta(1, 0.5), {"weight": torch.zeros(10**6)}, {}, {})
     assert caught.value.errno == errno.ENOSPC
     assert fault(tmp_path) == "SHA256SUMS is missing"
+
+
+def test_so_is_a_disk_that_fills_up_halfway(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**22, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_checkpoint(tmp_path, Meta(1, 0.5), {"weight": torch.zeros(2**21)}, {}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "model.pt").stat().st_size == 2**22
 
 
 class FullDisk(Snapshot):

@@ -21,7 +21,7 @@ from pipeline.journal import read_history
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.train import train
-from tests.pipeline.processes import command, largest_difference, wait_for_step, weights_of
+from tests.pipeline.processes import command, largest_difference, wait_for_step, weights_of, workers_now
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
@@ -53,12 +53,10 @@ def test_a_killed_worker_is_replaced_and_ends_with_the_same_weights(recipe, ray_
     killed = []
 
     def strike():
-        from ray.util.state import list_actors
-
         wait_for_step(Path(config.runs) / "struck", 130)
-        for actor in list_actors(filters=[("state", "=", "ALIVE"), ("class_name", "=", "RayTrainWorker")]):
-            killed.append(actor.pid)
-            os.kill(actor.pid, signal.SIGKILL)
+        for pid in workers_now():
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
         done.set()
 
     thread = threading.Thread(target=strike)
