@@ -1,16 +1,27 @@
-"""Checkpoints: tensors and plain JSON in a folder named by its step, never a pickle of our classes."""
+"""Checkpoints: tensors and plain JSON in a folder named by its step, never a pickle of our classes.
 
+Each holds ``SHA256SUMS``, written last: a checkpoint counts only where every file is still what was written.
+`sha256sum -c SHA256SUMS` in its folder checks the same.
+"""
+
+import hashlib
 import json
+import math
+import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from datasets.errors import InputError
 from models.config import SegmenterConfig
 from models.segmenter import Segmenter
+
+_SUMS = "SHA256SUMS"
+_FILES = ("model.pt", "training.pt", "segmenter.json", "meta.json")
 
 
 @dataclass(frozen=True)
@@ -29,9 +40,79 @@ class Meta:
     score: float
 
 
+def copied(value: Any) -> Any:
+    """Copy all tensors of a state to the memory of the host, so that training may change its own."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied(item) for item in value)
+    return value
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint in memory, as training was at one step; training may go on while it is written.
+
+    Attributes
+    ----------
+    meta, model, training, segmenter
+        As in `write_checkpoint`.
+    """
+
+    meta: Meta
+    model: dict[str, Any]
+    training: dict[str, Any]
+    segmenter: Any
+
+    def write(self, folder: Path) -> None:
+        """Write it into an empty folder."""
+        write_checkpoint(folder, self.meta, self.model, self.training, self.segmenter)
+
+
 def folder_name(step: int) -> str:
     """Name the folder of a step, so that repeating the step writes to the same place."""
     return f"step-{step:06d}"
+
+
+class _Summed:
+    """A file that sums what passes, and keeps the system's error, which torch.save hides behind its own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sum = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.sum.update(data)
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self.file.write(left) :]
+        except OSError as error:
+            self.error = error
+            raise
+        return len(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write(path: Path, content: Any) -> str:
+    """Write a file through to the disk, a state by torch and other things as JSON; returns its SHA-256."""
+    with path.open("wb", buffering=0) as file:
+        summed = _Summed(file)
+        try:
+            if path.suffix == ".pt":
+                torch.save(content, summed)  # type: ignore[arg-type]  # all it needs
+            else:
+                summed.write(json.dumps(content, indent=1).encode())
+        except RuntimeError:
+            if summed.error is not None:
+                raise summed.error from None
+            raise
+        os.fsync(file.fileno())
+    return summed.sum.hexdigest()
 
 
 def write_checkpoint(folder: Path, meta: Meta, model: dict[str, Any], training: dict[str, Any], segmenter: Any) -> None:
@@ -40,7 +121,7 @@ def write_checkpoint(folder: Path, meta: Meta, model: dict[str, Any], training: 
     Parameters
     ----------
     folder
-        Empty folder that the caller moves or uploads as a whole.
+        Empty folder that the caller renames as a whole.
     meta
         Step and score.
     model
@@ -50,10 +131,35 @@ def write_checkpoint(folder: Path, meta: Meta, model: dict[str, Any], training: 
     segmenter
         JSON configuration of the network.
     """
-    torch.save(model, folder / "model.pt")
-    torch.save(training, folder / "training.pt")
-    (folder / "segmenter.json").write_text(json.dumps(segmenter, indent=1))
-    (folder / "meta.json").write_text(json.dumps({"step": meta.step, "score": meta.score}))
+    contents = (model, training, segmenter, {"step": meta.step, "score": meta.score})
+    sums = {name: _write(folder / name, content) for name, content in zip(_FILES, contents, strict=True)}
+    with (folder / _SUMS).open("w") as file:
+        file.writelines(f"{digest}  {name}\n" for name, digest in sums.items())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def fault(folder: Path) -> str | None:
+    """Say what is wrong with a checkpoint; None where every file is what was written."""
+    try:
+        lines = (folder / _SUMS).read_text().splitlines()
+        sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    except FileNotFoundError:
+        return f"{_SUMS} is missing"
+    except (OSError, ValueError):
+        return f"{_SUMS} cannot be read"
+    if sums.keys() != set(_FILES):
+        return f"{_SUMS} does not name {', '.join(_FILES)}"
+    for name, digest in sums.items():
+        try:
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    return f"{name} does not match {_SUMS}"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
 
 
 def read_meta(folder: Path) -> Meta:
@@ -71,35 +177,67 @@ def load_segmenter(folder: str | Path) -> Segmenter:
     return model.eval()
 
 
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """List the whole checkpoints below `folder`, oldest first; `meta.json` is written last."""
-    return sorted(path.parent for path in folder.glob("step-*/meta.json"))
+def all_checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints below `folder`, oldest first, without a look inside."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints below `folder` whose every file is what was written, oldest first; others are named aloud.
+
+    Raises
+    ------
+    InputError
+        Where there are checkpoints but none is whole.
+    """
+    found = all_checkpoints(folder)
+    faults = {path: fault(path) for path in found}
+    broken = [f"{path.name}: {text}" for path, text in faults.items() if text]
+    whole = [path for path, text in faults.items() if text is None]
+    if broken and not whole:
+        raise InputError(
+            f"no checkpoint in {folder} is whole ({'; '.join(broken)}); put one back from a copy, or start the run "
+            "again with --overwrite"
+        )
+    for text in broken:
+        print(f"a checkpoint is broken and passed over ({text})", flush=True)
+    return whole
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint below `folder`."""
-    found = complete_checkpoints(folder)
-    return found[-1] if found else None
+    """Return the newest whole checkpoint below `folder`; none where there is none at all."""
+    whole = whole_checkpoints(folder)
+    return whole[-1] if whole else None
 
 
 def best_checkpoint(run: Path) -> Path:
-    """Return the checkpoint of a run with the best validation score; the earlier of two equals.
+    """Return the whole checkpoint of a run with the best validation score; the earlier of two equals.
 
     Raises
     ------
     InputError
         Where the run has none yet.
     """
-    found = complete_checkpoints(Path(run) / "checkpoints")
+    found = whole_checkpoints(Path(run) / "checkpoints")
     if not found:
         raise InputError(f"{run} has no checkpoint yet; go on with it by `python -m pipeline train ... --resume`")
     return max(found, key=lambda path: read_meta(path).score)
 
 
-def keep_best_and_latest(folder: Path) -> None:
-    """Delete all checkpoints below `folder` but the best and the newest."""
-    found = complete_checkpoints(folder)
-    best = max(found, key=lambda path: read_meta(path).score, default=None)
-    for path in found[:-1]:
-        if path != best:
+def _score(folder: Path) -> float:
+    try:
+        return read_meta(folder).score
+    except (OSError, ValueError):
+        return -math.inf
+
+
+def keep_best_and_two(folder: Path, newest: Path) -> None:
+    """Delete all checkpoints below `folder` but the best, the newest and the one before it.
+
+    Those of later steps than the newest are broken: training has gone back behind them.
+    """
+    found = [path for path in all_checkpoints(folder) if path <= newest and (path / _SUMS).is_file()]
+    best = max(found, key=_score)
+    for path in all_checkpoints(folder):
+        if path not in (best, *found[-2:]):
             shutil.rmtree(path)

@@ -4,7 +4,6 @@ Every refusal of input ends with one sentence on stderr and exit code 2, work of
 interruption with 130.
 """
 
-import errno
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
@@ -12,9 +11,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from datasets.errors import InputError, UnfinishedError
-from models.config import ConfigError
+from datasets.errors import UnfinishedError
 from pipeline.recipe import build, parse, recipe_parser
+from pipeline.refusal import refusal
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,6 @@ class Command:
 
 
 _RUN = "pipeline.config:RunConfig"
-_REFUSALS = {
-    errno.ENOSPC: "the disk is full; free some room, nothing was kept half-written",
-    errno.EDQUOT: "the quota of this disk is used up; free some room, nothing was kept half-written",
-    errno.EACCES: "permission denied; choose another place, or ask for access to this one",
-    errno.EROFS: "this disk can only be read; choose another place",
-}
-"""Refusals of the operating system that the user can do something about."""
 COMMANDS = {
     "quickstart": Command(
         "go the whole way once: survey, training, registry, map, scores",
@@ -181,16 +173,14 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     try:
         run_command(words[0], words[1:])
-    except (InputError, ConfigError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except UnfinishedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except OSError as error:
-        if error.errno not in _REFUSALS:
+    except (ValueError, OSError) as error:
+        text = refusal(error)
+        if text is None:
             raise
-        print(f"error: {error.filename or 'writing'}: {_REFUSALS[error.errno]}", file=sys.stderr)
+        print(f"error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

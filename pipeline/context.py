@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from pipeline.checkpoint import Meta
+from pipeline.checkpoint import Meta, Snapshot
 
 
 class Listener(Protocol):
@@ -32,7 +32,7 @@ class Silent:
         """Ignore."""
 
 
-def _no_storage(folder: Path, meta: Meta) -> None:
+def _no_storage(snapshot: Snapshot | None, meta: Meta) -> None:
     """Keep nothing."""
 
 
@@ -49,9 +49,11 @@ class Context:
     resume
         Checkpoint folder to go on from.
     store
-        Takes a finished checkpoint folder (rank 0) or takes part in the hand-over (other ranks, folder None).
+        Takes the snapshot of a checkpoint (rank 0) or takes part in the hand-over (other ranks, None).
     interrupted
         Whether somebody asked this run to stop.
+    leaving
+        Whether a machine of this run is about to be taken away; all ranks agree. A checkpoint is then due at once.
     listener
         Where the numbers go; only rank 0 speaks.
     wrap
@@ -62,8 +64,9 @@ class Context:
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     resume: Path | None = None
-    store: Callable[[Path | None, Meta], None] = _no_storage  # type: ignore[assignment]
+    store: Callable[[Snapshot | None, Meta], None] = _no_storage
     interrupted: Callable[[], bool] = lambda: False
+    leaving: Callable[[], bool] = lambda: False
     listener: Listener = field(default_factory=Silent)
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Mapping
 
+from pipeline.lines import Lines
 from pipeline.run import Run
 from pipeline.session import note_machine
 from pipeline.tracking import Tracker
@@ -39,19 +40,24 @@ class Journal:
 
     def __init__(self, run: Run, tracker: Tracker) -> None:
         self.run, self.tracker = run, tracker
-        self._file = (run.folder / _NAME).open("a", buffering=1)
+        self._lines = Lines(run.folder / _NAME)
 
     @classmethod
     def open(cls, run: Run, run_id: str) -> "Journal":
         """Open the journal of a run that MLflow knows as `run_id`, and note on which machine it goes on."""
         note_machine(run)
-        return cls(run, Tracker(run.tracking_uri, run_id))
+        return cls(run, Tracker(run.tracking_uri, run_id, run.outbox))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Write the numbers of one step."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.add({"step": step, **values})
         self.tracker.metrics(step, values)
 
     def progress(self, line: str) -> None:
         """Print one line."""
         print(line, file=sys.stdout, flush=True)
+
+    def close(self) -> None:
+        """Hand MLflow what waits, as far as it answers."""
+        self._lines.close()
+        self.tracker.close()

@@ -21,7 +21,7 @@ from pipeline.metrics import Scores, confusion, scores
 from pipeline.reading import ReadingMeter
 from pipeline.run import Run
 from pipeline.state import UNSCORED, Progress, Training
-from pipeline.step import StepResult, train_step
+from pipeline.step import NonFiniteError, StepResult, train_step
 from pipeline.tiling import OutputGrid, Read, map_cells
 
 
@@ -150,7 +150,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
     clock, spoken = Clock(progress.step, recipe.steps), -math.inf
     meter = ReadingMeter(loader, getattr(run.volume, "traffic", None))
     result: StepResult | None = None
-    score = progress.best_score
+    score, leaving = progress.best_score, False
     with closing(loader.steps(progress.step, recipe.steps)) as steps:
         for samples in steps:
             if recipe.patience and progress.stale >= recipe.patience:
@@ -169,6 +169,8 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 )
             except GridOverflowError as error:
                 raise InputError(f"step {progress.step + 1}: {error}; earlier checkpoints are kept") from error
+            except NonFiniteError as error:
+                raise InputError(f"step {progress.step + 1}: {error}; {training.way_out()}") from error
             rate = float(training.schedule.get_last_lr()[0])
             training.schedule.step()
             progress.step += 1
@@ -182,6 +184,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 "waiting_share": meter.waiting_share,
                 "epoch": loader.order.epochs(progress.step * recipe.batch),
                 "peak_memory_mib": peak_memory(context.device),
+                "workers": context.world,
             }
             watch: Watch | None = getattr(training.model, "watch", None)
             if watch is not None and watch.error is not None:
@@ -205,7 +208,8 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                         f"step {progress.step}/{recipe.steps}  loss {result.loss:.4f}  {shown}  "
                         f"{seconds:.2f} s a step  {left} left"
                     )
-            if due or result.interrupted:
+            leaving, noticed = context.leaving(), leaving
+            if due or result.interrupted or (leaving and not noticed):
                 training.save(score if due else UNSCORED)
             if result.interrupted:
                 break

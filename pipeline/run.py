@@ -146,6 +146,11 @@ class Run:
         """MLflow's tracking URI: the configured one, or SQLite beside the runs."""
         return self.config.tracking.uri or f"sqlite:///{self.folder.parent / 'mlflow.db'}"
 
+    @property
+    def outbox(self) -> Path:
+        """What MLflow has not got yet; see `pipeline.outbox`."""
+        return self.folder / "mlflow-outbox.jsonl"
+
     def read(self, name: str) -> dict[str, Any]:
         """Read one of the run's JSON files; an absent one is empty."""
         path = self.folder / name
@@ -153,8 +158,12 @@ class Run:
 
     def write(self, name: str, content: dict[str, Any]) -> Path:
         """Write one of the run's JSON files, whole or not at all."""
+        return self.write_text(name, json.dumps(content, indent=1))
+
+    def write_text(self, name: str, content: str) -> Path:
+        """Write one of the run's files, whole or not at all."""
         path = self.folder / name
         with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=f".{name}.", delete=False) as file:
-            json.dump(content, file, indent=1)
+            file.write(content)
         os.replace(file.name, path)
         return path

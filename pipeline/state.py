@@ -2,7 +2,6 @@
 
 import copy
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from pipeline.checkpoint import Meta, write_checkpoint
+from datasets.errors import InputError
+from pipeline.checkpoint import Meta, Snapshot, copied
+from pipeline.config import TrainingConfig
 from pipeline.context import Context
 from pipeline.run import Run
-from pipeline.step import build_optimiser
+from pipeline.step import build_optimiser, rate_factor
 
 UNSCORED = -1.0
 """Score of a checkpoint that an interruption left between two validations."""
@@ -64,9 +65,20 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.progress = Progress(**state["progress"])
+        self._set_rate(self.run.config.training)
         torch.set_rng_state(state["random"])
         if device.type == "cuda" and state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], device)
+
+    def _set_rate(self, recipe: TrainingConfig) -> None:
+        """Take another peak rate than the checkpoint's, where the resumed run was given one."""
+        if self.schedule.base_lrs == [recipe.rate] * len(self.schedule.base_lrs):
+            return
+        self.schedule.base_lrs = [recipe.rate] * len(self.schedule.base_lrs)
+        rate = recipe.rate * rate_factor(self.progress.step, recipe)
+        self.schedule._last_lr = [rate] * len(self.schedule.base_lrs)
+        for group in self.optimiser.param_groups:
+            group["initial_lr"], group["lr"] = recipe.rate, rate
 
     def state(self) -> dict[str, Any]:
         """Everything besides the weights that the next step depends on."""
@@ -80,15 +92,32 @@ class Training:
         }
 
     def save(self, score: float) -> None:
-        """Hand a checkpoint to the storage; every rank takes part."""
+        """Hand a checkpoint to the storage; every rank takes part.
+
+        Raises
+        ------
+        InputError
+            Where a weight is not finite; such a checkpoint would lead nowhere.
+        """
         meta = Meta(self.progress.step, score)
+        for name, value in self.model.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise InputError(f"step {meta.step}: {name} is no longer finite; {self.way_out()}")
         if self.context.rank != 0:
             self.context.store(None, meta)
             return
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-            segmenter = self.run.prepared.segmenter.to_json()
-            write_checkpoint(Path(folder), meta, self.model.state_dict(), self.state(), segmenter)
-            self.context.store(Path(folder), meta)
+        segmenter = self.run.prepared.segmenter.to_json()
+        self.context.store(Snapshot(meta, copied(self.model.state_dict()), copied(self.state()), segmenter), meta)
+
+    def way_out(self) -> str:
+        """Say what helps a run whose numbers have left the finite ones."""
+        recipe = self.run.config.training
+        clip = f"a training.clip below {recipe.clip:g}" if recipe.clip else "a training.clip such as 1"
+        return (
+            f"no such step is kept. Go on from the newest checkpoint with --resume and a training.rate below "
+            f"{recipe.rate:g} or {clip}; where it happens at the first step, look for values that are not finite "
+            "by `python -m pipeline inspect`"
+        )
 
     def judge(self, score: float) -> None:
         """Note a validation score."""

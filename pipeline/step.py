@@ -4,6 +4,7 @@ B batch, C channels, K classes, N the space.
 """
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,10 @@ def build_optimiser(model: nn.Module, config: TrainingConfig) -> tuple[Optimizer
     else:
         optimiser = torch.optim.SGD(parameters, lr=config.rate, momentum=0.9)
     return optimiser, LambdaLR(optimiser, lambda step: rate_factor(step, config))
+
+
+class NonFiniteError(ArithmeticError):
+    """Loss or gradient are not finite; the weights are as they were before the step, on every rank alike."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,11 @@ def train_step(
     -------
     StepResult
         Loss, gradient norm, voxels and whether to stop.
+
+    Raises
+    ------
+    NonFiniteError
+        Before the optimiser moves the weights; loss and gradient are those of all ranks, so all of them raise it.
     """
     device = weights.device
     host_weights = weights.cpu().numpy()
@@ -136,5 +146,7 @@ def train_step(
         voxels += int(np.prod(raw_BCN.shape[2:])) * len(chosen)
     (loss,) = sum_over_ranks([loss_share], device)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip if clip > 0 else float("inf"))
+    if not (math.isfinite(loss) and math.isfinite(float(norm))):
+        raise NonFiniteError(f"the loss is {loss:g} and the norm of its gradient {float(norm):g}")
     optimiser.step()
     return StepResult(loss, float(norm), voxels, stops > 0)

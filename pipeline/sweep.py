@@ -14,15 +14,15 @@ from ray.tune.search.optuna import OptunaSearch
 
 from datasets.errors import InputError
 from models.config import hourglass
-from pipeline.checkpoint import Meta, latest_checkpoint
+from pipeline.checkpoint import Meta, Snapshot, latest_checkpoint
 from pipeline.config import ClusterConfig, RunConfig, SweepConfig
 from pipeline.context import Context
 from pipeline.journal import Journal
-from pipeline.local import directory_storage
 from pipeline.loop import fit, new_segmenter
 from pipeline.pictures import draw_trials
 from pipeline.prepare import prepare
 from pipeline.run import Run
+from pipeline.storage import directory_storage
 from pipeline.tracking import Tracker, connect, create_run
 from pipeline.train import absolute, open_tracking
 from pipeline.worker import cluster
@@ -61,9 +61,9 @@ def run_trial(choice: dict[str, int], *, config: RunConfig, folder: str, parent:
     best = 0.0
     parameters = 0
 
-    def store(path: Path | None, meta: Meta) -> None:
+    def store(snapshot: Snapshot | None, meta: Meta) -> None:
         nonlocal best
-        keep(path, meta)
+        keep(snapshot, meta)
         best = max(best, meta.score)
         journal.tracker.flush()
         ray.tune.report(

@@ -1,5 +1,6 @@
 """MLflow runs: created and ended by the driver, fed by rank 0, which may restart in between."""
 
+import itertools
 import logging
 import os
 import time
@@ -13,9 +14,9 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from datasets.errors import InputError
+from pipeline.outbox import Entry, Outbox
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-_PATIENCE_S = 5.0
 
 
 def connect(uri: str) -> MlflowClient:
@@ -27,6 +28,7 @@ def connect(uri: str) -> MlflowClient:
         Where it does not.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -98,7 +100,7 @@ def create_run(
 
 
 class Tracker:
-    """Feeds one run; metrics are sent in batches, a few seconds apart.
+    """Feeds one run.
 
     Parameters
     ----------
@@ -106,45 +108,86 @@ class Tracker:
         Tracking URI.
     run_id
         The run.
+    outbox
+        File for what MLflow has not got yet. With it nothing here waits for MLflow or fails with it; without, each
+        call sends at once.
     """
 
-    def __init__(self, uri: str, run_id: str) -> None:
-        self.client = connect(uri)
-        self.run_id = run_id
-        self._waiting: list[Metric] = []
-        self._sent = time.monotonic()
+    def __init__(self, uri: str, run_id: str, outbox: Path | None = None) -> None:
+        self.uri, self.run_id = uri, run_id
+        self._client = None if outbox else connect(uri)
+        self._outbox = Outbox(outbox, self._send, f"MLflow at {uri}") if outbox else None
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Take the numbers of one step."""
         now = int(time.time() * 1000)
-        self._waiting += [Metric(key, float(value), now, step) for key, value in values.items()]
-        if time.monotonic() - self._sent > _PATIENCE_S or len(self._waiting) > 800:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what waits."""
-        for start in range(0, len(self._waiting), 1000):
-            self.client.log_batch(self.run_id, metrics=self._waiting[start : start + 1000])
-        self._waiting = []
-        self._sent = time.monotonic()
+        self._post("metrics", [[key, float(value), now, step] for key, value in values.items()])
 
     def tag(self, key: str, value: str) -> None:
         """Set a tag."""
-        self.client.set_tag(self.run_id, key, value)
+        self._post("tag", key, value)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload a file."""
-        self.client.log_artifact(self.run_id, str(path), folder)
+        self._post("artifact", str(path), folder)
 
     def artifacts(self, source: Path, folder: str) -> None:
         """Upload a folder."""
-        self.client.log_artifacts(self.run_id, str(source), folder)
+        self._post("artifacts", str(source), folder)
+
+    def reopen(self) -> None:
+        """Mark a run that goes on as running again; with an outbox, the next to open it says so."""
+        if self._outbox:
+            self._outbox.post(["status", "RUNNING"], later=True)
+        else:
+            self._send([["status", "RUNNING"]])
 
     def end(self, status: Status) -> None:
         """Send what waits and close the run."""
-        self.flush()
-        self.client.set_terminated(self.run_id, status)
+        self._post("status", status)
+        self.close()
 
-    def reopen(self) -> None:
-        """Mark a run that goes on as running again."""
-        self.client.update_run(self.run_id, "RUNNING")
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._outbox:
+            self._outbox.flush()
+
+    def close(self) -> None:
+        """Send what waits, as far as MLflow answers, and end."""
+        if self._outbox:
+            self._outbox.close()
+
+    def _post(self, *entry: Any) -> None:
+        if self._outbox:
+            self._outbox.post(list(entry))
+        else:
+            self._send([list(entry)])
+
+    def _send(self, entries: list[Entry]) -> None:
+        """Send entries in order; numbers that follow each other travel together. Sending twice changes nothing."""
+        if self._client is None:
+            self._client = connect(self.uri)
+        for kind, group in itertools.groupby(entries, key=lambda entry: entry[0]):
+            if kind == "metrics":
+                metrics = [Metric(*row) for entry in group for row in entry[1]]
+                for start in range(0, len(metrics), 1000):
+                    self._client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
+                continue
+            for entry in group:
+                self._send_one(kind, *entry[1:])
+
+    def _send_one(self, kind: str, *what: Any) -> None:
+        assert self._client is not None
+        if kind == "tag":
+            self._client.set_tag(self.run_id, *what)
+        elif kind == "status":
+            if what[0] == "RUNNING":
+                self._client.update_run(self.run_id, what[0])
+            else:
+                self._client.set_terminated(self.run_id, what[0])
+        elif not Path(what[0]).exists():
+            print(f"{what[0]} is gone before MLflow got it", flush=True)
+        elif kind == "artifact":
+            self._client.log_artifact(self.run_id, *what)
+        else:
+            self._client.log_artifacts(self.run_id, *what)

@@ -13,15 +13,19 @@ import torch
 
 from datasets.errors import InputError
 from datasets.provenance import code_version
-from pipeline.checkpoint import latest_checkpoint
+from pipeline.checkpoint import all_checkpoints
 from pipeline.config import RunConfig
 from pipeline.local import train_here
 from pipeline.memory import check_training
 from pipeline.prepare import prepare
 from pipeline.reading import reading_in_words
+from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.session import note_start
 from pipeline.tracking import Status, Tracker, connect, create_run
+
+_FREE = ("memory", "rate", "clip")
+"""Settings of the training that a resumed run may change: the last two are what helps against a loss of nan."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,7 +47,7 @@ def open_tracking(run: Run, *, parent: str | None = None) -> str:
     """Create the MLflow run of a prepared run, or reopen the one that it has; returns its id."""
     known = run.read("tracking.json").get("run_id")
     if known:
-        Tracker(run.tracking_uri, known).reopen()
+        Tracker(run.tracking_uri, known, run.outbox).reopen()
         return str(known)
     artifacts = run.folder.parent / "mlartifacts" if run.tracking_uri.startswith("sqlite:") else None
     prepared = run.prepared
@@ -71,7 +75,7 @@ def open_tracking(run: Run, *, parent: str | None = None) -> str:
 def _reopen(config: RunConfig) -> Run:
     run = Run.open(Path(config.runs) / config.name)
     then, now = flatten(asdict(run.config)), flatten(asdict(absolute(config)))
-    free = ("cluster.", "tracking.", "sweep.", "runs", "training.memory")
+    free = ("cluster.", "tracking.", "sweep.", "runs", *(f"training.{name}" for name in _FREE))
     changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(free)]
     if changed:
         key = min(changed)
@@ -79,8 +83,11 @@ def _reopen(config: RunConfig) -> Run:
             f"--resume: {key} is {now.get(key)!r} but {run.folder} was started with {then.get(key)!r}; "
             "repeat the recipe it was started with, or choose another --name"
         )
-    training = replace(run.config.training, memory=config.training.memory)
-    return replace(run, config=replace(run.config, cluster=config.cluster, training=training))
+    training = replace(run.config.training, **{name: getattr(config.training, name) for name in _FREE})
+    run = replace(run, config=replace(run.config, cluster=config.cluster, training=training))
+    if any(now[f"training.{name}"] != then[f"training.{name}"] for name in _FREE):
+        run.write_text("config.yaml", dump_recipe(run.config))  # what the workers read
+    return run
 
 
 def absolute(config: RunConfig) -> RunConfig:
@@ -144,7 +151,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         )
     if config.cluster.gpu and config.cluster.workers == 0 and not torch.cuda.is_available():
         raise InputError("cluster.gpu is true but torch finds no CUDA device here; set it to false")
-    if config.tracking.uri:
+    if config.tracking.uri and not resume:  # what a run that goes on has for MLflow can wait
         connect(config.tracking.uri)
     if resume:
         run = _reopen(config)
@@ -180,7 +187,7 @@ def _old_run_kept(folder: Path, overwrite: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if latest_checkpoint(folder / "checkpoints") is None:
+        if not all_checkpoints(folder / "checkpoints"):
             shutil.rmtree(folder, ignore_errors=True)
             if is_run:
                 old.rename(folder)
@@ -204,5 +211,5 @@ def _work(run: Run) -> bool:
         status = "KILLED"
         raise
     finally:
-        Tracker(run.tracking_uri, run_id).end(status)
+        Tracker(run.tracking_uri, run_id, run.outbox).end(status)
     return status == "KILLED"

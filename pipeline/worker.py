@@ -1,12 +1,17 @@
-"""Ray Train around the loop: ranks, devices, checkpoints in Ray's storage, restarts; training's only door to Ray."""
+"""Ray Train around the loop: ranks, devices, restarts, signals; training's only door to Ray.
+
+Checkpoints go where they go without Ray: the run's folder, which every worker must reach anyhow, by our own storage,
+which sums them and writes behind the training. Ray's would count one only once its controller has asked for it.
+"""
 
 import contextlib
 import logging
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -17,12 +22,14 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 import ray
 import ray.train
+import ray.train.collective
 import torch
-from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from datasets.errors import InputError
-from pipeline.checkpoint import Meta, folder_name, latest_checkpoint
+from pipeline.checkpoint import latest_checkpoint
 from pipeline.config import ClusterConfig
 from pipeline.context import Context
 from pipeline.finish import finish
@@ -30,15 +37,18 @@ from pipeline.gauges import Gauges
 from pipeline.interrupt import on_interrupt
 from pipeline.journal import Journal
 from pipeline.loop import fit
+from pipeline.refusal import refusal
 from pipeline.run import Run
+from pipeline.storage import stored_behind
 
 
 @ray.remote(num_cpus=0)
 class Bell:
-    """Carries the wish to stop from the driver to the workers."""
+    """Carries the wish to stop from the driver to the workers, and their refusals back."""
 
     def __init__(self) -> None:
         self.rung = False
+        self.refusals: dict[int, str] = {}
 
     def ring(self) -> None:
         """Ask the workers to stop after their current step."""
@@ -47,6 +57,48 @@ class Bell:
     def is_rung(self) -> bool:
         """Tell whether somebody asked."""
         return self.rung
+
+    def refuse(self, rank: int, text: str) -> int:
+        """Note that a rank cannot go on and trying again would not help; tells how many ranks said so."""
+        self.refusals[rank] = text
+        return len(self.refusals)
+
+    def refusal(self) -> str | None:
+        """Return the refusal of the lowest rank that cannot go on."""
+        return self.refusals[min(self.refusals)] if self.refusals else None
+
+
+_notice = threading.Event()
+_AGREE_S = 5.0
+"""How long a refusing worker waits for the others to refuse as well."""
+_RESIZE_S = 60.0
+"""How often an elastic run looks for nodes that have joined; a larger group starts from the newest checkpoint."""
+
+
+def _heed_sigterm() -> None:
+    """Turn the first SIGTERM to this worker into a wish to stop; Ray would end it without a checkpoint."""
+
+    def handler(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        _notice.set()
+
+    before = signal.signal(signal.SIGTERM, handler)
+
+
+class _Heeding(TorchConfig().backend_cls):  # type: ignore[misc]  # the class is private
+    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_training_start(worker_group, backend_config)
+        worker_group.execute(_heed_sigterm)  # in the worker's main thread, the only one that may take signals
+
+
+@dataclass
+class HeedingTorchConfig(TorchConfig):
+    """Torch's workers, which take SIGTERM as the notice that it is."""
+
+    @property
+    def backend_cls(self) -> type:
+        """Sets the workers up."""
+        return _Heeding
 
 
 def threads_per_worker(config: ClusterConfig) -> int:
@@ -58,17 +110,11 @@ def _wrap(model: nn.Module) -> nn.Module:
     return prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
 
 
-def _store(folder: Path | None, meta: Meta) -> None:
-    checkpoint = None if folder is None else ray.train.Checkpoint.from_directory(str(folder))
-    ray.train.report(
-        {"step": meta.step, "score": meta.score},
-        checkpoint=checkpoint,
-        checkpoint_dir_name=folder_name(meta.step),
-    )
-
-
 def work(settings: dict[str, Any]) -> None:
     """Train on one worker; Ray calls this in its own process.
+
+    A refusal goes to the driver by the bell and not by the error, which Ray would answer by trying again. Where only
+    some of the workers refuse, the error ends the others, who wait for them, and the next group ends at once.
 
     Parameters
     ----------
@@ -76,31 +122,47 @@ def work(settings: dict[str, Any]) -> None:
         ``folder`` of the run, MLflow ``run_id``, ``threads``, the ``bell``, and the settings of the ``cluster``, which
         on a resumed run need not be those that the folder remembers.
     """
+    bell, ranks = settings["bell"], ray.train.get_context()
+    if ray.get(bell.refusal.remote()) is not None:
+        return
+    try:
+        _train(settings)
+    except (ValueError, OSError) as error:
+        text = refusal(error)
+        if text is None:
+            raise
+        end = time.monotonic() + _AGREE_S
+        while ray.get(bell.refuse.remote(ranks.get_world_rank(), text)) < ranks.get_world_size():
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+def _train(settings: dict[str, Any]) -> None:
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # else every report is announced between our lines
     ranks = ray.train.get_context()
     torch.set_num_threads(settings["threads"])
     run = Run.open(settings["folder"])
     run = replace(run, config=replace(run.config, cluster=ClusterConfig(**settings["cluster"])))
-    first = ranks.get_world_rank() == 0
-    journal = Journal.open(run, settings["run_id"]) if first else None
-    with contextlib.ExitStack() as stack:
-        newest = ray.train.get_checkpoint()
-        # A run that began without Ray has checkpoints that Ray does not know of.
-        place = Path(stack.enter_context(newest.as_directory())) if newest else latest_checkpoint(run.checkpoints)
-        context = Context(
-            rank=ranks.get_world_rank(),
-            world=ranks.get_world_size(),
-            device=get_device(),
-            resume=place,
-            store=_store,
-            interrupted=lambda: ray.get(settings["bell"].is_rung.remote()),
-            wrap=_wrap if ranks.get_world_size() > 1 else lambda model: model,
-        )
-        if journal is not None:
-            context.listener = Gauges(journal, run.config.name)
-        outcome = fit(run, context)
-        if journal is not None:
-            finish(run, outcome, journal, context.device)
+    context = Context(
+        rank=ranks.get_world_rank(),
+        world=ranks.get_world_size(),
+        device=get_device(),
+        interrupted=lambda: _notice.is_set() or ray.get(settings["bell"].is_rung.remote()),
+        wrap=_wrap if ranks.get_world_size() > 1 else lambda model: model,
+    )
+    if run.config.cluster.address != "local":
+        context.leaving = lambda: ray.train.get_preemption_info() is not None
+    newest = latest_checkpoint(run.checkpoints) if context.rank == 0 else None
+    context.resume = ray.train.collective.broadcast_from_rank_zero(newest)
+    if context.rank != 0:
+        fit(run, context)
+        return
+    with contextlib.closing(Journal.open(run, settings["run_id"])) as journal:
+        context.listener = Gauges(journal, run.config.name)
+        with stored_behind(run.checkpoints) as context.store:
+            outcome = fit(run, context)
+        finish(run, outcome, journal, context.device)
 
 
 @contextlib.contextmanager
@@ -149,6 +211,7 @@ def train_on_ray(run: Run, run_id: str) -> None:
     """
     config = run.config.cluster
     threads = threads_per_worker(config)
+    workers = (config.min_workers, config.workers) if config.min_workers else config.workers
     resources = {"CPU": threads, "GPU": 1} if config.gpu else {"CPU": threads}
     with cluster(config):
         if config.gpu and config.address == "local" and ray.cluster_resources().get("GPU", 0) < config.workers:
@@ -156,7 +219,8 @@ def train_on_ray(run: Run, run_id: str) -> None:
                 f"cluster.gpu asks for {config.workers} GPUs, but this machine has "
                 f"{ray.cluster_resources().get('GPU', 0):g}; set it to false, or join a cluster by cluster.address"
             )
-        bell = Bell.remote()  # type: ignore[attr-defined]  # the decorator's work
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        bell = Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # the decorator's work
         trainer = TorchTrainer(
             work,
             train_loop_config={
@@ -166,14 +230,17 @@ def train_on_ray(run: Run, run_id: str) -> None:
                 "bell": bell,
                 "cluster": asdict(config),
             },
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=resources
+            scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # typed as its predecessor
+                num_workers=workers,  # type: ignore[arg-type]
+                use_gpu=config.gpu,
+                resources_per_worker=resources,
+                elastic_resize_monitor_interval_s=_RESIZE_S,
             ),
+            torch_config=HeedingTorchConfig(),
             run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as its predecessor
-                name=run.checkpoints.name,
+                name="ray",
                 storage_path=str(run.folder),
                 failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
         )
@@ -191,5 +258,8 @@ def train_on_ray(run: Run, run_id: str) -> None:
             thread.start()
             while thread.is_alive():
                 thread.join(0.2)
+        refused = ray.get(bell.refusal.remote())
+        if refused is not None:
+            raise InputError(refused)
         if failures:
             raise failures[0]

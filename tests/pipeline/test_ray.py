@@ -15,12 +15,13 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from pipeline.checkpoint import latest_checkpoint, load_segmenter, read_meta
+from pipeline.checkpoint import latest_checkpoint, read_meta
 from pipeline.config import SweepConfig
 from pipeline.journal import read_history
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.train import train
+from tests.pipeline.processes import command, largest_difference, wait_for_step, weights_of, workers_now
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
@@ -33,33 +34,6 @@ def ray_here():
     ray.init(address="local", num_cpus=4, include_dashboard=True, object_store_memory=150_000_000, log_to_driver=False)
     yield ray
     ray.shutdown()
-
-
-def weights_of(run):
-    return load_segmenter(latest_checkpoint(run.checkpoints)).state_dict()
-
-
-def largest_difference(one, other):
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
-
-
-def wait_for_step(folder: Path, step: int, limit: float = 120.0) -> None:
-    """Wait until the journal of a run has reached a step."""
-    end = time.monotonic() + limit
-    journal = folder / "history.jsonl"
-    while time.monotonic() < end:
-        if journal.is_file() and len(journal.read_text().splitlines()) >= step:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{journal} never reached step {step}")
-
-
-def command(path: Path, *words: str) -> subprocess.Popen:
-    """Start ``python -m pipeline train`` as a user would, in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "train", str(path), *words],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
 
 
 def test_two_workers_follow_the_same_path_as_one_process(recipe, ray_here):
@@ -79,12 +53,10 @@ def test_a_killed_worker_is_replaced_and_ends_with_the_same_weights(recipe, ray_
     killed = []
 
     def strike():
-        from ray.util.state import list_actors
-
         wait_for_step(Path(config.runs) / "struck", 130)
-        for actor in list_actors(filters=[("state", "=", "ALIVE"), ("class_name", "=", "RayTrainWorker")]):
-            killed.append(actor.pid)
-            os.kill(actor.pid, signal.SIGKILL)
+        for pid in workers_now():
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
         done.set()
 
     thread = threading.Thread(target=strike)

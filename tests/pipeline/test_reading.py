@@ -11,11 +11,11 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.context import Context
-from pipeline.local import directory_storage
 from pipeline.loop import fit
 from pipeline.prepare import prepare
 from pipeline.reading import ReadingMeter, reading_in_words, summarise_reading
 from pipeline.run import Run
+from pipeline.storage import directory_storage
 
 CPU = torch.device("cpu")
 

@@ -13,14 +13,14 @@ from mlflow.tracking import MlflowClient
 
 from datasets.errors import InputError
 from models.config import ConfigError
-from pipeline.checkpoint import best_checkpoint, complete_checkpoints, latest_checkpoint, load_segmenter, read_meta
+from pipeline.checkpoint import all_checkpoints, best_checkpoint, latest_checkpoint, load_segmenter, read_meta
 from pipeline.config import ClusterConfig
 from pipeline.context import Context
 from pipeline.journal import read_history
-from pipeline.local import directory_storage
 from pipeline.loop import fit, new_segmenter
 from pipeline.prepare import class_weights, prepare
 from pipeline.run import Run
+from pipeline.storage import directory_storage
 from pipeline.train import Interrupted, train
 
 
@@ -190,10 +190,10 @@ def test_an_interrupt_leaves_a_checkpoint_and_a_killed_run_that_goes_on(recipe, 
     assert f"stopped at step {step} with a checkpoint; go on with the same command and --resume" in shown
 
 
-def test_early_stopping_keeps_the_best_and_the_newest(recipe):
+def test_early_stopping_keeps_the_best_the_newest_and_the_one_before(recipe):
     run = train(recipe("patient", steps=400, validate_every=2, patience=3, rate=0.05))
-    steps = [read_meta(path).step for path in complete_checkpoints(run.checkpoints)]
-    assert len(steps) <= 2
+    steps = [read_meta(path).step for path in all_checkpoints(run.checkpoints)]
+    assert len(steps) == 3
     assert steps[-1] < 400
     assert run.read("metrics.json")["best_step"] == read_meta(best_checkpoint(run.folder)).step == steps[0]
     assert steps[-1] == steps[0] + 6

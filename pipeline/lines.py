@@ -1,0 +1,48 @@
+"""A file that grows by lines of JSON; what a full disk refuses waits in memory for the next line."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Lines:
+    """Adds rows to a file, each whole, and never stops the training over it.
+
+    Parameters
+    ----------
+    path
+        The file; made where it does not exist. A line that a killed process left unfinished is ended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        self._waiting = b""
+        self._told = False
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            self._waiting = b"\n"
+
+    def add(self, row: Any) -> None:
+        """Add one row."""
+        self._waiting += json.dumps(row).encode() + b"\n"
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[os.write(self._file, self._waiting) :]
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                print(f"{self.path} cannot be written ({error.strerror}); its lines wait in memory", flush=True)
+
+    def __len__(self) -> int:
+        """Bytes in the file."""
+        return os.fstat(self._file).st_size
+
+    def clear(self) -> None:
+        """Empty the file."""
+        os.ftruncate(self._file, 0)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
