@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,9 @@ def work(settings: dict[str, Any]) -> None:
     Parameters
     ----------
     settings
-        ``folder`` of the run, MLflow ``run_id``, ``threads``, the ``bell``, and the settings of the ``cluster``, which
-        on a resumed run need not be those that the folder remembers.
+        ``folder`` of the run, MLflow ``run_id``, ``threads``, the ``bell``, whether the run is ``finishing`` with its
+        test scores, and the settings of the ``cluster``, which on a resumed run need not be those that the folder
+        remembers.
     """
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # else every report is announced between our lines
     ranks = ray.train.get_context()
@@ -98,8 +99,10 @@ def work(settings: dict[str, Any]) -> None:
         if journal is not None:
             context.listener = journal
         outcome = fit(run, context)
-        if journal is not None:
+        if journal is not None and settings["finishing"]:
             finish(run, outcome, journal, context.device)
+        elif journal is not None:
+            journal.tracker.flush()
 
 
 @contextlib.contextmanager
@@ -136,7 +139,7 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
                 os.environ.pop("RAY_ADDRESS", None)
 
 
-def train_on_ray(run: Run, run_id: str) -> None:
+def train_on_ray(run: Run, run_id: str, *, callbacks: Sequence[Any] = (), finishing: bool = True) -> None:
     """Train a prepared run with Ray Train; the run's folder holds what came out.
 
     Parameters
@@ -145,6 +148,10 @@ def train_on_ray(run: Run, run_id: str) -> None:
         The prepared run.
     run_id
         MLflow run that rank 0 feeds.
+    callbacks
+        Ray Train's, which hear of every validation.
+    finishing
+        Whether the best checkpoint is scored on the test part at the end; a sweep's trials are not.
     """
     config = run.config.cluster
     threads = threads_per_worker(config)
@@ -163,6 +170,7 @@ def train_on_ray(run: Run, run_id: str) -> None:
                 "run_id": run_id,
                 "threads": threads,
                 "bell": bell,
+                "finishing": finishing,
                 "cluster": asdict(config),
             },
             scaling_config=ray.train.ScalingConfig(
@@ -171,6 +179,7 @@ def train_on_ray(run: Run, run_id: str) -> None:
             run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as its predecessor
                 name=run.checkpoints.name,
                 storage_path=str(run.folder),
+                callbacks=list(callbacks),
                 failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),

@@ -15,8 +15,8 @@ HOUSES = ("models", "datasets", "pipeline", "cluster")
 SOURCES = sorted(path for house in (*HOUSES, "tests") for path in (ROOT / house).rglob("*.py"))
 OURS = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
 DOORS = {
-    "ray": "pipeline/sweep pipeline/worker",
-    "optuna": "",  # only through ray.tune.search.optuna
+    "ray": "pipeline/searcher pipeline/sweep pipeline/trial pipeline/worker",
+    "optuna": "pipeline/searcher",
     "mlflow": "pipeline/registry pipeline/tracking",
     "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/store "
     "datasets/upload datasets/writing",
@@ -26,7 +26,8 @@ DOORS = {
     "google_crc32c": "datasets/codecs",
     "dask": "datasets/lazy datasets/masking datasets/overviews datasets/statistics datasets/synthetic datasets/writing",
     "sklearn": "pipeline/baseline",
-    "matplotlib": "pipeline/pictures pipeline/pictures_leaks pipeline/pictures_maps pipeline/pictures_style",
+    "matplotlib": "pipeline/pictures pipeline/pictures_leaks pipeline/pictures_maps pipeline/pictures_style "
+    "pipeline/pictures_sweep",
     "segyio": "datasets/readers/segy",
     "rasterio": "datasets/geotiff datasets/label_sources/polygons datasets/readers/geotiff datasets/readers/resample",
     "rioxarray": "datasets/coordinates datasets/geotiff datasets/readers/geotiff datasets/readers/netcdf",
@@ -38,7 +39,7 @@ DOORS = {
     "jsonargparse": "pipeline/recipe",
     "monai": "",  # only in the benchmark
 }
-LIGHT = ("pipeline.cli", "pipeline.config", "models.config", "datasets.config")
+LIGHT = ("pipeline.cli", "pipeline.config", "pipeline.config_sweep", "models.config", "datasets.config")
 HEAVY = {"torch", "xarray", "dask", "zarr", "mlflow", "ray", "sklearn", "matplotlib", "scipy", "numpy", "rasterio"}
 
 
