@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from datasets.errors import InputError
 from models.config import Coarsening
 
 Objective = Literal["score", "parameters", "memory", "time"]
@@ -29,10 +28,6 @@ class Range:
     high: float
     log: bool = True
 
-    def __post_init__(self) -> None:
-        if not 0 < self.low < self.high:
-            raise InputError(f"a range from low {self.low} to high {self.high} is none; it must be 0 < low < high")
-
 
 @dataclass
 class SweepConfig:
@@ -52,7 +47,7 @@ class SweepConfig:
         Views (or blocks) a step.
     objectives
         What is searched for: ``score`` (mean IoU on the validation part, never on the test part), and beside it fewer
-        ``parameters``, less ``memory`` (the planned peak of a worker), less ``time`` (seconds a step).
+        ``parameters``, less ``memory`` (the planned peak of a worker), less ``time`` (median seconds of a step).
     trials
         Configurations that are trained; those that are turned away come on top.
     concurrent

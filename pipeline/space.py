@@ -34,6 +34,10 @@ def check_space(config: RunConfig) -> None:
             raise InputError(f"sweep.{name} is {values}; no value may be below {lowest}")
     for name in ("step", "rate"):
         values = getattr(sweep, name)
+        if isinstance(values, Range) and not 0 < values.low < values.high:
+            raise InputError(
+                f"sweep.{name} goes from low {values.low:g} to high {values.high:g}; it must be 0 < low < high"
+            )
         if isinstance(values, list) and values and not min(values) > 0:
             raise InputError(f"sweep.{name} is {values}; every value must be above 0")
     for name in ("trials", "grace"):

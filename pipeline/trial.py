@@ -3,9 +3,9 @@
 A trial never sees the test part: it is searched by validation alone.
 """
 
-import time
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import ray.tune
@@ -15,7 +15,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from pipeline.checkpoint import Meta, best_checkpoint, complete_checkpoints, latest_checkpoint, read_meta
 from pipeline.config import RunConfig
 from pipeline.context import Context
-from pipeline.journal import Journal
+from pipeline.journal import Journal, read_history
 from pipeline.local import directory_storage
 from pipeline.loop import fit
 from pipeline.prepare import prepare
@@ -47,8 +47,7 @@ class Gauge:
         newest = latest_checkpoint(run.checkpoints)
         self.first = 0 if newest is None else read_meta(newest).step
         self.best = max((read_meta(path).score for path in complete_checkpoints(run.checkpoints)), default=-1.0)
-        self.cost, self.run_id = cost, run_id
-        self.began = time.time()  # reports may come from another process
+        self.run, self.cost, self.run_id = run, cost, run_id
 
     def read(self, step: int, score: float) -> dict[str, Any]:
         """Return the report of a validation."""
@@ -56,7 +55,7 @@ class Gauge:
         return {
             "score": self.best,
             "step": step,
-            "time": (time.time() - self.began) / max(step - self.first, 1),
+            "time": median(row["seconds"] for row in read_history(self.run)),
             **asdict(self.cost),
             "run_id": self.run_id,
         }
