@@ -56,7 +56,7 @@ def trials_at_once(config: RunConfig, total: Mapping[str, float]) -> int:
     Raises
     ------
     InputError
-        Where not even one fits.
+        Where not even one fits this machine; a cluster that was joined may grow.
     """
     workers = max(config.cluster.workers, 1)
     need = {kind: amount * workers for kind, amount in worker_share(config).items()}
@@ -65,13 +65,13 @@ def trials_at_once(config: RunConfig, total: Mapping[str, float]) -> int:
         int(total.get(kind, 0)) * int(1 / amount) if amount < 1 else int(total.get(kind, 0) // amount)
         for kind, amount in need.items()
     ]
-    if min(fits) < 1:
+    if min(fits) < 1 and config.cluster.address == "local":
         kind = min(zip(fits, need, strict=True))[1]
         raise InputError(
             f"a trial takes {need[kind]:g} {kind}, but there are {total.get(kind, 0):g}; take fewer cluster.workers"
             + (" or a lower cluster.cpus_per_worker" if kind == "CPU" else " or set cluster.gpu to false")
         )
-    return min(config.sweep.concurrent or min(fits), config.sweep.trials)
+    return min(config.sweep.concurrent or max(min(fits), 1), config.sweep.trials)
 
 
 def memory_of_trial(config: RunConfig, at_once: int) -> Memory | None:

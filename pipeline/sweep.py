@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ import ray.tune
 import torch
 from ray.tune.schedulers import ASHAScheduler
 
-from datasets.errors import InputError
 from datasets.volume import Volume
 from pipeline.amount import show_bytes
 from pipeline.config import RunConfig
@@ -27,7 +27,7 @@ from pipeline.searcher import Search
 from pipeline.shares import check_shares, memory_of_trial, trial_share, trials_at_once
 from pipeline.space import Planner, check_space, smallest, trial_config
 from pipeline.sweep_folder import TURNED_AWAY, begin, reopen, sweep_folder
-from pipeline.sweep_report import Ended, best_name, finish_best, report
+from pipeline.sweep_report import Ended, check_best, finish_best, report
 from pipeline.tracking import Status, Tracker, connect, create_run
 from pipeline.train import absolute
 from pipeline.trial import run_trial, trial_name
@@ -119,17 +119,12 @@ def tune(
     uri = config.tracking.uri or f"sqlite:///{folder.parent / 'mlflow.db'}"
     experiment = config.tracking.experiment or config.name
     config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
-    if finish and not resume and not overwrite and (folder.parent / best_name(config)).exists():
-        raise InputError(f"{folder.parent / best_name(config)} exists already; pass --overwrite to replace it")
+    if finish:
+        check_best(config, resume=resume, overwrite=overwrite)
     connect(uri)
     with sweep_folder(folder, resume=resume, overwrite=overwrite):
         state = reopen(folder, config) if resume else _begin(config, folder, uri, experiment)
-        if state["memory"] is not None:
-            memory = f"{state['memory'] / 1e6:.6f}MB"
-            searched = replace(config, training=replace(config.training, memory=memory))
-        else:
-            searched = config
-        rows = _search(searched, folder, Tracker(uri, state["run_id"]), state)
+        rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"]))
     if finish:
         finish_best(config, rows[0], Tracker(uri, state["run_id"]), resume=resume, overwrite=overwrite)
     return rows
@@ -143,12 +138,11 @@ def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[s
         cores = max(os.cpu_count() or 1, workers * (config.cluster.cpus_per_worker or 1))
         at_once = trials_at_once(config, {"CPU": cores, "GPU": torch.cuda.device_count()})
     memory = memory_of_trial(config, at_once)
-    planned = config
+    planned = _within(config, memory.size if memory else None)
     if memory is not None:
-        planned = replace(config, training=replace(config.training, memory=f"{memory.size / 1e6:.6f}MB"))
         print(f"memory of a trial's worker: {show_bytes(memory.size)} {memory.where}")
     choice = smallest(planned, Planner(planned, Volume.open(config.data)).refusal)
-    prepare(trial_config(planned, choice, "checked", folder))
+    shutil.rmtree(prepare(trial_config(planned, choice, "checked", folder)).folder)
     run_id = create_run(
         uri,
         experiment,
@@ -165,7 +159,14 @@ def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[s
     return state
 
 
-def _search(config: RunConfig, folder: Path, tracker: Tracker, state: dict[str, Any]) -> list[Row]:
+def _within(config: RunConfig, memory: int | None) -> RunConfig:
+    """Return the recipe of workers that may fill so much memory, in all their trials and after every restart."""
+    if memory is None:
+        return config
+    return replace(config, training=replace(config.training, memory=f"{memory / 1e6:.6f}MB"))
+
+
+def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
     """Run or go on with the trials; leaves table and pictures in the folder and in MLflow."""
     status: Status = "FAILED"
     tracker.reopen()

@@ -108,6 +108,26 @@ def best_name(config: RunConfig) -> str:
     return f"{config.name}-best"
 
 
+def check_best(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to finish the best of a sweep where an earlier one is in the way: the test part is for one model.
+
+    Raises
+    ------
+    InputError
+        With what is in the way, and what to do.
+    """
+    place = (Path(config.runs) / best_name(config)).resolve()
+    if not place.exists() or overwrite:
+        return
+    if resume and (place / "metrics.json").is_file():
+        raise InputError(
+            f"{place} is finished already, and the test part is for one model; register it by "
+            f"`python -m pipeline register {place}`, or repeat the sweep under another --name"
+        )
+    if not resume:
+        raise InputError(f"{place} exists already; choose another --name, or pass --overwrite to replace it")
+
+
 def finish_best(config: RunConfig, best: Row, tracker: Tracker, *, resume: bool, overwrite: bool) -> None:
     """Retrain the best configuration, score it once on the test part, and register it.
 
@@ -120,23 +140,12 @@ def finish_best(config: RunConfig, best: Row, tracker: Tracker, *, resume: bool,
     tracker
         MLflow run of the sweep.
     resume
-        Go on with a retraining that was cut off; a finished one is left as it is.
+        Go on with a retraining that was cut off.
     overwrite
         Replace an earlier one.
-
-    Raises
-    ------
-    InputError
-        Where an earlier sweep's best is in the way.
     """
     recipe = replace(trial_config(config, best["choice"], best_name(config), config.runs), cluster=config.cluster)
-    place = (Path(recipe.runs) / recipe.name).resolve()
-    begun = (place / "prepared.json").is_file()
-    if begun and resume and (place / "metrics.json").is_file():
-        raise InputError(
-            f"{place} is finished already, and the test part is for one model; register it by "
-            f"`python -m pipeline register {place}`, or repeat the sweep under another --name"
-        )
+    begun = (Path(recipe.runs) / recipe.name / "prepared.json").is_file()
     print(f"retraining the best of the sweep, {in_words(best['choice'])}, as {recipe.name}")
     run = train(recipe, resume=begun and resume, overwrite=overwrite)
     tracker.tag("best_run", str(run.read("tracking.json")["run_id"]))

@@ -189,6 +189,8 @@ def test_a_trial_larger_than_the_machine_is_refused(recipe: Make) -> None:
         trials_at_once(on_cluster(searching(recipe()), workers=2, cpus_per_worker=4), {"CPU": 2.0})
     with pytest.raises(InputError, match=r"a trial takes 1 GPU, but there are 0; .* or set cluster.gpu to false"):
         trials_at_once(on_cluster(searching(recipe()), gpu=True), {"CPU": 2.0})
+    growing = on_cluster(searching(recipe()), gpu=True, address="auto")
+    assert trials_at_once(growing, {"CPU": 2.0}) == 1, "a cluster that was joined may grow"
 
 
 def test_memory_is_shared_by_the_trials_of_a_machine(recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.config_sweep import SweepConfig
 from pipeline.pictures_sweep import Scale, draw_parallel, draw_pareto
 from pipeline.sweep_folder import begin, has_result, reopen, sweep_folder
+from pipeline.sweep_report import check_best
 from pipeline.trials import in_words, pareto_front, rank_trials, trials_table
 
 ALL = ["score", "parameters", "memory", "time"]
@@ -95,6 +96,20 @@ def test_pictures_of_all_kinds_of_sweeps(tmp_path: Path) -> None:
         draw_pareto(rows, objectives, tmp_path / f"{name}-pareto.png")
     for path in tmp_path.glob("*.png"):
         assert imread(path).std() > 0.02, f"{path} is blank"
+
+
+def test_the_test_part_is_for_one_model(recipe: Callable[..., RunConfig]) -> None:
+    config = recipe("one")
+    place = Path(config.runs) / "one-best"
+    check_best(config, resume=False, overwrite=False)
+    place.mkdir(parents=True)
+    with pytest.raises(InputError, match="one-best exists already; choose another --name, or pass --overwrite"):
+        check_best(config, resume=False, overwrite=False)
+    check_best(config, resume=True, overwrite=False)
+    (place / "metrics.json").write_text("{}")
+    with pytest.raises(InputError, match="one-best is finished already, and the test part is for one model; register"):
+        check_best(config, resume=True, overwrite=False)
+    check_best(config, resume=False, overwrite=True)
 
 
 def checkpoint(trial: Path) -> None:
