@@ -145,7 +145,7 @@ def test_a_grid_that_the_levels_do_not_divide_is_turned_away(recipe: Make) -> No
         ({"workers": 1, "cpus_per_worker": 3}, 1.0, {"CPU": 3}, {"CPU": 3}, 2),
         ({"workers": 1, "gpu": True}, 1.0, {"CPU": 1, "GPU": 1}, {"CPU": 1, "GPU": 1}, 2),
         ({"workers": 0, "gpu": True}, 0.5, {"CPU": 1, "GPU": 0.5}, {"CPU": 1, "GPU": 0.5}, 4),
-        ({"workers": 0, "gpu": True}, 0.3, {"CPU": 1, "GPU": 0.3}, {"CPU": 1, "GPU": 0.3}, 6),
+        ({"workers": 0, "gpu": True}, 0.4, {"CPU": 1, "GPU": 0.4}, {"CPU": 1, "GPU": 0.4}, 4),
         ({"workers": 0, "gpu": True}, 0.7, {"CPU": 1, "GPU": 0.7}, {"CPU": 1, "GPU": 0.7}, 2),
         ({"workers": 2, "gpu": True, "cpus_per_worker": 4}, 1.0, {"CPU": 4, "GPU": 1}, DRIVER, 1),
         ({"workers": 3, "cpus_per_worker": 1}, 1.0, {"CPU": 1}, DRIVER, 2),
