@@ -22,6 +22,7 @@ from pipeline.space import Planner, check_space, smallest, trial_config, trial_c
 from pipeline.sweep_folder import turned_away
 
 Make = Callable[..., RunConfig]
+RECIPES = Path(__file__).parents[2] / "pipeline" / "recipes"
 
 
 def searching(config: RunConfig, **sweep: Any) -> RunConfig:
@@ -73,6 +74,11 @@ def test_what_does_not_suit_the_rest_of_the_recipe_is_refused(recipe: Make) -> N
     check_space(searching(config, step=[0.2]))
     check_space(searching(config, depth=[], rank=[], levels=[], rate=Range(1e-3, 1e-2)))
     assert trial_config(searching(config, step=[0.2]), {"depth": 5, "rank": 2, "levels": 1, "step": 0.2}, "t", "r")
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_can_be_searched(path: Path) -> None:
+    check_space(load_recipe(path))
 
 
 def test_a_space_is_written_in_yaml(tmp_path: Path) -> None:
