@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.ticker import StrMethodFormatter
 
 from pipeline.config_sweep import SEARCHED
 from pipeline.pictures_style import CLASS_COLOURS, picture
@@ -56,8 +57,13 @@ class Scale:
         return self.listed if self.even else self._ends
 
 
+def _varied(rows: Sequence[Row]) -> list[str]:
+    """Return the searched parts that differ between trials."""
+    return [name for name in SEARCHED if len({row["choice"].get(name) for row in rows}) > 1]
+
+
 def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
-    """Draw each trial as a line across all searched parts and objectives, coloured by its score; the best is thick.
+    """Draw each trial as a line across what varies and the objectives, coloured by its score; the best is thick.
 
     Parameters
     ----------
@@ -68,7 +74,7 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
     path
         PNG to write.
     """
-    searched = [name for name in SEARCHED if name in rows[0]["choice"]]
+    searched = _varied(rows) or list(rows[0]["choice"])
     costs = [name for name in DIRECTIONS if name in objectives and name != "score"]
     columns = [[row["choice"][name] for row in rows] for name in searched]
     columns += [[row[name] for row in rows] for name in (*costs, "score")]
@@ -142,7 +148,7 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
     front = sorted((row for row in rows if row["front"]), key=lambda row: row[cost])
     rest = [row for row in rows if not row["front"]]
     for group, face, edge, label in (
-        (rest, "none", "0.55", "beaten by another in all objectives"),
+        (rest, "none", "0.55", "another is as good in all objectives, and better in one"),
         (front, CLASS_COLOURS[0], CLASS_COLOURS[0], "Pareto front"),
     ):
         if group:
@@ -150,19 +156,20 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
             ax.scatter(*points, s=34, linewidths=1.2, label=label, zorder=3, facecolors=face, edgecolors=edge)
     if len({row[cost] for row in rows}) > 1 and max(row[cost] for row in rows) > 8 * min(row[cost] for row in rows):
         ax.set_xscale("log")
-    parts = [name for name in SEARCHED if len({row["choice"].get(name) for row in rows}) > 1][:2]
-    for at, row in enumerate(front):
-        right = at >= len(front) / 2
+    parts, middle = _varied(rows)[:2], (min(row[cost] for row in rows) + max(row[cost] for row in rows)) / 2
+    for number, row in enumerate(front):
+        right, above = row[cost] > middle, number % 2 == 1  # neighbours do not write over each other
         ax.annotate(
             ", ".join(f"{name} {show('', row['choice'][name])}" for name in parts),
             (row[cost] / unit, row["score"]),
-            xytext=(-4 if right else 4, -4),
+            xytext=(-4 if right else 4, 4 if above else -4),
             textcoords="offset points",
             ha="right" if right else "left",
-            va="top",
+            va="bottom" if above else "top",
             fontsize=6.5,
             color="0.3",
         )
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if cost == "parameters" else "{x:,g}"))
     ax.margins(0.12)
     ax.grid(color="0.92", linewidth=0.6)
     ax.set_axisbelow(True)
