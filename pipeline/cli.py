@@ -72,9 +72,11 @@ COMMANDS = {
         (("resume", "go on with the run of this name"), ("overwrite", "replace the run of this name")),
     ),
     "tune": Command(
-        "search depth, levels and block rank with Ray Tune",
+        "search depth, block rank, learning rate and more with Ray Tune",
         _RUN, "pipeline.sweep:tune", ("recipe",),
-        (("overwrite", "replace the sweep of this name"),),
+        (("resume", "go on with the sweep of this name; its finished trials are kept"),
+         ("overwrite", "replace the sweep of this name, once the new one has a result"),
+         ("finish", "retrain the best, score it once on the test part, and register it")),
     ),
     "evaluate": Command(
         "score a run on the test part of its split",

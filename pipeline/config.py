@@ -8,6 +8,7 @@ from datasets.config import DataConfig, SplitConfig
 from datasets.errors import InputError
 from models.config import NetworkConfig
 from pipeline.amount import parse_amount
+from pipeline.config_sweep import SweepConfig
 
 
 @dataclass
@@ -138,33 +139,6 @@ class TrackingConfig:
 
     uri: str | None = None
     experiment: str | None = None
-
-
-@dataclass
-class SweepConfig:
-    """Search space and budget of ``tune``.
-
-    Attributes
-    ----------
-    depth, rank, levels
-        Values tried for the number of layers, their block rank and the levels of coarsening.
-    trials
-        Configurations drawn by Optuna's TPE.
-    concurrent
-        Trials that run at once; 0 means as many as the cluster holds.
-    grace
-        Validations a trial is granted before ASHA may stop it.
-    reduction
-        ASHA keeps one of this many trials at each rung.
-    """
-
-    depth: list[int] = field(default_factory=lambda: [6, 12, 18])
-    rank: list[int] = field(default_factory=lambda: [4, 8, 16])
-    levels: list[int] = field(default_factory=lambda: [2])
-    trials: int = 8
-    concurrent: int = 0
-    grace: int = 2
-    reduction: int = 2
 
 
 @dataclass

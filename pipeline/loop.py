@@ -180,6 +180,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 "loss": result.loss,
                 "gradient_norm": result.gradient_norm,
                 "rate": rate,
+                "seconds": seconds,
                 "voxels_per_second": result.voxels * context.world / seconds,
                 "waiting_share": meter.waiting_share,
                 "epoch": loader.order.epochs(progress.step * recipe.batch),

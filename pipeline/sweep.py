@@ -1,139 +1,105 @@
-"""Sweeps with Ray Tune: depth, levels and block rank, by Optuna's TPE, with ASHA ending the weak trials early."""
+"""Sweeps with Ray Tune: Optuna's TPE chooses, the planner turns away, ASHA stops the weak, MLflow keeps them all."""
 
+import json
 import os
-import time
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # else Ctrl-C looks like the end of the sweep
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # what a killed driver forgets, at most
+
+import ray
 import ray.tune
 import torch
 from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search import ConcurrencyLimiter
-from ray.tune.search.optuna import OptunaSearch
 
-from datasets.errors import InputError
-from models.config import hourglass
-from pipeline.checkpoint import Meta, Snapshot, latest_checkpoint
-from pipeline.config import ClusterConfig, RunConfig, SweepConfig
-from pipeline.context import Context
-from pipeline.journal import Journal
-from pipeline.loop import fit, new_segmenter
-from pipeline.pictures import draw_trials
+from datasets.volume import Volume
+from pipeline.amount import show_bytes
+from pipeline.config import RunConfig
 from pipeline.prepare import prepare
-from pipeline.run import Run
-from pipeline.storage import directory_storage
-from pipeline.tracking import Tracker, connect, create_run
-from pipeline.train import absolute, open_tracking
+from pipeline.searcher import Search
+from pipeline.shares import check_shares, memory_of_trial, trial_share, trials_at_once
+from pipeline.space import Planner, check_space, smallest, trial_config
+from pipeline.sweep_folder import TURNED_AWAY, begin, reopen, sweep_folder
+from pipeline.sweep_report import Ended, check_best, finish_best, report
+from pipeline.tracking import Status, Tracker, connect, create_run
+from pipeline.train import absolute
+from pipeline.trial import run_trial, trial_name
+from pipeline.trials import DIRECTIONS, Row, in_words
 from pipeline.worker import cluster
 
 
-def trial_recipe(config: RunConfig, folder: Path, name: str, choice: dict[str, int]) -> RunConfig:
-    """Make the recipe of one trial: the base recipe with an hourglass of the chosen depth, rank and levels."""
-    layers = hourglass(choice["depth"], choice["rank"], choice["levels"])
-    network = replace(config.network, layers=layers)
-    return replace(config, name=name, runs=str(folder), network=network, cluster=ClusterConfig(workers=0))
-
-
-def run_trial(choice: dict[str, int], *, config: RunConfig, folder: str, parent: str, threads: int) -> None:
-    """Train one trial in its own process and report every validation to Ray Tune.
+class Closer(ray.tune.Callback):
+    """Says how a trial ended and closes its MLflow run, as soon as Tune is done with it.
 
     Parameters
     ----------
-    choice
-        ``depth``, ``rank`` and ``levels``.
-    config
-        The base recipe.
     folder
-        Folder of the sweep's runs.
-    parent
-        MLflow run of the sweep.
-    threads
-        CPU cores of the trial.
+        Folder of the sweep.
     """
-    torch.set_num_threads(threads)
-    name = "trial-" + ray.tune.get_context().get_trial_id()
-    recipe = trial_recipe(config, Path(folder), name, choice)
-    resumed = (Path(folder) / name / "prepared.json").is_file()
-    run = Run.open(Path(folder) / name) if resumed else prepare(recipe)
-    run_id = open_tracking(run, parent=parent)
-    journal, keep, began = Journal.open(run, run_id), directory_storage(run.checkpoints), time.perf_counter()
-    best = 0.0
-    parameters = 0
 
-    def store(snapshot: Snapshot | None, meta: Meta) -> None:
-        nonlocal best
-        keep(snapshot, meta)
-        best = max(best, meta.score)
-        journal.tracker.flush()
-        ray.tune.report(
-            {
-                "score": meta.score,
-                "best": best,
-                "step": meta.step,
-                "parameters": parameters,
-                "seconds": time.perf_counter() - began,
-                "run_id": run_id,
-            }
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close a trial that ended by itself or was stopped."""
+        found = trial.last_result
+        print(
+            f"{trial_name(trial.trial_id)}  {in_words(trial.config)}:  validation mIoU {found.get('score', 0):.3f} "
+            f"after {found.get('step', 0)} steps",
+            flush=True,
         )
+        close_trial(self.folder / trial_name(trial.trial_id), "FINISHED")
 
-    def build(run: Run) -> torch.nn.Module:
-        nonlocal parameters
-        model = new_segmenter(run)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        return model
-
-    device = torch.device("cuda" if config.cluster.gpu else "cpu")
-    context = Context(device=device, resume=latest_checkpoint(run.checkpoints), store=store, listener=journal)
-    fit(run, context, build)
-    journal.tracker.end("FINISHED")
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close a trial that failed, or whose process died."""
+        print(f"{trial_name(trial.trial_id)}  {in_words(trial.config)}:  failed", flush=True)
+        close_trial(self.folder / trial_name(trial.trial_id), "FAILED")
 
 
-def check_space(sweep: SweepConfig) -> None:
-    """Refuse a search space that holds impossible networks.
-
-    Raises
-    ------
-    InputError
-        Where a depth cannot reach the levels and return, or a list is empty.
-    """
-    for name in ("depth", "rank", "levels"):
-        values = getattr(sweep, name)
-        if not values or min(values) < (0 if name == "levels" else 1):
-            raise InputError(f"sweep.{name} is {values}; give at least one value, each positive")
-    if sweep.trials < 1:
-        raise InputError(f"sweep.trials is {sweep.trials}; it must be 1 or more")
-    need = 2 * max(sweep.levels) + 1
-    if min(sweep.depth) < need:
-        raise InputError(
-            f"sweep.depth holds {min(sweep.depth)}, but {max(sweep.levels)} levels and back take at least {need} "
-            "layers; raise the depth or lower sweep.levels"
-        )
+def close_trial(place: Path, status: Status, *, only_running: bool = False) -> None:
+    """End the MLflow run of a trial, where it has come to have one."""
+    path = place / "tracking.json"
+    if not path.is_file():
+        return
+    known = json.loads(path.read_text())
+    if not only_running or connect(known["uri"]).get_run(known["run_id"]).info.status == "RUNNING":
+        Tracker(known["uri"], known["run_id"]).end(status)
 
 
-def trials_table(rows: list[dict[str, Any]]) -> str:
-    """Lay out the trials, best first, as Markdown."""
-    lines = [
-        "| depth | rank | levels | parameters | steps | seconds | validation mIoU |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['depth']} | {row['rank']} | {row['levels']} | {row['parameters']:,} | {row['step']} "
-            f"| {row['seconds']:.0f} | {row['best']:.3f} |"
-        )
-    return "\n".join(lines)
+def collect(results: Any) -> Ended:
+    """Take from Tune's results what a sweep reports: a row a trial, and the errors of those that failed."""
+    ended = Ended()
+    for result in (results[number] for number in range(len(results))):
+        if result.error is not None:
+            ended.failed.append(str(result.error))
+        elif result.metrics and "run_id" in result.metrics:
+            kept = {name: result.metrics[name] for name in (*DIRECTIONS, "step", "run_id")}
+            ended.rows.append({"choice": result.config, "trial": Path(result.path).name, **kept})
+    return ended
 
 
-def tune(config: RunConfig, *, overwrite: bool = False) -> list[dict[str, Any]]:
-    """Run a sweep and print the table of its trials.
+def tune(
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, finish: bool = False
+) -> list[dict[str, Any]]:
+    """Run a sweep and print the table of its trials. It searches on the validation part; the test part stays unseen.
 
     Parameters
     ----------
     config
         The recipe; its ``sweep`` part holds the search space.
+    resume
+        Go on with the sweep of this name.
     overwrite
-        Replace the sweep of this name.
+        Replace the sweep of this name, once the new one has a result.
+    finish
+        Retrain the best, score it once on the test part, and register it.
 
     Returns
     -------
@@ -146,79 +112,128 @@ def tune(config: RunConfig, *, overwrite: bool = False) -> list[dict[str, Any]]:
         Where the recipe cannot work, before any trial starts.
     """
     config = absolute(config)
-    sweep = config.sweep
-    check_space(sweep)
+    check_space(config)
+    check_shares(config)
     folder = (Path(config.runs) / f"{config.name}-sweep").resolve()
-    uri = config.tracking.uri or f"sqlite:///{folder.parent.resolve() / 'mlflow.db'}"
+    uri = config.tracking.uri or f"sqlite:///{folder.parent / 'mlflow.db'}"
     experiment = config.tracking.experiment or config.name
     config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
+    if finish:
+        check_best(config, resume=resume, overwrite=overwrite)
     connect(uri)
-    smallest = {"depth": min(sweep.depth), "rank": min(sweep.rank), "levels": max(sweep.levels)}
-    prepare(trial_recipe(config, folder.parent, folder.name, smallest), overwrite=overwrite)
-    parent = create_run(
-        uri,
-        experiment,
-        folder.name,
-        parameters={f"sweep.{name}": getattr(sweep, name) for name in ("depth", "rank", "levels", "trials")},
-        tags={"folder": str(folder)},
-        artifacts=folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
-    )
-    threads = config.cluster.cpus_per_worker or 1
-    resources: dict[str, float] = {"CPU": threads, "GPU": 1} if config.cluster.gpu else {"CPU": threads}
-    trainable = ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent, threads=threads)
-    tracker = Tracker(uri, parent)
-    status = "FAILED"
-    try:
-        with cluster(config.cluster):
-            search: Any = OptunaSearch(metric="score", mode="max", seed=config.training.seed)
-            concurrent = sweep.concurrent or max(1, (os.cpu_count() or 1) // threads)
-            search = ConcurrencyLimiter(search, max_concurrent=concurrent)
-            tuner = ray.tune.Tuner(
-                ray.tune.with_resources(trainable, resources),
-                param_space={name: ray.tune.choice(getattr(sweep, name)) for name in ("depth", "rank", "levels")},
-                tune_config=ray.tune.TuneConfig(
-                    num_samples=sweep.trials,
-                    search_alg=search,
-                    scheduler=ASHAScheduler(
-                        time_attr="training_iteration",
-                        metric="score",
-                        mode="max",
-                        grace_period=sweep.grace,
-                        reduction_factor=sweep.reduction,
-                        max_t=10**6,
-                    ),
-                ),
-                run_config=ray.tune.RunConfig(name="tune", storage_path=str(folder), verbose=1),
-            )
-            results = tuner.fit()
-        rows = []
-        for result in (results[number] for number in range(len(results))):
-            if result.config and result.metrics and "run_id" in result.metrics:
-                rows.append({**result.config, **{k: result.metrics[k] for k in _COLUMNS}})
-        rows.sort(key=lambda row: -row["best"])
-        for row in rows:
-            child = Tracker(uri, row["run_id"])
-            child.end("FINISHED")
-        if results.errors:
-            print(f"{len(results.errors)} of {len(results)} trials failed; their logs are in {folder / 'tune'}")
-        if not rows:
-            raise RuntimeError(f"no trial reported a score; the first failed with: {results.errors[:1]}")
-        table = trials_table(rows)
-        (folder / "trials.md").write_text(table + "\n")
-        drawn = [{**row, "score": row["best"], "steps": row["step"]} for row in rows]
-        draw_trials(drawn, folder / "pictures" / "trials.png")
-        tracker.artifact(folder / "trials.md")
-        tracker.artifact(folder / "pictures" / "trials.png", "pictures")
-        tracker.metrics(0, {"best/score": rows[0]["best"], "trials": len(rows)})
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.end(status)  # type: ignore[arg-type]
-    print(table)
-    print(f"trials and pictures: {folder}")
+    with sweep_folder(folder, resume=resume, overwrite=overwrite):
+        state = reopen(folder, config) if resume else _begin(config, folder, uri, experiment)
+        rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"]))
+    if finish:
+        finish_best(config, rows[0], Tracker(uri, state["run_id"]), resume=resume, overwrite=overwrite)
     return rows
 
 
-_COLUMNS = ("score", "best", "step", "parameters", "seconds", "run_id")
+def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[str, Any]:
+    """Check everything that can be checked before Ray starts, and open the sweep's folder and its MLflow run."""
+    at_once = 1
+    if config.cluster.address == "local":
+        workers = max(config.cluster.workers, 1)
+        cores = max(os.cpu_count() or 1, workers * (config.cluster.cpus_per_worker or 1))
+        at_once = trials_at_once(config, {"CPU": cores, "GPU": torch.cuda.device_count()})
+    memory = memory_of_trial(config, at_once)
+    planned = _within(config, memory.size if memory else None)
+    if memory is not None:
+        print(f"memory of a trial's worker: {show_bytes(memory.size)} {memory.where}")
+    choice = smallest(planned, Planner(planned, Volume.open(config.data)).refusal)
+    shutil.rmtree(prepare(trial_config(planned, choice, "checked", folder)).folder)
+    run_id = create_run(
+        uri,
+        experiment,
+        folder.name,
+        parameters={
+            f"sweep.{name}": value for name, value in (config.sweep.domains | {"trials": config.sweep.trials}).items()
+        }
+        | {"sweep.objectives": config.sweep.objectives},
+        tags={"folder": str(folder)},
+        artifacts=folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
+    )
+    state = {"run_id": run_id, "memory": None if memory is None else memory.size}
+    begin(folder, config, state)
+    return state
+
+
+def _within(config: RunConfig, memory: int | None) -> RunConfig:
+    """Return the recipe of workers that may fill so much memory, in all their trials and after every restart."""
+    if memory is None:
+        return config
+    return replace(config, training=replace(config.training, memory=f"{memory / 1e6:.6f}MB"))
+
+
+def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
+    """Run or go on with the trials; leaves table and pictures in the folder and in MLflow."""
+    status: Status = "FAILED"
+    tracker.reopen()
+    try:
+        with cluster(config.cluster), _stopped_by_sigterm():
+            results = _tuner(config, folder, tracker.run_id).fit()
+        rows = report(config, folder, tracker, collect(results))
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        print("the sweep stopped; go on with the same command and --resume")
+        raise
+    finally:
+        for place in folder.glob("trial-*"):
+            close_trial(place, "KILLED", only_running=True)
+        tracker.end(status)
+    return rows
+
+
+def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
+    """Make Tune's driver, or restore the one that was killed."""
+    sweep = config.sweep
+    trainable = ray.tune.with_resources(
+        ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent), trial_share(config)
+    )
+    place, log = folder / "tune", folder / TURNED_AWAY
+    if ray.tune.Tuner.can_restore(str(place)):
+        return ray.tune.Tuner.restore(str(place), trainable, resume_unfinished=True, resume_errored=True)
+    search = Search(
+        sweep.domains,
+        {name: DIRECTIONS[name] for name in sweep.objectives},
+        config.training.seed,
+        Planner(config, Volume.open(config.data)).refusal,
+        log,
+    )
+    asha = ASHAScheduler(
+        time_attr="step",
+        metric="score",
+        mode="max",
+        grace_period=sweep.grace * config.training.validate_every,
+        reduction_factor=sweep.reduction,
+        max_t=10**9,  # the recipe ends a training, and not its scheduler, so that it can close its run
+    )
+    return ray.tune.Tuner(
+        trainable,
+        tune_config=ray.tune.TuneConfig(
+            num_samples=sweep.trials,
+            search_alg=search,
+            scheduler=asha if sweep.stops_early else None,
+            max_concurrent_trials=trials_at_once(config, ray.cluster_resources()),
+            trial_dirname_creator=_dirname,
+        ),
+        run_config=ray.tune.RunConfig(name=place.name, storage_path=str(folder), verbose=0, callbacks=[Closer(folder)]),
+    )
+
+
+def _dirname(trial: Any) -> str:
+    return trial_name(trial.trial_id)
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, as `ray job stop` sends it, end the sweep as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from datasets.errors import InputError
-from pipeline.checkpoint import latest_checkpoint
+from pipeline.checkpoint import Meta, Snapshot, latest_checkpoint
 from pipeline.config import ClusterConfig
 from pipeline.context import Context
 from pipeline.finish import finish
@@ -39,7 +39,7 @@ from pipeline.journal import Journal
 from pipeline.loop import fit
 from pipeline.refusal import refusal
 from pipeline.run import Run
-from pipeline.storage import stored_behind
+from pipeline.storage import Store, stored_behind
 
 
 @ray.remote(num_cpus=0)
@@ -119,8 +119,9 @@ def work(settings: dict[str, Any]) -> None:
     Parameters
     ----------
     settings
-        ``folder`` of the run, MLflow ``run_id``, ``threads``, the ``bell``, and the settings of the ``cluster``, which
-        on a resumed run need not be those that the folder remembers.
+        ``folder`` of the run, MLflow ``run_id``, ``threads``, the ``bell``, whether the run is ``finishing`` with its
+        test scores, and the settings of the ``cluster``, which on a resumed run need not be those that the folder
+        remembers.
     """
     bell, ranks = settings["bell"], ray.train.get_context()
     if ray.get(bell.refusal.remote()) is not None:
@@ -155,14 +156,28 @@ def _train(settings: dict[str, Any]) -> None:
         context.leaving = lambda: ray.train.get_preemption_info() is not None
     newest = latest_checkpoint(run.checkpoints) if context.rank == 0 else None
     context.resume = ray.train.collective.broadcast_from_rank_zero(newest)
+    told = (lambda store: store) if settings["finishing"] else _told
     if context.rank != 0:
+        context.store = told(context.store)
         fit(run, context)
         return
     with contextlib.closing(Journal.open(run, settings["run_id"])) as journal:
         context.listener = Gauges(journal, run.config.name)
-        with stored_behind(run.checkpoints) as context.store:
+        with stored_behind(run.checkpoints) as store:
+            context.store = told(store)
             outcome = fit(run, context)
-        finish(run, outcome, journal, context.device)
+        if settings["finishing"]:
+            finish(run, outcome, journal, context.device)
+
+
+def _told(store: Store) -> Store:
+    """Report each checkpoint to Ray too, on every rank at once, for those who listen to the trainer."""
+
+    def both(snapshot: Snapshot | None, meta: Meta) -> None:
+        store(snapshot, meta)
+        ray.train.report({"step": meta.step, "score": meta.score})
+
+    return both
 
 
 @contextlib.contextmanager
@@ -199,7 +214,7 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
                 os.environ.pop("RAY_ADDRESS", None)
 
 
-def train_on_ray(run: Run, run_id: str) -> None:
+def train_on_ray(run: Run, run_id: str, *, callbacks: Sequence[Any] = (), finishing: bool = True) -> None:
     """Train a prepared run with Ray Train; the run's folder holds what came out.
 
     Parameters
@@ -208,6 +223,10 @@ def train_on_ray(run: Run, run_id: str) -> None:
         The prepared run.
     run_id
         MLflow run that rank 0 feeds.
+    callbacks
+        Ray Train's, which hear of every validation.
+    finishing
+        Whether the best checkpoint is scored on the test part at the end; a sweep's trials are not.
     """
     config = run.config.cluster
     threads = threads_per_worker(config)
@@ -228,6 +247,7 @@ def train_on_ray(run: Run, run_id: str) -> None:
                 "run_id": run_id,
                 "threads": threads,
                 "bell": bell,
+                "finishing": finishing,
                 "cluster": asdict(config),
             },
             scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # typed as its predecessor
@@ -240,6 +260,7 @@ def train_on_ray(run: Run, run_id: str) -> None:
             run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as its predecessor
                 name="ray",
                 storage_path=str(run.folder),
+                callbacks=list(callbacks),
                 failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),

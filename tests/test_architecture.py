@@ -15,8 +15,8 @@ HOUSES = ("models", "datasets", "pipeline", "cluster")
 SOURCES = sorted(path for house in (*HOUSES, "tests") for path in (ROOT / house).rglob("*.py"))
 OURS = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
 DOORS = {
-    "ray": "pipeline/gauges pipeline/spread pipeline/sweep pipeline/worker",
-    "optuna": "",  # only through ray.tune.search.optuna
+    "ray": "pipeline/gauges pipeline/searcher pipeline/spread pipeline/sweep pipeline/trial pipeline/worker",
+    "optuna": "pipeline/searcher",
     "mlflow": "pipeline/registry pipeline/tracking pipeline/versions",
     "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/store "
     "datasets/upload datasets/writing",
@@ -28,7 +28,7 @@ DOORS = {
     "dask": "datasets/lazy datasets/masking datasets/overviews datasets/statistics datasets/synthetic datasets/writing",
     "sklearn": "pipeline/baseline",
     "matplotlib": "pipeline/pictures pipeline/pictures_leaks pipeline/pictures_maps pipeline/pictures_reversible "
-    "pipeline/pictures_style",
+    "pipeline/pictures_style pipeline/pictures_sweep",
     "jinja2": "pipeline/report",
     "segyio": "datasets/readers/segy",
     "rasterio": "datasets/geotiff datasets/label_sources/polygons datasets/readers/geotiff datasets/readers/resample",
@@ -41,7 +41,7 @@ DOORS = {
     "jsonargparse": "pipeline/recipe",
     "monai": "",  # only in the benchmark
 }
-LIGHT = ("pipeline.cli", "pipeline.config", "models.config", "datasets.config")
+LIGHT = ("pipeline.cli", "pipeline.config", "pipeline.config_sweep", "models.config", "datasets.config")
 HEAVY = {"torch", "xarray", "dask", "zarr", "mlflow", "ray", "sklearn", "matplotlib", "scipy", "numpy", "rasterio"}
 
 

@@ -1,4 +1,4 @@
-"""Ray for real: data-parallel workers, a killed worker, a killed driver, Ctrl-C, a job on a cluster, a sweep."""
+"""Ray for real: data-parallel workers, a killed worker, a killed driver, Ctrl-C, a job on a cluster."""
 
 import contextlib
 import os
@@ -16,7 +16,6 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from pipeline.checkpoint import latest_checkpoint, read_meta
-from pipeline.config import SweepConfig
 from pipeline.journal import read_history
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
@@ -100,29 +99,6 @@ def test_ctrl_c_and_a_killed_driver_lose_nothing(recipe, tmp_path):
     assert process.returncode == 0, output
     assert client.get_run(run_id).info.status == "FINISHED"
     assert largest_difference(weights_of(plain), weights_of(run)) == 0
-
-
-def test_a_sweep_tracks_its_trials_and_ranks_them(recipe, ray_here, capsys):
-    from pipeline.sweep import tune
-
-    config = recipe("search", steps=24, validate_every=4)
-    config = replace(config, sweep=SweepConfig(depth=[3, 5], rank=[2, 4], levels=[1], trials=4, grace=1, concurrent=2))
-    rows = tune(config)
-    assert len(rows) == 4
-    assert [row["best"] for row in rows] == sorted((row["best"] for row in rows), reverse=True)
-    assert any(row["step"] < 24 for row in rows), "ASHA stopped none"
-    assert "| depth | rank | levels |" in capsys.readouterr().out
-    folder = Path(config.runs) / "search-sweep"
-    assert (folder / "pictures" / "trials.png").stat().st_size > 10_000
-    client = MlflowClient(f"sqlite:///{Path(config.runs) / 'mlflow.db'}")
-    (experiment,) = [found for found in client.search_experiments() if found.name == "search"]
-    runs = client.search_runs([experiment.experiment_id])
-    (parent,) = [found for found in runs if "mlflow.parentRunId" not in found.data.tags]
-    children = [found for found in runs if found.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(children) == 4
-    assert {found.info.status for found in runs} == {"FINISHED"}
-    assert all("validation/miou" in child.data.metrics for child in children)
-    assert not any(key.startswith("test/") for child in children for key in child.data.metrics)
 
 
 def free_ports(count):

@@ -1,0 +1,84 @@
+"""The trials of a sweep as a table: which are best, and which nobody beats in every objective at once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.amount import show_bytes
+from pipeline.config_sweep import SEARCHED
+
+Row = dict[str, Any]
+DIRECTIONS = {"score": "max", "parameters": "min", "memory": "min", "time": "min"}
+"""Whether more or less of an objective is better."""
+
+
+def pareto_front(rows: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[bool]:
+    """Tell of each trial whether no other is at least as good in all objectives and better in one."""
+
+    def costs(row: Mapping[str, Any]) -> list[float]:
+        return [-row[name] if DIRECTIONS[name] == "max" else row[name] for name in objectives]
+
+    values = [costs(row) for row in rows]
+
+    def beaten(mine: list[float]) -> bool:
+        return any(other != mine and all(his <= own for his, own in zip(other, mine, strict=True)) for other in values)
+
+    return [not beaten(mine) for mine in values]
+
+
+def rank_trials(rows: Sequence[Row], objectives: Sequence[str], steps: int) -> list[Row]:
+    """Sort trials by score, of equals the smaller first, and note who is on the Pareto front and who was stopped.
+
+    Parameters
+    ----------
+    rows
+        Reports of the trials beside their choices.
+    objectives
+        What was searched for.
+    steps
+        Steps of a whole training.
+    """
+    front = pareto_front(rows, objectives)
+    noted = [{**row, "front": on, "stopped": row["step"] < steps} for row, on in zip(rows, front, strict=True)]
+    return sorted(noted, key=lambda row: (-row["score"], row["parameters"], row["trial"]))
+
+
+def show(name: str, value: Any) -> str:
+    """Write one value of a trial for a table or a picture."""
+    if name == "parameters":
+        return f"{value:,}"
+    if name == "memory":
+        return show_bytes(value)
+    if name == "score":
+        return f"{value:.3f}"
+    if name == "time":
+        return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+TITLES = {
+    "score": "validation mIoU",
+    "memory": "planned memory",
+    "time": "s a step",
+    "step": "step h",
+    "rate": "learning rate",
+}
+
+
+def in_words(choice: Mapping[str, Any]) -> str:
+    """Write a choice for a sentence: ``depth 10, rank 8, learning rate 0.003``."""
+    return ", ".join(f"{TITLES.get(name, name)} {show('', choice[name])}" for name in SEARCHED if name in choice)
+
+
+def trials_table(rows: Sequence[Row], objectives: Sequence[str]) -> str:
+    """Lay out ranked trials as Markdown; those on the Pareto front of several objectives are marked."""
+    searched = [name for name in SEARCHED if name in rows[0]["choice"]]
+    heads = [*(TITLES.get(name, name) for name in searched), "parameters", TITLES["memory"], TITLES["time"]]
+    heads += ["steps", TITLES["score"]] + (["Pareto front"] if len(objectives) > 1 else []) + ["trial"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in rows:
+        cells = [show(name, row["choice"][name]) for name in searched]
+        cells += [show(name, row[name]) for name in ("parameters", "memory", "time")]
+        cells += [f"{row['step']}{' (stopped)' if row['stopped'] else ''}", show("score", row["score"])]
+        cells += (["yes" if row["front"] else ""] if len(objectives) > 1 else []) + [row["trial"]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
