@@ -37,7 +37,7 @@ PASSED = (
 """Variables that reach storage and MLflow; those that are set go with every job."""
 
 
-class Refusal(Exception):
+class SubmitError(Exception):
     """The words do not make a job."""
 
 
@@ -51,7 +51,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
     Raises
     ------
-    Refusal
+    SubmitError
         Where there is no command, or the runtime environment is given twice.
     """
     place = list(words).index("--") if "--" in words else len(words)
@@ -62,9 +62,9 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     parser.add_argument("--env", action="append", default=[], metavar="NAME", help="pass this variable as well")
     known, rest = parser.parse_known_args(before)
     if not entry:
-        raise Refusal("no command; put it behind two dashes: -- python -m pipeline train RECIPE")
+        raise SubmitError("no command; put it behind two dashes: -- python -m pipeline train RECIPE")
     if any(word.startswith("--runtime-env") for word in rest):
-        raise Refusal("--runtime-env is what this fills in; run `ray job submit` itself to give your own")
+        raise SubmitError("--runtime-env is what this fills in; run `ray job submit` itself to give your own")
     return known.env, rest, entry
 
 
@@ -73,12 +73,12 @@ def variables(named: Sequence[str], here: Mapping[str, str]) -> dict[str, str]:
 
     Raises
     ------
-    Refusal
+    SubmitError
         Where one that was named is not set.
     """
     for name in named:
         if not here.get(name):
-            raise Refusal(f"--env {name}: not set in this shell; export it, or leave it out")
+            raise SubmitError(f"--env {name}: not set in this shell; export it, or leave it out")
     found = {name: here[name] for name in (*PASSED, *named) if here.get(name)}
     commit = _commit()
     return found | ({"TELEGRAPHER_COMMIT": commit} if commit else {})
@@ -98,14 +98,14 @@ def submit(words: Sequence[str], here: Mapping[str, str]) -> int:
 
     Raises
     ------
-    Refusal
+    SubmitError
         Before anything is run, where the words do not make a job.
     """
     named, options, entry = split_words(words)
     passed = variables(named, here)
     ray = shutil.which("ray", path=f"{Path(sys.executable).parent}{os.pathsep}{here.get('PATH', '')}")
     if ray is None:
-        raise Refusal("the program ray is missing; pip install -e . brings it")
+        raise SubmitError("the program ray is missing; pip install -e . brings it")
     if not any(word.split("=")[0] == "--working-dir" for word in options):
         options = ["--working-dir", str(ROOT), *options]
     with tempfile.NamedTemporaryFile("w", prefix="runtime-env-", suffix=".yaml") as file:  # of mode 0600
@@ -121,8 +121,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
         return submit(sys.argv[1:] if words is None else words, os.environ)
-    except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
+    except SubmitError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("the job goes on; `ray job logs --follow ID` shows it, `ray job stop ID` ends it", file=sys.stderr)
