@@ -2,9 +2,9 @@
 
     python cluster/submit.py [--env NAME ...] [OPTIONS OF ray job submit] -- python -m pipeline train RECIPE ...
 
-The job gets the variables of `PASSED` that are set here and those named by ``--env``, and the commit of this checkout,
-which is not uploaded. Their values travel in a file that only this user can read, never in the command line; names are
-printed, values never. Whatever this adds can be given to ``ray job submit --runtime-env FILE`` by hand.
+The job gets the variables of `PASSED` that are set here and those named by ``--env``, the commit of this checkout, which
+is not uploaded, and time to stop with a checkpoint. Values travel in a file that only this user can read, never in the
+command line; names are printed, values never. All of it can be given to ``ray job submit --runtime-env FILE`` by hand.
 """
 
 import argparse
@@ -35,6 +35,8 @@ PASSED = (
     "MLFLOW_TRACKING_TOKEN",
 )
 """Variables that reach storage and MLflow; those that are set go with every job."""
+PATIENCE_S = "120"
+"""Time that ``ray job stop`` grants a run for its last step and checkpoint; Ray's own 3 s would often kill it before."""
 
 
 class SubmitError(Exception):
@@ -81,7 +83,7 @@ def variables(named: Sequence[str], here: Mapping[str, str]) -> dict[str, str]:
             raise SubmitError(f"--env {name}: not set in this shell; export it, or leave it out")
     found = {name: here[name] for name in (*PASSED, *named) if here.get(name)}
     commit = _commit()
-    return found | ({"TELEGRAPHER_COMMIT": commit} if commit else {})
+    return {"RAY_JOB_STOP_WAIT_TIME_S": PATIENCE_S} | ({"TELEGRAPHER_COMMIT": commit} if commit else {}) | found
 
 
 def _commit() -> str:

@@ -1,4 +1,4 @@
-"""The manifests of ``cluster/kubernetes``, and the published schemas that a Kubernetes with KubeRay would check them by."""
+"""The manifests of ``cluster/kubernetes``, and the published schemas that a Kubernetes with KubeRay checks them by."""
 
 import json
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def check_core(one: dict[str, Any]) -> None:
 
 
 def check_ray(one: dict[str, Any], folder: Path) -> None:
-    """Validate an object of KubeRay as the API server does: defaults first, then types; an unknown field is an error."""
+    """Validate an object of KubeRay as the API server does, defaults first; an unknown field is an error."""
     schema = _strict(json.loads((folder / RAY_KINDS[one["kind"]]).read_text()))
     jsonschema.Draft7Validator(schema).validate(_with_defaults(one, schema))
 

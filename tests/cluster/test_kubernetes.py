@@ -106,12 +106,8 @@ def test_a_mistake_in_an_object_of_kuberay_is_caught(kind, name, place, value, k
 @pytest.mark.parametrize("group", GROUPS, ids=["head", "spot", "on-demand"])
 def test_ray_counts_what_kubernetes_grants(group):
     (container,) = group["template"]["spec"]["containers"]
-    limits, requests, start = (
-        container["resources"]["limits"],
-        container["resources"]["requests"],
-        group["rayStartParams"],
-    )
-    assert limits == requests
+    limits, start = container["resources"]["limits"], group["rayStartParams"]
+    assert limits == container["resources"]["requests"]
     head = container["name"] == "ray-head"
     assert start == {"num-cpus": "0" if head else limits["cpu"], "num-gpus": limits.get("nvidia.com/gpu", "0")}
     assert head or group["template"]["spec"]["tolerations"][0]["key"] == "nvidia.com/gpu"
@@ -122,7 +118,7 @@ def test_ray_counts_what_kubernetes_grants(group):
 def test_every_node_asks_for_the_token_of_the_secret(group):
     secret = document("RayCluster", "telegrapher")["spec"]["authOptions"]["secretName"]
     (container,) = group["template"]["spec"]["containers"]
-    assert container["env"] == [
+    assert container["env"][:2] == [
         {"name": "RAY_AUTH_MODE", "value": "token"},
         {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": secret, "key": "auth_token"}}},
     ]
@@ -154,9 +150,7 @@ def test_nothing_is_open_to_the_outside():
 def test_nobody_comes_in_but_by_the_policies():
     nobody = document("NetworkPolicy", "nobody")["spec"]
     assert nobody == {"podSelector": {}, "policyTypes": ["Ingress"]}
-    labels: list[dict[str, str]] = [
-        pod.get("metadata", {}).get("labels", {}) for one in documents() for pod in pods(one)
-    ]
+    labels = [pod.get("metadata", {}).get("labels", {}) for one in documents() for pod in pods(one)]
     ray = {"ray.io/cluster": document("RayCluster", "telegrapher")["metadata"]["name"]}
     labels += [ray | {"ray.io/node-type": kind} for kind in ("head", "worker")]  # the operator's own
     ports = {port["containerPort"] for _, container in containers() for port in container.get("ports", [])} | {8265}

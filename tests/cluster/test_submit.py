@@ -47,10 +47,13 @@ def test_it_hands_over_what_ray_job_submit_would_be_given_by_hand(called, monkey
     assert set(call["runtime"]) == {"env_vars"}
     commit = call["runtime"]["env_vars"].pop("TELEGRAPHER_COMMIT")
     assert len(commit.removesuffix("-dirty")) == 40
-    assert call["runtime"]["env_vars"] == {"AWS_SECRET_ACCESS_KEY": SECRET, "MY_SETTING": "mine"}
+    assert call["runtime"]["env_vars"] == {
+        "RAY_JOB_STOP_WAIT_TIME_S": "120", "AWS_SECRET_ACCESS_KEY": SECRET, "MY_SETTING": "mine",
+    }  # fmt: skip
     shown = capsys.readouterr().out.splitlines()
     assert shlex.split(shown[0]) == ["ray", *words]
-    assert shown[1] == "runtime environment: AWS_SECRET_ACCESS_KEY, MY_SETTING, TELEGRAPHER_COMMIT"
+    names = "RAY_JOB_STOP_WAIT_TIME_S, TELEGRAPHER_COMMIT, AWS_SECRET_ACCESS_KEY, MY_SETTING"
+    assert shown[1] == f"runtime environment: {names}"
 
 
 def test_no_value_is_shown_or_left_behind(called, monkeypatch, capsys):
