@@ -2,9 +2,9 @@
 
     python cluster/submit.py [--env NAME ...] [OPTIONS OF ray job submit] -- python -m pipeline train RECIPE ...
 
-The job gets the variables of `PASSED` that are set here and those named by ``--env``, the commit of this checkout, which
-is not uploaded, and time to stop with a checkpoint. Values travel in a file that only this user can read, never in the
-command line; names are printed, values never. All of it can be given to ``ray job submit --runtime-env FILE`` by hand.
+The job gets the variables of `PASSED` that are set here and those named by ``--env``, the commit of this checkout,
+which is not uploaded, and time to stop with a checkpoint. Values travel in a file that only this user can read, never
+in the command line; names are printed, values never. ``ray job submit --runtime-env FILE`` by hand does the same.
 """
 
 import argparse
@@ -36,7 +36,7 @@ PASSED = (
 )
 """Variables that reach storage and MLflow; those that are set go with every job."""
 PATIENCE_S = "120"
-"""Time that ``ray job stop`` grants a run for its last step and checkpoint; Ray's own 3 s would often kill it before."""
+"""Time that ``ray job stop`` grants a run for its last step and checkpoint; Ray's own 3 s may be too few."""
 
 
 class SubmitError(Exception):
