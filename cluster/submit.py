@@ -59,7 +59,11 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     place = list(words).index("--") if "--" in words else len(words)
     before, entry = list(words[:place]), list(words[place + 1 :])
     parser = argparse.ArgumentParser(
-        prog="python cluster/submit.py", usage=str(__doc__).split("\n\n")[1].strip(), allow_abbrev=False
+        prog="python cluster/submit.py",
+        usage=str(__doc__).split("\n\n")[1].strip(),
+        description=f"Variables that go with the job where they are set: {', '.join(PASSED)}.",
+        epilog="`ray job submit --help` explains its options, such as --address, --no-wait and --submission-id.",
+        allow_abbrev=False,
     )
     parser.add_argument("--env", action="append", default=[], metavar="NAME", help="pass this variable as well")
     known, rest = parser.parse_known_args(before)

@@ -16,7 +16,7 @@ from tests.cloud.seaweed import free_ports
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
-def ray(words: list[str], environment: dict[str, str], limit: float = 240) -> subprocess.CompletedProcess[str]:
+def ray(words: list[str], environment: dict[str, str], limit: float = 600) -> subprocess.CompletedProcess[str]:
     """Run a command of Ray to its end."""
     return subprocess.run(
         [RAY, *words],
@@ -60,7 +60,7 @@ def serve(cpus: int) -> Iterator[dict[str, str]]:
                 process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], client: dict[str, str], limit: float = 180) -> None:
+def _wait(process: subprocess.Popen[bytes], client: dict[str, str], limit: float = 300) -> None:
     """Wait until a job can be submitted: the dashboard answers, and the agent that starts jobs is there."""
     end = time.monotonic() + limit
     while time.monotonic() < end and process.poll() is None:

@@ -1,9 +1,12 @@
 """Jobs for real: from a clean checkout to a Ray head that asks for a token, on a volume in a real S3 store."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from pipeline.run import Run
 from tests.cloud.seaweed import BUCKET, Server
 from tests.cluster.head import RAY, ray, serve
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
 VOLUME = f"s3://{BUCKET}/jobs/small.zarr"
 PIPELINE = [sys.executable, "-m", "pipeline"]
@@ -40,7 +43,7 @@ def submit(head: dict[str, str], checkout: Path, s3_server: Server) -> Callable[
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "cluster/submit.py", "--env", "NO_PROXY", "--", *PIPELINE, *words],
-            cwd=checkout, env=head | s3_server.environment(), capture_output=True, text=True, timeout=300, check=False,
+            cwd=checkout, env=head | s3_server.environment(), capture_output=True, text=True, timeout=900, check=False,
         )  # fmt: skip
 
     return run
@@ -54,12 +57,28 @@ def volume(submit: Callable[..., subprocess.CompletedProcess[str]]) -> str:
     return VOLUME
 
 
-def recipe(runs: Path, volume: str, name: str, workers: int, steps: int) -> list[str]:
+def recipe(runs: Path, volume: str, name: str, workers: int, steps: int, every: int) -> list[str]:
     return [
         "train", "pipeline/recipes/quickstart.yaml", "--name", name, "--runs", str(runs), "--data.source", volume,
         "--cluster.address", "auto", "--cluster.workers", str(workers), "--cluster.cpus_per_worker", "1",
-        "--training.batch", "2", "--training.steps", str(steps), "--training.validate_every", str(steps // 2),
+        "--training.batch", "2", "--training.steps", str(steps), "--training.validate_every", str(every),
     ]  # fmt: skip
+
+
+def walk() -> str:
+    """The jobs of the page, as they are written there but smaller: a survey, a run of two workers, a sweep."""
+    page = (ROOT / "cluster" / "README.md").read_text()
+    blocks = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (block,) = [one for one in blocks if "synthesize" in one and "$PWD" in one]
+    smaller = {
+        "synthesize": "--shape '[48, 48, 32]'",
+        "train": "--training.steps 4 --training.validate_every 2",
+        "tune": "--training.steps 4 --training.validate_every 2 --sweep.trials 2",
+    }
+    for name, settings in smaller.items():
+        block, count = re.subn(rf"(pipeline {name} \S+)", rf"\1 {settings}", block)
+        assert count == 1
+    return block
 
 
 def status(job: str, head: dict[str, str]) -> str:
@@ -74,8 +93,22 @@ def test_nobody_gets_in_without_the_token(head):
         assert "authentication" in (done.stdout + done.stderr).lower()
 
 
+def test_the_walk_of_the_page_ends_with_a_sweep(head, checkout):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{head['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail"], input=walk(), cwd=checkout, env=head | {"PATH": path},
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("succeeded") == 3
+    assert Run.open(checkout / "runs" / "quickstart").read("metrics.json")["steps"] == 4
+    table = (checkout / "runs" / "quickstart-sweep" / "trials.md").read_text()
+    assert len(table.splitlines()) == 2 + 2
+    assert table in done.stdout
+
+
 def test_one_worker_on_a_volume_in_the_store(submit, volume, tmp_path, s3_server):
-    done = submit(*recipe(tmp_path, volume, "one", workers=1, steps=6))
+    done = submit(*recipe(tmp_path, volume, "one", workers=1, steps=6, every=3))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("ray job submit --working-dir ")
     assert s3_server.environment()["AWS_SECRET_ACCESS_KEY"] not in done.stdout + done.stderr
@@ -90,7 +123,7 @@ def test_one_worker_on_a_volume_in_the_store(submit, volume, tmp_path, s3_server
 
 
 def test_a_refused_recipe_fails_the_job_with_its_sentence(submit, head, tmp_path):
-    done = submit(*recipe(tmp_path, f"s3://{BUCKET}/jobs/nowhere.zarr", "lost", workers=1, steps=6))
+    done = submit(*recipe(tmp_path, f"s3://{BUCKET}/jobs/nowhere.zarr", "lost", workers=1, steps=6, every=3))
     assert done.returncode == 1, "Ray's own code for a job that failed"
     assert "error: " in done.stdout
     assert "nowhere.zarr" in done.stdout
@@ -106,36 +139,33 @@ def test_two_workers_stopped_and_resumed_by_the_plain_command(head, volume, chec
     variables.write_text(json.dumps({"env_vars": s3_server.environment() | {"RAY_JOB_STOP_WAIT_TIME_S": "120"}}))
     words = [
         "job", "submit", "--working-dir", ".", "--runtime-env", str(variables), "--submission-id", "two", "--",
-        *PIPELINE, *recipe(tmp_path, volume, "two", workers=2, steps=400),
+        *PIPELINE, *recipe(tmp_path, volume, "two", workers=2, steps=200, every=10),
     ]  # fmt: skip
     with subprocess.Popen(
         [RAY, *words], cwd=checkout, env=head, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        assert process.stdout is not None
-        heard = []
-        for line in process.stdout:
-            heard.append(line)
-            if line.startswith("step "):
-                break
-        else:
-            pytest.fail("".join(heard))
-        assert "RUNNING" in status("two", head), "the log came while the job ran"
-        stopped = ray(["job", "stop", "two"], head)
-        heard += process.stdout.readlines()
+        try:
+            assert process.stdout is not None
+            heard = list(takewhile(lambda line: "step 10/200" not in line, process.stdout))
+            assert "RUNNING" in status("two", head), f"the log comes while the job runs: {heard}"
+            stopped = ray(["job", "stop", "two"], head)
+            heard += process.stdout.readlines()
+        finally:
+            process.kill()
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     assert "Job 'two' was stopped" in status("two", head)
     assert "go on with the same command and --resume" in "".join(heard)
     run = Run.open(tmp_path / "two")
     step = run.read("outcome.json")["step"]
-    assert read_meta(latest_checkpoint(run.checkpoints)).step == step < 400
+    assert read_meta(latest_checkpoint(run.checkpoints)).step == step < 200
     client, run_id = MlflowClient(run.tracking_uri), run.read("tracking.json")["run_id"]
     assert client.get_run(run_id).info.status == "KILLED"
 
     words[words.index("two")] = "two-again"
     done = subprocess.run(
-        [RAY, *words, "--resume"], cwd=checkout, env=head, capture_output=True, text=True, timeout=600, check=False
+        [RAY, *words, "--resume"], cwd=checkout, env=head, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Job 'two-again' succeeded" in status("two-again", head)
-    assert run.read("metrics.json")["steps"] == 400
+    assert run.read("metrics.json")["steps"] == 200
     assert client.get_run(run_id).info.status == "FINISHED"
