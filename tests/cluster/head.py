@@ -37,6 +37,9 @@ def serve(cpus: int) -> Iterator[dict[str, str]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(private)}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "NO_PROXY": "127.0.0.1,localhost"}
+    environment["PATH"] = (
+        f"{Path(RAY).parent}{os.pathsep}{environment['PATH']}"  # `python` is the one with dependencies
+    )
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # sockets: short
         process = subprocess.Popen(
             [
