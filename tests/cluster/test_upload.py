@@ -8,7 +8,7 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 1_000_000
+LIMIT = 2**20  # bytes; Ray stores its archive uncompressed, and counts in MiB
 
 
 def tracked(*folders: str) -> set[str]:
@@ -48,4 +48,4 @@ def test_the_upload_holds_all_that_a_job_runs_and_little_else(package):
     needed = tracked("models", "datasets", "pipeline")
     assert needed <= names
     assert "pipeline/recipes/quickstart.yaml" in names
-    assert names - needed <= {"pyproject.toml", "LICENSE", ".gitignore", ".rayignore"}
+    assert names - needed <= {".gitignore", ".rayignore"}
