@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -50,14 +51,17 @@ def program() -> str:
 
 
 def code_version() -> str:
-    """Return the git commit of this code, marked where files have changed since; unknown outside a checkout."""
+    """Return the git commit of this code, marked where files have changed since.
+
+    A job's upload is no checkout: there, what submitted it or made the image says so by ``TELEGRAPHER_COMMIT``.
+    """
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
             cwd=ROOT, capture_output=True, text=True, check=True, timeout=10,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return os.environ.get("TELEGRAPHER_COMMIT") or "unknown"
 
 
 def content_key(facts: Mapping[str, object]) -> str:

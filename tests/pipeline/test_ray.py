@@ -1,18 +1,11 @@
-"""Ray for real: data-parallel workers, a killed worker, a killed driver, Ctrl-C, a job on a cluster."""
+"""Ray for real: data-parallel workers, a killed worker, a killed driver, Ctrl-C."""
 
-import contextlib
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from mlflow.tracking import MlflowClient
 
 from pipeline.checkpoint import latest_checkpoint, read_meta
@@ -99,60 +92,3 @@ def test_ctrl_c_and_a_killed_driver_lose_nothing(recipe, tmp_path):
     assert process.returncode == 0, output
     assert client.get_run(run_id).info.status == "FINISHED"
     assert largest_difference(weights_of(plain), weights_of(run)) == 0
-
-
-def free_ports(count):
-    """Find ports that nobody listens on now; the other Ray of this module takes some at random."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-@pytest.fixture
-def head(tmp_path):
-    """A Ray head started by ``ray start``, stopped by its own process group only."""
-    gcs, dashboard, agent, agent_grpc = free_ports(4)
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    environment.pop("RAY_ADDRESS", None)
-    process = subprocess.Popen(
-        [
-            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-            f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
-            f"--dashboard-agent-grpc-port={agent_grpc}", "--dashboard-host=127.0.0.1", "--num-cpus=2",
-            f"--temp-dir=/tmp/ray-{os.getpid()}", "--object-store-memory=150000000",
-        ],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.communicate(timeout=30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def test_a_job_from_a_clean_checkout_trains_on_a_cluster(recipe, tmp_path, head):
-    checkout = tmp_path / "checkout"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(checkout)], check=True)
-    config = recipe("job", workers=1)
-    config = replace(config, cluster=replace(config.cluster, address="auto"))
-    path = tmp_path / "job.yaml"
-    path.write_text(dump_recipe(config))
-    submit = [
-        str(Path(sys.executable).with_name("ray")), "job", "submit", "--working-dir", str(checkout), "--",
-        sys.executable, "-m", "pipeline", "train", str(path),
-    ]  # fmt: skip
-    end = time.monotonic() + 120
-    while True:
-        done = subprocess.run(submit, env=head, capture_output=True, text=True, timeout=300, check=False)
-        waits = "onnect" in done.stderr or "try again later" in done.stderr
-        if done.returncode == 0 or time.monotonic() > end or not waits:
-            break
-        time.sleep(2)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "step 12/12" in done.stdout
-    run = Run.open(Path(config.runs) / "job")
-    assert run.read("metrics.json")["steps"] == 12
-    assert torch.isfinite(next(iter(weights_of(run).values()))).all()

@@ -1,0 +1,51 @@
+"""What ``ray job submit --working-dir .`` uploads, by Ray's own packaging: all that a job runs, and under 1 MB."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 2**20  # bytes; Ray stores its archive uncompressed, and counts in MiB
+
+
+def tracked(*folders: str) -> set[str]:
+    done = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *folders],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive that Ray makes of a clean checkout, in which somebody has already trained."""
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import create_package
+
+    folder = tmp_path_factory.mktemp("upload")
+    for name in tracked():
+        (folder / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / "checkout" / name)
+    for place in ("runs/one/model.pt", "surveys/one.zarr/c/0", "maps/one.zarr/c/0", ".git/config", ".venv/bin/python"):
+        (folder / "checkout" / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "checkout" / place).write_bytes(bytes(LIMIT))
+    create_package(
+        str(folder / "checkout"), folder / "package.zip", include_gitignore=True,
+        excludes=get_runtime_env_default_excludes(),
+    )  # fmt: skip
+    return folder / "package.zip"
+
+
+def test_the_upload_stays_under_a_megabyte(package):
+    assert package.stat().st_size < LIMIT
+
+
+def test_the_upload_holds_all_that_a_job_runs_and_little_else(package):
+    names = {name for name in ZipFile(package).namelist() if not name.endswith("/")}
+    needed = tracked("models", "datasets", "pipeline")
+    assert needed <= names
+    assert "pipeline/recipes/quickstart.yaml" in names
+    assert names - needed <= {".gitignore", ".rayignore"}
