@@ -139,7 +139,8 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
 def find_map(row: Row, scorer: Scorer) -> Literal["finished", "other", "unknown"]:
     """Tell whether the place of a line holds the map of its volume, as it is now, by this model.
 
-    It is unknown where the volume does not open; its task will then say so, and writes nothing.
+    It is unknown where the volume does not open; its task will then say so, and writes nothing. A store that was not
+    made by ``convert`` is known by its place, type and shape only.
     """
     try:
         attrs = dict(open_node(row.out).attrs)

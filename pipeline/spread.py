@@ -1,10 +1,11 @@
 """Calls spread over a Ray cluster, one task each; the batch's only door to Ray."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from datasets.errors import InputError
 from pipeline.config import ClusterConfig
@@ -16,7 +17,8 @@ def spread(
 ) -> Iterator[tuple[int, Any]]:
     """Call a function on every task, `config.workers` at once.
 
-    A task whose process or node is lost is tried again `config.max_failures` times.
+    A task whose process or node is lost is tried again `config.max_failures` times; one that Ray ends because the
+    memory runs out is not, since Ray itself would try it for ever.
 
     Parameters
     ----------
@@ -44,23 +46,26 @@ def spread(
                 "cluster.gpu is true but Ray finds no GPU here; set it to false, or join a cluster by cluster.address"
             )
         call = ray.remote(function).options(
-            num_cpus=threads, num_gpus=int(config.gpu), max_retries=config.max_failures, name="map a volume"
+            num_cpus=threads, num_gpus=int(config.gpu), max_retries=0, name="map a volume"
         )
-        waiting = iter(enumerate(tasks))
-        running: dict[Any, int] = {}
+        waiting = deque((index, config.max_failures) for index in range(len(tasks)))
+        running: dict[Any, tuple[int, int]] = {}
         try:
-            while True:
-                while len(running) < config.workers and (item := next(waiting, None)) is not None:
-                    running[call.remote(item[1], threads)] = item[0]
-                if not running:
-                    return
+            while waiting or running:
+                while waiting and len(running) < config.workers:
+                    index, lives = waiting.popleft()
+                    running[call.remote(tasks[index], threads)] = index, lives
                 (done, *_), _ = ray.wait(list(running))
+                index, lives = running.pop(done)
                 result: Any
                 try:
                     result = ray.get(done)
                 except RayError as error:
+                    if lives and not isinstance(error, OutOfMemoryError | RayTaskError):
+                        waiting.append((index, lives - 1))
+                        continue
                     result = error
-                yield running.pop(done), result
+                yield index, result
         finally:
             for reference in running:  # the driver was interrupted
                 ray.cancel(reference, force=True)
