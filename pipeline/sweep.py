@@ -186,7 +186,7 @@ def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
 
 
 def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
-    """Make Tune's driver, or restore the one that was killed."""
+    """Make Tune's driver, or restore the one that was killed; ASHA then compares anew, which stops fewer trials."""
     sweep = config.sweep
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent), trial_share(config)
