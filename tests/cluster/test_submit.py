@@ -21,7 +21,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 
     def call(words: list[str], env: dict[str, str]) -> int:
         path = Path(words[words.index("--runtime-env") + 1])
-        calls.append({"words": words, "env": env, "file": path, "mode": stat.S_IMODE(path.stat().st_mode)})
+        calls.append({"words": words, "env": env, "file": path, "mode": stat.S_IMODE(path.parent.stat().st_mode)})
         calls[-1]["runtime"] = json.loads(path.read_text())
         return 7
 
@@ -41,8 +41,8 @@ def test_it_hands_over_what_ray_job_submit_would_be_given_by_hand(called, monkey
     program, *words = call["words"]
     assert Path(program).name == "ray"
     assert words == [
-        "job", "submit", "--working-dir", str(ROOT), "--address", "http://127.0.0.1:8265", "--no-wait",
-        "--runtime-env", str(call["file"]), "--", *TRAIN,
+        "job", "submit", "--working-dir", str(call["file"].with_name("checkout.zip")),
+        "--address", "http://127.0.0.1:8265", "--no-wait", "--runtime-env", str(call["file"]), "--", *TRAIN,
     ]  # fmt: skip
     assert set(call["runtime"]) == {"env_vars"}
     commit = call["runtime"]["env_vars"].pop("TELEGRAPHER_COMMIT")
@@ -60,7 +60,7 @@ def test_no_value_is_shown_or_left_behind(called, monkeypatch, capsys):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     helper.main(["--", *TRAIN, "--tracking.uri", f"https://me:{SECRET}@mlflow.example"])
     (call,) = called
-    assert call["mode"] == 0o600
+    assert call["mode"] == 0o700
     assert not call["file"].exists()
     assert SECRET not in "".join(capsys.readouterr())
     assert "https://***@mlflow.example" not in call["words"], "only what is shown is masked"
@@ -69,7 +69,14 @@ def test_no_value_is_shown_or_left_behind(called, monkeypatch, capsys):
 def test_another_working_directory_is_kept(called):
     helper.main(["--working-dir", "/elsewhere", "--", *TRAIN])
     assert called[0]["words"].count("--working-dir") == 1
-    assert str(ROOT) not in called[0]["words"]
+    assert "checkout.zip" not in " ".join(called[0]["words"])
+
+
+def test_without_git_the_checkout_itself_is_handed_over(called, monkeypatch):
+    monkeypatch.setattr(helper, "_git", lambda *words: "")
+    helper.main(["--", *TRAIN])
+    assert called[0]["words"][called[0]["words"].index("--working-dir") + 1] == str(ROOT)
+    assert "TELEGRAPHER_COMMIT" not in called[0]["runtime"]["env_vars"]
 
 
 @pytest.mark.parametrize(
