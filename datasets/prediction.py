@@ -162,6 +162,7 @@ def write_prediction(ds: xr.Dataset, path: str | Path) -> str | Path:
     def write(aside: Any) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+            warnings.filterwarnings("ignore", "Object at .* is not recognized")  # folders that some S3 servers keep
             ds.to_zarr(aside, mode="w", zarr_format=3, consolidated=True, encoding=encoding)
 
     if is_remote(path):

@@ -45,6 +45,11 @@ def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = Fals
     """
     if not config.model:
         raise InputError("promote needs a model: python -m pipeline promote NAME, or models:/NAME/3")
+    if rollback and (force or config.model.startswith("models:/")):
+        raise InputError(
+            "--rollback takes the NAME of a model and nothing else; to choose the version yourself, write "
+            "python -m pipeline promote models:/NAME/3 --force"
+        )
     uri = config.tracking_uri or f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}"
     registry = Registry.open(uri, config.model)
     if rollback:
@@ -71,9 +76,8 @@ def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = Fals
 
 
 def _roll_back(registry: Registry, model: str) -> bool:
-    name = model.removeprefix("models:/").split("@")[0].split("/")[0]
-    registry.require(name)
-    back, withdrawn = registry.roll_back(name)
+    registry.require(model)
+    back, withdrawn = registry.roll_back(model)
     print(f"{label(back)} is champion again, in place of {label(withdrawn)}.")
     return True
 

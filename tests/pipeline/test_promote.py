@@ -198,6 +198,9 @@ def test_what_is_not_there_is_refused(shelf, tmp_path):
         promote(PromoteConfig("fields", runs=str(tmp_path)))
     with pytest.raises(InputError, match=r"has no champion"):
         shelf.promote(rollback=True)
+    for which, force in ((7, False), ("", True)):
+        with pytest.raises(InputError, match=r"^--rollback takes the NAME of a model and nothing else; to choose"):
+            shelf.promote(which, rollback=True, force=force)
 
 
 @pytest.fixture(scope="module")
