@@ -1,16 +1,11 @@
 """What the page of a run says: its evidence in words, as plain texts and numbers that the template lays out."""
 
 import base64
-import json
-import re
-import shlex
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from models.watch import DRIFT
 from pipeline.amount import show_bytes
@@ -20,6 +15,7 @@ from pipeline.plan import COUNTED
 from pipeline.reading import reading_in_words, summarise_reading
 from pipeline.recipe import dump_recipe
 from pipeline.report_evidence import Evidence
+from pipeline.reproduce import attribute, commands, digests, sessions, volume_recipe, without_secrets
 from pipeline.session import LIBRARIES
 
 Rows = list[tuple[str, str]]
@@ -29,7 +25,6 @@ SCORES = (
     ("kappa", "kappa", "agreement beyond chance"),
     ("miou", "mean IoU", "mean intersection over union"),
 )
-_SECRET = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)|(?<=[?&])(sig|X-Amz-Signature|X-Amz-Credential|token)=[^&\s'\"]+")
 
 
 @dataclass(frozen=True)
@@ -75,16 +70,11 @@ def describe(found: Evidence) -> dict[str, Any]:
         "reading": _reading(found),
         "machine": _machine(found),
         "versions": sorted(run.read("machine.json").get("versions", {}).items(), key=_known_order),
-        "sessions": _sessions(found),
-        "commands": _commands(found),
-        "volume_recipe": _volume_recipe(found),
-        "digests": _digests(found),
+        "sessions": sessions(found),
+        "commands": commands(found),
+        "volume_recipe": volume_recipe(found),
+        "digests": digests(found),
     }
-
-
-def without_secrets(text: str) -> str:
-    """Leave out passwords and signatures of addresses: a page is passed on."""
-    return _SECRET.sub("***", text)
 
 
 def _data_uri(path: Path) -> str:
@@ -139,11 +129,11 @@ def _what(found: Evidence) -> Rows:
         space = ", ".join(f"{dim} {size}" for dim, size in sizes)
         channels = ", ".join(f"{dim} {data_sizes[dim]}" for dim in volume.channel_dims)
         rows += [
-            ("volume", _attribute(found, "title")),
+            ("volume", attribute(found, "title")),
             ("cells", space),
             ("channels", f"{channels or 1}"),
         ]
-        rows += [(key, text) for key in ("source", "licence") if (text := _attribute(found, key))]
+        rows += [(key, text) for key in ("source", "licence") if (text := attribute(found, key))]
     else:
         rows.append(("volume", without_secrets(data.source)))
     rows.append(("classes", f"{len(made.classes)}"))
@@ -167,10 +157,6 @@ def _what(found: Evidence) -> Rows:
     if found.best is not None:
         rows.append(("checkpoint", f"step {found.best.step}, validation mean IoU {found.best.score:.3f}"))
     return rows  # fmt: skip
-
-
-def _attribute(found: Evidence, name: str) -> str:
-    return "" if found.volume is None else without_secrets(str(found.volume.dataset.attrs.get(name, "")))
 
 
 def _classes(found: Evidence) -> list[ClassRow]:
@@ -265,58 +251,3 @@ def _machine(found: Evidence) -> Rows:
 
 def _known_order(item: tuple[str, str]) -> int:
     return (*LIBRARIES, item[0]).index(item[0]) if item[0] in LIBRARIES else -1
-
-
-def _sessions(found: Evidence) -> list[tuple[str, str, str]]:
-    return [
-        (
-            session["at"],
-            without_secrets("python " + shlex.join(session["command"])) if session["command"] else "by another program",
-            session["code"],
-        )
-        for session in found.run.read("started.json").get("sessions", [])
-    ]
-
-
-def _commands(found: Evidence) -> list[str]:
-    """Return the command lines that make the run again from nothing."""
-    run = found.run
-    codes = [code for _, _, code in _sessions(found)]
-    lines = []
-    if codes and codes[-1] != "unknown":
-        lines.append(f"git checkout {codes[-1].removesuffix('-dirty')}")
-    lines.append("python3 -m venv .venv && .venv/bin/pip install -e .")
-    recipe, source = _volume_recipe(found), run.config.data.source
-    if recipe is not None:
-        verb, source = recipe[0], _here(source)
-        lines.append(f".venv/bin/python -m pipeline {verb} volume.yaml")
-    again = ["--data.source", without_secrets(source), "--name", f"{run.config.name}-again"]
-    lines.append(f".venv/bin/python -m pipeline train run.yaml {shlex.join(again)}")
-    return lines
-
-
-def _here(source: str) -> str:
-    return f"surveys/{PurePosixPath(source).name}"
-
-
-def _volume_recipe(found: Evidence) -> tuple[str, str] | None:
-    """Return the command that made the volume and its recipe, as the volume itself remembers them."""
-    if found.volume is None:
-        return None
-    attrs, out = found.volume.dataset.attrs, _here(found.run.config.data.source)
-    if "synthesis" in attrs:
-        return "synthesize", _yaml({"out": out, **json.loads(attrs["synthesis"])})
-    settings = json.loads(attrs.get("conversion", "{}")).get("settings")
-    if settings is None:
-        return None
-    return "convert", _yaml({"source": attrs["source"], "out": out, **settings})
-
-
-def _digests(found: Evidence) -> Rows:
-    prepared, source = found.run.prepared, _attribute(found, "source_sha256")
-    rows = [("volume", prepared.volume_digest), ("split", prepared.split_digest)]
-    return [*rows, ("source", source)] if source else rows
-
-
-def _yaml(values: Mapping[str, Any] | Sequence[Any]) -> str:
-    return without_secrets(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

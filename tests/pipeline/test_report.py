@@ -24,7 +24,7 @@ from pipeline.local import directory_storage
 from pipeline.loop import fit, peak_memory
 from pipeline.prepare import prepare
 from pipeline.report import report, write_report
-from pipeline.report_content import without_secrets
+from pipeline.reproduce import without_secrets
 from pipeline.run import Run
 from pipeline.session import note_machine
 from tests.pipeline.conftest import tiny_dataset
