@@ -20,13 +20,13 @@ from datasets.store import write_volume
 from pipeline.cli import main
 from pipeline.config import ReportConfig
 from pipeline.context import Context
-from pipeline.local import directory_storage
 from pipeline.loop import fit, peak_memory
 from pipeline.prepare import prepare
 from pipeline.report import report, write_report
 from pipeline.reproduce import without_secrets
 from pipeline.run import Run
 from pipeline.session import note_machine
+from pipeline.storage import directory_storage
 from tests.pipeline.conftest import tiny_dataset
 from tests.pipeline.pages import HOSTILE, SECTIONS, Page, hostile_run, settings
 
