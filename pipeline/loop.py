@@ -150,7 +150,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
     clock, spoken = Clock(progress.step, recipe.steps), -math.inf
     meter = ReadingMeter(loader, getattr(run.volume, "traffic", None))
     result: StepResult | None = None
-    score, leaving = progress.best_score, False
+    score = progress.best_score
     with closing(loader.steps(progress.step, recipe.steps)) as steps:
         for samples in steps:
             if recipe.patience and progress.stale >= recipe.patience:
@@ -185,7 +185,6 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 "waiting_share": meter.waiting_share,
                 "epoch": loader.order.epochs(progress.step * recipe.batch),
                 "peak_memory_mib": peak_memory(context.device),
-                "workers": context.world,
             }
             watch: Watch | None = getattr(training.model, "watch", None)
             if watch is not None and watch.error is not None:
@@ -209,8 +208,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                         f"step {progress.step}/{recipe.steps}  loss {result.loss:.4f}  {shown}  "
                         f"{seconds:.2f} s a step  {left} left"
                     )
-            leaving, noticed = context.leaving(), leaving
-            if due or result.interrupted or (leaving and not noticed):
+            if due or result.interrupted:
                 training.save(score if due else UNSCORED)
             if result.interrupted:
                 break

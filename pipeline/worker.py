@@ -71,8 +71,6 @@ class Bell:
 _notice = threading.Event()
 _AGREE_S = 5.0
 """How long a refusing worker waits for the others to refuse as well."""
-_RESIZE_S = 60.0
-"""How often an elastic run looks for nodes that have joined; a larger group starts from the newest checkpoint."""
 
 
 def _heed_sigterm() -> None:
@@ -152,8 +150,6 @@ def _train(settings: dict[str, Any]) -> None:
         interrupted=lambda: _notice.is_set() or ray.get(settings["bell"].is_rung.remote()),
         wrap=_wrap if ranks.get_world_size() > 1 else lambda model: model,
     )
-    if run.config.cluster.address != "local":
-        context.leaving = lambda: ray.train.get_preemption_info() is not None
     newest = latest_checkpoint(run.checkpoints) if context.rank == 0 else None
     context.resume = ray.train.collective.broadcast_from_rank_zero(newest)
     told = (lambda store: store) if settings["finishing"] else _told
@@ -230,7 +226,6 @@ def train_on_ray(run: Run, run_id: str, *, callbacks: Sequence[Any] = (), finish
     """
     config = run.config.cluster
     threads = threads_per_worker(config)
-    workers = (config.min_workers, config.workers) if config.min_workers else config.workers
     resources = {"CPU": threads, "GPU": 1} if config.gpu else {"CPU": threads}
     with cluster(config):
         if config.gpu and config.address == "local" and ray.cluster_resources().get("GPU", 0) < config.workers:
@@ -250,11 +245,8 @@ def train_on_ray(run: Run, run_id: str, *, callbacks: Sequence[Any] = (), finish
                 "finishing": finishing,
                 "cluster": asdict(config),
             },
-            scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # typed as its predecessor
-                num_workers=workers,  # type: ignore[arg-type]
-                use_gpu=config.gpu,
-                resources_per_worker=resources,
-                elastic_resize_monitor_interval_s=_RESIZE_S,
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=resources
             ),
             torch_config=HeedingTorchConfig(),
             run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as its predecessor

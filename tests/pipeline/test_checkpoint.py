@@ -20,10 +20,6 @@ from pipeline.checkpoint import (
     load_segmenter,
     write_checkpoint,
 )
-from pipeline.context import Context
-from pipeline.loop import fit
-from pipeline.prepare import prepare
-from pipeline.state import UNSCORED
 from pipeline.storage import Behind, directory_storage, stored_behind
 from pipeline.train import train
 
@@ -214,12 +210,3 @@ def test_a_run_whose_newest_checkpoint_broke_ends_with_the_same_weights(recipe, 
     assert latest_checkpoint(run.checkpoints).name == "step-000012"
     after = load_segmenter(latest_checkpoint(run.checkpoints)).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_a_notice_leaves_one_checkpoint_at_once_and_training_goes_on(recipe):
-    run = prepare(recipe())
-    told = iter([False, True, True, False] + 8 * [False])
-    kept: list[Meta] = []
-    fit(run, Context(store=lambda snapshot, meta: kept.append(meta), leaving=lambda: next(told)))
-    assert [meta.step for meta in kept] == [2, 4, 8, 12]
-    assert kept[0].score == UNSCORED

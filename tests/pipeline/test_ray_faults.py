@@ -1,4 +1,4 @@
-"""Faults injected for real with Ray: notices to worker and driver, a refusal of one worker, nodes that go and come."""
+"""Faults injected for real with Ray: notices to worker and driver, and refusals of all workers or of one."""
 
 import os
 import signal
