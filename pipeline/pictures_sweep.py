@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from pipeline.config_sweep import SEARCHED
 from pipeline.pictures_style import CLASS_COLOURS, picture
@@ -154,18 +154,19 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
         if group:
             points = [row[cost] / unit for row in group], [row["score"] for row in group]
             ax.scatter(*points, s=34, linewidths=1.2, label=label, zorder=3, facecolors=face, edgecolors=edge)
-    if len({row[cost] for row in rows}) > 1 and max(row[cost] for row in rows) > 8 * min(row[cost] for row in rows):
+    if max(row[cost] for row in rows) > 30 * min(row[cost] for row in rows):
         ax.set_xscale("log")
+        ax.xaxis.set_minor_formatter(NullFormatter())
     parts, middle = _varied(rows)[:2], (min(row[cost] for row in rows) + max(row[cost] for row in rows)) / 2
-    for number, row in enumerate(front):
-        right, above = row[cost] > middle, number % 2 == 1  # neighbours do not write over each other
+    for row in front:
+        right = row[cost] > middle
         ax.annotate(
             ", ".join(f"{name} {show('', row['choice'][name])}" for name in parts),
             (row[cost] / unit, row["score"]),
-            xytext=(-4 if right else 4, 4 if above else -4),
+            xytext=(-6 if right else 6, 0),
             textcoords="offset points",
             ha="right" if right else "left",
-            va="bottom" if above else "top",
+            va="center",
             fontsize=6.5,
             color="0.3",
         )
