@@ -157,9 +157,7 @@ def test_a_run_that_cannot_hold_the_map_is_validated_in_its_blocks(recipe, capsy
     assert validate(model, again, device)[0] == validate(model, whole, device)[0]
     in_one_piece = train(replace(config, name="in one piece"))
     assert in_one_piece.prepared.tiling is None
-    with pytest.raises(
-        InputError, match=r"maps its volume in one piece, which no longer fits; go on with more memory"
-    ):
+    with pytest.raises(InputError, match=r"maps its volume in one piece, which no longer fits; go on with more memory"):
         train(
             replace(in_one_piece.config, training=replace(config.training, memory=enough.replace(" ", ""))), resume=True
         )
