@@ -72,6 +72,6 @@ def serve_postgres() -> Iterator[str]:
         # The log is a file, or the server would hold on to our pipe.
         run(*control, "-l", folder / "log", "-o", options, "start")
         try:
-            yield f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg://{USER}:{PASSWORD}@127.0.0.1:{port}/postgres"
         finally:
             run(*control, "-m", "immediate", "stop")

@@ -3,10 +3,9 @@
 import json
 import os
 import urllib.request
-from contextlib import closing
 
 import numpy as np
-import psycopg2
+import psycopg
 import pytest
 import torch
 import xarray as xr
@@ -100,9 +99,8 @@ def test_from_training_to_a_served_model(
     assert aliases(client)["champion"] == 1
     assert load_model("models:/fields@champion", tracking_uri=server).version == "fields/1"
 
-    with closing(psycopg2.connect(database)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT name, version FROM model_versions ORDER BY version")
-        names = cursor.fetchall()
+    with psycopg.connect(database.replace("+psycopg", "")) as connection:
+        names = connection.execute("SELECT name, version FROM model_versions ORDER BY version").fetchall()
     assert names == [("fields", 1), ("fields", 2)]
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
