@@ -90,6 +90,21 @@ def memory_of_worker(config: RunConfig) -> Memory | None:
     return Memory(found.size // config.cluster.workers, f"{found.where} for each of {config.cluster.workers} workers")
 
 
+def planned_step(config: RunConfig, volume: Volume) -> tuple[Segmenter, Workload]:
+    """Return the network of a recipe, without weights, and what a training step on the volume asks of a worker."""
+    segmenter = trial_segmenter(
+        config.network,
+        space=len(volume.space),
+        channels=volume.n_channels,
+        classes=volume.classes,
+        validity=config.data.validity,
+        read_slice=volume.read_slice,
+    )
+    sizes = seen_sizes(volume.shape, config.data.block, config.data.halo)
+    work = training_work(config.training, sizes, workers=config.cluster.workers, cuda=config.cluster.gpu)
+    return segmenter, work
+
+
 def check_training(config: RunConfig, volume: Volume) -> Tiling | None:
     """Refuse a recipe whose training step cannot fit, and find out whether a map of the whole volume can.
 
@@ -107,16 +122,8 @@ def check_training(config: RunConfig, volume: Volume) -> Tiling | None:
     memory = memory_of_worker(config)
     if memory is None:
         return None
-    segmenter = trial_segmenter(
-        config.network,
-        space=len(volume.space),
-        channels=volume.n_channels,
-        classes=volume.classes,
-        validity=config.data.validity,
-        read_slice=volume.read_slice,
-    )
-    sizes = seen_sizes(volume.shape, config.data.block, config.data.halo)
-    work = training_work(config.training, sizes, workers=config.cluster.workers, cuda=config.cluster.gpu)
+    segmenter, work = planned_step(config, volume)
+    sizes = work.sizes
     need = training_peak(segmenter, work)
     if need > memory.size:
         raise InputError(

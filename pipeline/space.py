@@ -6,14 +6,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from datasets.blocks import seen_sizes
 from datasets.errors import InputError
 from datasets.volume import Volume
 from models.config import ConfigError, hourglass
 from models.peak import Workload, prediction_peak, training_peak
 from pipeline.config import RunConfig
 from pipeline.config_sweep import LAYOUT, SEARCHED, Range, SweepConfig
-from pipeline.memory import check_training, training_work, trial_segmenter
+from pipeline.memory import check_training, planned_step
 from pipeline.shares import worker_threads
 
 Choice = dict[str, Any]
@@ -139,17 +138,8 @@ def trial_cost(config: RunConfig, volume: Volume) -> Cost:
     InputError, ConfigError
         Where it cannot fit, or cannot be.
     """
-    segmenter = trial_segmenter(
-        config.network,
-        space=len(volume.space),
-        channels=volume.n_channels,
-        classes=volume.classes,
-        validity=config.data.validity,
-        read_slice=volume.read_slice,
-    )
-    sizes = seen_sizes(volume.shape, config.data.block, config.data.halo)
-    work = training_work(config.training, sizes, workers=config.cluster.workers, cuda=config.cluster.gpu)
-    mapped = sizes if check_training(config, volume) else volume.shape
+    segmenter, work = planned_step(config, volume)
+    mapped = work.sizes if check_training(config, volume) else volume.shape
     return Cost(
         parameters=sum(parameter.numel() for parameter in segmenter.parameters()),
         memory=max(training_peak(segmenter, work), prediction_peak(segmenter, Workload(mapped))),
