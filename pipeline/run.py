@@ -15,13 +15,13 @@ from datasets.errors import InputError
 from datasets.volume import Volume
 from models.config import SegmenterConfig
 from pipeline.config import RunConfig
+from pipeline.planning.tiling import Tiling
 from pipeline.recipe import load_recipe
-from pipeline.tiling import Tiling
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `pipeline.prepare.prepare` found out before the first step.
+    """What `pipeline.training.prepare.prepare` found out before the first step.
 
     Attributes
     ----------
@@ -148,7 +148,7 @@ class Run:
 
     @property
     def outbox(self) -> Path:
-        """What MLflow has not got yet; see `pipeline.outbox`."""
+        """What MLflow has not got yet; see `pipeline.tracking.outbox`."""
         return self.folder / "mlflow-outbox.jsonl"
 
     def read(self, name: str) -> dict[str, Any]:

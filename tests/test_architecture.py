@@ -15,9 +15,10 @@ HOUSES = ("models", "datasets", "pipeline", "cluster")
 SOURCES = sorted(path for house in (*HOUSES, "tests") for path in (ROOT / house).rglob("*.py"))
 OURS = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
 DOORS = {
-    "ray": "pipeline/gauges pipeline/searcher pipeline/spread pipeline/sweep pipeline/trial pipeline/worker",
-    "optuna": "pipeline/searcher",
-    "mlflow": "pipeline/registry pipeline/tracking pipeline/versions",
+    "ray": "pipeline/mapping/spread pipeline/sweep/searcher pipeline/sweep/trial pipeline/sweep/tune "
+    "pipeline/tracking/gauges pipeline/training/worker",
+    "optuna": "pipeline/sweep/searcher",
+    "mlflow": "pipeline/registry/register pipeline/registry/versions pipeline/tracking/tracker",
     "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/store "
     "datasets/upload datasets/writing",
     "obstore": "datasets/aws_profiles datasets/objects",
@@ -26,10 +27,10 @@ DOORS = {
     "zstandard": "datasets/codecs",
     "google_crc32c": "datasets/codecs",
     "dask": "datasets/lazy datasets/masking datasets/overviews datasets/statistics datasets/synthetic datasets/writing",
-    "sklearn": "pipeline/baseline",
-    "matplotlib": "pipeline/pictures pipeline/pictures_leaks pipeline/pictures_maps pipeline/pictures_reversible "
-    "pipeline/pictures_style pipeline/pictures_sweep",
-    "jinja2": "pipeline/report",
+    "sklearn": "pipeline/scoring/baseline",
+    "matplotlib": "pipeline/pictures/curves pipeline/pictures/leaks pipeline/pictures/maps "
+    "pipeline/pictures/reversible pipeline/pictures/style pipeline/pictures/sweep",
+    "jinja2": "pipeline/report/report",
     "segyio": "datasets/readers/segy",
     "rasterio": "datasets/geotiff datasets/label_sources/polygons datasets/readers/geotiff datasets/readers/resample",
     "rioxarray": "datasets/coordinates datasets/geotiff datasets/readers/geotiff datasets/readers/netcdf",

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.baseline import forest_scores
 from pipeline.config import ClusterConfig, RunConfig
-from pipeline.context import Context
-from pipeline.loop import Outcome, fit, new_segmenter, validate
-from pipeline.prepare import prepare
 from pipeline.recipe import load_recipe
 from pipeline.run import Run
-from pipeline.train import absolute
+from pipeline.scoring.baseline import forest_scores
+from pipeline.training.context import Context
+from pipeline.training.loop import Outcome, fit, new_segmenter, validate
+from pipeline.training.prepare import prepare
+from pipeline.training.train import absolute
 from tests.benchmarks.unet import unet_twin
 
 RESULTS = Path(__file__).parent / "results"

@@ -26,10 +26,10 @@ from datasets.loader import Loader
 from datasets.synthetic import synthesize
 from models.config import NetworkConfig
 from pipeline.config import ClusterConfig, RunConfig, TrainingConfig
-from pipeline.loop import new_segmenter
-from pipeline.prepare import prepare
 from pipeline.run import Run
-from pipeline.step import build_optimiser, train_step
+from pipeline.training.loop import new_segmenter
+from pipeline.training.prepare import prepare
+from pipeline.training.step import build_optimiser, train_step
 from tests.benchmarks.measuring import RESULTS, device_name, markdown, progress, write_results
 from tests.cloud.faults import slow_proxy
 from tests.cloud.seaweed import BUCKET, KEY, SECRET, serve

@@ -23,7 +23,7 @@ from models.config import NetworkConfig, SegmenterConfig
 from models.peak import Workload, prediction_peak, training_peak
 from models.segmenter import Segmenter
 from pipeline.config import TrainingConfig
-from pipeline.step import build_optimiser, train_step
+from pipeline.training.step import build_optimiser, train_step
 from tests.benchmarks.memory import RESULTS, device_name, peak_of
 
 LABELLED = 0.01

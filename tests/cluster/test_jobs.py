@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipeline.checkpoint import latest_checkpoint, read_meta
 from pipeline.run import Run
+from pipeline.training.checkpoint import latest_checkpoint, read_meta
 from tests.cloud.seaweed import BUCKET, Server
 from tests.cluster.head import RAY, ray, serve
 

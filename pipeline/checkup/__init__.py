@@ -1,0 +1,1 @@
+"""A volume examined, alone or before a recipe."""

@@ -1,0 +1,141 @@
+"""Look at a converted volume: what it holds, what is wrong with it, what a recipe makes of it, and a picture."""
+
+from dataclasses import asdict, dataclass, replace
+from json import dumps
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import xarray as xr
+
+from datasets.checkup import Finding, check_layout, check_values
+from datasets.config import DataConfig
+from datasets.describe import Description, describe_opened
+from datasets.dims import NOT_HORIZONTAL
+from datasets.errors import InputError
+from datasets.geometry import Geometry, geometry
+from datasets.objects import is_remote
+from datasets.statistics import measure, read_summary
+from datasets.store import open_volume
+from datasets.viewing import viewable
+from datasets.volume import Volume
+from pipeline.checkup.doctor import Trial, try_recipe
+from pipeline.checkup.report import lines_of
+from pipeline.config import InspectConfig
+from pipeline.pictures.maps import draw_volume
+from pipeline.pictures.sections import backdrop
+from pipeline.pictures.style import grid_axes
+from pipeline.recipe import load_recipe
+
+_LABEL = 40  # letters in a line beside the colour bar
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that `inspect` finds out.
+
+    Attributes
+    ----------
+    description
+        What the volume holds.
+    geometry
+        Where its cells lie.
+    trial
+        What a recipe makes of it; none without a recipe.
+    findings
+        What is wrong, or likely to go wrong.
+    picture
+        The picture.
+    """
+
+    description: Description
+    geometry: Geometry
+    trial: Trial | None
+    findings: list[Finding]
+    picture: str
+
+    def __str__(self) -> str:
+        return lines_of(self.description, self.geometry, self.trial, self.findings)
+
+    def to_json(self) -> str:
+        """Write everything as JSON; the findings of the recipe are among the others."""
+        content: dict[str, Any] = asdict(self)
+        if self.trial is not None:
+            content["trial"].pop("findings")
+            if self.trial.epoch is not None:
+                content["trial"]["epoch"]["amplification"] = self.trial.epoch.amplification
+        return dumps(content, indent=1, default=str)
+
+
+def inspect(config: InspectConfig, *, json: bool = False) -> Path:
+    """Print what a volume holds and what is wrong with it, and draw it.
+
+    Parameters
+    ----------
+    config
+        The volume or the recipe, and where the picture goes.
+    json
+        Whether to print JSON instead of text.
+
+    Returns
+    -------
+    pathlib.Path
+        The picture.
+
+    Raises
+    ------
+    InputError
+        Where there is no volume or no recipe.
+    """
+    report = examine(config)
+    print(report.to_json() if json else f"{report}\npicture: {report.picture}")
+    return Path(report.picture)
+
+
+def examine(config: InspectConfig) -> Report:
+    """Look at a volume, by itself or before a recipe, and draw it; parameters and errors as `inspect`."""
+    if not config.source and not config.recipe:
+        raise InputError("name a volume: python -m pipeline inspect VOLUME.zarr")
+    if _is_recipe(config.source):
+        config = replace(config, recipe=config.source, source="")
+    recipe = load_recipe(config.recipe) if config.recipe else None
+    place = config.source or (recipe.data.source if recipe else "")
+    if not place:
+        raise InputError(f"recipe {config.recipe} names no volume as data.source; name it: inspect VOLUME --recipe ...")
+    dataset = open_volume(place)
+    summary = read_summary(place)
+    if summary is None:
+        summary = measure(dataset)
+    description, where = describe_opened(place, dataset, summary), geometry(dataset)
+    findings = check_values(summary, where) + check_layout(dataset["data"])
+    trial = None
+    if recipe is not None:
+        trial = try_recipe(recipe, dataset, description.valid_share, place)
+        findings += trial.findings
+    beside = Path(Path(place).name if is_remote(place) else place)  # the picture of a remote volume is drawn here
+    picture = Path(config.picture) if config.picture else beside.with_suffix(".png")
+    _draw(viewable(place, dataset), picture)
+    return Report(description, where, trial, findings, str(picture))
+
+
+def _is_recipe(source: str) -> bool:
+    """Tell a recipe from a view of a store of others, which names its source at the top."""
+    if not source.endswith((".yaml", ".yml")):
+        return False
+    lines = Path(source).read_text().splitlines() if Path(source).is_file() else []
+    return not any(line.startswith("source:") for line in lines)
+
+
+def _draw(dataset: xr.Dataset, picture: Path) -> None:
+    """Draw the map of a volume whose labels are one, and three sections through any other."""
+    data = dataset["data"]
+    shown = dataset["labels"].dims if "labels" in dataset else data.dims
+    flat = not {"inline", "crossline"} & set(data.dims)
+    dims = [str(dim) for dim in data.dims if dim in shown and not (flat and dim in NOT_HORIZONTAL)][-3:]
+    volume = Volume.of(dataset, DataConfig(space=dims))
+    labels = volume.read_labels() if volume.label_dims == tuple(dims) else None
+    image = backdrop(volume.read(), range(len(dims)), colour="band" in data.dims)
+    unit = str(data.attrs.get("units", ""))
+    name = str(data.attrs.get("long_name", "data"))
+    quantity = f"{name} ({unit})" if unit not in ("", "1") else name
+    draw_volume(image, labels, volume.classes, grid_axes(dataset, dims), picture, quantity=fill(quantity, _LABEL))

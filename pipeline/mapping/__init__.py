@@ -1,0 +1,1 @@
+"""Maps of whole volumes, one or a table of them."""

@@ -1,0 +1,210 @@
+"""Map many volumes with one model: a table of inputs and outputs, one task a volume, resumed where it was stopped."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from datasets.errors import InputError, UnfinishedError
+from datasets.prediction import FORMAT
+from datasets.store import open_node
+from pipeline.config import BatchConfig, ClusterConfig
+from pipeline.mapping.predict import check_model, check_place, identity, map_to
+from pipeline.mapping.scorer import Scorer, load_model
+from pipeline.mapping.table import Row, read_table
+
+State = Literal["mapped", "finished before", "failed"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One volume to map.
+
+    Attributes
+    ----------
+    model
+        The model, by a name that always means the same weights.
+    tracking_uri
+        MLflow tracking URI of the registry.
+    source, out
+        Volume and place.
+    """
+
+    model: str
+    tracking_uri: str
+    source: str
+    out: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one volume.
+
+    Attributes
+    ----------
+    row
+        Its line of the table.
+    state
+        Whether it was mapped, was found finished, or failed.
+    seconds
+        How long that took.
+    words
+        Shares of the classes, or why it failed.
+    """
+
+    row: Row
+    state: State
+    seconds: float = 0.0
+    words: str = ""
+
+    def __str__(self) -> str:
+        what = f"{self.row.source} -> {self.row.out}"
+        if self.state == "finished before":
+            return f"{what}: finished before"
+        return f"{what}: {self.state} in {self.seconds:.1f} s: {self.words}"
+
+
+def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
+    """Map every volume of a table, each whole or not at all; prints a line a volume and a summary.
+
+    Maps of the same model and volume that are there already are not made again, so the same command goes on where it
+    was stopped.
+
+    Parameters
+    ----------
+    config
+        Model, table and cluster.
+    overwrite
+        Whether maps of other models or volumes are replaced.
+
+    Returns
+    -------
+    list of Outcome
+        What became of each line of the table, in its order.
+
+    Raises
+    ------
+    InputError
+        Before any work, where the table, the model or the places cannot be used.
+    UnfinishedError
+        At the end, where a volume failed; the others are mapped.
+    """
+    if not (config.model and config.table):
+        raise InputError(
+            "batch needs a model and a table: python -m pipeline batch models:/NAME@champion VOLUMES.csv, "
+            "with the columns input and output"
+        )
+    rows = read_table(config.table)
+    uri = config.tracking_uri or f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}"
+    scorer = load_model(config.model, tracking_uri=uri)
+    check_model(scorer)
+    if config.cluster.gpu and scorer.segmenter is None:
+        raise InputError(
+            f"cluster.gpu is true, but {scorer.version} is a program for the CPU; set it to false, "
+            "or name the folder of its run, whose network runs on either"
+        )
+    outcomes: dict[int, Outcome] = {}
+    for index, row in enumerate(rows):
+        found = find_map(row, scorer)
+        if found == "finished":
+            outcomes[index] = Outcome(row, "finished before")
+        elif found == "other":
+            try:
+                check_place(row.out, overwrite)
+            except InputError as error:
+                raise InputError(f"{row.where}: {error}") from error
+    print(f"{scorer.version}: {len(rows)} volumes, {len(outcomes)} of them finished before", flush=True)
+    fixed = f"models:/{scorer.version}" if scorer.segmenter is None else str(Path(config.model).resolve())
+    todo = [index for index in range(len(rows)) if index not in outcomes]
+    tasks = [Task(fixed, uri, rows[index].source, rows[index].out) for index in todo]
+    for number, result in _results(tasks, scorer, config.cluster):
+        index = todo[number]
+        outcomes[index] = Outcome(rows[index], *_judge(result))
+        print(f"[{len(outcomes)}/{len(rows)}] {outcomes[index]}", flush=True)
+    ordered = [outcomes[index] for index in range(len(rows))]
+    print(summary(ordered))
+    failed = sum(outcome.state == "failed" for outcome in ordered)
+    if failed:
+        raise UnfinishedError(
+            f"{failed} of {len(rows)} volumes failed, for the reasons above; the same command tries them again"
+        )
+    return ordered
+
+
+def find_map(row: Row, scorer: Scorer) -> Literal["finished", "other", "unknown"]:
+    """Tell whether the place of a line holds the map of its volume, as it is now, by this model.
+
+    It is unknown where the volume does not open; its task will then say so, and writes nothing. A store that was not
+    made by ``convert`` is known by its place, type and shape only.
+    """
+    try:
+        attrs = dict(open_node(row.out).attrs)
+    except InputError:
+        return "other"
+    if (attrs.get("format"), attrs.get("volume"), attrs.get("model_digest")) != (FORMAT, row.source, scorer.digest):
+        return "other"
+    try:
+        volume = scorer.open(row.source)
+    except InputError:
+        return "unknown"
+    return "finished" if identity(scorer, volume).items() <= attrs.items() else "other"
+
+
+def map_task(task: Task, threads: int) -> tuple[State, float, str]:
+    """Map one volume in a process of its own; what goes wrong with it is told, not raised."""
+    return _map(lambda: _loaded(task.model, task.tracking_uri), task, threads)
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str, tracking_uri: str) -> Scorer:
+    """Load the model once for all volumes that one process maps."""
+    return load_model(model, tracking_uri=tracking_uri)
+
+
+def _map(model: Callable[[], Scorer], task: Task, threads: int) -> tuple[State, float, str]:
+    began = time.perf_counter()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    state: State = "failed"
+    try:
+        words = map_to(model(), task.source, task.out).shares
+        state = "mapped"
+    except InputError as error:
+        words = str(error)
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+    finally:
+        torch.set_num_threads(before)
+    return state, time.perf_counter() - began, " ".join(words.split())
+
+
+def _results(tasks: Sequence[Task], scorer: Scorer, config: ClusterConfig) -> Iterator[tuple[int, Any]]:
+    if config.workers and tasks:
+        from pipeline.mapping.spread import spread  # Ray is imported only where it is wanted
+
+        yield from spread(map_task, tasks, config)
+        return
+    for index, task in enumerate(tasks):
+        yield index, _map(lambda: scorer, task, config.cpus_per_worker or torch.get_num_threads())
+
+
+def _judge(result: Any) -> tuple[State, float, str]:
+    if isinstance(result, Exception):
+        return "failed", 0.0, f"its process was lost ({' '.join(str(result).split())[:300]})"
+    state, seconds, words = result
+    return state, seconds, words
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """Lay out what became of each volume, and how many of each there are."""
+    width = max(len(outcome.state) for outcome in outcomes)
+    lines = [f"{'state':<{width}}  {'seconds':>7}  volume"]
+    lines += [f"{one.state:<{width}}  {one.seconds:>7.1f}  {one.row.source}" for one in outcomes]
+    counts = Counter(outcome.state for outcome in outcomes)
+    lines.append(f"{len(outcomes)} volumes: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+    return "\n".join(lines)

@@ -1,0 +1,209 @@
+"""A trained network, from a run's folder or from the registry, that maps raw volumes to class probabilities.
+
+B batch, C channels, K classes, N the space.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from datasets.config import DataConfig
+from datasets.errors import InputError
+from datasets.store import open_volume
+from datasets.volume import Volume
+from models.segmenter import Segmenter
+from pipeline.planning.tiling import OutputGrid, Read, Tiling, map_cells
+from pipeline.registry.description import ModelDescription, describe_run
+from pipeline.run import Run
+from pipeline.training.checkpoint import best_checkpoint, load_segmenter
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model that is ready to map volumes.
+
+    Attributes
+    ----------
+    uri
+        What the user asked for.
+    version
+        What that was: ``NAME/3`` of the registry, or run and step.
+    description
+        What goes in and what comes out.
+    module
+        Raw data [B, C, *N] -> probabilities [B, K, *out].
+    device
+        Where it runs; a registered program was traced on the CPU and stays there.
+    segmenter
+        The network, where it is known: the memory of a registered program cannot be planned.
+    """
+
+    uri: str
+    version: str
+    description: ModelDescription
+    module: Callable[[Tensor], Tensor]
+    device: str = "cpu"
+    segmenter: Segmenter | None = None
+
+    def __call__(self, raw: np.ndarray | Tensor) -> np.ndarray:
+        """Map raw data, float32 [C, *N] with NaN for no data, in one piece to probabilities, float32 [K, *out]."""
+        with torch.no_grad():
+            return self.module(torch.as_tensor(raw, dtype=torch.float32, device=self.device)[None])[0].cpu().numpy()
+
+    def map(
+        self,
+        volume: Volume,
+        *,
+        read: Read | None = None,
+        tiling: Tiling | None = None,
+        wanted: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Map a volume, without gradients.
+
+        Parameters
+        ----------
+        volume
+            One that `open` returned, or that `check` accepts.
+        read
+            Reads its raw data; none reads them from the volume.
+        tiling, wanted
+            As `pipeline.planning.tiling.map_cells` takes them.
+
+        Returns
+        -------
+        numpy.ndarray
+            Probabilities, float32 [K, *out].
+        """
+        d = self.description
+        grid = OutputGrid(d.multiple, d.factor, list(d.read_slice))
+        return map_cells(
+            self.module,
+            read or volume.read,
+            volume.shape,
+            grid,
+            device=self.device,
+            tiling=tiling,
+            wanted=wanted,
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights and of what goes in and comes out, whatever the model is called."""
+        d = self.description
+        shape = [d.classes, d.space, d.channel_dims, d.channel_sizes, d.label_dims, sorted(d.read_slice.items())]
+        digest = hashlib.sha256(json.dumps(shape).encode())
+        weights = self.module if self.segmenter is None else self.segmenter
+        assert isinstance(weights, nn.Module)
+        for name, tensor in sorted(weights.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def open(self, source: str | Path) -> Volume:
+        """Open a volume as this model sees it; labels are left out.
+
+        Raises
+        ------
+        InputError
+            Where there is no volume, or its dimensions, channels or sizes are not the model's.
+        """
+        return self.view(open_volume(source), str(source))
+
+    def view(self, dataset: xr.Dataset, where: str) -> Volume:
+        """See an opened volume as this model does; see `open`."""
+        d = self.description
+        dataset = dataset.drop_vars(["labels", "truth"], errors="ignore")
+        self.check(dataset, where)
+        read_slice = {d.space[axis]: cell for axis, cell in d.read_slice.items()}
+        return Volume.of(dataset, DataConfig(source=where, space=d.space, read_slice=read_slice))
+
+    def check(self, dataset: xr.Dataset, where: str) -> None:
+        """Compare an opened volume with what the model expects.
+
+        Raises
+        ------
+        InputError
+            Where they differ, naming both.
+        """
+        d, data = self.description, dataset["data"]
+        found, expected = [str(dim) for dim in data.dims], [*d.channel_dims, *d.space]
+        if set(found) != set(expected):
+            raise InputError(
+                f"{where} has the dimensions {found}, but {self.version} was trained on {expected}; "
+                "convert the source again with these names, or choose another model"
+            )
+        for dim, size in zip(d.channel_dims, d.channel_sizes, strict=True):
+            if data.sizes[dim] != size:
+                raise InputError(
+                    f"{where} has {data.sizes[dim]} entries of {dim}, which {self.version} takes as channels: it needs "
+                    f"the {size} that it was trained on"
+                )
+        for axis, (dim, fixed) in enumerate(zip(d.space, d.sizes, strict=True)):
+            size = data.sizes[dim]
+            if fixed is not None and size != fixed:
+                raise InputError(
+                    f"{where} has {size} cells of {dim}, but {self.version} normalises each of its {fixed} by itself; "
+                    f"give it exactly {fixed}"
+                )
+            if d.read_slice.get(axis, 0) >= size:
+                raise InputError(
+                    f"{where} has {size} cells of {dim}, but {self.version} reads its output at cell "
+                    f"{d.read_slice[axis]} of them"
+                )
+            _check_size(f"{where} has {size} cells of {dim}", size, self.version, d)
+
+
+def _check_size(start: str, size: int, version: str, d: ModelDescription) -> None:
+    least = max(2, int(d.factor) + 1)
+    if size < least:
+        raise InputError(f"{start}, too few for {version}, which needs at least {least}")
+    if size % d.multiple and d.padding == "refuse":
+        lower, upper = size // d.multiple * d.multiple, -(-size // d.multiple) * d.multiple
+        raise InputError(
+            f"{start}, but {version} takes multiples of {d.multiple} only (network.padding: refuse); "
+            f"cut or extend it to {f'{lower} or {upper}' if lower else upper}"
+        )
+
+
+def run_scorer(run: Run) -> Scorer:
+    """Load the best checkpoint of a run, onto the GPU where there is one."""
+    checkpoint = best_checkpoint(run.folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    segmenter = load_segmenter(checkpoint).to(device)
+    version = f"{run.config.name} ({checkpoint.name})"
+    return Scorer(str(run.folder), version, describe_run(run, segmenter), segmenter.probabilities, device, segmenter)
+
+
+def load_model(uri: str, *, tracking_uri: str) -> Scorer:
+    """Load a model from the registry or a run's folder.
+
+    Parameters
+    ----------
+    uri
+        ``models:/NAME@alias``, ``models:/NAME/VERSION``, or the folder of a run (its best checkpoint).
+    tracking_uri
+        MLflow tracking URI of the registry; not used for a folder.
+
+    Raises
+    ------
+    InputError
+        Where there is no such model; the message lists what there is.
+    """
+    if uri.startswith("models:/"):
+        from pipeline.registry.versions import (
+            load_registered,  # MLflow takes seconds to import, and a folder does not need it
+        )
+
+        return load_registered(uri, tracking_uri=tracking_uri)
+    if (Path(uri) / "prepared.json").is_file():
+        return run_scorer(Run.open(uri))
+    raise InputError(
+        f"{uri or 'an empty name'!r} is neither a registered model (models:/NAME@champion, models:/NAME/3) "
+        "nor the folder of a run; register one with `python -m pipeline register runs/NAME`"
+    )

@@ -1,0 +1,67 @@
+"""Pictures of a run, from its volume and its split: what trains and tests, the map beside its labels, its scores."""
+
+from pathlib import Path
+
+import numpy as np
+
+from datasets.volume import Part
+from pipeline.pictures.curves import draw_confusion, draw_curves
+from pipeline.pictures.maps import draw_prediction, draw_split
+from pipeline.pictures.sections import backdrop
+from pipeline.pictures.style import grid_axes
+from pipeline.run import Run
+
+
+def draw(
+    run: Run, raw: np.ndarray, prediction: np.ndarray, matrix: np.ndarray, history: list[dict[str, float]], factor: int
+) -> list[Path]:
+    """Draw the split, the prediction beside the labels, the confusion matrix and the learning curves.
+
+    Parameters
+    ----------
+    run
+        The run; the pictures go into its folder.
+    raw
+        Data [C, *N].
+    prediction
+        Class indices [*L].
+    matrix
+        Confusion matrix of the test part.
+    history
+        Numbers of every step.
+    factor
+        The output's grid is coarser by this.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The pictures.
+    """
+    folder = run.pictures
+    draw_parts(run, folder / "split.png")
+    draw_map(run, raw, prediction, factor, "test", folder / "prediction.png")
+    draw_confusion(matrix, run.volume.classes, folder / "confusion.png")
+    draw_curves(history, folder / "curves.png")
+    return sorted(folder.glob("*.png"))
+
+
+def draw_parts(run: Run, path: Path) -> None:
+    """Draw the labels of a run and the parts of its split."""
+    volume = run.volume
+    map_dims = [str(dim) for dim in run.split.dims]
+    all_labels = volume.read_labels()
+    order = [volume.label_dims.index(dim) for dim in map_dims]
+    deeper = [axis for axis in range(all_labels.ndim) if axis not in order]
+    labels = all_labels.transpose(order + deeper)
+    draw_split(labels, run.split.values, volume.classes, grid_axes(volume.dataset, map_dims), path)
+
+
+def draw_map(run: Run, raw: np.ndarray, prediction: np.ndarray, factor: int, part: Part, path: Path) -> None:
+    """Draw data, the labels of one part of the split, prediction and errors; parameters as `draw`."""
+    volume = run.volume
+    keep = [volume.space.index(dim) for dim in volume.label_dims]
+    thin = (slice(None, None, factor),) * len(keep)
+    image = backdrop(raw, keep, colour="band" in volume.channel_dims)[thin]
+    thinned = volume.dataset.isel(dict(zip(volume.label_dims, thin, strict=True)))
+    target = volume.read_labels(run.split, part, factor=factor)
+    draw_prediction(image, target, prediction, volume.classes, grid_axes(thinned, volume.label_dims), path)

@@ -1,0 +1,127 @@
+"""What a picture shows of a volume: an image behind its labels, and the sections that lie where the labels show most.
+
+Pure numpy. C channels, N the space dimensions, L the label dimensions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.pictures.style import VERTICAL, Axis, aspect_of, present_classes
+
+
+def backdrop(raw_CN: np.ndarray, keep: Sequence[int], *, colour: bool = False) -> np.ndarray:
+    """Reduce a volume to what a picture can show behind its labels.
+
+    Parameters
+    ----------
+    raw_CN
+        Data [C, *N], NaN for no data.
+    keep
+        Space axes that stay, those of the labels; all others and the channels are averaged over.
+    colour
+        Whether to make a false-colour image: red, green and blue are the means of the last, middle and first third of
+        what is averaged over (long, middle and short wavelengths of a spectrum).
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [*L], or [*L, 3] within 0..1 stretched between the percentiles 2 and 98; NaN where there is no data.
+    """
+    kept = [1 + axis for axis in keep]
+    rest = [axis for axis in range(raw_CN.ndim) if axis not in kept]
+    features = np.transpose(raw_CN, [*kept, *rest]).reshape(*(raw_CN.shape[axis] for axis in kept), -1)
+    if not colour or features.shape[-1] < 3:
+        return _mean(features)
+    thirds = np.array_split(features, 3, axis=-1)[::-1]
+    image = np.stack([_mean(third) for third in thirds], axis=-1)
+    if np.isnan(image).all():
+        return image
+    limits = np.nanpercentile(image.reshape(-1, 3), [2, 98], axis=0)
+    return np.clip((image - limits[0]) / np.maximum(limits[1] - limits[0], 1e-12), 0, 1)
+
+
+def _mean(features: np.ndarray) -> np.ndarray:
+    """Average over the last axis without its NaN; NaN where all are."""
+    valid = np.isfinite(features)
+    total = np.where(valid, features, 0).sum(axis=-1, dtype=np.float64)
+    count = valid.sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A plane through a 2-D or 3-D grid, turned so that vertical dimensions point down.
+
+    Attributes
+    ----------
+    rows, columns
+        Axes of the plane.
+    fixed
+        Which axis of the grid is cut; None for a map.
+    position
+        Where, as a cell of that axis.
+    cells
+        Size of that axis.
+    flip
+        Whether the two axes that stay are swapped.
+    title
+        The cut in words.
+    """
+
+    rows: Axis
+    columns: Axis
+    fixed: int | None = None
+    position: int = 0
+    cells: int = 1
+    flip: bool = False
+    title: str = ""
+
+    @property
+    def aspect(self) -> float:
+        """Height / width of the panel that it fills."""
+        return aspect_of(self.rows, self.columns)
+
+    def cut(self, grid: np.ndarray) -> np.ndarray:
+        """Take the plane out of a grid, which may be coarser or finer than the axes, or end in a colour axis."""
+        if self.fixed is None:
+            return grid
+        at = self.position * grid.shape[self.fixed] // self.cells
+        plane = np.take(grid, at, axis=self.fixed)
+        return np.swapaxes(plane, 0, 1) if self.flip else plane
+
+
+def sections(axes: Sequence[Axis], labels: np.ndarray | None = None) -> list[Section]:
+    """Choose what to draw of a grid: the map itself, or three sections.
+
+    Each section lies where the labels show most: the sum over classes of the square root of their cells is largest
+    there, so that small classes are seen. Without labels it is the middle.
+
+    Parameters
+    ----------
+    axes
+        Two or three axes of the grid.
+    labels
+        Class indices over the grid, negative where unlabelled.
+    """
+    if len(axes) == 2:
+        return [Section(axes[0], axes[1])]
+    found = []
+    for fixed in (2, 1, 0) if axes[2].name in VERTICAL else (0, 1, 2):
+        rows, columns = (axis for number, axis in enumerate(axes) if number != fixed)
+        flip = columns.name in VERTICAL and rows.name not in VERTICAL
+        if flip:
+            rows, columns = columns, rows
+        at = _busiest(labels, fixed, axes[fixed].size)
+        found.append(Section(rows, columns, fixed, at, axes[fixed].size, flip, axes[fixed].at(at)))
+    return found
+
+
+def _busiest(labels: np.ndarray | None, fixed: int, size: int) -> int:
+    if labels is None or not (labels >= 0).any():
+        return size // 2
+    others = tuple(axis for axis in range(labels.ndim) if axis != fixed)
+    interest = sum(np.sqrt((labels == k).sum(axis=others)) for k in present_classes(labels))
+    centre = np.abs(np.arange(len(interest)) - len(interest) / 2) / len(interest)
+    return int((interest - 1e-6 * centre).argmax()) * size // len(interest)

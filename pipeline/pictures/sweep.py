@@ -1,0 +1,176 @@
+"""Pictures of a sweep: every trial across all that was searched, and the Pareto front of several objectives."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+from pipeline.config_sweep import SEARCHED
+from pipeline.pictures.style import CLASS_COLOURS, picture
+from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, show
+
+_LOGARITHMIC = ("step", "rate", "parameters", "memory", "time")
+"""Axes placed by the logarithm of their numbers; the values of all others but the score are placed evenly."""
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name, name).replace("validation ", "validation\n").replace("planned ", "planned\n")
+
+
+class Scale:
+    """Places the values of one axis between 0 and 1.
+
+    Parameters
+    ----------
+    name
+        Of the axis.
+    values
+        Of all trials.
+    """
+
+    def __init__(self, name: str, values: Sequence[Any]) -> None:
+        self.listed = sorted(set(values))
+        self.log = name in _LOGARITHMIC
+        self.even = not self.log and name != "score"
+
+    def place(self, value: Any) -> float:
+        """Return where a value lies."""
+        if len(self.listed) == 1:
+            return 0.5
+        if self.even:
+            return self.listed.index(value) / (len(self.listed) - 1)
+        low, high, at = np.log([self.listed[0], self.listed[-1], value]) if self.log else (*self._ends, value)
+        return float((at - low) / (high - low))
+
+    @property
+    def _ends(self) -> list[Any]:
+        return [self.listed[0], self.listed[-1]] if len(self.listed) > 1 else self.listed
+
+    def ticks(self) -> list[Any]:
+        """Return the values to write."""
+        return self.listed if self.even else self._ends
+
+
+def _varied(rows: Sequence[Row]) -> list[str]:
+    """Return the searched parts that differ between trials."""
+    return [name for name in SEARCHED if len({row["choice"].get(name) for row in rows}) > 1]
+
+
+def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
+    """Draw each trial as a line across what varies and the objectives, coloured by its score; the best is thick.
+
+    Parameters
+    ----------
+    rows
+        Ranked trials, best first.
+    objectives
+        What was searched for.
+    path
+        PNG to write.
+    """
+    searched = _varied(rows) or list(rows[0]["choice"])
+    costs = [name for name in DIRECTIONS if name in objectives and name != "score"]
+    columns = [[row["choice"][name] for row in rows] for name in searched]
+    columns += [[row[name] for row in rows] for name in (*costs, "score")]
+    names = [*searched, *costs, "score"]
+    scales = [Scale(name, column) for name, column in zip(names, columns, strict=True)]
+    scores = np.array([row["score"] for row in rows])
+    norm, colours = Normalize(scores.min(), max(scores.max(), scores.min() + 1e-9)), mpl.colormaps["cividis"]
+    with picture(path, 3.0) as figure:
+        ax = figure.subplots()
+        for number in reversed(range(len(rows))):
+            heights = [scale.place(column[number]) for scale, column in zip(scales, columns, strict=True)]
+            stopped = rows[number]["stopped"]
+            ax.plot(
+                range(len(names)),
+                heights,
+                color=colours(norm(scores[number])),
+                linewidth=2.6 if number == 0 else 1.1,
+                linestyle=(0, (3, 1.5)) if stopped else "-",
+                solid_capstyle="round",
+                marker="o",
+                markersize=4.5 if number == 0 else 2.5,
+            )
+        for at, (name, scale) in enumerate(zip(names, scales, strict=True)):
+            ax.axvline(at, color="0.6", linewidth=0.7, zorder=0)
+            for value in scale.ticks():
+                ax.annotate(
+                    show(name if name not in searched else "", value),
+                    (at, scale.place(value)),
+                    xytext=(-4, 0),
+                    textcoords="offset points",
+                    ha="right",
+                    va="center",
+                    fontsize=7,
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+                )
+        ax.set_xticks(range(len(names)), [_title(name) for name in names])
+        ax.set_xlim(-0.35, len(names) - 0.85)
+        ax.set_ylim(-0.06, 1.06)
+        ax.set_yticks([])
+        ax.tick_params(axis="x", length=0)
+        ax.spines[:].set_visible(False)
+        label = "validation mIoU" + (" (dashed: stopped early)" if any(row["stopped"] for row in rows) else "")
+        figure.colorbar(ScalarMappable(norm, colours), ax=ax, pad=0.02, label=label)
+
+
+def draw_pareto(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
+    """Draw the score over each other objective; trials on the Pareto front of all of them together are filled.
+
+    Parameters
+    ----------
+    rows
+        Ranked trials.
+    objectives
+        What was searched for: the score and at least one more.
+    path
+        PNG to write.
+    """
+    costs = [name for name in DIRECTIONS if name in objectives and name != "score"]
+    with picture(path, 3.0) as figure:
+        for ax, cost in zip(np.atleast_1d(figure.subplots(1, len(costs), sharey=True)), costs, strict=True):
+            _draw_front(ax, rows, cost)
+            ax.set_xlabel({"memory": "planned memory of a worker (MB)", "time": "seconds a step"}.get(cost, cost))
+        first = figure.axes[0]
+        first.set_ylabel("validation mIoU")
+        handles, labels = first.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+
+
+def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
+    unit = 1e6 if cost == "memory" else 1
+    front = sorted((row for row in rows if row["front"]), key=lambda row: row[cost])
+    rest = [row for row in rows if not row["front"]]
+    for group, face, edge, label in (
+        (rest, "none", "0.55", "another is as good in all objectives, and better in one"),
+        (front, CLASS_COLOURS[0], CLASS_COLOURS[0], "Pareto front"),
+    ):
+        if group:
+            points = [row[cost] / unit for row in group], [row["score"] for row in group]
+            ax.scatter(*points, s=34, linewidths=1.2, label=label, zorder=3, facecolors=face, edgecolors=edge)
+    if max(row[cost] for row in rows) > 30 * min(row[cost] for row in rows):
+        ax.set_xscale("log")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    parts, middle = _varied(rows)[:2], (min(row[cost] for row in rows) + max(row[cost] for row in rows)) / 2
+    for row in front:
+        right = row[cost] > middle
+        ax.annotate(
+            ", ".join(f"{name} {show('', row['choice'][name])}" for name in parts),
+            (row[cost] / unit, row["score"]),
+            xytext=(-6 if right else 6, 0),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="center",
+            fontsize=6.5,
+            color="0.3",
+        )
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if cost == "parameters" else "{x:,g}"))
+    ax.margins(0.12)
+    ax.grid(color="0.92", linewidth=0.6)
+    ax.set_axisbelow(True)

@@ -1,0 +1,89 @@
+"""Peak memory of a run's training step over depth, by the planner: our chain, and a network that stores activations."""
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from models.config import Layer, NetworkConfig, SegmenterConfig, parse_layers
+from models.peak import stored_peak, training_peak
+from models.segmenter import Segmenter
+from pipeline.planning.memory import training_work, trial_segmenter
+from pipeline.run import Run
+
+TIMES = (1, 2, 4, 8)
+"""How often every layer of the network is repeated to make deeper ones."""
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What a training step takes at one depth.
+
+    Attributes
+    ----------
+    layers
+        Number of layers.
+    chain, stored
+        Peak in bytes of the reversible chain, and of plain autograd, which stores activations.
+    own
+        Whether this is the run's own network.
+    """
+
+    layers: int
+    chain: int
+    stored: int
+    own: bool
+
+
+def repeated(network: NetworkConfig, times: int) -> NetworkConfig:
+    """Repeat every layer of a network `times` times; with 0, keep one layer of each level only.
+
+    The memory of a step does not depend on the network's step h, so one serves all layers.
+    """
+    layers = parse_layers(network.layers)
+    if times == 0:
+        levels = groupby(enumerate(layers), key=lambda item: _level(layers, item[0]))
+        layers, times = tuple(next(level)[1] for _, level in levels), 1
+    text = " ".join(f"{_notation(layer)}*{times}" for layer in layers)
+    return replace(network, layers=text, step=network.steps[0])
+
+
+def memory_over_depth(run: Run, block: tuple[int, ...]) -> list[Depth]:
+    """Predict the peak of a run's training step at several depths, shallowest first.
+
+    Parameters
+    ----------
+    run
+        The run; its network, its micro-batch, its optimiser.
+    block
+        Cells of a sample, its halo included.
+    """
+    config, made = run.config, run.prepared.segmenter
+    work = training_work(config.training, block, workers=config.cluster.workers, cuda=config.cluster.gpu)
+    found: dict[int, Depth] = {}
+    for times in (0, *TIMES):
+        segmenter = trial_of(replace(made, network=repeated(made.network, times)))
+        layers = len(segmenter.network.plan.layers)
+        found[layers] = Depth(layers, training_peak(segmenter, work), stored_peak(segmenter, work), times == 1)
+    return [found[layers] for layers in sorted(found)]
+
+
+def trial_of(made: SegmenterConfig) -> Segmenter:
+    """Make the network of a run without its weights."""
+    return trial_segmenter(
+        made.network,
+        space=made.space,
+        channels=made.channels,
+        classes=made.classes,
+        validity=made.validity,
+        read_slice=made.read_slice,
+    )
+
+
+def _level(layers: tuple[Layer, ...], at: int) -> int:
+    """Count the resamplings up to a layer: layers of one count are on one level."""
+    return sum(bool(layer.resample) for layer in layers[: at + 1])
+
+
+def _notation(layer: Layer) -> str:
+    mark = {"": "", "coarsen": "d", "refine": "u"}[layer.resample]
+    groups = f"g{layer.groups}" if layer.groups > 1 else ""
+    return f"{mark}{layer.rank}{'p' if layer.pointwise else groups}"

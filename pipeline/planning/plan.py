@@ -1,0 +1,218 @@
+"""What a recipe costs before it runs: parameters, operations, peak memory, and what a given memory holds."""
+
+import json as to_json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from datasets.blocks import seen_sizes
+from datasets.errors import InputError
+from datasets.volume import Volume
+from models.cost import layer_shapes, parameter_count, prediction_flops, training_flops
+from models.fit import largest_sizes, most_layers
+from models.peak import Workload, parameter_bytes, prediction_peak, state_bytes, stored_peak, training_peak
+from models.segmenter import Segmenter
+from pipeline.amount import parse_amount, show_bytes
+from pipeline.config import PlanConfig
+from pipeline.planning.memory import Memory, memory_of_worker, training_work, trial_segmenter
+
+COUNTED = (
+    "counted beyond the process itself: weights, gradients, optimiser states, input, states, adjoint, temporaries; "
+    "not counted: libraries, the loader's samples on the host, the loss of labelled cells"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe costs; sizes in cells, memory in bytes, operations with two for a multiplication and its addition.
+
+    Attributes
+    ----------
+    name
+        The recipe's.
+    layers, channels
+        Number of layers, and the fewest and the most channels of a state.
+    parameters, parameter_bytes
+        Weights.
+    state_bytes
+        One state of one sample.
+    block, micro_batch, batch, training_flops, training_bytes
+        Cells and samples at once, samples of a step on one worker, operations of the step, its peak.
+    shape, prediction_flops, prediction_bytes
+        Cells of the volume that is mapped in one piece, operations, peak.
+    stored_flops, stored_bytes
+        Those of the training step by plain autograd, which stores activations.
+    full_parameters, full_bytes
+        Weights of kernels C -> C, without compression.
+    memory, memory_where
+        Memory that is planned for; none where nobody knows.
+    largest_block, largest_volume
+        Largest sizes of the same proportions that can be trained on and mapped; none where nothing fits.
+    most_layers
+        Layers that fit on the recipe's own block; none where not even the recipe does.
+    """
+
+    name: str
+    layers: int
+    channels: tuple[int, int]
+    parameters: int
+    parameter_bytes: int
+    state_bytes: int
+    block: tuple[int, ...]
+    micro_batch: int
+    batch: int
+    training_flops: int
+    training_bytes: int
+    shape: tuple[int, ...]
+    prediction_flops: int
+    prediction_bytes: int
+    stored_flops: int
+    stored_bytes: int
+    full_parameters: int
+    full_bytes: int
+    memory: int | None = None
+    memory_where: str = ""
+    largest_block: tuple[int, ...] | None = None
+    largest_volume: tuple[int, ...] | None = None
+    most_layers: int | None = None
+
+
+def plan(config: PlanConfig, *, json: bool = False) -> Plan:
+    """Plan a recipe and print what it costs; reads no data.
+
+    Parameters
+    ----------
+    config
+        The recipe, and what stands in for a volume that is not here.
+    json
+        Whether JSON is printed instead of text.
+
+    Raises
+    ------
+    InputError, ConfigError
+        Where neither volume, block nor shape is given, or the network does not suit them.
+    """
+    segmenter, block, shape, assumed = _subject(config)
+    result = make_plan(config, segmenter, block, shape)
+    print(to_json.dumps(asdict(result), indent=1) if json else describe_plan(result, assumed))
+    return result
+
+
+def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], shape: tuple[int, ...]) -> Plan:
+    """Compute all figures of a plan for a network without weights, trained on `block` and mapping `shape` cells."""
+    workers = max(config.cluster.workers, 1)
+    work = training_work(config.training, block, workers=workers, cuda=config.cluster.gpu)
+    samples = -(-config.training.batch // workers)
+    shapes, whole = layer_shapes(segmenter.network, block), layer_shapes(segmenter.network, shape)
+    full = sum(layer.full_kernel + layer.rank for layer in shapes)
+    memory = _memory(config)
+    fits: dict[str, Any] = {}
+    if memory is not None:
+        fits = {
+            "memory": memory.size,
+            "memory_where": memory.where,
+            "largest_block": largest_sizes(segmenter, work, memory.size, training_peak),
+            "largest_volume": largest_sizes(segmenter, Workload(shape), memory.size, prediction_peak),
+            "most_layers": most_layers(segmenter, work, memory.size),
+        }
+    return Plan(
+        name=config.name,
+        layers=len(shapes),
+        channels=(min(layer.channels for layer in shapes), max(layer.channels for layer in shapes)),
+        parameters=parameter_count(shapes),
+        parameter_bytes=parameter_bytes(segmenter),
+        state_bytes=state_bytes(segmenter, block),
+        block=block,
+        micro_batch=work.batch,
+        batch=samples,
+        training_flops=training_flops(shapes, samples),
+        training_bytes=training_peak(segmenter, work),
+        shape=shape,
+        prediction_flops=prediction_flops(whole),
+        prediction_bytes=prediction_peak(segmenter, Workload(shape)),
+        stored_flops=training_flops(shapes, samples, stored=True),
+        stored_bytes=stored_peak(segmenter, work),
+        full_parameters=full,
+        full_bytes=4 * full,
+        **fits,
+    )
+
+
+def _memory(config: PlanConfig) -> Memory | None:
+    if config.memory is not None:
+        return Memory(parse_amount(config.memory, "memory"), "as given")
+    return memory_of_worker(config)
+
+
+def _subject(config: PlanConfig) -> tuple[Segmenter, tuple[int, ...], tuple[int, ...], str]:
+    """Return network, training block and mapped cells of a recipe, and what had to be assumed."""
+    volume, assumed = None, ""
+    try:
+        volume = Volume.open(config.data)
+    except InputError as error:
+        if not config.data.space or not (config.shape or config.data.block):
+            raise InputError(
+                f"{error}; to plan without the volume, give data.space and --shape, one size for each of its dimensions"
+            ) from error
+    channels, classes = config.channels, config.classes
+    if volume is None:
+        channels, classes = channels or 1, classes or max(2, len(config.network.read_channels))
+        assumed = f"no volume at {config.data.source!r} yet: channels {channels}, classes {classes}"
+        axes = {config.data.space.index(dim): cell for dim, cell in config.data.read_slice.items()}
+        shape = tuple(config.shape or config.data.block or ())
+    else:
+        channels, classes = channels or volume.n_channels, classes or len(volume.classes)
+        axes = volume.read_slice
+        shape = tuple(config.shape or volume.shape)
+    names = [str(number) for number in range(classes)]
+    segmenter = trial_segmenter(
+        config.network,
+        space=len(config.data.space),
+        channels=channels,
+        classes=names,
+        validity=config.data.validity,
+        read_slice=axes,
+    )
+    return segmenter, seen_sizes(shape, config.data.block, config.data.halo), shape, assumed
+
+
+def describe_plan(p: Plan, assumed: str = "") -> str:
+    """Lay a plan out as text."""
+    rows = [
+        ("network", f"{p.layers} layers, {p.channels[0]} to {p.channels[1]} channels"),
+        ("parameters", f"{_count(p.parameters)} ({show_bytes(p.parameter_bytes)})"),
+        ("one state", f"{show_bytes(p.state_bytes)} ({_cells(p.block)} cells)"),
+        (
+            "training step",
+            f"{show_bytes(p.training_bytes)} at its peak, {_count(p.training_flops)}FLOP "
+            f"({p.batch} samples of {_cells(p.block)}, {p.micro_batch} at once)",
+        ),
+        (
+            "prediction",
+            f"{show_bytes(p.prediction_bytes)} at its peak, {_count(p.prediction_flops)}FLOP ({_cells(p.shape)})",
+        ),
+        ("stored activations", f"{show_bytes(p.stored_bytes)} at its peak, {_count(p.stored_flops)}FLOP a step"),
+        ("full kernels", f"{_count(p.full_parameters)} ({show_bytes(p.full_bytes)})"),
+    ]
+    if p.memory is None:
+        rows.append(("memory", "unknown from here; give --memory 80GB to see what fits"))
+    else:
+        rows += [
+            ("memory", f"{show_bytes(p.memory)} {p.memory_where}"),
+            ("largest block", _cells(p.largest_block) if p.largest_block else "none"),
+            ("largest volume", f"{_cells(p.largest_volume)}, mapped in one piece" if p.largest_volume else "none"),
+            ("most layers", f"{p.most_layers} on this block" if p.most_layers else "this network does not fit"),
+        ]
+    lines = [f"plan of {p.name}"] + ([assumed] if assumed else [])
+    lines += [f"  {label:<18}  {text}" for label, text in rows]
+    return "\n".join([*lines, COUNTED])
+
+
+def _cells(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _count(number: float) -> str:
+    """Write a number with three digits and a letter for its thousands."""
+    power = min(int(math.log10(max(number, 1)) // 3), 6)
+    return f"{number / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}"

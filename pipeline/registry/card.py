@@ -1,0 +1,130 @@
+"""The model card: what a registered model is, what it learned from, how good it is, and where it ends."""
+
+from typing import Any
+
+from pipeline.registry.description import ModelDescription
+
+
+def model_card(name: str, description: ModelDescription, metrics: dict[str, Any]) -> str:
+    """Write the card of a model in Markdown.
+
+    Parameters
+    ----------
+    name
+        Name of the registered model.
+    description
+        What the model expects and gives.
+    metrics
+        The run's ``metrics.json``.
+
+    Returns
+    -------
+    str
+        The card.
+    """
+    sections = [
+        _what(name, description),
+        _data(description),
+        _scores(description, metrics),
+        _limits(description),
+        _use(name, description),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _what(name: str, d: ModelDescription) -> str:
+    channels = " x ".join(f"{size} {dim}" for dim, size in zip(d.channel_dims, d.channel_sizes, strict=True)) or "1"
+    gone = "".join(f", read at {d.space[axis]} cell {cell}" for axis, cell in d.read_slice.items())
+    coarser = "" if d.factor == 1 else f", on a grid {d.factor:g} times coarser"
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"A telegraph network (fully invertible, hyperbolic) over {', '.join(d.space)}; {len(d.classes)} classes.",
+            "",
+            f"- in: raw float32 [batch, {d.channels}, {', '.join(d.space)}], NaN where there is no data; channels: "
+            f"{channels}{_units(d)}",
+            f"- out: probabilities float32 [batch, {len(d.classes)}, {', '.join(d.label_dims)}]{gone}{coarser}",
+            f"- classes, in order: {', '.join(d.classes)}",
+            "- normalisation is inside the model",
+        ]
+    )
+
+
+def _units(d: ModelDescription) -> str:
+    return f" ({d.quantity})" if d.quantity else ""
+
+
+def _data(d: ModelDescription) -> str:
+    t = d.training
+    lines = ["## Data and split", ""]
+    for key in ("title", "source", "licence", "source_sha256"):
+        if t.get(key):
+            lines.append(f"- {key.replace('_', ' ')}: {t[key]}")
+    lines.append(f"- shape: {' x '.join(f'{size} {dim}' for dim, size in zip(d.space, t['shape'], strict=True))}")
+    split = t["split"]
+    if split["method"] == "wells":
+        lines.append(
+            f"- split: cells within {split['radius']} of the wells train and validate "
+            f"({split['validation_wells']} wells validate), all others test"
+        )
+    else:
+        shares = " / ".join(f"{share:g}" for share in split["fractions"])
+        lines.append(f"- split: blocks of {split['block']} cells dealt {shares} to training, validation and test")
+    lines.append(f"- buffer between the parts: {split['buffer']} cells; seed {split['seed']}")
+    lines.append(f"- split digest: {t['split_digest']}; volume digest: {t['volume_digest']}")
+    lines += ["", "| labelled cells | " + " | ".join(d.classes) + " |", "|---" * (len(d.classes) + 1) + "|"]
+    for part, cells in t["labelled_cells"].items():
+        lines.append(f"| {part} | " + " | ".join(str(n) for n in cells) + " |")
+    return "\n".join(lines)
+
+
+def _scores(d: ModelDescription, metrics: dict[str, Any]) -> str:
+    lines = ["## Scores on the test part, labelled cells only", "", "| score | value |", "|---|---|"]
+    for key, title in (("oa", "OA"), ("aa", "AA"), ("kappa", "kappa"), ("miou", "mean IoU")):
+        lines.append(f"| {title} | {metrics[f'test/{key}']:.3f} |")
+    for key, value in metrics.items():
+        if key.startswith("test/iou/"):
+            lines.append(f"| IoU {key.removeprefix('test/iou/')} | {value:.3f} |")
+    lines += ["", f"Checkpoint of step {metrics['best_step']}, chosen by the mean IoU on the validation part."]
+    if "leaks" in metrics:
+        lines += ["", f"Distances between the parts, as measured: {metrics['leaks']}."]
+    return "\n".join(lines)
+
+
+def _limits(d: ModelDescription) -> str:
+    lines = [
+        "## Limits",
+        "",
+        "- Trained and tested on one volume: what it does on another survey, sensor or season is not known.",
+        "- The whole volume was the network's input, test cells included (without their labels).",
+        "- Probabilities are not calibrated.",
+    ]
+    few = [
+        name for name, cells in zip(d.classes, d.training["labelled_cells"].get("test", []), strict=False) if cells < 50
+    ]
+    if few:
+        lines.append(f"- Fewer than 50 test cells, so little is known about: {', '.join(few)}.")
+    fixed = [f"{size} {dim}" for dim, size in zip(d.space, d.sizes, strict=True) if size is not None]
+    if fixed:
+        lines.append(f"- Normalised entry by entry, so it takes exactly {', '.join(fixed)}.")
+    if d.padding == "refuse" and d.multiple > 1:
+        lines.append(f"- Sizes must divide by {d.multiple}.")
+    return "\n".join(lines)
+
+
+def _use(name: str, d: ModelDescription) -> str:
+    enough = [(2 + d.read_slice.get(axis, 0) // d.multiple) * d.multiple for axis in range(len(d.space))]
+    sizes = [size or other for size, other in zip(d.sizes, enough, strict=True)]
+    example = ", ".join(str(size) for size in (1, d.channels, *sizes))
+    return "\n".join(
+        [
+            "## Use without the code that trained it",
+            "",
+            "```python",
+            "import mlflow, numpy",
+            f'model = mlflow.pyfunc.load_model("models:/{name}@champion")',
+            f"probabilities = model.predict(numpy.zeros(({example}), numpy.float32))",
+            "```",
+        ]
+    )

@@ -1,0 +1,147 @@
+"""A segmenter in the form that `torch.export` turns into one program for every size of volume, and its files.
+
+B batch, C channels, K classes, N space, L space of the output.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets.errors import InputError
+from models.segmenter import Segmenter
+from models.unrolled import unrolled
+from pipeline.registry.description import ModelDescription
+
+_MOST_CELLS = 2**31
+
+
+class Exportable(nn.Module):
+    """Raw data [B, C, *N] to class probabilities [B, K, *L], without branches on the sizes.
+
+    Written plainly, "padded to a multiple" makes the exporter guard dozens of facts about the traced size, and the
+    program refuses most others. Here the number of coarse cells is read from data, so every later size is a multiple
+    of it by construction and nothing is left to guard.
+
+    Parameters
+    ----------
+    segmenter
+        The network, on the CPU; its weights are frozen.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter.requires_grad_(False).eval()
+
+    def forward(self, raw_BCN: Tensor) -> Tensor:
+        """Compute class probabilities."""
+        network = self.segmenter.network
+        sizes = tuple(raw_BCN.shape[2:])
+        x_BCN = self.segmenter.normalise(raw_BCN)
+        for axis, size in enumerate(sizes, start=2):
+            x_BCN = _pad(x_BCN, axis, size, network.multiple, network.config.padding)
+        state_BCN = unrolled(network.plan, x_BCN, network.parameters_in_order())
+        readout = self.segmenter.readout
+        return readout(state_BCN[:, readout.read], sizes).softmax(dim=1)
+
+
+def _pad(x: Tensor, axis: int, size: int, multiple: int, padding: str) -> Tensor:
+    """Extend an axis at its far end to the next multiple, as `TelegraphNetwork.pad` does."""
+    if isinstance(size, int):  # fixed by the statistics
+        coarse = -(-size // multiple)
+    else:
+        coarse = ((torch.ones(size, dtype=torch.int64).sum() + (multiple - 1)) // multiple).item()
+        torch._check(coarse >= 1)
+        torch._check(coarse <= _MOST_CELLS // multiple)
+    goal = coarse * multiple
+    torch._check(size <= goal)
+    cells = torch.arange(goal)
+    if padding == "refuse":
+        torch._check(size == goal)
+        return x.index_select(axis, cells)
+    if padding == "reflect":
+        period = torch.full((1,), torch.sym_max(2 * size - 2, 1))  # a tensor, because ONNX divides by no other size
+        turned = cells.remainder(period)
+        return x.index_select(axis, torch.minimum(turned, 2 * size - 2 - turned))
+    extended = x.index_select(axis, cells.clamp(max=size - 1))
+    if padding == "zeros":
+        inside = (cells < size).to(x.dtype)
+        extended = extended * inside.view(-1, *[1] * (x.dim() - axis - 1))
+    return extended
+
+
+def _program(segmenter: Segmenter, example_BCN: Tensor) -> torch.export.ExportedProgram:
+    sizes = segmenter.mean.shape[1:]
+    free = [0, *(axis for axis, size in enumerate(sizes, start=2) if size == 1)]  # statistics may fix an axis
+    dynamic = {axis: torch.export.Dim.DYNAMIC for axis in free}
+    return torch.export.export(Exportable(segmenter), (example_BCN,), dynamic_shapes=(dynamic,))
+
+
+def write_program(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
+    """Write a torch program that takes any batch and space: raw data [B, C, *N] to probabilities [B, K, *L].
+
+    Exact states go along as floating-point numbers on the same grid. Coarsening rounds once instead of shear by shear,
+    so the program agrees with the network to some steps of the grid, not to the bit.
+
+    Parameters
+    ----------
+    segmenter
+        The network, on the CPU; its weights are frozen.
+    example_BCN
+        An input to trace, of a batch of two or more.
+    path
+        The file, usually ``.pt2``.
+    """
+    torch.export.save(_program(segmenter, example_BCN), path)
+    return path
+
+
+def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
+    """Write the same program as ONNX, with input ``raw`` and output ``probabilities``; needs the extra ``onnx``.
+
+    Raises
+    ------
+    InputError
+        Where the force is in bfloat16, which ONNX Runtime does not convolve.
+    """
+    if segmenter.config.network.force_dtype == "bfloat16":
+        raise InputError(
+            "network.force_dtype is bfloat16, in which ONNX Runtime has no convolutions on the CPU; "
+            "write a torch program instead, or train with float16 or float32"
+        )
+    program = torch.onnx.export(
+        _program(segmenter, example_BCN), (), input_names=["raw"], output_names=["probabilities"], verbose=False
+    )
+    assert program is not None
+    program.save(path)
+    return path
+
+
+def example_batch(description: ModelDescription, extra: int = 0) -> np.ndarray:
+    """Make an input that a model accepts, small, with different sizes on every axis, and with a no-data cell.
+
+    Parameters
+    ----------
+    description
+        What the model expects.
+    extra
+        Coarse cells by which every axis is longer: another input that the program was not traced with.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [2, C, *N]; a batch of two, because the exporter takes a batch of one for a constant.
+    """
+    d = description
+    sizes = []
+    for axis, fixed in enumerate(d.sizes):
+        size = (2 + axis + extra) * d.multiple
+        if d.padding != "refuse" and d.multiple > 1:
+            size -= 1
+        while size <= d.read_slice.get(axis, -1):
+            size += d.multiple
+        sizes.append(fixed or max(size, 3))
+    batch = np.random.default_rng(0).normal(size=(2, d.channels, *sizes)).astype(np.float32)
+    batch[(0, 0, *[0] * len(sizes))] = np.nan
+    return batch

@@ -1,0 +1,165 @@
+"""Promotion: a version becomes champion if it beats the present one on the same test cells; and the way back."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from datasets.errors import InputError
+from datasets.split import make_split
+from datasets.volume import Volume
+from pipeline.config import PromoteConfig, RunConfig
+from pipeline.mapping.scorer import Scorer
+from pipeline.registry.champion import Standing, compare, difference
+from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, label, read_recipe, read_scorer, standing
+from pipeline.scoring.evaluate import test_labels
+from pipeline.scoring.metrics import confusion, scores
+from pipeline.training.prepare import split_digest
+
+
+def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = False) -> bool:
+    """Make a version the champion of its model if it is better; prints what was decided, and why.
+
+    Where both versions were tested on the same volume and split, their stored scores are compared; if not, both are
+    scored anew on the test part of the new version.
+
+    Parameters
+    ----------
+    config
+        Which version.
+    rollback
+        Make the champion before the present one champion again, instead.
+    force
+        Make it the champion whatever the scores say.
+
+    Returns
+    -------
+    bool
+        Whether the champion is another one now.
+
+    Raises
+    ------
+    InputError
+        Where there is no such model, the versions cannot be compared, or there is nothing to go back to.
+    """
+    if not config.model:
+        raise InputError("promote needs a model: python -m pipeline promote NAME, or models:/NAME/3")
+    if rollback and (force or config.model.startswith("models:/")):
+        raise InputError(
+            "--rollback takes the NAME of a model and nothing else; to choose the version yourself, write "
+            "python -m pipeline promote models:/NAME/3 --force"
+        )
+    uri = config.tracking_uri or f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}"
+    registry = Registry.open(uri, config.model)
+    if rollback:
+        return _roll_back(registry, config.model)
+    new = _candidate(registry, config.model)
+    if new is None:
+        return False
+    old = registry.alias(new.name, CHAMPION)
+    if old is not None and old.version == new.version:
+        print(f"{label(new)} is the champion already.")
+        return False
+    if force:
+        wins, reason = True, f"{label(new)} becomes champion as it was told to (--force), without a comparison."
+    elif old is None:
+        wins, reason = compare(standing(new), None)
+    elif difference(standing(new), standing(old)) and standing(new).factor == standing(old).factor:
+        wins, reason = compare(*_score_both(registry, new, old, config.source))
+    else:
+        wins, reason = compare(standing(new), standing(old))
+    if wins:
+        registry.promote(new, reason)
+    print(reason)
+    return wins
+
+
+def _roll_back(registry: Registry, model: str) -> bool:
+    registry.require(model)
+    back, withdrawn = registry.roll_back(model)
+    print(f"{label(back)} is champion again, in place of {label(withdrawn)}.")
+    return True
+
+
+def _candidate(registry: Registry, model: str) -> Any:
+    """Find the version that is to become champion; none where nobody challenges the champion."""
+    if model.startswith("models:/"):
+        return registry.find(model)
+    registry.require(model)
+    found = registry.alias(model, CHALLENGER)
+    if found is None:
+        present = registry.alias(model, CHAMPION)
+        if present is None:
+            raise InputError(f"{model} has neither a {CHALLENGER} nor a {CHAMPION}; name a version: models:/{model}/1")
+        print(f"{label(present)} is the champion, and there is no challenger.")
+    return found
+
+
+def _score_both(registry: Registry, new: Any, old: Any, source: str | None) -> tuple[Standing, Standing]:
+    """Score two versions on the test part of the first, and say what the second may have seen of it."""
+    found = difference(standing(new), standing(old))
+    start = f"{label(new)} and {label(old)} were tested on {found}"
+    folder = registry.fetch(new)
+    recipe = read_recipe(folder)
+    if recipe is None:
+        raise InputError(
+            f"{start}, and {label(new)} does not carry the recipe that says where its test cells are; "
+            "register its run again, or pass --force if you know better"
+        )
+    volume, split = _test_part(recipe, standing(new), source, start)
+    print(f"{start}; scoring both on the test part of {label(new)} ...", flush=True)
+    old_folder = registry.fetch(old)
+    measured = []
+    for version, files in ((new, folder), (old, old_folder)):
+        scorer = read_scorer(files, version, f"models:/{label(version)}")
+        try:
+            miou = _test_miou(scorer, volume, split, recipe.data.source)
+        except InputError as error:
+            raise InputError(f"{start}, and cannot be compared: {error}; pass --force if you know better") from error
+        measured.append(replace(standing(new), version=label(version), miou=miou))
+    print(_seen(volume, split, read_recipe(old_folder), new, old))
+    return measured[0], measured[1]
+
+
+def _test_part(recipe: RunConfig, stand: Standing, source: str | None, start: str) -> tuple[Volume, xr.DataArray]:
+    """Open a version's volume and draw its split again; both must be those that it was tested on."""
+    data = recipe.data if source is None else replace(recipe.data, source=source)
+    way_out = "say where it lies with --source, or pass --force if you know better"
+    try:
+        volume = Volume.open(data)
+    except InputError as error:
+        raise InputError(f"{start}, and the volume of {stand.version} cannot be opened ({error}); {way_out}") from error
+    if volume.digest() != stand.volume_digest:
+        raise InputError(f"{start}, and {data.source} is not the volume that {stand.version} was tested on; {way_out}")
+    split = make_split(volume, recipe.split)
+    if split_digest(split) != stand.split_digest:
+        raise InputError(
+            f"{start}, and this program draws another split than the one that {stand.version} was tested on; "
+            "train it again, or pass --force if you know better"
+        )
+    return volume, split
+
+
+def _test_miou(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str) -> float:
+    target = test_labels(scorer, volume, split, where)
+    seen = scorer.view(volume.dataset, where)
+    matrix = confusion(scorer(seen.read()).argmax(axis=0), target, len(scorer.description.classes))
+    return scores(matrix).miou
+
+
+def _seen(volume: Volume, split: xr.DataArray, theirs: RunConfig | None, new: Any, old: Any) -> str:
+    """Say how many of the test cells the champion has trained on, as far as that can be known."""
+    who = f"{label(old)} trained or validated on"
+    if theirs is not None and standing(old).volume_digest == standing(new).volume_digest:
+        test = volume.read_labels(split, "test") >= 0
+        known = make_split(volume, theirs.split)
+        learned = (volume.read_labels(known, "train") >= 0) | (volume.read_labels(known, "validation") >= 0)
+        count = int((test & learned).sum())
+        if not count:
+            return f"none of these {test.sum()} test cells is one that {who}"
+        return f"warning: {who} {count} of these {test.sum()} test cells, so its score is too high"
+    source = new.tags.get("source_sha256")
+    if source and source == old.tags.get("source_sha256"):
+        return f"warning: both learned from the same source, so {label(old)} may have trained on some of these cells"
+    return f"note: {label(old)} learned from another volume; whether that holds some of these cells is not known"

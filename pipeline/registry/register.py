@@ -1,0 +1,217 @@
+"""MLflow's model registry: a run's best checkpoint becomes a version that needs none of our code.
+
+B batch, C channels, K classes, N the space.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.pytorch
+import numpy as np
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import Schema, TensorSpec
+
+from datasets.errors import InputError
+from pipeline.config import RegisterConfig
+from pipeline.recipe import dump_recipe
+from pipeline.registry.card import model_card
+from pipeline.registry.champion import Standing
+from pipeline.registry.description import ModelDescription, describe_run
+from pipeline.registry.export import Exportable, example_batch
+from pipeline.registry.versions import DESCRIPTION_FILE, RECIPE_FILE, Registry, tracking_at
+from pipeline.run import Run
+from pipeline.tracking.tracker import connect
+from pipeline.training.checkpoint import best_checkpoint, load_segmenter, read_meta
+from pipeline.training.train import flatten
+
+_TOLERANCE = 1e-5
+_SCORES = ("test/oa", "test/aa", "test/kappa", "test/miou")
+_LONGEST_TEXT = 5000  # of MLflow's database column
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version that `register` made.
+
+    Attributes
+    ----------
+    name, version
+        Name in the registry and number.
+    champion
+        Whether the alias ``champion`` now points at it, because it is the first; if not, ``challenger`` does.
+    """
+
+    name: str
+    version: int
+    champion: bool
+
+    @property
+    def uri(self) -> str:
+        """URI of exactly this version."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def register(config: RegisterConfig) -> RegisteredVersion:
+    """Put a run's best checkpoint into the registry: the first version is the champion, later ones challenge it.
+
+    Parameters
+    ----------
+    config
+        Which run, under which name.
+
+    Returns
+    -------
+    RegisteredVersion
+        The new version.
+
+    Raises
+    ------
+    InputError
+        Where there is no finished run, or MLflow does not answer or does not know it.
+    RuntimeError
+        Where the exported program does not compute what the network computes; nothing is registered then.
+    """
+    run = Run.open(config.run)
+    uri, name = config.tracking_uri or run.tracking_uri, config.name or run.config.name
+    checkpoint = best_checkpoint(run.folder)
+    metrics = run.read("metrics.json")
+    if metrics.get("best_step") != read_meta(checkpoint).step:
+        raise InputError(
+            f"{run.folder} has no test scores of its best checkpoint ({checkpoint.name}); "
+            f"run `python -m pipeline evaluate {config.run}` first"
+        )
+    run_id = str(run.read("tracking.json").get("run_id"))
+    client = connect(uri)
+    record = _find_run(client, run_id, run, uri)
+    segmenter = load_segmenter(checkpoint)
+    description = describe_run(run, segmenter)
+    card = model_card(name, description, metrics)
+    with tracking_at(uri):
+        with _resumed(client, run_id):
+            model_uri, model_id = _log(Exportable(segmenter).eval(), description, card, run, metrics)
+        _verify(model_uri, segmenter, description)
+        return _enter(Registry(uri, client), name, model_uri, model_id, record, description, card, metrics)
+
+
+def _find_run(client: MlflowClient, run_id: str, run: Run, uri: str) -> Any:
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        raise InputError(
+            f"MLflow at {uri} does not know the run of {run.folder} (id {run_id}); "
+            "give the --tracking_uri that it was trained with, or train it again"
+        ) from error
+
+
+@contextmanager
+def _resumed(client: MlflowClient, run_id: str) -> Iterator[None]:
+    """Make a finished run active again; its status and its end stay what they were."""
+    info = client.get_run(run_id).info
+    with mlflow.start_run(run_id=run_id):
+        yield
+    client.set_terminated(run_id, info.status, info.end_time)
+
+
+def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metrics: dict[str, Any]) -> tuple[str, str]:
+    sizes = tuple(-1 if size is None else size for size in d.sizes)
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, d.channels, *sizes))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(d.classes), *[-1] * len(d.label_dims)))]),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        beside = {
+            "README.md": card,
+            DESCRIPTION_FILE: json.dumps(d.to_json(), indent=1),
+            RECIPE_FILE: dump_recipe(run.config),
+            "metrics.json": json.dumps(metrics, indent=1),
+        }
+        for file, text in beside.items():
+            (Path(folder) / file).write_text(text)
+        info = mlflow.pytorch.log_model(
+            module,
+            name="model",
+            signature=signature,
+            input_example=example_batch(d),
+            serialization_format="pt2",
+            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"],
+            extra_files=[str(Path(folder) / file) for file in beside],
+            metadata=d.to_json(),
+            params=flatten(asdict(run.config)),
+        )
+    return info.model_uri, info.model_id
+
+
+def _verify(model_uri: str, segmenter: Any, d: ModelDescription) -> None:
+    """Compare the stored program with the network on sizes that it was not traced with."""
+    stored = mlflow.pytorch.load_model(model_uri)
+    for extra in (1, d.multiple):
+        raw = torch.from_numpy(example_batch(d, extra)[:1])
+        with torch.no_grad():
+            difference = float((stored(raw) - segmenter.probabilities(raw)).abs().max())
+        if not difference <= _TOLERANCE:
+            raise RuntimeError(
+                f"the exported program differs from the network by {difference:.1e} on an input of {tuple(raw.shape)}"
+            )
+
+
+def _enter(
+    registry: Registry,
+    name: str,
+    model_uri: str,
+    model_id: str,
+    record: Any,
+    d: ModelDescription,
+    card: str,
+    metrics: dict[str, Any],
+) -> RegisteredVersion:
+    client = registry.client
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        client.create_registered_model(name, description=f"{' x '.join(d.space)} to {', '.join(d.classes)}")
+    standing = Standing(
+        name,
+        float(metrics["test/miou"]),
+        d.training["volume_digest"],
+        d.training["split_digest"],
+        f"{d.factor:g}",
+    )
+    scores = {key.replace("test/", "test_"): repr(value) for key, value in metrics.items() if key in _SCORES}
+    tags = (
+        scores
+        | standing.tags()
+        | {
+            "classes": json.dumps(d.classes),
+            "space": json.dumps(d.space),
+            "channel_dims": json.dumps(dict(zip(d.channel_dims, d.channel_sizes, strict=True))),
+            "label_dims": json.dumps(d.label_dims),
+            "read_slice": json.dumps({d.space[axis]: cell for axis, cell in d.read_slice.items()}),
+            "units": d.data.get("units", ""),
+            "split": json.dumps(d.training["split"]),
+            "best_step": str(metrics["best_step"]),
+            "source_sha256": d.training.get("source_sha256", ""),
+            "shape": json.dumps(d.training["shape"]),
+            "code_version": record.data.tags.get("code_version", "unknown"),
+        }
+    )
+    made = client.create_model_version(
+        name, model_uri, record.info.run_id, tags=tags, description=card[:_LONGEST_TEXT], model_id=model_id
+    )
+    registered = RegisteredVersion(name, int(made.version), registry.enter(made))
+    print(f"registered {registered.uri}")
+    print(
+        f"{name}/{registered.version} is the champion: it is the first."
+        if registered.champion
+        else f"{name}/{registered.version} is the challenger; `python -m pipeline promote {name}` compares it with the "
+        "champion."
+    )
+    return registered

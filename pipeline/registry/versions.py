@@ -1,0 +1,255 @@
+"""Versions in MLflow's model registry: found by name, alias or number, loaded, and the aliases that point at them.
+
+A registered model remembers its former champions, so that a promotion can be taken back.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mlflow
+import mlflow.pytorch
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from datasets.errors import InputError
+from pipeline.config import RunConfig
+from pipeline.mapping.scorer import Scorer
+from pipeline.recipe import load_recipe
+from pipeline.registry.champion import Standing
+from pipeline.registry.description import ModelDescription
+from pipeline.tracking.tracker import connect
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+DESCRIPTION_FILE, RECIPE_FILE = "telegrapher.json", "config.yaml"
+FORMER = "former_champions"
+_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second is MLflow's answer for an alias
+_NAME = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))\Z")
+
+
+@contextmanager
+def tracking_at(uri: str) -> Iterator[None]:
+    """Point MLflow's global calls at `uri`, quietly, and back afterwards."""
+    before = mlflow.get_tracking_uri()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def label(version: ModelVersion) -> str:
+    """Name a version as ``NAME/3``."""
+    return f"{version.name}/{version.version}"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry that answers.
+
+    Attributes
+    ----------
+    uri
+        MLflow tracking URI.
+    client
+        Its client.
+    """
+
+    uri: str
+    client: MlflowClient
+
+    @classmethod
+    def open(cls, uri: str, wanted: str) -> "Registry":
+        """Open the registry that should hold `wanted`.
+
+        Raises
+        ------
+        InputError
+            Where there is no database, or MLflow does not answer.
+        """
+        database = uri.removeprefix("sqlite:///")
+        if database != uri and not Path(database).is_file():
+            raise InputError(
+                f"no MLflow database at {database}, so no {wanted}; register a model first, "
+                "or say where it is with --tracking_uri or --runs"
+            )
+        return cls(uri, connect(uri))
+
+    def find(self, model: str) -> ModelVersion:
+        """Find a version by its URI.
+
+        Raises
+        ------
+        InputError
+            Where the URI is not one, or there is no such version; the message lists what there is.
+        """
+        match = _NAME.match(model)
+        if match is None:
+            raise InputError(f"{model} is not a model's URI; write models:/NAME@{CHAMPION} or models:/NAME/3")
+        try:
+            if match["alias"]:
+                return self.client.get_model_version_by_alias(match["name"], match["alias"])
+            return self.client.get_model_version(match["name"], match["version"])
+        except MlflowException as error:
+            raise InputError(f"no {model} at {self.uri}; {self._inventory()}") from error
+
+    def alias(self, name: str, alias: str) -> ModelVersion | None:
+        """Return the version that an alias points at, or none."""
+        try:
+            return self.client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code not in _MISSING:  # a server that fails has no say in who is champion
+                raise
+            return None
+
+    def require(self, name: str) -> None:
+        """Raise `InputError` where there is no registered model of this name."""
+        try:
+            self.client.get_registered_model(name)
+        except MlflowException as error:
+            raise InputError(f"no registered model {name!r} at {self.uri}; {self._inventory()}") from error
+
+    def fetch(self, version: ModelVersion) -> Path:
+        """Bring a version's files here; returns their folder."""
+        with tracking_at(self.uri):
+            return Path(mlflow.artifacts.download_artifacts(f"models:/{label(version)}"))
+
+    def enter(self, version: ModelVersion) -> bool:
+        """Give a new version its alias: the first is the champion, any later one challenges it."""
+        first = self.alias(version.name, CHAMPION) is None
+        if first:
+            self._crown(version, "the first version")
+        else:
+            self._point(CHALLENGER, version)
+        return first
+
+    def promote(self, version: ModelVersion, reason: str) -> None:
+        """Make a version the champion; the one before is remembered."""
+        before = self.alias(version.name, CHAMPION)
+        if before is not None:
+            self._remember(version.name, [*self._former(version.name, before), int(before.version)])
+            self._note(before, "replaced", f"by {label(version)}")
+        self._crown(version, reason)
+        challenger = self.alias(version.name, CHALLENGER)
+        if challenger is not None and challenger.version == version.version:
+            self.client.delete_registered_model_alias(version.name, CHALLENGER)
+
+    def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
+        """Make the champion before the present one champion again.
+
+        Returns
+        -------
+        ModelVersion, ModelVersion
+            The champion from now on, and the one that it replaces.
+
+        Raises
+        ------
+        InputError
+            Where there is no champion, or none before it that is still in the registry.
+        """
+        present = self.alias(name, CHAMPION)
+        if present is None:
+            raise InputError(f"{name} has no {CHAMPION}; {self._inventory()}")
+        former = self._former(name, present)
+        while former:
+            try:
+                back = self.client.get_model_version(name, str(former[-1]))
+                break
+            except MlflowException as error:
+                if error.error_code not in _MISSING:
+                    raise
+                former.pop()  # deleted since
+        else:
+            raise InputError(
+                f"no version of {name} was {CHAMPION} before {label(present)}, so there is nothing to go back to; "
+                f"name another one: python -m pipeline promote models:/{name}/N --force"
+            )
+        # The alias moves before the memory is shortened, so that a stop in between loses nothing: see `_former`.
+        self._note(present, "withdrawn", f"for {label(back)}")
+        self._crown(back, f"{label(present)} was withdrawn")
+        self._remember(name, former[:-1])
+        return back, present
+
+    def _former(self, name: str, present: ModelVersion) -> list[int]:
+        """Return former champions, oldest first; what names the present one is left of a move that was cut short."""
+        former = json.loads(self.client.get_registered_model(name).tags.get(FORMER, "[]"))
+        while former and former[-1] == int(present.version):
+            former.pop()
+        return list(former)
+
+    def _remember(self, name: str, former: list[int]) -> None:
+        self.client.set_registered_model_tag(name, FORMER, json.dumps(former))
+
+    def _crown(self, version: ModelVersion, reason: str) -> None:
+        self._note(version, "promoted", reason)
+        self._point(CHAMPION, version)
+
+    def _point(self, alias: str, version: ModelVersion) -> None:
+        self.client.set_registered_model_alias(version.name, alias, str(version.version))
+
+    def _note(self, version: ModelVersion, what: str, reason: str) -> None:
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        self.client.set_model_version_tag(version.name, str(version.version), what, f"{when}: {reason}")
+
+    def _inventory(self) -> str:
+        models = self.client.search_registered_models(max_results=20)
+        if not models:
+            return "the registry is empty: fill it with `python -m pipeline register runs/NAME`"
+        shown = []
+        for model in models:
+            found = self.client.search_model_versions(f"name = '{model.name}'")
+            newest = max((int(one.version) for one in found), default=0)
+            aliases = "".join(f", @{alias} = {number}" for alias, number in sorted(model.aliases.items()))
+            numbers = f"1..{newest}" if newest > 1 else "1"
+            shown.append(f"models:/{model.name}/{numbers}{aliases}")
+        return f"there is {'; '.join(shown)}"
+
+
+def standing(version: ModelVersion) -> Standing:
+    """Return how a version did, by its tags."""
+    return Standing.of(label(version), version.tags)
+
+
+def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
+    """Load the program among a version's files.
+
+    Raises
+    ------
+    InputError
+        Where the version was not registered by this program.
+    """
+    stored = next(folder.rglob(DESCRIPTION_FILE), None)
+    if stored is None:
+        raise InputError(f"{asked} was not registered by this program: it has no {DESCRIPTION_FILE}")
+    description = ModelDescription.from_json(json.loads(stored.read_text()))
+    return Scorer(asked, label(version), description, mlflow.pytorch.load_model(str(folder)))
+
+
+def read_recipe(folder: Path) -> RunConfig | None:
+    """Read the configuration among a version's files; none where it was registered without."""
+    stored = next(folder.rglob(RECIPE_FILE), None)
+    return None if stored is None else load_recipe(stored)
+
+
+def load_registered(uri: str, *, tracking_uri: str) -> Scorer:
+    """Load a version from the registry; see `pipeline.mapping.scorer.load_model`.
+
+    Raises
+    ------
+    InputError
+        Where the URI is not one, MLflow does not answer, or there is no such model; the message lists what there is.
+    """
+    if _NAME.match(uri) is None:
+        raise InputError(f"{uri} is not a model's URI; write models:/NAME@{CHAMPION} or models:/NAME/3")
+    registry = Registry.open(tracking_uri, uri)
+    version = registry.find(uri)
+    return read_scorer(registry.fetch(version), version, uri)

@@ -1,0 +1,253 @@
+"""What the page of a run says: its evidence in words, as plain texts and numbers that the template lays out."""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.watch import DRIFT
+from pipeline.amount import show_bytes
+from pipeline.pictures.style import class_colours
+from pipeline.planning.plan import COUNTED
+from pipeline.recipe import dump_recipe
+from pipeline.report.evidence import Evidence
+from pipeline.report.reproduce import attribute, commands, digests, sessions, volume_recipe, without_secrets
+from pipeline.scoring.metrics import metric_key, scores
+from pipeline.tracking.session import LIBRARIES
+from pipeline.training.reading import reading_in_words, summarise_reading
+
+Rows = list[tuple[str, str]]
+SCORES = (
+    ("oa", "OA", "overall accuracy"),
+    ("aa", "AA", "average accuracy"),
+    ("kappa", "kappa", "agreement beyond chance"),
+    ("miou", "mean IoU", "mean intersection over union"),
+)
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class: labelled cells that train and validate, cells that are scored, and how well; None for no score."""
+
+    name: str
+    colour: str
+    train: int
+    validation: int
+    scored: int
+    accuracy: float | None
+    precision: float | None
+    iou: float | None
+    forest: float | None
+
+
+def describe(found: Evidence) -> dict[str, Any]:
+    """Put all that is known of a run into what the template shows.
+
+    Parameters
+    ----------
+    found
+        The run's numbers and pictures.
+    """
+    run = found.run
+    return {
+        "name": run.config.name,
+        "state": _state(found),
+        "warnings": _warnings(found),
+        "tiles": _tiles(found),
+        "part": found.part,
+        "what": _what(found),
+        "settings": without_secrets(dump_recipe(run.config)),
+        "pictures": {name: _data_uri(path) for name, path in found.pictures.items()},
+        "classes": _classes(found),
+        "shape": found.volume.label_dims if found.volume else (),
+        "leaks": found.leaks,
+        "depths": [(one.layers, show_bytes(one.chain), show_bytes(one.stored), one.own) for one in found.depths],
+        "memory": _memory(found),
+        "counted": COUNTED,
+        "inversion": _inversion(found),
+        "reading": _reading(found),
+        "machine": _machine(found),
+        "versions": sorted(run.read("machine.json").get("versions", {}).items(), key=_known_order),
+        "sessions": sessions(found),
+        "commands": commands(found),
+        "volume_recipe": volume_recipe(found),
+        "digests": digests(found),
+    }
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _state(found: Evidence) -> str:
+    steps = found.run.config.training.steps
+    last = int(found.history[-1]["step"]) if found.history else 0
+    if found.ended:
+        early = f", {steps} were allowed: it stopped early" if last < steps else ""
+        return f"finished after {last} steps{early}"
+    word = "interrupted" if found.interrupted else "not ended (still at work, or killed)"
+    kept = f"best checkpoint so far of step {found.best.step}" if found.best else "no checkpoint yet"
+    return f"{word} at step {last} of {steps}; {kept}"
+
+
+def _warnings(found: Evidence) -> list[str]:
+    sessions = found.run.read("started.json").get("sessions", [])
+    codes = {session["code"] for session in sessions}
+    texts = []
+    if not found.ended:
+        texts.append(
+            "This run has not come to its end. What is here is what there is so far"
+            + ("" if found.metrics else ", scored on the validation part: the test part is for the end")
+            + "."
+        )
+    if any(code.endswith("-dirty") for code in codes):
+        texts.append("The code had changes that no commit holds: the commit alone does not reproduce this run.")
+    if len(codes) > 1:
+        texts.append(f"It was started and resumed from different commits: {', '.join(sorted(codes))}.")
+    if found.missing:
+        texts.append(f"The volume cannot be shown: {without_secrets(found.missing)}.")
+    if found.leaks and found.leaks["violations"]:
+        texts.append(found.leaks["statement"])
+    return texts
+
+
+def _tiles(found: Evidence) -> list[tuple[str, str, str]]:
+    if found.matrix is None:
+        return []
+    measured = scores(found.matrix)
+    return [(title, f"{getattr(measured, key):.3f}", long) for key, title, long in SCORES]
+
+
+def _what(found: Evidence) -> Rows:
+    run, made, volume = found.run, found.run.prepared.segmenter, found.volume
+    network, split, data = made.network, run.config.split, run.config.data
+    rows: Rows = []
+    if volume is not None:
+        sizes, data_sizes = zip(volume.space, volume.shape, strict=True), volume.dataset["data"].sizes
+        space = ", ".join(f"{dim} {size}" for dim, size in sizes)
+        channels = ", ".join(f"{dim} {data_sizes[dim]}" for dim in volume.channel_dims)
+        rows += [
+            ("volume", attribute(found, "title")),
+            ("cells", space),
+            ("channels", f"{channels or 1}"),
+        ]
+        rows += [(key, text) for key in ("source", "licence") if (text := attribute(found, key))]
+    else:
+        rows.append(("volume", without_secrets(data.source)))
+    rows.append(("classes", f"{len(made.classes)}"))
+    depth = next((depth.layers for depth in found.depths if depth.own), None)
+    states = "exact" if network.exact else "float32"
+    rows += [
+        (
+            "network",
+            f"{f'{depth} layers: ' if depth else ''}{network.layers}; states {states}, force {network.force_dtype}",
+        ),
+        ("seen at once", " x ".join(map(str, found.block)) + " cells" if found.block else "not known"),
+    ]
+    if "parameters" in found.metrics:
+        rows.append(("parameters", f"{found.metrics['parameters']:,}"))
+    if split.method == "wells":
+        parts = f"cells within {split.radius} of the wells train and validate, all others test"
+    else:
+        shares = " / ".join(f"{share:g}" for share in split.fractions)
+        parts = f"{split.method} of {split.block} cells, {shares} to training, validation and test"
+    rows.append(("split", f"{parts}; buffer of {split.buffer}"))
+    if found.best is not None:
+        rows.append(("checkpoint", f"step {found.best.step}, validation mean IoU {found.best.score:.3f}"))
+    return rows  # fmt: skip
+
+
+def _classes(found: Evidence) -> list[ClassRow]:
+    names, counts = found.run.prepared.segmenter.classes, found.run.prepared.counts
+    matrix = np.zeros((len(names), len(names)), np.int64) if found.matrix is None else found.matrix
+    measured, predicted = scores(matrix), matrix.sum(axis=0)
+    colours = class_colours(len(names))
+    return [
+        ClassRow(
+            name,
+            "#" + "".join(f"{round(255 * part):02x}" for part in colours[k]),
+            counts["train"][k],
+            counts["validation"][k],
+            measured.support[k],
+            _known(measured.accuracy[k]),
+            float(matrix[k, k] / predicted[k]) if predicted[k] else None,
+            _known(measured.iou[k]),
+            found.metrics.get(f"forest/iou/{metric_key(name)}"),
+        )
+        for k, name in enumerate(names)
+    ]
+
+
+def _known(score: float) -> float | None:
+    return None if np.isnan(score) else score
+
+
+def _memory(found: Evidence) -> Rows:
+    rows: Rows = []
+    own = next((depth for depth in found.depths if depth.own), None)
+    if own is not None:
+        rows += [
+            ("reversible chain, predicted", show_bytes(own.chain)),
+            ("stored activations, predicted roughly", show_bytes(own.stored)),
+        ]
+    if found.peak is not None and found.run.config.cluster.gpu:
+        rows.append(("measured", f"{show_bytes(found.peak)}, peak of the GPU's allocator"))
+    elif found.peak is not None:
+        before = found.run.read("machine.json").get("resident")
+        held = f"; {show_bytes(before)} before it built the network" if before else ""
+        rows.append(("measured", f"{show_bytes(found.peak)}, all that the process held{held}"))
+    return rows
+
+
+def _inversion(found: Evidence) -> str:
+    errors = [row["inversion_error"] for row in found.history if "inversion_error" in row]
+    if not errors:
+        return "No step noted how well its backward pass recovered the input."
+    if max(errors) == 0:
+        return f"0 in all {len(errors)} steps: every backward pass recovered its input bit for bit."
+    verdict = "below" if max(errors) < DRIFT else "ABOVE"
+    return f"At most {max(errors):.2g} over {len(errors)} steps, {verdict} the {DRIFT:g} from which a run warns."
+
+
+def _reading(found: Evidence) -> Rows:
+    summary = summarise_reading(found.history)
+    if not summary:
+        return []
+    workers = max(found.run.config.cluster.workers, 1)
+    rows = [("in short", reading_in_words(summary)), ("time in steps", _duration(summary["step_s"] / workers))]
+    rows.append(("waited for samples", f"{_duration(summary['waited_s'] / workers)} a worker"))
+    if "fetched_mib" in summary:
+        rows.append(("fetched", f"{summary['fetched_mib']:,.1f} MiB in {summary['requests']:,.0f} requests"))
+    speeds = [row["voxels_per_second"] for row in found.history if "voxels_per_second" in row]
+    if speeds:
+        rows.append(("speed", f"{np.median(speeds):,.0f} cells a second (median of the steps)"))
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _machine(found: Evidence) -> Rows:
+    noted, cluster = found.run.read("machine.json"), found.run.config.cluster
+    if not noted:
+        return []
+    memory = f", {show_bytes(noted['memory'])} of memory" if noted.get("memory") else ""
+    rows = [
+        ("processor", f"{noted['processor']}, {noted['cores']} cores{memory}"),
+        ("GPU", ", ".join(noted["gpus"]) or "none"),
+        ("system", noted["system"]),
+        (
+            "workers",
+            f"{cluster.workers} on Ray ({cluster.address})" if cluster.workers else "this process, without Ray",
+        ),
+    ]
+    return rows
+
+
+def _known_order(item: tuple[str, str]) -> int:
+    return (*LIBRARIES, item[0]).index(item[0]) if item[0] in LIBRARIES else -1

@@ -1,0 +1,178 @@
+"""What a run's folder proves: its numbers and its pictures, the missing ones computed and drawn aside."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datasets.blocks import plan_windows
+from datasets.errors import InputError
+from datasets.leaks import measure_leaks
+from datasets.volume import Part, Volume
+from pipeline.pictures.curves import draw_confusion, draw_curves
+from pipeline.pictures.leaks import draw_leaks
+from pipeline.pictures.reversible import draw_depths, draw_inversion
+from pipeline.pictures.run import draw_map, draw_parts
+from pipeline.pictures.style import grid_axes
+from pipeline.planning.depth import Depth, memory_over_depth, trial_of
+from pipeline.planning.tiling import read_from
+from pipeline.run import Run
+from pipeline.scoring.metrics import confusion
+from pipeline.tracking.journal import read_history
+from pipeline.training.checkpoint import Meta, best_checkpoint, load_segmenter, read_meta
+from pipeline.training.loop import predict_classes
+
+OF_A_RUN = ("split", "prediction", "confusion", "curves", "leaks")
+"""Pictures that a run draws at its end (`pipeline.training.finish`)."""
+
+
+@dataclass
+class Evidence:
+    """What is known of a run.
+
+    Attributes
+    ----------
+    run
+        The run.
+    history
+        Numbers of every step.
+    ended, interrupted
+        Whether it came to its end, or was asked to stop before; neither where it was killed or is at work.
+    best
+        Its best checkpoint; none where it has none yet, or none any more.
+    metrics
+        Its ``metrics.json``; empty where that is of another checkpoint than the best.
+    volume
+        Its volume; none where that is not here any more.
+    missing
+        Why there is no volume.
+    part
+        Part of the split that `matrix` and the picture of the prediction show.
+    matrix
+        Confusion matrix [K true, K predicted]; none without a checkpoint.
+    leaks
+        The leak report, as ``leaks.json`` holds it.
+    block
+        Cells that the network sees at once; none where nobody knows.
+    depths
+        Predicted memory over depth; empty where `block` is not known.
+    peak
+        Measured peak of the worst step in bytes; of the GPU's allocator, or of the whole process on a CPU.
+    pictures
+        Name -> PNG.
+    """
+
+    run: Run
+    history: list[dict[str, float]]
+    ended: bool
+    interrupted: bool
+    best: Meta | None
+    metrics: dict[str, Any]
+    volume: Volume | None = None
+    missing: str = ""
+    part: Part = "test"
+    matrix: np.ndarray | None = None
+    leaks: dict[str, Any] = field(default_factory=dict)
+    block: tuple[int, ...] | None = None
+    depths: list[Depth] = field(default_factory=list)
+    peak: float | None = None
+    pictures: dict[str, Path] = field(default_factory=dict)
+
+
+def gather(run: Run, aside: Path) -> Evidence:
+    """Read what a run left, and draw into `aside` what it did not.
+
+    The map of a run that has not ended is computed once, by its best checkpoint, and shown against the validation
+    labels: the test part is for the end. Nothing in the run's folder changes.
+    """
+    history, outcome = read_history(run), run.read("outcome.json")
+    interrupted = bool(outcome.get("interrupted"))
+    best, metrics = _best(run), run.read("metrics.json")
+    if best is not None and metrics.get("best_step") != best.step:
+        metrics = {}
+    found = Evidence(run, history, bool(outcome) and not interrupted, interrupted, best, metrics)
+    try:
+        found.volume = run.volume
+    except InputError as error:
+        found.missing = str(error)
+    if metrics:
+        found.matrix = np.asarray(metrics["confusion"])
+    else:
+        found.part = "validation"
+    if found.ended:
+        found.leaks = run.read("leaks.json")
+        kept = {name: run.pictures / f"{name}.png" for name in OF_A_RUN}
+        found.pictures = {name: path for name, path in kept.items() if path.is_file()}
+    _draw_what_lacks(found, aside)
+    _measure_memory(found, aside)
+    _draw_inversion(found, aside)
+    return found
+
+
+def _best(run: Run) -> Meta | None:
+    try:
+        return read_meta(best_checkpoint(run.folder))
+    except InputError:
+        return None
+
+
+def _draw_what_lacks(found: Evidence, aside: Path) -> None:
+    run, volume = found.run, found.volume
+    lacking = {name: aside / f"{name}.png" for name in OF_A_RUN if name not in found.pictures}
+    drawn = {}
+    if "curves" in lacking and found.history:
+        draw_curves(found.history, lacking["curves"])
+        drawn["curves"] = lacking["curves"]
+    if volume is not None and "split" in lacking:
+        draw_parts(run, lacking["split"])
+        drawn["split"] = lacking["split"]
+    if volume is not None and (not found.leaks or "leaks" in lacking):
+        measured = measure_leaks(run.split, run.config.split.buffer)
+        found.leaks, drawn["leaks"] = measured.to_json(), aside / "leaks.png"
+        draw_leaks(run.split.values, measured, grid_axes(volume.dataset, measured.dims), drawn["leaks"])
+    if volume is not None and found.best is not None and (found.matrix is None or "prediction" in lacking):
+        drawn["prediction"] = aside / "prediction.png"
+        _map(found, volume, drawn["prediction"])
+    if "confusion" in lacking and found.matrix is not None:
+        draw_confusion(found.matrix, run.prepared.segmenter.classes, lacking["confusion"])
+        drawn["confusion"] = lacking["confusion"]
+    found.pictures |= drawn
+
+
+def _map(found: Evidence, volume: Volume, path: Path) -> None:
+    """Map the volume with the best checkpoint, draw it, and count its hits where nobody has yet."""
+    run = found.run
+    model, raw = load_segmenter(best_checkpoint(run.folder)), volume.read()
+    factor = int(model.factor)
+    prediction = predict_classes(model, run, torch.device("cpu"), read=read_from(raw))
+    if found.matrix is None:
+        target = volume.read_labels(run.split, found.part, factor=factor)
+        found.matrix = confusion(prediction, target, len(volume.classes))
+    draw_map(run, raw, prediction, factor, found.part, path)
+
+
+def _measure_memory(found: Evidence, aside: Path) -> None:
+    run = found.run
+    data, gpu = run.config.data, run.config.cluster.gpu
+    peaks = [row["peak_memory_mib"] * 2**20 for row in found.history if "peak_memory_mib" in row]
+    found.peak = max(peaks, default=None)
+    if found.volume is not None:
+        factor = int(trial_of(run.prepared.segmenter).factor)
+        found.block = plan_windows(found.volume.shape, data.block, data.halo, factor)[0].sizes
+    elif data.block is not None and data.halo is None:
+        found.block = tuple(data.block)
+    if found.block is not None:
+        found.depths, found.pictures["memory"] = memory_over_depth(run, found.block), aside / "memory.png"
+        # The memory of a process holds its libraries too, which would pass for the network's.
+        draw_depths(found.depths, found.peak if gpu else None, found.pictures["memory"])
+
+
+def _draw_inversion(found: Evidence, aside: Path) -> None:
+    rows = [row for row in found.history if "inversion_error" in row]
+    if any(row["inversion_error"] > 0 for row in rows):
+        found.pictures["inversion"] = aside / "inversion.png"
+        draw_inversion(
+            [row["step"] for row in rows], [row["inversion_error"] for row in rows], found.pictures["inversion"]
+        )

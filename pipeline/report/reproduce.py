@@ -1,0 +1,81 @@
+"""How to make a run again: the command lines, the volume's recipe, how it was started, and what must agree."""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from pipeline.report.evidence import Evidence
+
+_SECRET = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)|(?<=[?&])(sig|X-Amz-Signature|X-Amz-Credential|token)=[^&\s'\"]+")
+
+
+def commands(found: Evidence) -> list[str]:
+    """Return the command lines that make the run again from nothing."""
+    run = found.run
+    codes = [code for _, _, code in sessions(found)]
+    lines = []
+    if codes and codes[-1] != "unknown":
+        lines.append(f"git checkout {codes[-1].removesuffix('-dirty')}")
+    lines.append("python3 -m venv .venv && .venv/bin/pip install -e .")
+    recipe, source = volume_recipe(found), run.config.data.source
+    if recipe is not None:
+        verb, source = recipe[0], _here(source)
+        lines.append(f".venv/bin/python -m pipeline {verb} volume.yaml")
+    again = ["--data.source", without_secrets(source), "--name", f"{run.config.name}-again"]
+    lines.append(f".venv/bin/python -m pipeline train run.yaml {shlex.join(again)}")
+    return lines
+
+
+def volume_recipe(found: Evidence) -> tuple[str, str] | None:
+    """Return the command that made the volume and its recipe, as the volume itself remembers them."""
+    if found.volume is None:
+        return None
+    attrs, out = found.volume.dataset.attrs, _here(found.run.config.data.source)
+    if "synthesis" in attrs:
+        return "synthesize", _yaml({"out": out, **json.loads(attrs["synthesis"])})
+    settings = json.loads(attrs.get("conversion", "{}")).get("settings")
+    if settings is None:
+        return None
+    return "convert", _yaml({"source": attrs["source"], "out": out, **settings})
+
+
+def digests(found: Evidence) -> list[tuple[str, str]]:
+    """Return the SHA-256 of the volume, of the split and of the volume's source, as far as they are known."""
+    prepared, source = found.run.prepared, attribute(found, "source_sha256")
+    rows = [("volume", prepared.volume_digest), ("split", prepared.split_digest)]
+    return [*rows, ("source", source)] if source else rows
+
+
+def sessions(found: Evidence) -> list[tuple[str, str, str]]:
+    """Return when, by which command and from which commit the run was started and resumed."""
+    return [
+        (
+            session["at"],
+            without_secrets("python " + shlex.join(session["command"])) if session["command"] else "by another program",
+            session["code"],
+        )
+        for session in found.run.read("started.json").get("sessions", [])
+    ]
+
+
+def attribute(found: Evidence, name: str) -> str:
+    """Return what the volume says of itself, such as its title; empty where it says nothing."""
+    return "" if found.volume is None else without_secrets(str(found.volume.dataset.attrs.get(name, "")))
+
+
+def without_secrets(text: str) -> str:
+    """Leave out passwords and signatures of addresses: a page is passed on."""
+    return _SECRET.sub("***", text)
+
+
+def _here(source: str) -> str:
+    return f"surveys/{PurePosixPath(source).name}"
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    return without_secrets(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

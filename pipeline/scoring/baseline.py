@@ -1,0 +1,144 @@
+"""A random forest that sees one voxel at a time: what a run has to beat.
+
+C channels, N the space dimensions, L the label dimensions, F features, M cells.
+"""
+
+import numpy as np
+from scipy.ndimage import sobel, uniform_filter
+from scipy.signal import hilbert
+from sklearn.ensemble import RandomForestClassifier
+
+from datasets.volume import IGNORE
+from pipeline.run import Run
+from pipeline.scoring.metrics import Scores, confusion, scores
+
+TREES = 200
+MOST_CELLS = 60_000
+"""Training cells that the forest sees at most; more no longer move its score and take minutes."""
+
+ATTRIBUTES = (
+    "amplitude",
+    "envelope",
+    "cosine of phase",
+    "frequency",
+    "RMS amplitude",
+    "variance",
+    "coherence",
+    "vertical gradient",
+    "horizontal gradient",
+)
+
+
+def seismic_attributes(amplitude: np.ndarray, vertical: int) -> np.ndarray:
+    """Compute the classical attributes of a post-stack volume.
+
+    Parameters
+    ----------
+    amplitude
+        float32 [*N]; NaN (no data) counts as 0.
+    vertical
+        Axis of depth or time.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [*N, F], in the order of `ATTRIBUTES`. Windows are 3 traces wide and 9 samples tall; coherence is
+        semblance, the energy of the mean trace over the mean energy of the traces.
+    """
+    x = np.nan_to_num(amplitude).astype(np.float32)
+    lateral = [axis for axis in range(x.ndim) if axis != vertical]
+    window = tuple(9 if axis == vertical else 3 for axis in range(x.ndim))
+    traces = tuple(1 if axis == vertical else 3 for axis in range(x.ndim))
+    samples = tuple(9 if axis == vertical else 1 for axis in range(x.ndim))
+    analytic = hilbert(x, axis=vertical)
+    envelope = np.abs(analytic).astype(np.float32)
+    phase = np.unwrap(np.angle(analytic), axis=vertical)
+    energy = uniform_filter(x**2, window)
+    mean = uniform_filter(x, window)
+    together = uniform_filter(uniform_filter(x, traces) ** 2, samples)
+    across = sum(sobel(x, axis) ** 2 for axis in lateral)
+    features = (
+        x,
+        envelope,
+        np.cos(np.angle(analytic)),
+        np.gradient(phase, axis=vertical),
+        np.sqrt(energy),
+        energy - mean**2,
+        together / np.maximum(energy, 1e-12),
+        uniform_filter(sobel(x, vertical) ** 2, window),
+        uniform_filter(across, window),
+    )
+    return np.stack(features, axis=-1).astype(np.float32)
+
+
+def cell_features(raw: np.ndarray, keep: list[int]) -> np.ndarray:
+    """Gather everything that the volume holds at a cell of the labels: its spectrum, its series.
+
+    Parameters
+    ----------
+    raw
+        Data [C, *N]; NaN for no data.
+    keep
+        Axes of N that the labels have.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [*L, F]: the values, no data filled with the feature's mean, then one validity bit for each feature
+        that is missing anywhere.
+    """
+    kept = [1 + axis for axis in keep]
+    rest = [axis for axis in range(raw.ndim) if axis not in kept]
+    values = raw.transpose(*kept, *rest).reshape(*(raw.shape[axis] for axis in kept), -1)
+    missing = np.isnan(values)
+    cells = tuple(range(values.ndim - 1))
+    present = (~missing).sum(axis=cells)
+    mean = np.where(missing, 0, values).sum(axis=cells, dtype=np.float64) / np.maximum(present, 1)
+    filled = np.where(missing, mean.astype(np.float32), values)
+    bits = ~missing[..., missing.any(axis=cells)]
+    return np.concatenate([filled, bits.astype(np.float32)], axis=-1)
+
+
+def features_of(run: Run) -> np.ndarray:
+    """Choose the features of a run's volume: attributes for a single-channel cube that is labelled in depth too."""
+    volume = run.volume
+    raw = volume.read()
+    vertical = [axis for axis in range(len(volume.space)) if axis not in volume.horizontal]
+    if volume.label_dims == volume.space and volume.n_channels == 1 and len(vertical) == 1:
+        return seismic_attributes(raw[0], vertical[0])
+    return cell_features(raw, [volume.space.index(dim) for dim in volume.label_dims])
+
+
+def forest(run: Run, *, trees: int = TREES) -> np.ndarray:
+    """Train the forest on the run's training labels and classify every cell.
+
+    Parameters
+    ----------
+    run
+        The run; its split and training seed are used.
+    trees
+        Number of trees.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 [*L].
+    """
+    features = features_of(run)
+    target = run.volume.read_labels(run.split, "train")
+    draw = np.random.default_rng(run.config.training.seed)
+    cells = np.flatnonzero(target != IGNORE)
+    if cells.size > MOST_CELLS:
+        cells = draw.choice(cells, MOST_CELLS, replace=False)
+    flat = features.reshape(-1, features.shape[-1])
+    model = RandomForestClassifier(
+        trees, class_weight="balanced_subsample", n_jobs=-1, random_state=run.config.training.seed
+    )
+    model.fit(flat[cells], target.reshape(-1)[cells])
+    return model.predict(flat).astype(np.uint8).reshape(target.shape)
+
+
+def forest_scores(run: Run) -> Scores:
+    """Score the forest on the test part, cell by cell on the labels' own grid."""
+    target = run.volume.read_labels(run.split, "test")
+    return scores(confusion(forest(run), target, len(run.volume.classes)))

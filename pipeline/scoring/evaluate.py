@@ -1,0 +1,151 @@
+"""Scores on the test part of a run's split, labelled cells only, with the random forest beside them if wanted."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+
+from datasets.errors import InputError
+from datasets.volume import Volume
+from pipeline.config import EvaluateConfig
+from pipeline.mapping.scorer import Scorer, load_model, run_scorer
+from pipeline.run import Run
+from pipeline.scoring.leaks import leak_metrics, leak_picture, report_leaks
+from pipeline.scoring.metrics import Scores, confusion, scores
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.checkpoint import best_checkpoint, read_meta
+
+
+def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
+    """Score a run, or another model, on the test part of the run's split; prints the table and whether the split leaks.
+
+    Parameters
+    ----------
+    config
+        Which run, and which model where it is not the run's own.
+    baseline
+        Whether a random forest is trained and scored on the same cells.
+
+    Returns
+    -------
+    Scores
+        Of the model.
+
+    Raises
+    ------
+    InputError
+        Where there is no run, the model does not fit its volume, or the test part holds no labels.
+    """
+    run = Run.open(config.run)
+    uri = config.tracking_uri or run.tracking_uri
+    scorer = load_model(config.model, tracking_uri=uri) if config.model else run_scorer(run)
+    run_id = run.read("tracking.json").get("run_id")
+    tracker = Tracker(uri, run_id) if run_id and not config.model else None
+    target = test_labels(scorer, run.volume, run.split, str(run.folder))
+    names = scorer.description.classes
+    probabilities = scorer.map(run.volume, tiling=run.prepared.tiling, wanted=target >= 0)
+    matrix = confusion(probabilities.argmax(axis=0), target, len(names))
+    measured = scores(matrix)
+    columns = {scorer.version: measured}
+    if baseline:
+        columns["random forest"] = _forest_scores(run)
+    print(table(names, columns))
+    leaks = report_leaks(run)
+    print(f"split: {leaks.statement()}")
+    if config.model:
+        return measured
+    step = read_meta(best_checkpoint(run.folder)).step
+    flat = {f"test/{key}": value for key, value in measured.as_dict(names).items()}
+    if baseline:
+        flat |= {f"forest/{key}": value for key, value in columns["random forest"].as_dict(names).items()}
+    run.write(
+        "metrics.json",
+        run.read("metrics.json")
+        | {"best_step": step, "confusion": matrix.tolist(), "leaks": leaks.statement(), **flat},
+    )
+    if tracker is not None:
+        numbers = flat | leak_metrics(leaks)
+        tracker.metrics(step, {key: value for key, value in numbers.items() if np.isfinite(value)})
+        tracker.flush()
+        for name in ("metrics.json", "leaks.json"):
+            tracker.artifact(run.folder / name)
+        tracker.artifact(leak_picture(run), "pictures")
+    return measured
+
+
+def test_labels(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str) -> np.ndarray:
+    """Read the labels that a model is scored on.
+
+    Parameters
+    ----------
+    scorer
+        The model.
+    volume, split
+        The labelled volume, and which of its cells test.
+    where
+        Whose they are, for an error.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 on the model's output grid, negative outside the test part.
+
+    Raises
+    ------
+    InputError
+        Where the model's classes, dimensions or sizes are not those of the volume, or nothing is labelled.
+    """
+    d = scorer.description
+    scorer.check(volume.dataset, where)
+    for thing, mine, theirs in (
+        ("classes", d.classes, list(volume.classes)),
+        ("output dimensions", d.label_dims, list(volume.label_dims)),
+    ):
+        if mine != theirs:
+            raise InputError(f"{scorer.version} has the {thing} {mine}, but the labels of {where} have {theirs}")
+    target = volume.read_labels(split, "test", factor=int(d.factor))
+    if not (target >= 0).any():
+        raise InputError(f"the test part of {where} holds no labelled cell; give split.fractions a larger third share")
+    return target
+
+
+def _forest_scores(run: Run) -> Scores:
+    from pipeline.scoring.baseline import forest_scores  # scikit-learn is imported only where it is wanted
+
+    return forest_scores(run)
+
+
+def table(names: Sequence[str], columns: Mapping[str, Scores]) -> str:
+    """Lay scores of several models side by side: IoU of each class, then OA, AA, kappa and mean IoU.
+
+    Parameters
+    ----------
+    names
+        Class names.
+    columns
+        Scores of each model, all on the same cells unless their grids differ.
+
+    Returns
+    -------
+    str
+        The table; a single model gets its own, with the accuracy of each class.
+    """
+    if len(columns) == 1:
+        ((title, only),) = columns.items()
+        return f"{title}, test part\n{only.table(names)}"
+    first = next(iter(columns.values()))
+    width = max(len("mean IoU"), *(len(name) for name in names))
+    widths = [max(7, len(title)) for title in columns]
+    head = "  ".join(f"{title:>{w}}" for title, w in zip(columns, widths, strict=True))
+    lines = [f"{'IoU':<{width}}  {'cells':>9}  {head}"]
+    for index, name in enumerate(names):
+        cells = first.support[index]
+        shown = "  ".join(
+            f"{one.iou[index]:>{w}.3f}" if one.support[index] else f"{'-':>{w}}"
+            for one, w in zip(columns.values(), widths, strict=True)
+        )
+        lines.append(f"{name:<{width}}  {cells:9d}  {shown}")
+    for key, title in (("oa", "OA"), ("aa", "AA"), ("kappa", "kappa"), ("miou", "mean IoU")):
+        shown = "  ".join(f"{getattr(one, key):>{w}.3f}" for one, w in zip(columns.values(), widths, strict=True))
+        lines.append(f"{title:<{width}}  {sum(first.support):9d}  {shown}")
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""The folder of a sweep: begun, gone on with, or replaced only once the new sweep has a result."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from datasets.errors import InputError
+from pipeline.config import RunConfig
+from pipeline.recipe import dump_recipe, load_recipe
+from pipeline.training.checkpoint import all_checkpoints
+from pipeline.training.train import flatten
+
+TURNED_AWAY = "turned-away.jsonl"
+"""File of a sweep's folder with the choices that the planner turned away."""
+_FREE = ("cluster.max_failures", "cluster.address", "runs", "training.memory")
+"""Settings that a resumed sweep may change; all others make its trials other trials."""
+
+
+def has_result(folder: Path) -> bool:
+    """Tell whether a trial of this sweep has a checkpoint."""
+    return any(all_checkpoints(trial / "checkpoints") for trial in folder.glob("trial-*"))
+
+
+@contextmanager
+def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Keep the sweep that is to be replaced until the new one has a result; without one, put it back.
+
+    Parameters
+    ----------
+    folder
+        Folder of the sweep.
+    resume, overwrite
+        What the user asked for.
+
+    Raises
+    ------
+    InputError
+        Where the folder is in the way, is no sweep, or there is none to go on with.
+    """
+    old = folder.with_name(f".{folder.name}.replaced")
+    if resume:
+        if overwrite:
+            raise InputError("--resume and --overwrite contradict each other; give one of them")
+        if not (folder / "sweep.json").is_file():
+            raise InputError(f"--resume: there is no sweep at {folder}; start it without --resume")
+    else:
+        if old.exists() and not has_result(folder):  # the driver that wanted to replace it was killed
+            shutil.rmtree(folder, ignore_errors=True)
+            old.rename(folder)
+        if folder.exists() and not overwrite:
+            raise InputError(
+                f"{folder} exists already; choose another --name, pass --resume to go on with it, "
+                "or pass --overwrite to replace it"
+            )
+        if folder.exists() and not ((folder / "sweep.json").is_file() or (folder / "tune").is_dir()):
+            raise InputError(f"{folder} is no sweep, so --overwrite does not replace it; choose another --name")
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        if has_result(folder):
+            shutil.rmtree(old, ignore_errors=True)
+        elif not resume and (old.exists() or not (folder / "tune").is_dir()):
+            shutil.rmtree(folder, ignore_errors=True)
+            if old.exists():
+                old.rename(folder)
+
+
+def begin(folder: Path, config: RunConfig, state: dict[str, Any]) -> None:
+    """Write down what a resumed sweep needs: the recipe, the MLflow run, the memory that was planned for."""
+    (folder / "pictures").mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(dump_recipe(config))
+    (folder / "sweep.json").write_text(json.dumps(state, indent=1))
+
+
+def reopen(folder: Path, config: RunConfig) -> dict[str, Any]:
+    """Read what `begin` wrote.
+
+    Raises
+    ------
+    InputError
+        Where the recipe is not the one that the sweep was started with.
+    """
+    before = load_recipe(folder / "config.yaml")
+    then = flatten(asdict(before))
+    now = flatten(asdict(replace(config, tracking=before.tracking)))
+    changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(_FREE)]
+    if changed:
+        key = min(changed)
+        raise InputError(
+            f"--resume: {key} is {now.get(key)!r} but {folder} was started with {then.get(key)!r}; "
+            "repeat the recipe it was started with, or choose another --name"
+        )
+    state: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
+    return state
+
+
+def turned_away(folder: Path) -> list[dict[str, Any]]:
+    """Read the choices that were turned away, each once, with its reason."""
+    log = folder / TURNED_AWAY
+    if not log.is_file():
+        return []
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return list({json.dumps(row["choice"], sort_keys=True): row for row in rows}.values())

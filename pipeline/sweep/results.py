@@ -1,0 +1,152 @@
+"""What is left of a sweep: table, pictures, MLflow's numbers, and the best configuration as a finished run."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from datasets.errors import InputError
+from pipeline.config import RegisterConfig, RunConfig
+from pipeline.pictures.curves import draw_trials
+from pipeline.pictures.sweep import draw_parallel, draw_pareto
+from pipeline.registry.register import register
+from pipeline.sweep.folder import TURNED_AWAY, turned_away
+from pipeline.sweep.space import trial_config
+from pipeline.sweep.trials import DIRECTIONS, Row, in_words, rank_trials, trials_table
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.train import train
+
+
+@dataclass
+class Ended:
+    """How the trials of a sweep ended.
+
+    Attributes
+    ----------
+    rows
+        Choice, report and name of each trial that came to its end or was stopped.
+    failed
+        Errors of the others.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def report(config: RunConfig, folder: Path, tracker: Tracker, ended: Ended) -> list[Row]:
+    """Rank the trials, print and draw them, and hand all to MLflow.
+
+    Parameters
+    ----------
+    config
+        The base recipe.
+    folder
+        Folder of the sweep; receives ``trials.md`` and the pictures.
+    tracker
+        MLflow run of the sweep.
+    ended
+        Its trials.
+
+    Returns
+    -------
+    list of dict
+        A row a trial, best validation first.
+
+    Raises
+    ------
+    RuntimeError
+        Where no trial came to a score.
+    """
+    refused = turned_away(folder)
+    tracker.metrics(0, {"trials": len(ended.rows), "failed": len(ended.failed), "turned_away": len(refused)})
+    if not ended.rows:
+        raise RuntimeError(
+            f"no trial reported a score; see {folder / 'tune'}; the first failed with {ended.failed[:1]}"
+        )
+    rows = rank_trials(ended.rows, config.sweep.objectives, config.training.steps)
+    tracker.metrics(0, {"best/score": rows[0]["score"], "stopped": sum(row["stopped"] for row in rows)})
+    for row in rows:
+        child = Tracker(str(config.tracking.uri), row["run_id"])
+        child.metrics(row["step"], {f"sweep/{name}": row[name] for name in DIRECTIONS})
+        child.flush()
+    table = trials_table(rows, config.sweep.objectives)
+    (folder / "trials.md").write_text(table + "\n")
+    tracker.artifact(folder / "trials.md")
+    if refused:
+        tracker.artifact(folder / TURNED_AWAY)
+    for path in draw(config, folder / "pictures", rows):
+        tracker.artifact(path, "pictures")
+    print(table)
+    print(
+        f"searched on the validation part: {len(rows)} trials, {sum(row['stopped'] for row in rows)} of them stopped "
+        f"early; {len(ended.failed)} failed; {len(refused)} configurations turned away by the planner"
+    )
+    if refused:
+        print(f"  {in_words(refused[0]['choice'])}: {refused[0]['reason']}")
+    if ended.failed:
+        print(f"  the logs of those that failed are in {folder / 'tune'}; --resume tries them again")
+    print(f"trials and pictures: {folder}")
+    return rows
+
+
+def draw(config: RunConfig, folder: Path, rows: list[Row]) -> list[Path]:
+    """Draw all searched parts side by side and, where there are any, depth and rank, and the Pareto front."""
+    folder.mkdir(exist_ok=True)
+    objectives = config.sweep.objectives
+    pictures = [folder / "parallel.png"]
+    draw_parallel(rows, objectives, pictures[0])
+    if "depth" in rows[0]["choice"]:
+        pictures.append(folder / "trials.png")
+        drawn = [{**row["choice"], "score": row["score"], "steps": row["step"]} for row in rows]
+        draw_trials(drawn, pictures[-1])
+    if len(objectives) > 1:
+        pictures.append(folder / "pareto.png")
+        draw_pareto(rows, objectives, pictures[-1])
+    return pictures
+
+
+def best_name(config: RunConfig) -> str:
+    """Name the run that the best configuration is retrained as."""
+    return f"{config.name}-best"
+
+
+def check_best(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to finish the best of a sweep where an earlier one is in the way: the test part is for one model.
+
+    Raises
+    ------
+    InputError
+        With what is in the way, and what to do.
+    """
+    place = (Path(config.runs) / best_name(config)).resolve()
+    if not place.exists() or overwrite:
+        return
+    if resume and (place / "metrics.json").is_file():
+        raise InputError(
+            f"{place} is finished already, and the test part is for one model; register it by "
+            f"`python -m pipeline register {place}`, or repeat the sweep under another --name"
+        )
+    if not resume:
+        raise InputError(f"{place} exists already; choose another --name, or pass --overwrite to replace it")
+
+
+def finish_best(config: RunConfig, best: Row, tracker: Tracker, *, resume: bool, overwrite: bool) -> None:
+    """Retrain the best configuration, score it once on the test part, and register it.
+
+    Parameters
+    ----------
+    config
+        The base recipe.
+    best
+        The trial with the best validation score.
+    tracker
+        MLflow run of the sweep.
+    resume
+        Go on with a retraining that was cut off.
+    overwrite
+        Replace an earlier one.
+    """
+    recipe = replace(trial_config(config, best["choice"], best_name(config), config.runs), cluster=config.cluster)
+    begun = (Path(recipe.runs) / recipe.name / "prepared.json").is_file()
+    print(f"retraining the best of the sweep, {in_words(best['choice'])}, as {recipe.name}")
+    run = train(recipe, resume=begun and resume, overwrite=overwrite)
+    tracker.tag("best_run", str(run.read("tracking.json")["run_id"]))
+    register(RegisterConfig(run=str(run.folder), name=config.name))

@@ -1,0 +1,85 @@
+"""How a sweep's trials share cores, GPUs and memory. Pure arithmetic; Ray is asked elsewhere."""
+
+from collections.abc import Mapping
+
+from datasets.errors import InputError
+from pipeline.config import RunConfig
+from pipeline.planning.memory import Memory, memory_of_worker
+
+Resources = dict[str, float]
+DRIVER: Resources = {"memory": 1e6}
+"""What the driver of a trial with workers of its own holds: no core, which would starve them; Ray wants something."""
+
+
+def worker_threads(config: RunConfig) -> int:
+    """Return the cores of each worker of a trial."""
+    return config.cluster.cpus_per_worker or 1
+
+
+def check_shares(config: RunConfig) -> None:
+    """Refuse shares of GPUs that no trial can have.
+
+    Raises
+    ------
+    InputError
+        With the setting, its value, and what to set instead.
+    """
+    gpus, workers = config.sweep.gpus, config.cluster.workers
+    if not 0 < gpus <= 1:
+        raise InputError(
+            f"sweep.gpus is {gpus:g}; a worker computes on one GPU or a share of it, so take a number above 0 up to 1, "
+            "and cluster.workers for trials on several GPUs"
+        )
+    if gpus < 1 and not config.cluster.gpu:
+        raise InputError(f"sweep.gpus is {gpus:g}, but cluster.gpu is false; set that to true")
+    if gpus < 1 and workers > 1:
+        raise InputError(
+            f"sweep.gpus is {gpus:g}, but the workers of one trial cannot share a GPU (NCCL refuses it); set it to 1, "
+            "or cluster.workers to 1"
+        )
+
+
+def worker_share(config: RunConfig) -> Resources:
+    """Return what one worker of a trial takes."""
+    share: Resources = {"CPU": float(worker_threads(config))}
+    return share | {"GPU": float(config.sweep.gpus)} if config.cluster.gpu else share
+
+
+def trial_share(config: RunConfig) -> Resources:
+    """Return what Tune reserves for a trial: its one worker, or the driver alone, whose workers Train reserves."""
+    return dict(DRIVER) if config.cluster.workers > 1 else worker_share(config)
+
+
+def trials_at_once(config: RunConfig, total: Mapping[str, float]) -> int:
+    """Return how many trials run at once: `sweep.concurrent`, or as many as `total` resources hold.
+
+    Raises
+    ------
+    InputError
+        Where not even one fits this machine; a cluster that was joined may grow.
+    """
+    workers = max(config.cluster.workers, 1)
+    need = {kind: amount * workers for kind, amount in worker_share(config).items()}
+    # Shares of a GPU do not add up over GPUs: each holds whole trials.
+    fits = [
+        int(total.get(kind, 0)) * int(1 / amount) if amount < 1 else int(total.get(kind, 0) // amount)
+        for kind, amount in need.items()
+    ]
+    if min(fits) < 1 and config.cluster.address == "local":
+        kind = min(zip(fits, need, strict=True))[1]
+        raise InputError(
+            f"a trial takes {need[kind]:g} {kind}, but there are {total.get(kind, 0):g}; take fewer cluster.workers"
+            + (" or a lower cluster.cpus_per_worker" if kind == "CPU" else " or set cluster.gpu to false")
+        )
+    return min(config.sweep.concurrent or max(min(fits), 1), config.sweep.trials)
+
+
+def memory_of_trial(config: RunConfig, at_once: int) -> Memory | None:
+    """Return what a worker of a trial may fill: what `training.memory` says, or its share of this machine."""
+    found = memory_of_worker(config)
+    if found is None or config.training.memory is not None:
+        return found
+    if config.cluster.address != "local":
+        return None
+    share = config.sweep.gpus if config.cluster.gpu else 1 / at_once
+    return Memory(int(found.size * share), f"{found.where}, for each of {at_once} trials at once")

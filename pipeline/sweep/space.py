@@ -1,0 +1,199 @@
+"""The search space of a sweep: what it may hold, the recipe of one choice, and what the planner says of it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from datasets.errors import InputError
+from datasets.volume import Volume
+from models.config import ConfigError, hourglass
+from models.peak import Workload, prediction_peak, training_peak
+from pipeline.config import RunConfig
+from pipeline.config_sweep import LAYOUT, SEARCHED, Range, SweepConfig
+from pipeline.planning.memory import check_training, planned_step
+from pipeline.sweep.shares import worker_threads
+
+Choice = dict[str, Any]
+"""The value of each searched part: ``{"depth": 10, "rank": 8, "levels": 2, "rate": 0.003}``."""
+
+
+def check_space(config: RunConfig) -> None:
+    """Refuse a search space that holds impossible networks, or objectives that cannot be searched for.
+
+    Raises
+    ------
+    InputError
+        With the setting, its value, and what to set instead.
+    """
+    sweep = config.sweep
+    for name, lowest in (("depth", 1), ("rank", 1), ("levels", 0), ("batch", 1)):
+        values = getattr(sweep, name)
+        if values and min(values) < lowest:
+            raise InputError(f"sweep.{name} is {values}; no value may be below {lowest}")
+    for name in ("step", "rate"):
+        values = getattr(sweep, name)
+        if isinstance(values, Range) and not 0 < values.low < values.high:
+            raise InputError(
+                f"sweep.{name} goes from low {values.low:g} to high {values.high:g}; it must be 0 < low < high"
+            )
+        if isinstance(values, list) and values and not min(values) > 0:
+            raise InputError(f"sweep.{name} is {values}; every value must be above 0")
+    for name in ("trials", "grace"):
+        if getattr(sweep, name) < 1:
+            raise InputError(f"sweep.{name} is {getattr(sweep, name)}; it must be 1 or more")
+    if sweep.reduction < 2:
+        raise InputError(f"sweep.reduction is {sweep.reduction}; ASHA keeps one of 2 or more")
+    if sweep.concurrent < 0:
+        raise InputError(f"sweep.concurrent is {sweep.concurrent}; it must be 1 or more, or 0 for as many as fit")
+    _check_objectives(sweep)
+    _check_layout(config)
+    if not sweep.domains:
+        raise InputError(f"sweep holds nothing to search; list values for one of {', '.join(SEARCHED)}")
+    if sweep.batch and min(sweep.batch) < config.cluster.workers:
+        raise InputError(
+            f"sweep.batch holds {min(sweep.batch)}, but cluster.workers is {config.cluster.workers}, so some workers "
+            "would have nothing to do; raise the batch, or take fewer workers"
+        )
+
+
+def _check_objectives(sweep: SweepConfig) -> None:
+    if "score" not in sweep.objectives or len(set(sweep.objectives)) < len(sweep.objectives):
+        raise InputError(
+            f"sweep.objectives is {list(sweep.objectives)}; name score, and beside it any of parameters, memory and "
+            "time, each once"
+        )
+
+
+def _check_layout(config: RunConfig) -> None:
+    sweep = config.sweep
+    given = [name for name in LAYOUT if getattr(sweep, name)]
+    if not given:
+        return
+    if len(given) < len(LAYOUT):
+        missing = [name for name in LAYOUT if name not in given]
+        raise InputError(
+            f"sweep.{missing[0]} is empty, but depth, levels and rank make an hourglass together; give each at least "
+            "one value, or set all three to [] to keep network.layers"
+        )
+    need = 2 * max(sweep.levels) + 1
+    if min(sweep.depth) < need:
+        raise InputError(
+            f"sweep.depth holds {min(sweep.depth)}, but {max(sweep.levels)} levels and back take at least {need} "
+            "layers; raise the depth or lower sweep.levels"
+        )
+    if isinstance(config.network.step, list) and not sweep.step:
+        raise InputError(
+            "network.step lists a step for each layer, but sweep.depth makes other layers; set network.step to one "
+            "number, or search it by sweep.step"
+        )
+
+
+def trial_config(config: RunConfig, choice: Choice, name: str, runs: str | Path) -> RunConfig:
+    """Make the recipe of one trial.
+
+    Parameters
+    ----------
+    config
+        The base recipe.
+    choice
+        Value of each searched part.
+    name, runs
+        Name of the trial's run, and folder of the sweep's runs.
+    """
+    network, training = config.network, config.training
+    if "depth" in choice:
+        layers = hourglass(choice["depth"], choice["rank"], choice["levels"])
+        # A step for each of the base recipe's layers says nothing about others; the choice replaces it.
+        network = replace(network, layers=layers, step=choice.get("step", network.step))
+    network = replace(network, **{key: choice[key] for key in ("coarsening", "step") if key in choice})
+    training = replace(training, **{key: choice[key] for key in ("rate", "batch") if key in choice})
+    workers = config.cluster.workers if config.cluster.workers > 1 else 0
+    place = replace(config.cluster, workers=workers, cpus_per_worker=worker_threads(config))
+    return replace(config, name=name, runs=str(runs), network=network, training=training, cluster=place)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a trial costs, known before it starts.
+
+    Attributes
+    ----------
+    parameters
+        Weights.
+    memory
+        Planned peak of a worker in bytes: of a training step, or of the validation where that needs more.
+    """
+
+    parameters: int
+    memory: int
+
+
+def trial_cost(config: RunConfig, volume: Volume) -> Cost:
+    """Plan a trial's recipe on its volume.
+
+    Raises
+    ------
+    InputError, ConfigError
+        Where it cannot fit, or cannot be.
+    """
+    segmenter, work = planned_step(config, volume)
+    mapped = work.sizes if check_training(config, volume) else volume.shape
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in segmenter.parameters()),
+        memory=max(training_peak(segmenter, work), prediction_peak(segmenter, Workload(mapped))),
+    )
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Turns away what cannot run, before anything is started.
+
+    Attributes
+    ----------
+    config
+        The base recipe; its `training.memory` is what a worker may fill.
+    volume
+        Its volume.
+    """
+
+    config: RunConfig
+    volume: Volume
+
+    def refusal(self, choice: Choice) -> str | None:
+        """Say why a choice cannot run, in a sentence; None where it can."""
+        try:
+            recipe = trial_config(self.config, choice, "trial", self.config.runs)
+            trial_cost(recipe, self.volume)
+        except (InputError, ConfigError) as error:
+            return str(error)
+        return None
+
+
+def smallest(config: RunConfig, refusal: Callable[[Choice], str | None]) -> Choice:
+    """Return a choice of few weights and a small batch that can run: the one that a sweep is checked with.
+
+    Raises
+    ------
+    InputError
+        Where not even such a choice can run.
+    """
+    reason = None
+    for choice in _small_choices(config.sweep):
+        reason = refusal(choice)
+        if reason is None:
+            return choice
+    raise InputError(f"no configuration of the sweep can run; of a small one the planner says: {reason}")
+
+
+def _small_choices(sweep: SweepConfig) -> Iterable[Choice]:
+    """List the choices with the least depth, rank and batch, at all levels and kinds of coarsening."""
+    lists: dict[str, list[Any]] = {}
+    for name, values in sweep.domains.items():
+        if isinstance(values, Range):
+            lists[name] = [values.low]
+        else:
+            lists[name] = list(values) if name in ("levels", "coarsening") else [min(values)]
+    for combination in product(*lists.values()):
+        yield dict(zip(lists, combination, strict=True))

@@ -1,0 +1,142 @@
+"""One trial of a sweep: trained in Tune's own process, or by Ray Train on several workers, and reported as it goes.
+
+A trial never sees the test part: it is searched by validation alone.
+"""
+
+import contextlib
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import ray.tune
+import torch
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from pipeline.config import RunConfig
+from pipeline.run import Run
+from pipeline.sweep.space import Choice, Cost, trial_config, trial_cost
+from pipeline.tracking.journal import Journal, read_history
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.checkpoint import (
+    Meta,
+    Snapshot,
+    best_checkpoint,
+    latest_checkpoint,
+    read_meta,
+    whole_checkpoints,
+)
+from pipeline.training.context import Context
+from pipeline.training.loop import fit
+from pipeline.training.prepare import prepare
+from pipeline.training.storage import directory_storage
+from pipeline.training.train import open_tracking
+
+
+def trial_name(trial_id: str) -> str:
+    """Name a trial's run, its folder, and Ray's folder for its logs."""
+    return f"trial-{trial_id}"
+
+
+class Gauge:
+    """What a trial reports at each validation.
+
+    Parameters
+    ----------
+    run
+        The trial's run; what it has reached already is where counting begins.
+    cost
+        What it costs, as planned.
+    run_id
+        Its MLflow run.
+    """
+
+    def __init__(self, run: Run, cost: Cost, run_id: str) -> None:
+        newest = latest_checkpoint(run.checkpoints)
+        self.first = 0 if newest is None else read_meta(newest).step
+        self.best = max((read_meta(path).score for path in whole_checkpoints(run.checkpoints)), default=-1.0)
+        self.run, self.cost, self.run_id = run, cost, run_id
+
+    def read(self, step: int, score: float) -> dict[str, Any]:
+        """Return the report of a validation."""
+        self.best = max(self.best, score)
+        return {
+            "score": self.best,
+            "step": step,
+            "time": median(row["seconds"] for row in read_history(self.run)),
+            **asdict(self.cost),
+            "run_id": self.run_id,
+        }
+
+
+class Relay(TuneReportCallback):
+    """Passes what the workers report to Ray Train on to Ray Tune, as the trial's report.
+
+    Parameters
+    ----------
+    gauge
+        The trial's.
+    """
+
+    def __init__(self, gauge: Gauge) -> None:
+        super().__init__()
+        self.gauge = gauge
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Pass a validation on."""
+        super().after_report(run_context, [self.gauge.read(metrics[0]["step"], metrics[0]["score"])], None)
+
+
+def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) -> None:
+    """Train one trial in its own process, or drive its workers from there.
+
+    Parameters
+    ----------
+    choice
+        Value of each searched part.
+    config
+        The base recipe.
+    folder
+        Folder of the sweep.
+    parent
+        MLflow run of the sweep.
+    """
+    place = Path(folder) / trial_name(ray.tune.get_context().get_trial_id())
+    known = (place / "prepared.json").is_file()
+    run = Run.open(place) if known else prepare(trial_config(config, choice, place.name, folder))
+    run_id = open_tracking(run, parent=parent)
+    tracker = Tracker(run.tracking_uri, run_id)
+    for name, value in choice.items():
+        tracker.tag(f"sweep.{name}", str(value))
+    gauge = Gauge(run, trial_cost(run.config, run.volume), run_id)
+    try:
+        if run.config.cluster.workers:
+            from pipeline.training.worker import train_on_ray
+
+            train_on_ray(run, run_id, callbacks=[Relay(gauge)], finishing=False)
+        else:
+            _train_here(run, gauge, config.sweep.gpus)
+        newest = latest_checkpoint(run.checkpoints)
+        if newest is not None and read_meta(newest).step == gauge.first:
+            # It had ended before the driver was killed; without a report Tune would not count it.
+            ray.tune.report(gauge.read(gauge.first, read_meta(best_checkpoint(run.folder)).score))
+    except Exception:
+        tracker.end("FAILED")
+        raise
+    tracker.end("FINISHED")
+
+
+def _train_here(run: Run, gauge: Gauge, gpus: float) -> None:
+    torch.set_num_threads(run.config.cluster.cpus_per_worker)
+    device = torch.device("cuda" if run.config.cluster.gpu else "cpu")
+    if device.type == "cuda" and gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(gpus)  # a share is a share: nobody takes a neighbour's memory
+    journal, keep = Journal.open(run, gauge.run_id), directory_storage(run.checkpoints)
+
+    def store(snapshot: Snapshot | None, meta: Meta) -> None:
+        keep(snapshot, meta)
+        journal.tracker.flush()
+        ray.tune.report(gauge.read(meta.step, meta.score))
+
+    with contextlib.closing(journal):
+        fit(run, Context(device=device, resume=latest_checkpoint(run.checkpoints), store=store, listener=journal))

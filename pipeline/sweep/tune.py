@@ -1,0 +1,239 @@
+"""Sweeps with Ray Tune: Optuna's TPE chooses, the planner turns away, ASHA stops the weak, MLflow keeps them all."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # else Ctrl-C looks like the end of the sweep
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # what a killed driver forgets, at most
+
+import ray
+import ray.tune
+import torch
+from ray.tune.schedulers import ASHAScheduler
+
+from datasets.volume import Volume
+from pipeline.amount import show_bytes
+from pipeline.config import RunConfig
+from pipeline.sweep.folder import TURNED_AWAY, begin, reopen, sweep_folder
+from pipeline.sweep.results import Ended, check_best, finish_best, report
+from pipeline.sweep.searcher import Search
+from pipeline.sweep.shares import check_shares, memory_of_trial, trial_share, trials_at_once
+from pipeline.sweep.space import Planner, check_space, smallest, trial_config
+from pipeline.sweep.trial import run_trial, trial_name
+from pipeline.sweep.trials import DIRECTIONS, Row, in_words
+from pipeline.tracking.tracker import Status, Tracker, connect, create_run
+from pipeline.training.prepare import prepare
+from pipeline.training.train import absolute
+from pipeline.training.worker import cluster
+
+
+class Closer(ray.tune.Callback):
+    """Says how a trial ended and closes its MLflow run, as soon as Tune is done with it.
+
+    Parameters
+    ----------
+    folder
+        Folder of the sweep.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close a trial that ended by itself or was stopped."""
+        found = trial.last_result
+        print(
+            f"{trial_name(trial.trial_id)}  {in_words(trial.config)}:  validation mIoU {found.get('score', 0):.3f} "
+            f"after {found.get('step', 0)} steps",
+            flush=True,
+        )
+        close_trial(self.folder / trial_name(trial.trial_id), "FINISHED")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close a trial that failed, or whose process died."""
+        print(f"{trial_name(trial.trial_id)}  {in_words(trial.config)}:  failed", flush=True)
+        close_trial(self.folder / trial_name(trial.trial_id), "FAILED")
+
+
+def close_trial(place: Path, status: Status, *, only_running: bool = False) -> None:
+    """End the MLflow run of a trial, where it has come to have one."""
+    path = place / "tracking.json"
+    if not path.is_file():
+        return
+    known = json.loads(path.read_text())
+    if not only_running or connect(known["uri"]).get_run(known["run_id"]).info.status == "RUNNING":
+        Tracker(known["uri"], known["run_id"]).end(status)
+
+
+def collect(results: Any) -> Ended:
+    """Take from Tune's results what a sweep reports: a row a trial, and the errors of those that failed."""
+    ended = Ended()
+    for result in (results[number] for number in range(len(results))):
+        if result.error is not None:
+            ended.failed.append(str(result.error))
+        elif result.metrics and "run_id" in result.metrics:
+            kept = {name: result.metrics[name] for name in (*DIRECTIONS, "step", "run_id")}
+            ended.rows.append({"choice": result.config, "trial": Path(result.path).name, **kept})
+    return ended
+
+
+def tune(
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, finish: bool = False
+) -> list[dict[str, Any]]:
+    """Run a sweep and print the table of its trials. It searches on the validation part; the test part stays unseen.
+
+    Parameters
+    ----------
+    config
+        The recipe; its ``sweep`` part holds the search space.
+    resume
+        Go on with the sweep of this name.
+    overwrite
+        Replace the sweep of this name, once the new one has a result.
+    finish
+        Retrain the best, score it once on the test part, and register it.
+
+    Returns
+    -------
+    list of dict
+        A row a trial, best validation first.
+
+    Raises
+    ------
+    InputError, ConfigError
+        Where the recipe cannot work, before any trial starts.
+    """
+    config = absolute(config)
+    check_space(config)
+    check_shares(config)
+    folder = (Path(config.runs) / f"{config.name}-sweep").resolve()
+    uri = config.tracking.uri or f"sqlite:///{folder.parent / 'mlflow.db'}"
+    experiment = config.tracking.experiment or config.name
+    config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
+    if finish:
+        check_best(config, resume=resume, overwrite=overwrite)
+    connect(uri)
+    with sweep_folder(folder, resume=resume, overwrite=overwrite):
+        state = reopen(folder, config) if resume else _begin(config, folder, uri, experiment)
+        rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"]))
+    if finish:
+        finish_best(config, rows[0], Tracker(uri, state["run_id"]), resume=resume, overwrite=overwrite)
+    return rows
+
+
+def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[str, Any]:
+    """Check everything that can be checked before Ray starts, and open the sweep's folder and its MLflow run."""
+    at_once = 1
+    if config.cluster.address == "local":
+        workers = max(config.cluster.workers, 1)
+        cores = max(os.cpu_count() or 1, workers * (config.cluster.cpus_per_worker or 1))
+        at_once = trials_at_once(config, {"CPU": cores, "GPU": torch.cuda.device_count()})
+    memory = memory_of_trial(config, at_once)
+    planned = _within(config, memory.size if memory else None)
+    if memory is not None:
+        print(f"memory of a trial's worker: {show_bytes(memory.size)} {memory.where}")
+    choice = smallest(planned, Planner(planned, Volume.open(config.data)).refusal)
+    shutil.rmtree(prepare(trial_config(planned, choice, "checked", folder)).folder)
+    run_id = create_run(
+        uri,
+        experiment,
+        folder.name,
+        parameters={
+            f"sweep.{name}": value for name, value in (config.sweep.domains | {"trials": config.sweep.trials}).items()
+        }
+        | {"sweep.objectives": config.sweep.objectives},
+        tags={"folder": str(folder)},
+        artifacts=folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
+    )
+    state = {"run_id": run_id, "memory": None if memory is None else memory.size}
+    begin(folder, config, state)
+    return state
+
+
+def _within(config: RunConfig, memory: int | None) -> RunConfig:
+    """Return the recipe of workers that may fill so much memory, in all their trials and after every restart."""
+    if memory is None:
+        return config
+    return replace(config, training=replace(config.training, memory=f"{memory / 1e6:.6f}MB"))
+
+
+def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
+    """Run or go on with the trials; leaves table and pictures in the folder and in MLflow."""
+    status: Status = "FAILED"
+    tracker.reopen()
+    try:
+        with cluster(config.cluster), _stopped_by_sigterm():
+            results = _tuner(config, folder, tracker.run_id).fit()
+        rows = report(config, folder, tracker, collect(results))
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        print("the sweep stopped; go on with the same command and --resume")
+        raise
+    finally:
+        for place in folder.glob("trial-*"):
+            close_trial(place, "KILLED", only_running=True)
+        tracker.end(status)
+    return rows
+
+
+def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
+    """Make Tune's driver, or restore the one that was killed; ASHA then compares anew, which stops fewer trials."""
+    sweep = config.sweep
+    trainable = ray.tune.with_resources(
+        ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent), trial_share(config)
+    )
+    place, log = folder / "tune", folder / TURNED_AWAY
+    if ray.tune.Tuner.can_restore(str(place)):
+        return ray.tune.Tuner.restore(str(place), trainable, resume_unfinished=True, resume_errored=True)
+    search = Search(
+        sweep.domains,
+        {name: DIRECTIONS[name] for name in sweep.objectives},
+        config.training.seed,
+        Planner(config, Volume.open(config.data)).refusal,
+        log,
+    )
+    asha = ASHAScheduler(
+        time_attr="step",
+        metric="score",
+        mode="max",
+        grace_period=sweep.grace * config.training.validate_every,
+        reduction_factor=sweep.reduction,
+        max_t=10**9,  # the recipe ends a training, and not its scheduler, so that it can close its run
+    )
+    return ray.tune.Tuner(
+        trainable,
+        tune_config=ray.tune.TuneConfig(
+            num_samples=sweep.trials,
+            search_alg=search,
+            scheduler=asha if sweep.stops_early else None,
+            max_concurrent_trials=trials_at_once(config, ray.cluster_resources()),
+            trial_dirname_creator=_dirname,
+        ),
+        run_config=ray.tune.RunConfig(name=place.name, storage_path=str(folder), verbose=0, callbacks=[Closer(folder)]),
+    )
+
+
+def _dirname(trial: Any) -> str:
+    return trial_name(trial.trial_id)
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, as `ray job stop` sends it, end the sweep as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

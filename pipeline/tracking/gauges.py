@@ -1,0 +1,46 @@
+"""The numbers of a run as gauges on Ray: what its metrics page and Prometheus show of a run while it trains."""
+
+from ray.util.metrics import Gauge
+
+from pipeline.training.context import Listener
+
+SHOWN = {
+    "loss": "Training loss of the last step.",
+    "validation/miou": "Mean IoU of the last validation.",
+    "waiting_share": "Share of the step time spent waiting for samples.",
+    "voxels_per_second": "Cells trained on in a second, over all workers.",
+    "peak_memory_mib": "Peak memory of the worker so far, in MiB.",
+    "inversion_error": "Relative error of the input that the last backward pass recovered.",
+}
+"""Numbers that are shown, with what they are."""
+
+
+class Gauges:
+    """A listener that shows numbers on Ray and passes everything on to another.
+
+    Parameters
+    ----------
+    listener
+        The other: the run's journal.
+    run
+        Name of the run, a tag of each gauge.
+    """
+
+    def __init__(self, listener: Listener, run: str) -> None:
+        self.listener = listener
+        self._tags = {"run": run}
+        self._step = Gauge("telegrapher_step", "Steps taken.", ("run",))
+        self._gauges = {
+            key: Gauge(f"telegrapher_{key.replace('/', '_')}", text, ("run",)) for key, text in SHOWN.items()
+        }
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Show the numbers of one step; those of the last validation stay."""
+        self.listener.metrics(step, values)
+        self._step.set(step, self._tags)
+        for key in SHOWN.keys() & values.keys():
+            self._gauges[key].set(values[key], self._tags)
+
+    def progress(self, line: str) -> None:
+        """Pass a line on."""
+        self.listener.progress(line)

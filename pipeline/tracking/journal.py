@@ -1,0 +1,63 @@
+"""What rank 0 writes down: each step's numbers as JSON lines in the run's folder, and the same to MLflow."""
+
+import json
+import sys
+from collections.abc import Mapping
+
+from pipeline.run import Run
+from pipeline.tracking.lines import Lines
+from pipeline.tracking.session import note_machine
+from pipeline.tracking.tracker import Tracker
+
+_NAME = "history.jsonl"
+
+
+def read_history(run: Run) -> list[dict[str, float]]:
+    """Read the numbers of every step, oldest first; of a step that was taken twice, the later."""
+    path = run.folder / _NAME
+    if not path.is_file():
+        return []
+    rows: dict[int, dict[str, float]] = {}
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # cut off when the process was killed
+            continue
+        rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+class Journal:
+    """A listener that writes to the run's folder and to MLflow.
+
+    Parameters
+    ----------
+    run
+        The run.
+    tracker
+        Its MLflow run.
+    """
+
+    def __init__(self, run: Run, tracker: Tracker) -> None:
+        self.run, self.tracker = run, tracker
+        self._lines = Lines(run.folder / _NAME)
+
+    @classmethod
+    def open(cls, run: Run, run_id: str) -> "Journal":
+        """Open the journal of a run that MLflow knows as `run_id`, and note on which machine it goes on."""
+        note_machine(run)
+        return cls(run, Tracker(run.tracking_uri, run_id, run.outbox))
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the numbers of one step."""
+        self._lines.add({"step": step, **values})
+        self.tracker.metrics(step, values)
+
+    def progress(self, line: str) -> None:
+        """Print one line."""
+        print(line, file=sys.stdout, flush=True)
+
+    def close(self) -> None:
+        """Hand MLflow what waits, as far as it answers."""
+        self._lines.close()
+        self.tracker.close()

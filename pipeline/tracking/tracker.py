@@ -1,0 +1,193 @@
+"""MLflow runs: created and ended by the driver, fed by rank 0, which may restart in between."""
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from datasets.errors import InputError
+from pipeline.tracking.outbox import Entry, Outbox
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+def connect(uri: str) -> MlflowClient:
+    """Open a tracking store and make sure that it answers.
+
+    Raises
+    ------
+    InputError
+        Where it does not.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    for noisy in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:  # the store's driver decides the type: HTTP, SQL, file system
+        raise InputError(
+            f"MLflow does not answer at {uri} ({str(error).splitlines()[0]}); start the server, or set tracking.uri "
+            "(none means SQLite beside the runs)"
+        ) from error
+    return client
+
+
+def create_run(
+    uri: str,
+    experiment: str,
+    name: str,
+    *,
+    parameters: Mapping[str, Any],
+    tags: Mapping[str, str],
+    artifacts: Path | None = None,
+    parent: str | None = None,
+) -> str:
+    """Create a run.
+
+    Parameters
+    ----------
+    uri
+        Tracking URI.
+    experiment
+        Experiment, made where it does not exist.
+    name
+        Name of the run.
+    parameters
+        Flat configuration.
+    tags
+        Code version, data hash and the like.
+    artifacts
+        Folder for the artifacts of a new experiment; none leaves it to the server.
+    parent
+        Run that this one is a child of.
+
+    Returns
+    -------
+    str
+        The run's id.
+    """
+    client = connect(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        location = None if artifacts is None else artifacts.resolve().as_uri()
+        try:
+            experiment_id = client.create_experiment(experiment, artifact_location=location)
+        except MlflowException:  # somebody else made it in between
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                raise
+            experiment_id = found.experiment_id
+    else:
+        experiment_id = found.experiment_id
+    marks = dict(tags) | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+    run_id: str = client.create_run(experiment_id, run_name=name, tags=marks).info.run_id
+    client.log_batch(
+        run_id,
+        params=[Param(key, str(value)[:6000]) for key, value in parameters.items()],
+        tags=[RunTag(key, value) for key, value in marks.items()],
+    )
+    return run_id
+
+
+class Tracker:
+    """Feeds one run.
+
+    Parameters
+    ----------
+    uri
+        Tracking URI.
+    run_id
+        The run.
+    outbox
+        File for what MLflow has not got yet. With it nothing here waits for MLflow or fails with it; without, each
+        call sends at once.
+    """
+
+    def __init__(self, uri: str, run_id: str, outbox: Path | None = None) -> None:
+        self.uri, self.run_id = uri, run_id
+        self._client = None if outbox else connect(uri)
+        self._outbox = Outbox(outbox, self._send, f"MLflow at {uri}") if outbox else None
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of one step."""
+        now = int(time.time() * 1000)
+        self._post("metrics", [[key, float(value), now, step] for key, value in values.items()])
+
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag."""
+        self._post("tag", key, value)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Upload a file."""
+        self._post("artifact", str(path), folder)
+
+    def artifacts(self, source: Path, folder: str) -> None:
+        """Upload a folder."""
+        self._post("artifacts", str(source), folder)
+
+    def reopen(self) -> None:
+        """Mark a run that goes on as running again; with an outbox, the next to open it says so."""
+        if self._outbox:
+            self._outbox.post(["status", "RUNNING"], later=True)
+        else:
+            self._send([["status", "RUNNING"]])
+
+    def end(self, status: Status) -> None:
+        """Send what waits and close the run."""
+        self._post("status", status)
+        self.close()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._outbox:
+            self._outbox.flush()
+
+    def close(self) -> None:
+        """Send what waits, as far as MLflow answers, and end."""
+        if self._outbox:
+            self._outbox.close()
+
+    def _post(self, *entry: Any) -> None:
+        if self._outbox:
+            self._outbox.post(list(entry))
+        else:
+            self._send([list(entry)])
+
+    def _send(self, entries: list[Entry]) -> None:
+        """Send entries in order; numbers that follow each other travel together. Sending twice changes nothing."""
+        if self._client is None:
+            self._client = connect(self.uri)
+        for kind, group in itertools.groupby(entries, key=lambda entry: entry[0]):
+            if kind == "metrics":
+                metrics = [Metric(*row) for entry in group for row in entry[1]]
+                for start in range(0, len(metrics), 1000):
+                    self._client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
+                continue
+            for entry in group:
+                self._send_one(kind, *entry[1:])
+
+    def _send_one(self, kind: str, *what: Any) -> None:
+        assert self._client is not None
+        if kind == "tag":
+            self._client.set_tag(self.run_id, *what)
+        elif kind == "status":
+            if what[0] == "RUNNING":
+                self._client.update_run(self.run_id, what[0])
+            else:
+                self._client.set_terminated(self.run_id, what[0])
+        elif not Path(what[0]).exists():
+            print(f"{what[0]} is gone before MLflow got it", flush=True)
+        elif kind == "artifact":
+            self._client.log_artifact(self.run_id, *what)
+        else:
+            self._client.log_artifacts(self.run_id, *what)

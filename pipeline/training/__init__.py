@@ -1,0 +1,1 @@
+"""One run, from the refusal of what cannot work to the last checkpoint."""

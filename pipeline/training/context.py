@@ -1,0 +1,86 @@
+"""What surrounds the training loop: ranks, checkpoint storage, the wish to stop, and where the numbers go."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from pipeline.training.checkpoint import Meta, Snapshot
+
+
+class Listener(Protocol):
+    """Where the numbers of a run go: MLflow, the terminal, or nowhere."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Take the numbers of one step."""
+
+    def progress(self, line: str) -> None:
+        """Take one line for the terminal."""
+
+
+class Silent:
+    """A listener that hears nothing."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Ignore."""
+
+    def progress(self, line: str) -> None:
+        """Ignore."""
+
+
+def _no_storage(snapshot: Snapshot | None, meta: Meta) -> None:
+    """Keep nothing."""
+
+
+@dataclass
+class Context:
+    """What surrounds the loop.
+
+    Attributes
+    ----------
+    rank, world
+        This worker and the number of workers.
+    device
+        Where the network runs.
+    resume
+        Checkpoint folder to go on from.
+    store
+        Takes the snapshot of a checkpoint (rank 0) or takes part in the hand-over (other ranks, None).
+    interrupted
+        Whether somebody asked this run to stop.
+    listener
+        Where the numbers go; only rank 0 speaks.
+    wrap
+        Wraps the model for data-parallel training.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    resume: Path | None = None
+    store: Callable[[Snapshot | None, Meta], None] = _no_storage
+    interrupted: Callable[[], bool] = lambda: False
+    listener: Listener = field(default_factory=Silent)
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
+
+
+class Clock:
+    """Times steps and says what is left, leaving the first step, which pays for warming up, out of the estimate."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+        self.began = time.perf_counter()
+        self.after_first: float | None = None
+
+    def left(self, step: int) -> str:
+        """Return the time left after `step` steps as minutes and seconds."""
+        now = time.perf_counter()
+        if self.after_first is None:
+            self.after_first = now
+            return "?"
+        seconds = (now - self.after_first) / max(step - self.start - 1, 1) * (self.stop - step)
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

@@ -1,0 +1,76 @@
+"""The end of a training run: the best weights are scored on the test part, drawn, and logged."""
+
+import torch
+
+from pipeline.pictures.run import draw
+from pipeline.planning.tiling import read_from
+from pipeline.registry.card import model_card
+from pipeline.registry.description import describe_run
+from pipeline.report.report import write_report
+from pipeline.run import Run
+from pipeline.scoring.leaks import leak_metrics, report_leaks
+from pipeline.scoring.metrics import confusion, scores
+from pipeline.tracking.journal import Journal, read_history
+from pipeline.training.checkpoint import best_checkpoint, load_segmenter, read_meta
+from pipeline.training.loop import Outcome, peak_memory, predict_classes
+from pipeline.training.reading import summarise_reading
+
+
+def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -> None:
+    """Score, draw and log the best checkpoint; an interrupted run only notes where it stopped.
+
+    Parameters
+    ----------
+    run
+        The run; its folder receives ``metrics.json``, ``leaks.json``, the pictures and the report.
+    outcome
+        How the loop ended.
+    journal
+        The run's journal.
+    device
+        Where the network runs.
+    """
+    tracker = journal.tracker
+    run.write("outcome.json", {"step": outcome.progress.step, "interrupted": outcome.interrupted})
+    if outcome.interrupted:
+        tracker.flush()
+        return
+    best = best_checkpoint(run.folder)
+    step = read_meta(best).step
+    model = load_segmenter(best).to(device)
+    volume, names = run.volume, run.volume.classes
+    raw = volume.read()
+    prediction = predict_classes(model, run, device, read=read_from(raw))
+    factor = int(model.factor)
+    target = volume.read_labels(run.split, "test", factor=factor)
+    matrix = confusion(prediction, target, len(names))
+    measured = scores(matrix)
+    flat = {f"test/{key}": value for key, value in measured.as_dict(names).items()}
+    history = read_history(run)
+    leaks = report_leaks(run)
+    errors = [row["inversion_error"] for row in history if "inversion_error" in row]
+    summary = {
+        "best_step": step,
+        "steps": outcome.progress.step,
+        "validation_miou": outcome.progress.best_score,
+        "confusion": matrix.tolist(),
+        "inversion_error": max(errors, default=None),
+        "peak_memory_mib": peak_memory(device),
+        "leaks": leaks.statement(),
+        "reading": summarise_reading(history),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **flat,
+    }
+    run.write("metrics.json", summary)
+    card = run.folder / "model-card.md"
+    card.write_text(model_card(run.config.name, describe_run(run, model), summary))
+    flat |= leak_metrics(leaks)
+    tracker.metrics(outcome.progress.step, {key: value for key, value in flat.items() if value == value})
+    for path in draw(run, raw, prediction, matrix, history, factor):
+        tracker.artifact(path, "pictures")
+    for path in (run.folder / "metrics.json", run.folder / "leaks.json", card):
+        tracker.artifact(path)
+    tracker.artifacts(run.folder / "split.zarr", "split.zarr")
+    tracker.artifact(write_report(run))
+    tracker.tag("best_step", str(step))
+    tracker.flush()

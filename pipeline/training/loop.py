@@ -1,0 +1,231 @@
+"""The training loop in plain torch: resumable at any step, the same with and without Ray."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets.errors import InputError
+from datasets.loader import Loader
+from models.segmenter import Segmenter
+from models.watch import GridOverflowError, Watch
+from pipeline.planning.tiling import OutputGrid, Read, map_cells
+from pipeline.run import Run
+from pipeline.scoring.metrics import Scores, confusion, scores
+from pipeline.training.context import Clock, Context
+from pipeline.training.reading import ReadingMeter
+from pipeline.training.state import UNSCORED, Progress, Training
+from pipeline.training.step import NonFiniteError, StepResult, train_step
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the loop ended.
+
+    Attributes
+    ----------
+    progress
+        The last record.
+    interrupted
+        Whether it was asked to stop before its end.
+    model
+        The network with its last weights.
+    best
+        State dict of the best validation, where this process has seen it.
+    """
+
+    progress: Progress
+    interrupted: bool
+    model: nn.Module
+    best: dict[str, Tensor] | None
+
+
+def new_segmenter(run: Run) -> Segmenter:
+    """Make the network of a run with fresh weights from the run's seed."""
+    torch.manual_seed(run.config.training.seed)
+    prepared = run.prepared
+    return Segmenter(prepared.segmenter, torch.from_numpy(prepared.mean), torch.from_numpy(prepared.deviation))
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the peak memory of this process so far, in MiB: the allocator's on CUDA, resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def predict_classes(
+    model: nn.Module, run: Run, device: torch.device, *, read: Read | None = None, wanted: np.ndarray | None = None
+) -> np.ndarray:
+    """Classify a run's volume, in one piece or as `Run.tiling` has it.
+
+    Parameters
+    ----------
+    model
+        The network.
+    run
+        The run.
+    device
+        Where the network is.
+    read
+        Reads the raw data; none reads them from the volume.
+    wanted
+        As `pipeline.planning.tiling.map_cells` takes it.
+
+    Returns
+    -------
+    numpy.ndarray
+        Class indices, uint8 [*L].
+    """
+    was_training = model.training
+    model.eval()
+    grid = OutputGrid(
+        multiple=int(getattr(getattr(model, "network", None), "multiple", 1)),
+        factor=float(getattr(model, "factor", 1)),
+        gone=list(run.volume.read_slice),
+    )
+    found = map_cells(
+        lambda raw: model(raw).argmax(dim=1).to(torch.uint8),
+        read or run.volume.read,
+        run.volume.shape,
+        grid,
+        device=device,
+        tiling=run.prepared.tiling,
+        wanted=wanted,
+    )
+    model.train(was_training)
+    return found
+
+
+def validate(model: nn.Module, run: Run, device: torch.device, part: str = "validation") -> tuple[Scores, np.ndarray]:
+    """Score the network on one part of the split; returns the scores and the confusion matrix."""
+    factor = int(getattr(model, "factor", 1))
+    target = run.volume.read_labels(run.split, part, factor=factor)  # type: ignore[arg-type]
+    matrix = confusion(predict_classes(model, run, device, wanted=target >= 0), target, len(run.volume.classes))
+    return scores(matrix), matrix
+
+
+def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segmenter) -> Outcome:
+    """Train a prepared run to its end, to early stopping, or to an interruption.
+
+    Parameters
+    ----------
+    run
+        The prepared run.
+    context
+        What surrounds the loop.
+    build
+        Makes the network; the telegraph network unless a baseline is compared.
+
+    Returns
+    -------
+    Outcome
+        The last record, and whether the loop was interrupted.
+    """
+    config, recipe = run.config, run.config.training
+    training = Training(run, context, build)
+    progress = training.progress
+    weights = torch.tensor(run.prepared.weights, dtype=torch.float32, device=context.device)
+    loader = Loader(
+        run.volume,
+        run.split,
+        config.data,
+        factor=int(getattr(training.model, "factor", 1)),
+        batch=recipe.batch,
+        seed=recipe.seed,
+        augment_until=recipe.augment_until if recipe.augment else 0,
+        workers=config.cluster.loader_workers,
+        prefetch_bytes=config.cluster.prefetch_bytes,
+        rank=context.rank,
+        world=context.world,
+    )
+    clock, spoken = Clock(progress.step, recipe.steps), -math.inf
+    meter = ReadingMeter(loader, getattr(run.volume, "traffic", None))
+    result: StepResult | None = None
+    score = progress.best_score
+    with closing(loader.steps(progress.step, recipe.steps)) as steps:
+        for samples in steps:
+            if recipe.patience and progress.stale >= recipe.patience:
+                break
+            training.parallel.train()
+            started = time.perf_counter()
+            try:
+                result = train_step(
+                    training.parallel,
+                    training.optimiser,
+                    samples,
+                    weights,
+                    micro_batch=recipe.micro_batch,
+                    clip=recipe.clip,
+                    interrupted=context.interrupted(),
+                )
+            except GridOverflowError as error:
+                raise InputError(f"step {progress.step + 1}: {error}; earlier checkpoints are kept") from error
+            except NonFiniteError as error:
+                raise InputError(f"step {progress.step + 1}: {error}; {training.way_out()}") from error
+            rate = float(training.schedule.get_last_lr()[0])
+            training.schedule.step()
+            progress.step += 1
+            seconds = time.perf_counter() - started
+            meter.step(seconds)
+            values: dict[str, float] = {
+                "loss": result.loss,
+                "gradient_norm": result.gradient_norm,
+                "rate": rate,
+                "seconds": seconds,
+                "voxels_per_second": result.voxels * context.world / seconds,
+                "waiting_share": meter.waiting_share,
+                "epoch": loader.order.epochs(progress.step * recipe.batch),
+                "peak_memory_mib": peak_memory(context.device),
+            }
+            watch: Watch | None = getattr(training.model, "watch", None)
+            if watch is not None and watch.error is not None:
+                values["inversion_error"] = float(watch.error)
+                watch.warn_of_drift()
+            due = progress.step % recipe.validate_every == 0 or progress.step == recipe.steps
+            if due:
+                measured = _validate_everywhere(training)
+                score = measured["validation/miou"]
+                values |= measured
+                training.judge(score)
+            if due or result.interrupted:
+                values |= meter.report(context.device)
+            if context.rank == 0:
+                context.listener.metrics(progress.step, values)
+                left = clock.left(progress.step)
+                if due or time.perf_counter() - spoken > 10:
+                    spoken = time.perf_counter()
+                    shown = f"validation mIoU {score:.3f}" if math.isfinite(score) else "not validated yet"
+                    context.listener.progress(
+                        f"step {progress.step}/{recipe.steps}  loss {result.loss:.4f}  {shown}  "
+                        f"{seconds:.2f} s a step  {left} left"
+                    )
+            if due or result.interrupted:
+                training.save(score if due else UNSCORED)
+            if result.interrupted:
+                break
+    interrupted = result is not None and result.interrupted
+    return Outcome(progress, interrupted, training.model, training.best)
+
+
+def _validate_everywhere(training: Training) -> dict[str, float]:
+    """Validate on rank 0 and tell the others, whose early stopping must agree."""
+    run, context = training.run, training.context
+    values = torch.zeros(4, dtype=torch.float64)
+    if context.rank == 0:
+        measured, _ = validate(training.model, run, context.device)
+        values = torch.tensor([measured.miou, measured.oa, measured.aa, measured.kappa], dtype=torch.float64)
+    if context.world > 1:
+        device = "cpu" if torch.distributed.get_backend() == "gloo" else context.device
+        values = values.to(device)
+        torch.distributed.broadcast(values, src=0)
+    miou, oa, aa, kappa = values.nan_to_num(0.0).tolist()
+    return {"validation/miou": miou, "validation/oa": oa, "validation/aa": aa, "validation/kappa": kappa}

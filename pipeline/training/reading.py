@@ -1,0 +1,129 @@
+"""What reading costs a run: time waited, samples and bytes read, and bytes fetched for each byte used."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from datasets.loader import Loader
+from pipeline.training.step import sum_over_ranks
+
+_SUMMED = ("samples", "read_mib", "fetched_mib", "used_mib", "requests", "waited_s", "step_s")
+
+
+class Traffic(Protocol):
+    """What a store counts of the bytes that it was asked for; a volume whose store counts has it as `traffic`."""
+
+    fetched: int
+    used: float
+    requests: int
+
+
+class ReadingMeter:
+    """Measures a loader between two reports, over all ranks.
+
+    Parameters
+    ----------
+    loader
+        This rank's loader.
+    traffic
+        Counter of this rank's store, where it has one. It counts everything that this process reads meanwhile, the
+        validation's reading included.
+    """
+
+    def __init__(self, loader: Loader, traffic: Traffic | None = None) -> None:
+        self._loader, self._traffic = loader, traffic
+        self._worked = 0.0
+        self._began = self._now()
+
+    def step(self, seconds: float) -> None:
+        """Add what a step took once it had its samples."""
+        self._worked += seconds
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of this rank's step time since the last report that was spent waiting for samples."""
+        now = self._now()
+        return (now["waited_s"] - self._began["waited_s"]) / max(now["step_s"] - self._began["step_s"], 1e-9)
+
+    def _now(self) -> dict[str, float]:
+        loader, traffic = self._loader, self._traffic
+        now = {
+            "samples": float(loader.samples_read),
+            "read_mib": loader.bytes_read / 2**20,
+            "waited_s": loader.waited,
+            "step_s": loader.waited + self._worked,
+        }
+        if traffic is not None:
+            stored = {"fetched_mib": traffic.fetched / 2**20, "used_mib": traffic.used / 2**20}
+            now |= stored | {"requests": float(traffic.requests)}
+        return now
+
+    def report(self, device: torch.device) -> dict[str, float]:
+        """Return the numbers since the last report, summed over the ranks, and start anew; every rank takes part.
+
+        Parameters
+        ----------
+        device
+            Where the ranks' sums are made, for NCCL.
+
+        Returns
+        -------
+        dict
+            ``reading/samples``, ``read_mib``, ``waited_s``, ``step_s`` (all ranks' seconds), ``waiting_share`` and,
+            with a counter, ``fetched_mib``, ``used_mib``, ``requests`` and ``amplification``.
+        """
+        now = self._now()
+        own = {key: value - self._began[key] for key, value in now.items()}
+        total = dict(zip(own, sum_over_ranks(list(own.values()), device), strict=True))
+        self._began = now
+        return {f"reading/{key}": value for key, value in with_ratios(total).items()}
+
+
+def with_ratios(total: Mapping[str, float]) -> dict[str, float]:
+    """Add the share of the time waited and, where bytes were fetched, the amplification."""
+    found = {**total, "waiting_share": total["waited_s"] / max(total["step_s"], 1e-9)}
+    if total.get("used_mib"):
+        found["amplification"] = total["fetched_mib"] / total["used_mib"]
+    return found
+
+
+def summarise_reading(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Sum the reports of a run, those before a restart included.
+
+    Parameters
+    ----------
+    history
+        Numbers of every step.
+
+    Returns
+    -------
+    dict
+        As `ReadingMeter.report`, without the prefix, and ``warm_waiting_share``: without the first report, whose
+        first sample nobody could read ahead. Empty where nothing was reported.
+    """
+    reports = [row for row in history if "reading/samples" in row]
+    if not reports:
+        return {}
+
+    def total(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        present = [key for key in _SUMMED if f"reading/{key}" in rows[0]]
+        return with_ratios({key: sum(row.get(f"reading/{key}", 0.0) for row in rows) for key in present})
+
+    summary: dict[str, Any] = total(reports)
+    if len(reports) > 1:
+        summary["warm_waiting_share"] = total(reports[1:])["waiting_share"]
+    return summary
+
+
+def reading_in_words(summary: Mapping[str, float]) -> str:
+    """Say a summary in one line for the terminal."""
+    warm = f" ({summary['warm_waiting_share']:.1%} once warm)" if "warm_waiting_share" in summary else ""
+    words = [
+        f"waited {summary['waiting_share']:.1%} of the step time{warm}",
+        f"{summary['samples']:,.0f} samples",
+        f"{summary['read_mib']:,.1f} MiB",
+    ]
+    if "amplification" in summary:
+        words.append(f"{summary['amplification']:.2f} bytes fetched for each one used")
+    return ", ".join(words)

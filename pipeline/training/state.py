@@ -1,0 +1,128 @@
+"""Model, optimiser, schedule and record of a run: everything that a checkpoint holds and a resumed run needs."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from datasets.errors import InputError
+from pipeline.config import TrainingConfig
+from pipeline.run import Run
+from pipeline.training.checkpoint import Meta, Snapshot, copied
+from pipeline.training.context import Context
+from pipeline.training.step import build_optimiser, rate_factor
+
+UNSCORED = -1.0
+"""Score of a checkpoint that an interruption left between two validations."""
+
+
+@dataclass
+class Progress:
+    """Early-stopping record and data cursor; part of every checkpoint.
+
+    Attributes
+    ----------
+    step
+        Optimiser steps taken: the cursor of the data too, as ``step * training.batch`` samples were taken by all ranks.
+    best_score, best_step
+        Best mean IoU on the validation part, and where.
+    stale
+        Validations since then.
+    """
+
+    step: int = 0
+    best_score: float = -math.inf
+    best_step: int = 0
+    stale: int = 0
+
+
+class Training:
+    """Model, optimiser, schedule and record of one run: what a checkpoint holds."""
+
+    def __init__(self, run: Run, context: Context, build: Callable[[Run], nn.Module]) -> None:
+        self.run, self.context = run, context
+        self.model = build(run).to(context.device)
+        self.parallel = context.wrap(self.model)
+        self.optimiser: Optimizer
+        self.schedule: LambdaLR
+        self.optimiser, self.schedule = build_optimiser(self.model, run.config.training)
+        self.progress = Progress()
+        self.best: dict[str, Tensor] | None = None
+        if context.resume is not None:
+            self._restore(context.resume)
+
+    def _restore(self, folder: Path) -> None:
+        device = self.context.device
+        self.model.load_state_dict(torch.load(folder / "model.pt", weights_only=True, map_location=device))
+        state = torch.load(folder / "training.pt", weights_only=True, map_location="cpu")
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.progress = Progress(**state["progress"])
+        self._set_rate(self.run.config.training)
+        torch.set_rng_state(state["random"])
+        if device.type == "cuda" and state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], device)
+
+    def _set_rate(self, recipe: TrainingConfig) -> None:
+        """Take another peak rate than the checkpoint's, where the resumed run was given one."""
+        if self.schedule.base_lrs == [recipe.rate] * len(self.schedule.base_lrs):
+            return
+        self.schedule.base_lrs = [recipe.rate] * len(self.schedule.base_lrs)
+        rate = recipe.rate * rate_factor(self.progress.step, recipe)
+        self.schedule._last_lr = [rate] * len(self.schedule.base_lrs)
+        for group in self.optimiser.param_groups:
+            group["initial_lr"], group["lr"] = recipe.rate, rate
+
+    def state(self) -> dict[str, Any]:
+        """Everything besides the weights that the next step depends on."""
+        device = self.context.device
+        return {
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "progress": asdict(self.progress),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
+
+    def save(self, score: float) -> None:
+        """Hand a checkpoint to the storage; every rank takes part.
+
+        Raises
+        ------
+        InputError
+            Where a weight is not finite; such a checkpoint would lead nowhere.
+        """
+        meta = Meta(self.progress.step, score)
+        for name, value in self.model.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise InputError(f"step {meta.step}: {name} is no longer finite; {self.way_out()}")
+        if self.context.rank != 0:
+            self.context.store(None, meta)
+            return
+        segmenter = self.run.prepared.segmenter.to_json()
+        self.context.store(Snapshot(meta, copied(self.model.state_dict()), copied(self.state()), segmenter), meta)
+
+    def way_out(self) -> str:
+        """Say what helps a run whose numbers have left the finite ones."""
+        recipe = self.run.config.training
+        clip = f"a training.clip below {recipe.clip:g}" if recipe.clip else "a training.clip such as 1"
+        return (
+            f"no such step is kept. Go on from the newest checkpoint with --resume and a training.rate below "
+            f"{recipe.rate:g} or {clip}; where it happens at the first step, look for values that are not finite "
+            "by `python -m pipeline inspect`"
+        )
+
+    def judge(self, score: float) -> None:
+        """Note a validation score."""
+        if score > self.progress.best_score:
+            self.progress.best_score, self.progress.best_step, self.progress.stale = score, self.progress.step, 0
+            self.best = copy.deepcopy({name: value.cpu() for name, value in self.model.state_dict().items()})
+        else:
+            self.progress.stale += 1

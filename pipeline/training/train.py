@@ -1,0 +1,215 @@
+"""The driver of a training run: prepare, open the MLflow run, train with or without Ray, close."""
+
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets.errors import InputError
+from datasets.provenance import code_version
+from pipeline.config import RunConfig
+from pipeline.planning.memory import check_training
+from pipeline.recipe import dump_recipe
+from pipeline.run import Run
+from pipeline.tracking.session import note_start
+from pipeline.tracking.tracker import Status, Tracker, connect, create_run
+from pipeline.training.checkpoint import all_checkpoints
+from pipeline.training.local import train_here
+from pipeline.training.prepare import prepare
+from pipeline.training.reading import reading_in_words
+
+_FREE = ("memory", "rate", "clip")
+"""Settings of the training that a resumed run may change: the last two are what helps against a loss of nan."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run stopped because somebody asked it to, and left a checkpoint."""
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def open_tracking(run: Run, *, parent: str | None = None) -> str:
+    """Create the MLflow run of a prepared run, or reopen the one that it has; returns its id."""
+    known = run.read("tracking.json").get("run_id")
+    if known:
+        Tracker(run.tracking_uri, known, run.outbox).reopen()
+        return str(known)
+    artifacts = run.folder.parent / "mlartifacts" if run.tracking_uri.startswith("sqlite:") else None
+    prepared = run.prepared
+    run_id = create_run(
+        run.tracking_uri,
+        run.config.tracking.experiment or run.config.name,
+        run.config.name,
+        parameters=flatten(asdict(run.config)),
+        tags={
+            "code_version": code_version(),
+            "volume_digest": prepared.volume_digest,
+            "split_digest": prepared.split_digest,
+            "folder": str(run.folder),
+            "torch": torch.__version__,
+            "machine": platform.platform(),
+        },
+        artifacts=artifacts,
+        parent=parent,
+    )
+    run.write("tracking.json", {"uri": run.tracking_uri, "run_id": run_id})
+    Tracker(run.tracking_uri, run_id).artifact(run.folder / "config.yaml")
+    return run_id
+
+
+def _reopen(config: RunConfig) -> Run:
+    run = Run.open(Path(config.runs) / config.name)
+    then, now = flatten(asdict(run.config)), flatten(asdict(absolute(config)))
+    free = ("cluster.", "tracking.", "sweep.", "runs", *(f"training.{name}" for name in _FREE))
+    changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(free)]
+    if changed:
+        key = min(changed)
+        raise InputError(
+            f"--resume: {key} is {now.get(key)!r} but {run.folder} was started with {then.get(key)!r}; "
+            "repeat the recipe it was started with, or choose another --name"
+        )
+    training = replace(run.config.training, **{name: getattr(config.training, name) for name in _FREE})
+    run = replace(run, config=replace(run.config, cluster=config.cluster, training=training))
+    if any(now[f"training.{name}"] != then[f"training.{name}"] for name in _FREE):
+        run.write_text("config.yaml", dump_recipe(run.config))  # what the workers read
+    return run
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """Make local paths absolute: workers have another current folder."""
+    source = config.data.source
+    if source and "://" not in source:
+        source = str(Path(source).resolve())
+    return replace(config, data=replace(config.data, source=source))
+
+
+def _announce(run: Run, interrupted: bool) -> None:
+    if interrupted:
+        step = run.read("outcome.json").get("step")
+        print(f"stopped at step {step} with a checkpoint; go on with the same command and --resume")
+        return
+    found = run.read("metrics.json")
+    print(
+        f"test part: OA {found['test/oa']:.3f}  AA {found['test/aa']:.3f}  kappa {found['test/kappa']:.3f}  "
+        f"mIoU {found['test/miou']:.3f}  (checkpoint of step {found['best_step']})"
+    )
+    print(f"split:       {found['leaks']}")
+    if found.get("reading"):
+        print(f"reading:     {reading_in_words(found['reading'])}")
+    print(f"run folder:  {run.folder}")
+    print(f"pictures:    {run.pictures}")
+    print(f"report:      {run.folder / 'report.html'}")
+    served = run.tracking_uri.startswith("http")
+    look = run.tracking_uri if served else f"{sys.executable} -m mlflow ui --backend-store-uri {run.tracking_uri}"
+    print(f"MLflow:      {look}")
+
+
+def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> Run:
+    """Train a recipe from start to end.
+
+    Parameters
+    ----------
+    config
+        The recipe.
+    resume
+        Go on with the run of this name, from its newest checkpoint.
+    overwrite
+        Replace the run of this name.
+
+    Returns
+    -------
+    Run
+        The finished run.
+
+    Raises
+    ------
+    InputError, ConfigError
+        Before any work starts, where recipe, volume, run folder or tracking store do not fit.
+    Interrupted
+        Where somebody asked the run to stop; it has left a checkpoint.
+    """
+    config = absolute(config)
+    if config.training.batch < config.cluster.workers:
+        raise InputError(
+            f"training.batch {config.training.batch} is smaller than cluster.workers {config.cluster.workers}, so some "
+            "workers would have nothing to do; raise the batch, or take fewer workers"
+        )
+    if config.cluster.gpu and config.cluster.workers == 0 and not torch.cuda.is_available():
+        raise InputError("cluster.gpu is true but torch finds no CUDA device here; set it to false")
+    if config.tracking.uri and not resume:  # what a run that goes on has for MLflow can wait
+        connect(config.tracking.uri)
+    if resume:
+        run = _reopen(config)
+        if run.prepared.tiling is None and check_training(run.config, run.volume) is not None:
+            raise InputError(
+                f"{run.folder} maps its volume in one piece, which no longer fits; go on with more memory, or train "
+                "again under another --name"
+            )
+        interrupted = _work(run)
+    else:
+        with _old_run_kept((Path(config.runs) / config.name).resolve(), overwrite):
+            run = prepare(config, overwrite=overwrite)
+            if run.prepared.tiling is not None:
+                print(f"the whole volume does not fit: validated and tested in {run.prepared.tiling}", flush=True)
+            interrupted = _work(run)
+    _announce(run, interrupted)
+    if interrupted:
+        raise Interrupted
+    return run
+
+
+@contextmanager
+def _old_run_kept(folder: Path, overwrite: bool) -> Iterator[None]:
+    """Keep the run that is to be replaced until the new one has a checkpoint; without one, put it back."""
+    is_run = (folder / "prepared.json").is_file()
+    if folder.exists() and not (overwrite and is_run):
+        yield  # what lies there is refused, or is no run
+        return
+    old = folder.with_name(f".{folder.name}.replaced")
+    if is_run:
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    try:
+        yield
+    finally:
+        if not all_checkpoints(folder / "checkpoints"):
+            shutil.rmtree(folder, ignore_errors=True)
+            if is_run:
+                old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _work(run: Run) -> bool:
+    """Train a prepared run and close its MLflow run; tells whether it was interrupted."""
+    note_start(run)
+    run_id = open_tracking(run)
+    status: Status = "FAILED"
+    try:
+        if run.config.cluster.workers:
+            from pipeline.training.worker import train_on_ray
+
+            train_on_ray(run, run_id)
+        else:
+            train_here(run, run_id)
+        status = "KILLED" if run.read("outcome.json").get("interrupted") else "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        Tracker(run.tracking_uri, run_id, run.outbox).end(status)
+    return status == "KILLED"

@@ -1,0 +1,278 @@
+"""Ray Train around the loop: ranks, devices, restarts, signals; training's only door to Ray.
+
+Checkpoints go where they go without Ray: the run's folder, which every worker must reach anyhow, by our own storage,
+which sums them and writes behind the training. Ray's would count one only once its controller has asked for it.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+
+import ray
+import ray.train
+import ray.train.collective
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import nn
+
+from datasets.errors import InputError
+from pipeline.config import ClusterConfig
+from pipeline.refusal import refusal
+from pipeline.run import Run
+from pipeline.tracking.gauges import Gauges
+from pipeline.tracking.journal import Journal
+from pipeline.training.checkpoint import Meta, Snapshot, latest_checkpoint
+from pipeline.training.context import Context
+from pipeline.training.finish import finish
+from pipeline.training.interrupt import on_interrupt
+from pipeline.training.loop import fit
+from pipeline.training.storage import Store, stored_behind
+
+
+@ray.remote(num_cpus=0)
+class Bell:
+    """Carries the wish to stop from the driver to the workers, and their refusals back."""
+
+    def __init__(self) -> None:
+        self.rung = False
+        self.refusals: dict[int, str] = {}
+
+    def ring(self) -> None:
+        """Ask the workers to stop after their current step."""
+        self.rung = True
+
+    def is_rung(self) -> bool:
+        """Tell whether somebody asked."""
+        return self.rung
+
+    def refuse(self, rank: int, text: str) -> int:
+        """Note that a rank cannot go on and trying again would not help; tells how many ranks said so."""
+        self.refusals[rank] = text
+        return len(self.refusals)
+
+    def refusal(self) -> str | None:
+        """Return the refusal of the lowest rank that cannot go on."""
+        return self.refusals[min(self.refusals)] if self.refusals else None
+
+
+_notice = threading.Event()
+_AGREE_S = 5.0
+"""How long a refusing worker waits for the others to refuse as well."""
+
+
+def _heed_sigterm() -> None:
+    """Turn the first SIGTERM to this worker into a wish to stop; Ray would end it without a checkpoint."""
+
+    def handler(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        _notice.set()
+
+    before = signal.signal(signal.SIGTERM, handler)
+
+
+class _Heeding(TorchConfig().backend_cls):  # type: ignore[misc]  # the class is private
+    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_training_start(worker_group, backend_config)
+        worker_group.execute(_heed_sigterm)  # in the worker's main thread, the only one that may take signals
+
+
+@dataclass
+class HeedingTorchConfig(TorchConfig):
+    """Torch's workers, which take SIGTERM as the notice that it is."""
+
+    @property
+    def backend_cls(self) -> type:
+        """Sets the workers up."""
+        return _Heeding
+
+
+def threads_per_worker(config: ClusterConfig) -> int:
+    """Return the cores of one worker: the configured number, or an even share of this machine's."""
+    return config.cpus_per_worker or max(1, (os.cpu_count() or 1) // max(config.workers, 1))
+
+
+def _wrap(model: nn.Module) -> nn.Module:
+    return prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
+
+
+def work(settings: dict[str, Any]) -> None:
+    """Train on one worker; Ray calls this in its own process.
+
+    A refusal goes to the driver by the bell and not by the error, which Ray would answer by trying again. Where only
+    some of the workers refuse, the error ends the others, who wait for them, and the next group ends at once.
+
+    Parameters
+    ----------
+    settings
+        ``folder`` of the run, MLflow ``run_id``, ``threads``, the ``bell``, whether the run is ``finishing`` with its
+        test scores, and the settings of the ``cluster``, which on a resumed run need not be those that the folder
+        remembers.
+    """
+    bell, ranks = settings["bell"], ray.train.get_context()
+    if ray.get(bell.refusal.remote()) is not None:
+        return
+    try:
+        _train(settings)
+    except (ValueError, OSError) as error:
+        text = refusal(error)
+        if text is None:
+            raise
+        end = time.monotonic() + _AGREE_S
+        while ray.get(bell.refuse.remote(ranks.get_world_rank(), text)) < ranks.get_world_size():
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+def _train(settings: dict[str, Any]) -> None:
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else every report is announced between our lines
+    ranks = ray.train.get_context()
+    torch.set_num_threads(settings["threads"])
+    run = Run.open(settings["folder"])
+    run = replace(run, config=replace(run.config, cluster=ClusterConfig(**settings["cluster"])))
+    context = Context(
+        rank=ranks.get_world_rank(),
+        world=ranks.get_world_size(),
+        device=get_device(),
+        interrupted=lambda: _notice.is_set() or ray.get(settings["bell"].is_rung.remote()),
+        wrap=_wrap if ranks.get_world_size() > 1 else lambda model: model,
+    )
+    newest = latest_checkpoint(run.checkpoints) if context.rank == 0 else None
+    context.resume = ray.train.collective.broadcast_from_rank_zero(newest)
+    told = (lambda store: store) if settings["finishing"] else _told
+    if context.rank != 0:
+        context.store = told(context.store)
+        fit(run, context)
+        return
+    with contextlib.closing(Journal.open(run, settings["run_id"])) as journal:
+        context.listener = Gauges(journal, run.config.name)
+        with stored_behind(run.checkpoints) as store:
+            context.store = told(store)
+            outcome = fit(run, context)
+        if settings["finishing"]:
+            finish(run, outcome, journal, context.device)
+
+
+def _told(store: Store) -> Store:
+    """Report each checkpoint to Ray too, on every rank at once, for those who listen to the trainer."""
+
+    def both(snapshot: Snapshot | None, meta: Meta) -> None:
+        store(snapshot, meta)
+        ray.train.report({"step": meta.step, "score": meta.score})
+
+    return both
+
+
+@contextlib.contextmanager
+def cluster(config: ClusterConfig) -> Iterator[None]:
+    """Join a Ray cluster, or start one that ends with this run.
+
+    Raises
+    ------
+    InputError
+        Where the cluster cannot be joined, or can never hold the workers.
+    """
+    joined = ray.is_initialized()
+    if not joined:
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+        cores = max(os.cpu_count() or 1, config.workers * threads_per_worker(config))
+        if config.address == "local":
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine is not taken away
+            ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level=logging.ERROR)
+            os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        else:
+            try:
+                ray.init(address=config.address, logging_level=logging.WARNING)
+            except ConnectionError as error:
+                raise InputError(
+                    f"no Ray cluster answers at cluster.address {config.address!r}; start one with "
+                    "`ray start --head`, or use `local`"
+                ) from error
+    try:
+        yield
+    finally:
+        if not joined:
+            ray.shutdown()
+            if config.address == "local":
+                os.environ.pop("RAY_ADDRESS", None)
+
+
+def train_on_ray(run: Run, run_id: str, *, callbacks: Sequence[Any] = (), finishing: bool = True) -> None:
+    """Train a prepared run with Ray Train; the run's folder holds what came out.
+
+    Parameters
+    ----------
+    run
+        The prepared run.
+    run_id
+        MLflow run that rank 0 feeds.
+    callbacks
+        Ray Train's, which hear of every validation.
+    finishing
+        Whether the best checkpoint is scored on the test part at the end; a sweep's trials are not.
+    """
+    config = run.config.cluster
+    threads = threads_per_worker(config)
+    resources = {"CPU": threads, "GPU": 1} if config.gpu else {"CPU": threads}
+    with cluster(config):
+        if config.gpu and config.address == "local" and ray.cluster_resources().get("GPU", 0) < config.workers:
+            raise InputError(
+                f"cluster.gpu asks for {config.workers} GPUs, but this machine has "
+                f"{ray.cluster_resources().get('GPU', 0):g}; set it to false, or join a cluster by cluster.address"
+            )
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        bell = Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # the decorator's work
+        trainer = TorchTrainer(
+            work,
+            train_loop_config={
+                "folder": str(run.folder),
+                "run_id": run_id,
+                "threads": threads,
+                "bell": bell,
+                "finishing": finishing,
+                "cluster": asdict(config),
+            },
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=resources
+            ),
+            torch_config=HeedingTorchConfig(),
+            run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as its predecessor
+                name="ray",
+                storage_path=str(run.folder),
+                callbacks=list(callbacks),
+                failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+                logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            ),
+        )
+        failures: list[BaseException] = []
+
+        def fit_in_thread() -> None:
+            try:
+                trainer.fit()
+            except BaseException as error:
+                failures.append(error)
+
+        # Ray takes over Ctrl-C when fit runs in the main thread, and then ends without a checkpoint.
+        thread = threading.Thread(target=fit_in_thread, daemon=True)
+        with on_interrupt(lambda: ray.get(bell.ring.remote())):
+            thread.start()
+            while thread.is_alive():
+                thread.join(0.2)
+        refused = ray.get(bell.refusal.remote())
+        if refused is not None:
+            raise InputError(refused)
+        if failures:
+            raise failures[0]

@@ -1,0 +1,202 @@
+"""A volume mapped block by block has the values that it has in one piece, given the network's reach as a halo."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datasets.blocks import plan_map
+from datasets.errors import InputError
+from models.config import NetworkConfig, SegmenterConfig
+from models.peak import Workload, prediction_peak
+from models.reach import reach
+from models.segmenter import Segmenter
+from pipeline.config import PredictConfig
+from pipeline.mapping.predict import predict
+from pipeline.planning import memory
+from pipeline.planning.memory import Memory, plan_prediction
+from pipeline.planning.tiling import OutputGrid, Tiling, map_cells, read_from
+from pipeline.run import Run
+from pipeline.training.checkpoint import best_checkpoint, load_segmenter
+from pipeline.training.loop import predict_classes, validate
+from pipeline.training.train import train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def segmenter(layers: str, space: int, read_slice: dict[int, int], **changes: object) -> Segmenter:
+    torch.manual_seed(0)
+    network = NetworkConfig(layers=layers, repeat=4, step=0.6, init_gain=4.0, **changes)  # type: ignore[arg-type]
+    ones = [1] * space
+    return Segmenter(
+        SegmenterConfig(network, space, 2, ["a", "b", "c"], False, read_slice),
+        torch.zeros(2, *ones),
+        torch.ones(2, *ones),
+    ).double()
+
+
+def mapped(model: Segmenter, raw: np.ndarray, tiling: Tiling | None, wanted: np.ndarray | None = None) -> np.ndarray:
+    grid = OutputGrid(model.network.multiple, model.factor, list(model.config.read_slice))
+    return map_cells(model, read_from(raw), raw.shape[1:], grid, tiling=tiling, wanted=wanted)
+
+
+CASES = [
+    ("4 d4 u4", 2, {}), ("4*2", 1, {}), ("4 d4", 2, {}), ("3 d4 d4 u4 u4", 2, {}), ("3 d4 u3", 3, {0: 2}),
+    ("3 d3", 3, {}),
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from(CASES),
+    st.lists(st.integers(5, 29), min_size=3, max_size=3),
+    st.lists(st.integers(1, 30), min_size=3, max_size=3),
+    st.sampled_from(["zeros", "reflect"]),
+    st.sampled_from(["zeros", "reflect", "replicate"]),
+)
+@settings(max_examples=20, deadline=None)
+def test_blocks_amid_the_reach_leave_no_seam(
+    case: tuple[str, int, dict[int, int]], sizes: list[int], block: list[int], boundary: str, padding: str
+) -> None:
+    layers, space, gone = case
+    model = segmenter(layers, space, gone, boundary=boundary, padding=padding)
+    shape = [min(size, 17) for size in sizes] if space == 3 else sizes[:space]
+    raw = np.random.default_rng(0).normal(size=(2, *shape))
+    tiling = Tiling(tuple(block[:space]), (reach(model.network),) * space)
+    np.testing.assert_allclose(mapped(model, raw, tiling), mapped(model, raw, None), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("layers", ["4 d4 u4", "4*2"])
+def test_a_narrower_halo_leaves_seams(layers: str) -> None:
+    model = segmenter(layers, 2, {})
+    raw = np.random.default_rng(0).normal(size=(2, 48, 40))
+    whole = mapped(model, raw, None)
+    errors = [
+        np.abs(mapped(model, raw, Tiling((16, 12), (halo, halo))) - whole).max()
+        for halo in (0, 2, reach(model.network))
+    ]
+    assert errors[0] > 1e-3
+    assert errors[0] > errors[1] > 1e-6
+    assert errors[2] < 1e-11
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    st.integers(1, 50),
+    st.integers(0, 20),
+    st.sampled_from([1, 2, 4, 8]),
+)
+def test_every_cell_is_in_one_block(shape: list[int], edge: int, halo: int, multiple: int) -> None:
+    count = np.zeros(shape, int)
+    for window in plan_map(shape, [edge] * len(shape), [halo] * len(shape), multiple):
+        count[window.block] += 1
+        for block, seen, core, size in zip(window.block, window.seen, window.core, shape, strict=True):
+            assert seen.start % multiple == 0
+            assert seen.start + core.start == block.start
+            assert core.stop - core.start == block.stop - block.start
+            assert seen.start == 0 or block.start - seen.start >= halo
+            assert seen.stop == size or seen.stop - block.stop >= halo
+    assert (count == 1).all()
+
+
+def test_blocks_that_nobody_wants_are_not_mapped() -> None:
+    model, seen = segmenter("4*2", 2, {}), []
+    raw = np.random.default_rng(0).normal(size=(2, 24, 24))
+    wanted = np.zeros((24, 24), bool)
+    wanted[20, 3] = True
+
+    def read(cells: tuple[slice, ...] | None) -> np.ndarray:
+        assert cells is not None
+        seen.append(cells)
+        return raw[(slice(None), *cells)]
+
+    tiling = Tiling((8, 8), (4, 4))
+    found = map_cells(model, read, (24, 24), OutputGrid(), tiling=tiling, wanted=wanted)
+    assert seen == [(slice(12, 24), slice(0, 12))]
+    np.testing.assert_allclose(found[:, 16:, :8], mapped(model, raw, None)[:, 16:, :8])
+    assert not found[:, :16].any()
+
+
+def test_senseless_blocks_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"^block is \[8\] and halo is \[0, 0\], but the volume has \[9, 9\] cells; give"
+    ):
+        plan_map([9, 9], [8], [0, 0], 1)
+    with pytest.raises(InputError, match=r"^block is \[8, 0\] and halo is \[0, 0\], .* a block of 1 cell or more"):
+        plan_map([9, 9], [8, 0], [0, 0], 1)
+
+
+def test_a_run_that_cannot_hold_the_map_is_validated_in_its_blocks(recipe, capsys) -> None:
+    """A pointwise network reaches nowhere, so that the scores are those of one piece."""
+    config = recipe("blocked", steps=4, validate_every=2, batch=1)
+    config = replace(config, network=replace(config.network, layers="4p*2"), data=replace(config.data, block=[8, 8]))
+    enough = memory.show_bytes(prediction_peak(trial(config), Workload((24, 24))) - 500)
+    run = train(replace(config, training=replace(config.training, memory=enough.replace(" ", ""))))
+    assert run.prepared.tiling == Tiling((8, 8), (0, 0))
+    assert (
+        "the whole volume does not fit: validated and tested in blocks of 8 x 8 cells amid a halo of 0 x 0 cells"
+        in (capsys.readouterr().out)
+    )
+    again = Run.open(run.folder)
+    assert again.prepared.tiling == run.prepared.tiling
+    model = load_segmenter(best_checkpoint(run.folder))
+    whole = replace(again, prepared=replace(again.prepared, tiling=None))
+    device = torch.device("cpu")
+    np.testing.assert_array_equal(predict_classes(model, again, device), predict_classes(model, whole, device))
+    assert validate(model, again, device)[0] == validate(model, whole, device)[0]
+    in_one_piece = train(replace(config, name="in one piece"))
+    assert in_one_piece.prepared.tiling is None
+    with pytest.raises(InputError, match=r"maps its volume in one piece, which no longer fits; go on with more memory"):
+        train(
+            replace(in_one_piece.config, training=replace(config.training, memory=enough.replace(" ", ""))), resume=True
+        )
+
+
+def trial(config) -> Segmenter:
+    return memory.trial_segmenter(config.network, space=2, channels=4, classes=["water", "land"])
+
+
+def test_predict_in_blocks_and_by_itself_where_memory_is_short(recipe, tmp_path: Path, monkeypatch, capsys) -> None:
+    config = recipe("mapper", steps=2, validate_every=2)
+    config = replace(config, network=replace(config.network, layers="4p"))
+    run = train(config)
+    wanted = PredictConfig(str(run.folder), config.data.source, str(tmp_path / "whole.zarr"), runs=config.runs)
+    whole = open_map(predict(wanted))
+    blocks = open_map(predict(replace(wanted, out=str(tmp_path / "blocks.zarr"), block=[10, 7])))
+    assert "mapping 24 x 24 cells in blocks of 10 x 7 cells amid a halo of 0 x 0 cells" in capsys.readouterr().out
+    np.testing.assert_allclose(blocks, whole, atol=1e-6)
+    monkeypatch.setattr(
+        "pipeline.mapping.predict.memory_here", lambda cuda: Memory(30_000, "available on this machine")
+    )
+    alone = open_map(predict(replace(wanted, out=str(tmp_path / "alone.zarr"))))
+    assert "mapping 24 x 24 cells in blocks of " in capsys.readouterr().out
+    np.testing.assert_allclose(alone, whole, atol=1e-6)
+    with pytest.raises(
+        InputError, match=r"^halo is \[4, 4\], but without a block the whole volume is seen; set a block"
+    ):
+        predict(replace(wanted, out=str(tmp_path / "no.zarr"), halo=[4, 4]))
+
+
+def open_map(path: Path) -> np.ndarray:
+    return xr.open_zarr(path)["probability"].values
+
+
+def test_the_advice_for_an_approximate_map_works() -> None:
+    model = segmenter("4*4 d4*4 d4*8 u4*4 u4*4", 2, {})
+    with pytest.raises(InputError, match=r"the network reaches \d+ cells, too far for blocks of its size") as refused:
+        plan_prediction(model, (400, 300), Memory(2_000_000, "on the GPU"))
+    words = str(refused.value)
+    block, halo = (json.loads(words.split(f"--{name} '")[1].split("'")[0]) for name in ("block", "halo"))
+    seen = [edge + 2 * around for edge, around in zip(block, halo, strict=True)]
+    assert plan_prediction(model, tuple(seen), Memory(2_000_000, "on the GPU")) is None

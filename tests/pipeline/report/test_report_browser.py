@@ -1,0 +1,64 @@
+"""The page of a run in a real browser: nothing sticks out, nothing fails, nothing is asked for."""
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from pipeline.run import Run
+from tests.pipeline.report.pages import Page, hostile_run
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+LOOK = """<script>
+const errors = [];
+addEventListener("error", event => errors.push(String(event.message || event.target.src)), true);
+addEventListener("load", () => parent.postMessage(JSON.stringify({
+  width: innerWidth, page: document.documentElement.scrollWidth, errors,
+  dark: matchMedia("(prefers-color-scheme: dark)").matches, paper: getComputedStyle(document.body).backgroundColor,
+  requests: performance.getEntriesByType("resource").map(e => e.name).filter(name => !name.startsWith("data:")),
+  broken: [...document.images].filter(image => !image.naturalWidth).length, images: document.images.length,
+}), "*"))</script>"""
+FRAME = """<!doctype html><title>nothing came</title>
+<script>addEventListener("message", event => { document.title = event.data })</script>
+<iframe src="page.html" style="border: 0; height: 900px; width: %dpx"></iframe>"""
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that came to its end."""
+    return hostile_run(tmp_path_factory.mktemp("browser"))
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, False), (390, True)])
+def test_a_real_browser_shows_it(ended: Run, tmp_path: Path, width: int, dark: bool) -> None:
+    source = (ended.folder / "report.html").read_text(encoding="utf-8")
+    policy = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
+    assert len(policy.findall(source)) == 1
+    looked_at = policy.sub(lambda _: LOOK, source).replace("<details>", "<details open>")
+    (tmp_path / "page.html").write_text(looked_at, encoding="utf-8")
+    (tmp_path / "frame.html").write_text(FRAME % width)  # the browser's own window is never narrower than 500
+    done = subprocess.run(
+        [str(CHROMIUM), "--no-sandbox", "--headless=new", "--disable-gpu", "--hide-scrollbars",
+         "--enable-logging=stderr", "--virtual-time-budget=10000", "--window-size=1400,1000",
+         f"--blink-settings=preferredColorScheme={0 if dark else 1}", f"--user-data-dir={tmp_path / 'profile'}",
+         "--dump-dom", (tmp_path / "frame.html").as_uri()],
+        capture_output=True, text=True, timeout=200, check=True,
+    )  # fmt: skip
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title is not None
+    seen = json.loads(unescape(title[1]))
+    assert seen["width"] == width
+    assert seen["page"] <= width, "the page scrolls sideways"
+    assert (seen["errors"], seen["requests"], seen["broken"]) == ([], [], 0)
+    assert seen["images"] == len(Page(tmp_path / "page.html").all("img")) == 7
+    assert seen["dark"] is dark
+    assert (seen["paper"] == "rgb(18, 22, 28)") is dark
+    assert "CONSOLE" not in done.stderr

@@ -1,0 +1,156 @@
+"""Sweeps for real, on two cores: ASHA, failing trials, several workers a trial, a killed driver, the best finished."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pipeline.config import RunConfig
+from pipeline.config_sweep import SweepConfig
+from pipeline.recipe import dump_recipe
+from pipeline.sweep.folder import turned_away
+from pipeline.training.checkpoint import all_checkpoints, folder_name
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+ROOT = Path(__file__).parents[3]
+Make = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def two_cores() -> Iterator[None]:
+    """Ray with two cores, whatever this machine has."""
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=2, include_dashboard=True, object_store_memory=150_000_000, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def searching(config: RunConfig, **sweep: Any) -> RunConfig:
+    return replace(config, sweep=SweepConfig(**{"depth": [3, 5], "rank": [2, 4], "levels": [1], **sweep}))
+
+
+def mlflow_runs(config: RunConfig) -> tuple[Any, list[Any]]:
+    """Return the sweep's run and those of its trials."""
+    client = MlflowClient(f"sqlite:///{Path(config.runs) / 'mlflow.db'}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == config.name]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.info.run_name == f"{config.name}-sweep"]
+    return parent, [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+
+
+def test_a_sweep_stops_the_weak_turns_away_the_large_and_outlives_a_trial_that_fails(
+    recipe: Make, two_cores: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.sweep.tune import tune
+
+    config = recipe("search", steps=24, validate_every=4, memory="2MB")
+    # A step of h = 1000 leaves the grid of exact states at once: such a trial dies before its first report.
+    config = replace(config, network=replace(config.network, states="exact"))
+    config = searching(config, depth=[3], rank=[2, 4, 9000], step=[0.2, 0.3, 1000.0], trials=6, grace=1)
+    rows = tune(config)
+    printed = capsys.readouterr().out
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+    assert {(row["choice"]["rank"], row["choice"]["step"]) for row in rows} == {(2, 0.2), (2, 0.3), (4, 0.2), (4, 0.3)}
+    assert any(row["stopped"] for row in rows), "ASHA stopped none"
+    folder = Path(config.runs) / "search-sweep"
+    refused = turned_away(folder)
+    assert {row["choice"]["rank"] for row in refused} == {9000}
+    assert f"; 2 failed; {len(refused)} configurations turned away by the planner" in printed
+    assert "trial-" in printed
+    assert "step h 1e+03:  failed" in printed
+    for name in ("trials.png", "parallel.png"):
+        assert (folder / "pictures" / name).stat().st_size > 10_000
+    parent, children = mlflow_runs(config)
+    assert parent.info.status == "FINISHED"
+    assert sorted(run.info.status for run in children) == ["FAILED"] * 2 + ["FINISHED"] * 4, "none is left open"
+    metrics = parent.data.metrics
+    assert (metrics["trials"], metrics["failed"], metrics["turned_away"]) == (4, 2, len(refused))
+    best = next(run for run in children if run.info.run_id == rows[0]["run_id"])
+    assert best.data.metrics["sweep/score"] == metrics["best/score"] == rows[0]["score"]
+    assert best.data.tags["sweep.rank"] == str(rows[0]["choice"]["rank"])
+    assert not any(key.startswith("test/") for run in (parent, *children) for key in run.data.metrics)
+
+
+def test_trials_of_several_workers_wait_for_each_other_and_end(recipe: Make, two_cores: None) -> None:
+    """Both trials want both cores at once; a driver with a core of its own would starve the other's workers."""
+    from pipeline.sweep.tune import tune
+
+    config = searching(
+        recipe("crowd", workers=2), depth=[3], objectives=["score", "parameters", "time"], trials=2, concurrent=2
+    )
+    rows = tune(config)
+    assert sorted((row["choice"]["rank"], row["step"]) for row in rows) == [(2, 12), (4, 12)]
+    assert not any(row["stopped"] for row in rows)
+    folder = Path(config.runs) / "crowd-sweep"
+    assert (folder / "pictures" / "pareto.png").stat().st_size > 10_000
+    parent, children = mlflow_runs(config)
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+    assert not any(key.startswith("test/") for run in children for key in run.data.metrics)
+
+
+def command(path: Path, *words: str) -> subprocess.Popen[str]:
+    """Start ``python -m pipeline tune`` as a user would, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "tune", str(path), *words],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def lines_of(folder: Path) -> dict[str, int]:
+    """Count the steps in the journal of each trial."""
+    return {path.parent.name: len(path.read_text().splitlines()) for path in folder.glob("trial-*/history.jsonl")}
+
+
+def test_a_killed_driver_resumes_without_repeating_and_the_best_is_finished(recipe: Make, tmp_path: Path) -> None:
+    steps = 300
+    config = searching(recipe("broken", steps=steps, validate_every=100), trials=4, concurrent=1, stop_early=False)
+    path = tmp_path / "broken.yaml"
+    path.write_text(dump_recipe(config))
+    folder = Path(config.runs) / "broken-sweep"
+
+    def ended() -> list[str]:
+        last = folder_name(steps)
+        return [
+            trial.name for trial in folder.glob("trial-*") if (trial / "checkpoints" / last / "meta.json").is_file()
+        ]
+
+    process = command(path)
+    limit = time.monotonic() + 600
+    while not (len(ended()) == 2 and sorted(lines_of(folder).values())[0] < steps):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < limit, "the second trial never ended"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = ended()
+    before = lines_of(folder)
+    parent, _ = mlflow_runs(config)
+    assert parent.info.status == "RUNNING"
+
+    process = command(path, "--resume", "--finish")
+    output, _ = process.communicate(timeout=800)
+    assert process.returncode == 0, output
+    after = lines_of(folder)
+    assert all(after[name] == before[name] == steps for name in done), "a finished trial was trained again"
+    assert output.count("| trial-") == 4, "every trial has its row"
+    assert all(f"| {name} |" in output for name in done)
+    parent, children = mlflow_runs(config)
+    assert parent.info.status == "FINISHED"
+    assert "RUNNING" not in {run.info.status for run in children}
+    assert not any(key.startswith("test/") for run in children for key in run.data.metrics)
+
+    client = MlflowClient(f"sqlite:///{Path(config.runs) / 'mlflow.db'}")
+    best = client.get_run(parent.data.tags["best_run"])
+    assert "test/miou" in best.data.metrics
+    assert best.data.params["training.steps"] == str(steps)
+    assert client.get_model_version_by_alias("broken", "champion").run_id == best.info.run_id
+    assert all_checkpoints(Path(config.runs) / "broken-best" / "checkpoints")

@@ -1,0 +1,91 @@
+"""Faults injected for real with Ray: notices to worker and driver, and refusals of all workers or of one."""
+
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from datasets.errors import InputError
+from pipeline.recipe import dump_recipe
+from pipeline.run import Run
+from pipeline.training.checkpoint import all_checkpoints, latest_checkpoint, read_meta
+from pipeline.training.train import Interrupted, train
+from tests.pipeline.processes import command, largest_difference, wait_for_step, weights_of, workers_now
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=4, include_dashboard=True, object_store_memory=150_000_000, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+def test_a_worker_told_to_go_leaves_a_checkpoint_and_loses_nothing(recipe, ray_here):
+    settings = {"steps": 400, "validate_every": 200}
+    plain = train(recipe("plain", **settings))
+    config = recipe("noticed", workers=1, **settings)
+    folder = Path(config.runs) / "noticed"
+
+    def give_notice() -> None:
+        wait_for_step(folder, 30)
+        (pid,) = workers_now()
+        os.kill(pid, signal.SIGTERM)
+
+    thread = threading.Thread(target=give_notice)
+    thread.start()
+    with pytest.raises(Interrupted):
+        train(config)
+    thread.join()
+    run = Run.open(folder)
+    step = run.read("outcome.json")["step"]
+    assert 30 <= step < 400
+    assert step % 200 != 0, "that checkpoint was due anyhow"
+    assert read_meta(latest_checkpoint(run.checkpoints)).step == step
+    train(config, resume=True)
+    assert largest_difference(weights_of(plain), weights_of(run)) == 0
+
+
+def test_a_loss_of_nan_on_two_workers_is_refused_once(recipe, ray_here, monkeypatch):
+    config = recipe("wild", workers=2, optimiser="sgd", clip=0.0, schedule="constant", drops={5: 1e20})
+    config = replace(config, cluster=replace(config.cluster, max_failures=5))
+    with pytest.raises(InputError, match=r"^step 7: the loss is nan .* Go on from the newest"):
+        train(config)
+    run = Run.open(Path(config.runs) / "wild")
+    assert [path.name for path in all_checkpoints(run.checkpoints)] == ["step-000004"]
+    steps = (run.folder / "history.jsonl").read_text().splitlines()
+    assert len(steps) == 6, "the refusal was tried again"
+
+
+def test_a_refusal_of_one_worker_ends_both(recipe, ray_here):
+    config = recipe("lonely", workers=2)
+    run = train(config)
+    for path in all_checkpoints(run.checkpoints):  # only rank 0 looks at them; the other waits for its word
+        (path / "model.pt").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"no checkpoint in .* is whole"):
+        train(config, resume=True)
+
+
+def test_a_driver_told_to_go_loses_nothing(recipe, tmp_path):
+    settings = {"steps": 400, "validate_every": 200}
+    plain = train(recipe("plain", **settings))
+    config = recipe("reclaimed", workers=1, **settings)
+    path = tmp_path / "reclaimed.yaml"
+    path.write_text(dump_recipe(config))
+    folder = Path(config.runs) / "reclaimed"
+    process = command(path)
+    wait_for_step(folder, 30)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 130, output
+    run = Run.open(folder)
+    step = run.read("outcome.json")["step"]
+    assert read_meta(latest_checkpoint(run.checkpoints)).step == step < 400
+    train(replace(config, cluster=replace(config.cluster, workers=0)), resume=True)
+    assert largest_difference(weights_of(plain), weights_of(run)) == 0
