@@ -88,6 +88,8 @@ class ClusterConfig:
     ----------
     workers
         Ray Train workers; 0 trains in this process, without Ray.
+    min_workers
+        Workers to go on with where machines are lost; as others join, there are up to `workers` again. 0: `workers`.
     gpu
         Whether each worker takes a GPU (NCCL between them) rather than CPU cores (gloo).
     cpus_per_worker
@@ -103,6 +105,7 @@ class ClusterConfig:
     """
 
     workers: int = 1
+    min_workers: int = 0
     gpu: bool = False
     cpus_per_worker: int = 0
     loader_workers: int = 2
@@ -113,6 +116,10 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise InputError(f"cluster.workers is {self.workers}; use 0 to train without Ray, or 1 and more")
+        if not 0 <= self.min_workers <= self.workers:
+            raise InputError(
+                f"cluster.min_workers is {self.min_workers}; it must lie between 0 and cluster.workers {self.workers}"
+            )
         for name in ("loader_workers", "prefetch_bytes"):
             if getattr(self, name) < 0:
                 raise InputError(f"cluster.{name} is {getattr(self, name)}; it must not be negative")

@@ -52,6 +52,8 @@ class Context:
         Takes the snapshot of a checkpoint (rank 0) or takes part in the hand-over (other ranks, None).
     interrupted
         Whether somebody asked this run to stop.
+    leaving
+        Whether the machine of a worker is about to be taken away; a checkpoint is then due at once.
     listener
         Where the numbers go; only rank 0 speaks.
     wrap
@@ -64,6 +66,7 @@ class Context:
     resume: Path | None = None
     store: Callable[[Snapshot | None, Meta], None] = _no_storage
     interrupted: Callable[[], bool] = lambda: False
+    leaving: Callable[[], bool] = lambda: False
     listener: Listener = field(default_factory=Silent)
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
 

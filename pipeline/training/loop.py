@@ -150,7 +150,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
     clock, spoken = Clock(progress.step, recipe.steps), -math.inf
     meter = ReadingMeter(loader, getattr(run.volume, "traffic", None))
     result: StepResult | None = None
-    score = progress.best_score
+    score, noticed = progress.best_score, False
     with closing(loader.steps(progress.step, recipe.steps)) as steps:
         for samples in steps:
             if recipe.patience and progress.stale >= recipe.patience:
@@ -166,6 +166,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                     micro_batch=recipe.micro_batch,
                     clip=recipe.clip,
                     interrupted=context.interrupted(),
+                    leaving=context.leaving(),
                 )
             except GridOverflowError as error:
                 raise InputError(f"step {progress.step + 1}: {error}; earlier checkpoints are kept") from error
@@ -185,6 +186,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 "waiting_share": meter.waiting_share,
                 "epoch": loader.order.epochs(progress.step * recipe.batch),
                 "peak_memory_mib": peak_memory(context.device),
+                "workers": context.world,
             }
             watch: Watch | None = getattr(training.model, "watch", None)
             if watch is not None and watch.error is not None:
@@ -208,8 +210,9 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                         f"step {progress.step}/{recipe.steps}  loss {result.loss:.4f}  {shown}  "
                         f"{seconds:.2f} s a step  {left} left"
                     )
-            if due or result.interrupted:
+            if due or result.interrupted or (result.leaving and not noticed):
                 training.save(score if due else UNSCORED)
+            noticed = result.leaving
             if result.interrupted:
                 break
     interrupted = result is not None and result.interrupted

@@ -66,12 +66,15 @@ class StepResult:
         Input voxels that this rank processed.
     interrupted
         Whether any rank was asked to stop.
+    leaving
+        Whether the machine of any rank is about to be taken away.
     """
 
     loss: float
     gradient_norm: float
     voxels: int
     interrupted: bool
+    leaving: bool
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
@@ -92,6 +95,7 @@ def train_step(
     micro_batch: int,
     clip: float,
     interrupted: bool = False,
+    leaving: bool = False,
 ) -> StepResult:
     """Take one optimiser step on this rank's share of the global batch.
 
@@ -112,13 +116,13 @@ def train_step(
         Samples run at once.
     clip
         Largest norm of the gradient; 0 switches clipping off.
-    interrupted
-        Whether this rank was asked to stop; the answer is shared with all ranks.
+    interrupted, leaving
+        Whether this rank was asked to stop, or its machine is about to be taken away; shared with all ranks.
 
     Returns
     -------
     StepResult
-        Loss, gradient norm, voxels and whether to stop.
+        Loss, gradient norm, voxels, whether to stop, and whether a machine goes.
 
     Raises
     ------
@@ -128,7 +132,7 @@ def train_step(
     device = weights.device
     host_weights = weights.cpu().numpy()
     share = sum(float(host_weights[labels[labels >= 0]].sum()) for _, labels in samples)
-    total, stops = sum_over_ranks([share, float(interrupted)], device)
+    total, stops, leaves = sum_over_ranks([share, float(interrupted), float(leaving)], device)
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     optimiser.zero_grad(set_to_none=True)
     loss_share, voxels = 0.0, 0
@@ -149,4 +153,4 @@ def train_step(
     if not (math.isfinite(loss) and math.isfinite(float(norm))):
         raise NonFiniteError(f"the loss is {loss:g} and the norm of its gradient {float(norm):g}")
     optimiser.step()
-    return StepResult(loss, float(norm), voxels, stops > 0)
+    return StepResult(loss, float(norm), voxels, stops > 0, leaves > 0)

@@ -71,6 +71,8 @@ class Bell:
 _notice = threading.Event()
 _AGREE_S = 5.0
 """How long a refusing worker waits for the others to refuse as well."""
+_RESIZE_S = 60.0
+"""How often an elastic run looks for machines that have joined; the larger group starts from the newest checkpoint."""
 
 
 def _heed_sigterm() -> None:
@@ -148,6 +150,7 @@ def _train(settings: dict[str, Any]) -> None:
         world=ranks.get_world_size(),
         device=get_device(),
         interrupted=lambda: _notice.is_set() or ray.get(settings["bell"].is_rung.remote()),
+        leaving=lambda: ray.train.get_preemption_info() is not None,
         wrap=_wrap if ranks.get_world_size() > 1 else lambda model: model,
     )
     newest = latest_checkpoint(run.checkpoints) if context.rank == 0 else None
@@ -245,8 +248,11 @@ def train_on_ray(run: Run, run_id: str, *, callbacks: Sequence[Any] = (), finish
                 "finishing": finishing,
                 "cluster": asdict(config),
             },
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=resources
+            scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # typed as its predecessor
+                num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,  # type: ignore[arg-type]
+                use_gpu=config.gpu,
+                resources_per_worker=resources,
+                elastic_resize_monitor_interval_s=_RESIZE_S,
             ),
             torch_config=HeedingTorchConfig(),
             run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as its predecessor

@@ -1,0 +1,126 @@
+"""A machine that is reclaimed and one that joins: on with fewer workers, then with more, on the same samples."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from datasets.errors import InputError
+from pipeline.config import ClusterConfig
+from pipeline.run import Run
+from pipeline.tracking.journal import read_history
+from pipeline.training.checkpoint import Meta, all_checkpoints, latest_checkpoint, read_meta
+from pipeline.training.context import Context
+from pipeline.training.loop import fit
+from pipeline.training.prepare import prepare
+from pipeline.training.state import UNSCORED
+from pipeline.training.storage import stored_behind
+from pipeline.training.train import Interrupted, train
+from tests.pipeline.processes import weights_of, workers_now
+
+
+@pytest.mark.parametrize("fewest", [-1, 3])
+def test_fewest_workers_beyond_the_most_are_refused(fewest):
+    with pytest.raises(InputError, match=rf"cluster.min_workers is {fewest}; it must lie between 0 and .*workers 2"):
+        ClusterConfig(workers=2, min_workers=fewest)
+
+
+def test_a_notice_leaves_one_checkpoint_at_once_and_training_goes_on(recipe):
+    run = prepare(recipe())
+    told = iter([False, True, True, False] + 8 * [False])
+    kept: list[Meta] = []
+    fit(run, Context(store=lambda snapshot, meta: kept.append(meta), leaving=lambda: next(told)))
+    assert [meta.step for meta in kept] == [2, 4, 8, 12]
+    assert kept[0].score == UNSCORED
+
+
+def wait_for(condition: Callable[[], object], training: threading.Thread, limit: float = 300.0) -> None:
+    end = time.monotonic() + limit
+    while not condition():
+        assert training.is_alive(), "training has ended"
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.2)
+
+
+def drain(address: str, node: str, seconds: int) -> None:
+    """Tell Ray that a machine will be taken away, as the autoscaler does at a spot instance's notice."""
+    from ray._raylet import GcsClient
+
+    accepted, why = GcsClient(address=address).drain_node(
+        node, 2, "reclaimed", int((time.time() + seconds) * 1000)
+    )  # 2: preemption
+    assert accepted, why
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_reclaimed_machine_and_one_that_joins_leave_the_same_weights(recipe, monkeypatch):
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    from pipeline.training import worker
+
+    monkeypatch.setattr(worker, "_RESIZE_S", 3.0)
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    never = 10**6  # no checkpoint is due, so that the one which the notice asks for is all there is to go on from
+    settings = {"steps": never, "batch": 4, "validate_every": never, "optimiser": "sgd", "rate": 1e-3}
+    settings |= {"schedule": "constant"}
+    config = recipe("elastic", workers=2, **settings)
+    config = replace(config, cluster=replace(config.cluster, min_workers=1))
+    folder = Path(config.runs) / "elastic"
+
+    def workers_of_last_step() -> int:
+        history = read_history(Run.open(folder)) if (folder / "history.jsonl").is_file() else []
+        return int(history[-1]["workers"]) if history else 0
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": True},
+    )
+    failures: list[BaseException] = []
+
+    def go() -> None:
+        try:
+            train(config)
+        except Interrupted:
+            pass
+        except BaseException as error:
+            failures.append(error)
+
+    try:
+        node = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+        ray.init(address=cluster.address, log_to_driver=False)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        training = threading.Thread(target=go)
+        training.start()
+        wait_for(lambda: workers_of_last_step() == 2, training)
+        assert not all_checkpoints(folder / "checkpoints")
+        drain(cluster.address, node.node_id, 20)
+        wait_for(lambda: all_checkpoints(folder / "checkpoints"), training, 15)
+        at_notice = read_meta(latest_checkpoint(folder / "checkpoints"))
+        assert at_notice.score == UNSCORED
+        cluster.remove_node(node, allow_graceful=False)
+        wait_for(lambda: workers_of_last_step() == 1, training)
+        assert len(read_history(Run.open(folder))) > at_notice.step, "what was learned before the notice is lost"
+        cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+        wait_for(lambda: workers_of_last_step() == 2, training)
+        os.kill(workers_now()[0], signal.SIGTERM)
+        training.join(120)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert not failures
+    run = Run.open(folder)
+    step = run.read("outcome.json")["step"]
+    undisturbed = prepare(recipe("plain", **settings))
+    asked = iter(range(1, step + 1))
+    with stored_behind(undisturbed.checkpoints) as store:
+        fit(undisturbed, Context(store=store, interrupted=lambda: next(asked) == step))
+    one, other = weights_of(undisturbed), weights_of(run)
+    for name, weight in one.items():  # two workers add their gradients in another order than one
+        assert float((weight - other[name]).norm()) <= 1e-5 * float(weight.norm()), name
