@@ -132,7 +132,7 @@ class TrackingConfig:
     Attributes
     ----------
     uri
-        MLflow tracking URI; none means SQLite beside the runs.
+        MLflow tracking URI; none means MLFLOW_TRACKING_URI, or else SQLite beside the runs.
     experiment
         MLflow experiment; none means the run's name.
     """
@@ -244,7 +244,7 @@ class PromoteConfig:
     source
         Where the volume lies that the version was tested on, should it be needed; none means where it lay then.
     tracking_uri
-        MLflow tracking URI of the registry; none means SQLite in the folder `runs`.
+        MLflow tracking URI of the registry; none means MLFLOW_TRACKING_URI, or else SQLite in the folder `runs`.
     runs
         Folder of all runs.
     """
@@ -274,7 +274,7 @@ class PredictConfig:
         Cells around a block, on either side, that the network sees too; none means as many as it reaches, which leaves
         no seam.
     tracking_uri
-        MLflow tracking URI of the registry; none means SQLite in the folder `runs`.
+        MLflow tracking URI of the registry; none means MLFLOW_TRACKING_URI, or else SQLite in the folder `runs`.
     runs
         Folder of all runs.
     """
@@ -299,7 +299,8 @@ class BatchConfig:
     table
         CSV with a line a volume and the columns ``input`` and ``output``: paths or URIs, as in `PredictConfig`.
     tracking_uri
-        MLflow tracking URI of the registry, which the workers must reach; none means SQLite in the folder `runs`.
+        MLflow tracking URI of the registry, which the workers must reach; none means MLFLOW_TRACKING_URI, or else
+        SQLite in the folder `runs`.
     runs
         Folder of all runs.
     cluster

@@ -43,6 +43,7 @@ def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
     """
     from pipeline.cli import run_command
     from pipeline.recipe import load_recipe
+    from pipeline.tracking.store import store_uri
 
     recipe = load_recipe(config.training)
     run = str(Path(recipe.runs) / recipe.name)
@@ -63,5 +64,9 @@ def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
         run_command(name, words)
     print(f"\nthe map:      {config.map}, its picture {Path(config.map).with_suffix('.png')}")
     print(f"the training: {run}/report.html")
-    print(f"MLflow:       {sys.executable} -m mlflow ui --backend-store-uri sqlite:///{recipe.runs}/mlflow.db")
-    print("              then open http://127.0.0.1:5000")
+    uri = store_uri(recipe.tracking.uri, recipe.runs)
+    if uri.startswith("http"):
+        print(f"MLflow:       {uri}")
+    else:
+        print(f"MLflow:       {sys.executable} -m mlflow ui --backend-store-uri {uri}")
+        print("              then open http://127.0.0.1:5000")

@@ -143,7 +143,7 @@ class Run:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's tracking URI: the configured one, or SQLite beside the runs."""
+        """MLflow's tracking URI: the one that the run was started with, or SQLite beside the runs."""
         return self.config.tracking.uri or f"sqlite:///{self.folder.parent / 'mlflow.db'}"
 
     @property

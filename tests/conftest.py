@@ -9,6 +9,8 @@ import pytest
 from tests.cloud.faults import FaultyProxy, faulty_proxy
 from tests.cloud.seaweed import BUCKET, Server, serve
 
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # the tests' runs stay out of anybody's server
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

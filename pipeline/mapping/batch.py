@@ -17,6 +17,7 @@ from pipeline.config import BatchConfig, ClusterConfig
 from pipeline.mapping.predict import check_model, check_place, identity, map_to
 from pipeline.mapping.scorer import Scorer, load_model
 from pipeline.mapping.table import Row, read_table
+from pipeline.tracking.store import store_uri
 
 State = Literal["mapped", "finished before", "failed"]
 
@@ -100,7 +101,7 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
             "with the columns input and output"
         )
     rows = read_table(config.table)
-    uri = config.tracking_uri or f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}"
+    uri = store_uri(config.tracking_uri, config.runs)
     scorer = load_model(config.model, tracking_uri=uri)
     check_model(scorer)
     if config.cluster.gpu and scorer.segmenter is None:

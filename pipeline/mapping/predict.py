@@ -25,6 +25,7 @@ from pipeline.pictures.style import class_colours, grid_axes
 from pipeline.planning.memory import memory_here, plan_prediction
 from pipeline.planning.tiling import Tiling, read_from
 from pipeline.registry.description import ModelDescription
+from pipeline.tracking.store import store_uri
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> str | Path:
         )
     check_name(config.out, config.source)
     check_place(config.out, overwrite)
-    uri = config.tracking_uri or f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}"
+    uri = store_uri(config.tracking_uri, config.runs)
     scorer = load_model(config.model, tracking_uri=uri)
     check_model(scorer)
     made = map_to(scorer, config.source, config.out, block=config.block, halo=config.halo)

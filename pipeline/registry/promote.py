@@ -1,7 +1,6 @@
 """Promotion: a version becomes champion if it beats the present one on the same test cells; and the way back."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -15,6 +14,7 @@ from pipeline.registry.champion import Standing, compare, difference
 from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, label, read_recipe, read_scorer, standing
 from pipeline.scoring.evaluate import test_labels
 from pipeline.scoring.metrics import confusion, scores
+from pipeline.tracking.store import store_uri
 from pipeline.training.prepare import split_digest
 
 
@@ -50,7 +50,7 @@ def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = Fals
             "--rollback takes the NAME of a model and nothing else; to choose the version yourself, write "
             "python -m pipeline promote models:/NAME/3 --force"
         )
-    uri = config.tracking_uri or f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}"
+    uri = store_uri(config.tracking_uri, config.runs)
     registry = Registry.open(uri, config.model)
     if rollback:
         return _roll_back(registry, config.model)

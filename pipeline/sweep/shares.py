@@ -17,7 +17,7 @@ def worker_threads(config: RunConfig) -> int:
 
 
 def check_shares(config: RunConfig) -> None:
-    """Refuse shares of GPUs that no trial can have.
+    """Refuse shares that no trial can have.
 
     Raises
     ------
@@ -25,6 +25,11 @@ def check_shares(config: RunConfig) -> None:
         With the setting, its value, and what to set instead.
     """
     gpus, workers = config.sweep.gpus, config.cluster.workers
+    if config.cluster.min_workers:
+        raise InputError(
+            f"cluster.min_workers is {config.cluster.min_workers}, but every trial of a sweep has cluster.workers; "
+            "set it to 0"
+        )
     if not 0 < gpus <= 1:
         raise InputError(
             f"sweep.gpus is {gpus:g}; a worker computes on one GPU or a share of it, so take a number above 0 up to 1, "

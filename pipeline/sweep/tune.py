@@ -17,18 +17,19 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # what a killed driver f
 import ray
 import ray.tune
 import torch
-from ray.tune.schedulers import ASHAScheduler
 
 from datasets.volume import Volume
 from pipeline.amount import show_bytes
 from pipeline.config import RunConfig
 from pipeline.sweep.folder import TURNED_AWAY, begin, reopen, sweep_folder
+from pipeline.sweep.halving import Halving
 from pipeline.sweep.results import Ended, check_best, finish_best, report
 from pipeline.sweep.searcher import Search
 from pipeline.sweep.shares import check_shares, memory_of_trial, trial_share, trials_at_once
 from pipeline.sweep.space import Planner, check_space, smallest, trial_config
 from pipeline.sweep.trial import run_trial, trial_name
 from pipeline.sweep.trials import DIRECTIONS, Row, in_words
+from pipeline.tracking.store import store_uri
 from pipeline.tracking.tracker import Status, Tracker, connect, create_run
 from pipeline.training.prepare import prepare
 from pipeline.training.train import absolute
@@ -114,8 +115,9 @@ def tune(
     config = absolute(config)
     check_space(config)
     check_shares(config)
+    Volume.open(config.data)  # refused before anything is made
     folder = (Path(config.runs) / f"{config.name}-sweep").resolve()
-    uri = config.tracking.uri or f"sqlite:///{folder.parent / 'mlflow.db'}"
+    uri = store_uri(config.tracking.uri, folder.parent)
     experiment = config.tracking.experiment or config.name
     config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
     if finish:
@@ -186,7 +188,7 @@ def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
 
 
 def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
-    """Make Tune's driver, or restore the one that was killed; ASHA then compares anew, which stops fewer trials."""
+    """Make Tune's driver, or restore the one that was killed."""
     sweep = config.sweep
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent), trial_share(config)
@@ -201,20 +203,12 @@ def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
         Planner(config, Volume.open(config.data)).refusal,
         log,
     )
-    asha = ASHAScheduler(
-        time_attr="step",
-        metric="score",
-        mode="max",
-        grace_period=sweep.grace * config.training.validate_every,
-        reduction_factor=sweep.reduction,
-        max_t=10**9,  # the recipe ends a training, and not its scheduler, so that it can close its run
-    )
     return ray.tune.Tuner(
         trainable,
         tune_config=ray.tune.TuneConfig(
             num_samples=sweep.trials,
             search_alg=search,
-            scheduler=asha if sweep.stops_early else None,
+            scheduler=Halving(config, folder) if sweep.stops_early else None,
             max_concurrent_trials=trials_at_once(config, ray.cluster_resources()),
             trial_dirname_creator=_dirname,
         ),

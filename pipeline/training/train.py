@@ -1,5 +1,6 @@
 """The driver of a training run: prepare, open the MLflow run, train with or without Ray, close."""
 
+import os
 import platform
 import shutil
 import sys
@@ -91,11 +92,12 @@ def _reopen(config: RunConfig) -> Run:
 
 
 def absolute(config: RunConfig) -> RunConfig:
-    """Make local paths absolute: workers have another current folder."""
+    """Make local paths absolute, and name the MLflow store: workers have another current folder and environment."""
     source = config.data.source
     if source and "://" not in source:
         source = str(Path(source).resolve())
-    return replace(config, data=replace(config.data, source=source))
+    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return replace(config, data=replace(config.data, source=source), tracking=replace(config.tracking, uri=uri))
 
 
 def _announce(run: Run, interrupted: bool) -> None:

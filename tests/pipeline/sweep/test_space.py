@@ -179,6 +179,7 @@ def test_shares_of_a_machine(
             "sweep.gpus is 2; a worker computes on one GPU or a share of it, so take a number above 0",
         ),
         ({"gpu": True}, 0.0, "sweep.gpus is 0; "),
+        ({"workers": 2, "min_workers": 1}, 1.0, "cluster.min_workers is 1, but every trial of a sweep has "),
         ({}, 0.5, "sweep.gpus is 0.5, but cluster.gpu is false; set that to true"),
         ({"gpu": True, "workers": 2}, 0.5, "sweep.gpus is 0.5, but the workers of one trial cannot share a GPU"),
     ],

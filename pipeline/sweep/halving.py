@@ -1,0 +1,47 @@
+"""Asynchronous successive halving, which a killed driver does not make forget what it has compared."""
+
+from pathlib import Path
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler
+
+from pipeline.config import RunConfig
+from pipeline.run import Run
+from pipeline.sweep.trial import trial_name
+from pipeline.tracking.journal import read_history
+
+
+class Halving(ASHAScheduler):
+    """ASHA over the validation score of a sweep's trials.
+
+    Tune's driver, when it is restored, hands its scheduler every trial again but none of their scores; these lie in the
+    trials' own folders.
+
+    Parameters
+    ----------
+    config
+        The sweep's recipe.
+    folder
+        Folder of the sweep.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        super().__init__(
+            time_attr="step",
+            metric="score",
+            mode="max",
+            grace_period=config.sweep.grace * config.training.validate_every,
+            reduction_factor=config.sweep.reduction,
+            max_t=10**9,  # the recipe ends a training, and not its scheduler, so that it can close its run
+        )
+        self.folder = folder
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take a new trial, or one from before the driver was restored, with the scores that it had reached."""
+        super().on_trial_add(tune_controller, trial)
+        place = self.folder / trial_name(trial.trial_id)
+        if not (place / "prepared.json").is_file():
+            return
+        for row in read_history(Run.open(place)):
+            if "validation/miou" in row:
+                self.on_trial_result(tune_controller, trial, {"step": row["step"], "score": row["validation/miou"]})
