@@ -16,7 +16,6 @@ from datasets.objects import is_remote
 from datasets.prediction import NO_DATA, no_data_cells, prediction_dataset, write_prediction
 from datasets.store import refuse_existing
 from datasets.volume import Volume
-from models.reach import reach
 from pipeline.config import PredictConfig
 from pipeline.mapping.scorer import Scorer, load_model
 from pipeline.pictures.maps import draw_volume
@@ -162,7 +161,7 @@ def map_to(
 
 def _tiling(scorer: Scorer, volume: Volume, block: list[int] | None, halo: list[int] | None) -> Tiling | None:
     """Return the blocks that the user wants, or those that the memory asks for; none for one piece."""
-    network = None if scorer.segmenter is None else scorer.segmenter.network
+    reach = scorer.description.reach
     if block is None:
         if halo is not None:
             raise InputError(f"halo is {halo}, but without a block the whole volume is seen; set a block")
@@ -171,16 +170,16 @@ def _tiling(scorer: Scorer, volume: Volume, block: list[int] | None, halo: list[
         tiling = plan_prediction(scorer.segmenter, volume.shape, memory_here(scorer.device == "cuda"))
     else:
         if halo is None:
-            if network is None:
+            if reach is None:
                 raise InputError(
-                    f"how far {scorer.version} reaches is known of a run's folder only; give the halo around a block, "
-                    f"such as --halo '{[edge // 2 for edge in block]}'"
+                    f"{scorer.version} was registered before models noted how far they reach; give the halo around a "
+                    f"block, such as --halo '{[edge // 2 for edge in block]}', or register its run again"
                 )
-            halo = [reach(network)] * len(volume.shape)
+            halo = [reach] * len(volume.shape)
         plan_map(volume.shape, block, halo, 1)  # refuses what does not fit the volume
         tiling = Tiling(tuple(block), tuple(halo))
     if tiling is not None:
-        seams = "" if network is None else f" (the network reaches {reach(network)})"
+        seams = "" if reach is None else f" (the network reaches {reach})"
         print(f"mapping {' x '.join(map(str, volume.shape))} cells in {tiling}{seams}", flush=True)
     return tiling
 

@@ -3,10 +3,12 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from models.reach import reach
 from models.segmenter import Segmenter
 from pipeline.run import Run
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 knows the reach; 1 is still read."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class ModelDescription:
         Name and units of the data.
     training
         Title, source, licence and digests of the training volume, the split, and the labels of each part.
+    reach
+        How far an output cell looks, in cells of the input; none where it was registered before this was noted.
     """
 
     classes: list[str]
@@ -51,6 +55,7 @@ class ModelDescription:
     padding: str
     data: dict[str, str]
     training: dict[str, Any] = field(default_factory=dict)
+    reach: int | None = None
 
     @property
     def channels(self) -> int:
@@ -122,4 +127,5 @@ def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
             "split": asdict(split),
             "labelled_cells": prepared.counts,
         },
+        reach=reach(segmenter.network),
     )

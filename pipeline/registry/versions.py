@@ -37,14 +37,14 @@ _NAME = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>
 @contextmanager
 def tracking_at(uri: str) -> Iterator[None]:
     """Point MLflow's global calls at `uri`, quietly, and back afterwards."""
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")  # which MLflow sets with its global URI
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # none takes it back
 
 
 def label(version: ModelVersion) -> str:

@@ -17,11 +17,13 @@ from models.config import NetworkConfig, SegmenterConfig
 from models.peak import Workload, prediction_peak
 from models.reach import reach
 from models.segmenter import Segmenter
-from pipeline.config import PredictConfig
-from pipeline.mapping.predict import predict
+from pipeline.config import PredictConfig, RegisterConfig
+from pipeline.mapping.predict import map_to, predict
+from pipeline.mapping.scorer import load_model
 from pipeline.planning import memory
 from pipeline.planning.memory import Memory, plan_prediction
 from pipeline.planning.tiling import OutputGrid, Tiling, map_cells, read_from
+from pipeline.registry.register import register
 from pipeline.run import Run
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter
 from pipeline.training.loop import predict_classes, validate
@@ -186,6 +188,23 @@ def test_predict_in_blocks_and_by_itself_where_memory_is_short(recipe, tmp_path:
         InputError, match=r"^halo is \[4, 4\], but without a block the whole volume is seen; set a block"
     ):
         predict(replace(wanted, out=str(tmp_path / "no.zarr"), halo=[4, 4]))
+
+
+def test_a_registered_model_knows_the_halo_of_its_blocks(recipe, tmp_path: Path, capsys) -> None:
+    config = replace(recipe("known", steps=2, validate_every=2), network=NetworkConfig(layers="4 4"))
+    run = train(config)
+    model = register(RegisterConfig(run=str(run.folder))).uri
+    wanted = PredictConfig(model, config.data.source, str(tmp_path / "whole.zarr"), runs=config.runs)
+    whole = open_map(predict(wanted))
+    blocks = open_map(predict(replace(wanted, out=str(tmp_path / "blocks.zarr"), block=[10, 7])))
+    around = reach(load_segmenter(best_checkpoint(run.folder)).network)
+    assert around > 0
+    assert f"amid a halo of {around} x {around} cells (the network reaches {around})" in capsys.readouterr().out
+    np.testing.assert_allclose(blocks, whole, atol=1e-6)
+    older = load_model(model, tracking_uri=run.tracking_uri)
+    older = replace(older, description=replace(older.description, reach=None))
+    with pytest.raises(InputError, match=r"^known/1 was registered before .* --halo '\[5, 3\]', or register its run"):
+        map_to(older, config.data.source, str(tmp_path / "no.zarr"), block=[10, 7])
 
 
 def open_map(path: Path) -> np.ndarray:
