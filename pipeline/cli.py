@@ -84,7 +84,7 @@ COMMANDS = {
         (("baseline", "add a random forest trained on the same split to the table"),),
     ),
     "report": Command(
-        "write one self-contained HTML page of a run: scores, pictures, memory, how to make it again",
+        "write one self-contained HTML page of a run or a sweep: scores, pictures, how to make it again",
         "pipeline.config:ReportConfig", "pipeline.report.report:report", ("run",),
         (("overwrite", "replace the page at --out"),),
     ),

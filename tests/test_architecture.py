@@ -30,7 +30,7 @@ DOORS = {
     "sklearn": "pipeline/scoring/baseline",
     "matplotlib": "pipeline/pictures/curves pipeline/pictures/leaks pipeline/pictures/maps "
     "pipeline/pictures/reversible pipeline/pictures/style pipeline/pictures/sweep",
-    "jinja2": "pipeline/report/report",
+    "jinja2": "pipeline/report/page",
     "segyio": "datasets/readers/segy",
     "rasterio": "datasets/geotiff datasets/label_sources/polygons datasets/readers/geotiff datasets/readers/resample",
     "rioxarray": "datasets/coordinates datasets/geotiff datasets/readers/geotiff datasets/readers/netcdf",

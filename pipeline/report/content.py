@@ -1,8 +1,6 @@
 """What the page of a run says: its evidence in words, as plain texts and numbers that the template lays out."""
 
-import base64
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,9 @@ from pipeline.pictures.style import class_colours
 from pipeline.planning.plan import COUNTED
 from pipeline.recipe import dump_recipe
 from pipeline.report.evidence import Evidence
+from pipeline.report.page import data_uri
 from pipeline.report.reproduce import attribute, commands, digests, sessions, volume_recipe, without_secrets
+from pipeline.run import Run
 from pipeline.scoring.metrics import metric_key, scores
 from pipeline.tracking.session import LIBRARIES
 from pipeline.training.reading import reading_in_words, summarise_reading
@@ -25,6 +25,20 @@ SCORES = (
     ("kappa", "kappa", "agreement beyond chance"),
     ("miou", "mean IoU", "mean intersection over union"),
 )
+CONTENTS = (
+    ("what", "What it is"),
+    ("configuration", "Configuration"),
+    ("learning", "Learning"),
+    ("split", "Split"),
+    ("map", "Map"),
+    ("classes", "Classes"),
+    ("memory", "Memory"),
+    ("inversion", "Inversion"),
+    ("reading", "Reading"),
+    ("machine", "Machine"),
+    ("again", "Make it again"),
+)
+"""Anchor and title of each section of the page."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +71,10 @@ def describe(found: Evidence) -> dict[str, Any]:
         "warnings": _warnings(found),
         "tiles": _tiles(found),
         "part": found.part,
+        "contents": CONTENTS,
         "what": _what(found),
         "settings": without_secrets(dump_recipe(run.config)),
-        "pictures": {name: _data_uri(path) for name, path in found.pictures.items()},
+        "pictures": {name: data_uri(path) for name, path in found.pictures.items()},
         "classes": _classes(found),
         "shape": found.volume.label_dims if found.volume else (),
         "leaks": found.leaks,
@@ -68,17 +83,13 @@ def describe(found: Evidence) -> dict[str, Any]:
         "counted": COUNTED,
         "inversion": _inversion(found),
         "reading": _reading(found),
-        "machine": _machine(found),
-        "versions": sorted(run.read("machine.json").get("versions", {}).items(), key=_known_order),
+        "machine": machine_in_words(run),
+        "versions": versions(run),
         "sessions": sessions(found),
         "commands": commands(found),
         "volume_recipe": volume_recipe(found),
         "digests": digests(found),
     }
-
-
-def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _state(found: Evidence) -> str:
@@ -232,8 +243,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _machine(found: Evidence) -> Rows:
-    noted, cluster = found.run.read("machine.json"), found.run.config.cluster
+def machine_in_words(run: Run) -> Rows:
+    """Say on which machine a run was made; nothing where it did not note that."""
+    noted, cluster = run.read("machine.json"), run.config.cluster
     if not noted:
         return []
     memory = f", {show_bytes(noted['memory'])} of memory" if noted.get("memory") else ""
@@ -247,6 +259,11 @@ def _machine(found: Evidence) -> Rows:
         ),
     ]
     return rows
+
+
+def versions(run: Run) -> Rows:
+    """Return the versions of the libraries that made a run."""
+    return sorted(run.read("machine.json").get("versions", {}).items(), key=_known_order)
 
 
 def _known_order(item: tuple[str, str]) -> int:

@@ -1,29 +1,26 @@
-"""One self-contained HTML page of a run: what it is, how good it is, what it took, how to make it again."""
+"""One self-contained HTML page of a run or a sweep: what it is, how good it is, what it took, how to make it again."""
 
-import os
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from datasets.errors import InputError
-from datasets.provenance import code_version
 from pipeline.config import ReportConfig
 from pipeline.report.content import describe
 from pipeline.report.evidence import gather
+from pipeline.report.page import render, write_page
+from pipeline.report.sweep import write_sweep_report
 from pipeline.run import Run
 
 NAME = "report.html"
 
 
 def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
-    """Write the page of a run, and log it to the run's MLflow run where that answers.
+    """Write the page of a run or a sweep, and log it to its MLflow run where that answers.
 
     Parameters
     ----------
     config
-        Which run, and where the page goes.
+        Which run or sweep, and where the page goes.
     overwrite
         Whether a page at another place than the run's folder is replaced.
 
@@ -39,11 +36,14 @@ def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
     """
     if not config.run:
         raise InputError("name the folder of a run: python -m pipeline report runs/NAME")
-    run = Run.open(config.run)
-    out = run.folder / NAME if config.out is None else _place(Path(config.out), overwrite)
-    page = write_report(run, out)
+    out = None if config.out is None else _place(Path(config.out), overwrite)
+    if (Path(config.run) / "sweep.json").is_file():
+        page, uri, run_id = write_sweep_report(Path(config.run), out)
+    else:
+        run = Run.open(config.run)
+        page, uri, run_id = write_report(run, out), run.tracking_uri, run.read("tracking.json").get("run_id", "")
     print(f"report:      {page}")
-    print(f"MLflow:      {_log(run, page)}")
+    print(f"MLflow:      {_log(uri, run_id, page)}")
     return page
 
 
@@ -59,24 +59,8 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     """
     out = run.folder / NAME if out is None else out
     with tempfile.TemporaryDirectory() as aside:
-        text = render(describe(gather(run, Path(aside))))
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, out)
-    return out
-
-
-def render(content: dict[str, object]) -> str:
-    """Lay content out as HTML; every text is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made = f"{datetime.now(UTC).isoformat(timespec='seconds')}, commit {code_version()}"
-    return environment.get_template("report.html.j2").render(**content, made=made)
+        text = render("report.html.j2", describe(gather(run, Path(aside))))
+    return write_page(text, out)
 
 
 def _place(out: Path, overwrite: bool) -> Path:
@@ -90,19 +74,17 @@ def _place(out: Path, overwrite: bool) -> Path:
     return out
 
 
-def _log(run: Run, page: Path) -> str:
-    """Upload the page to the run's MLflow run; returns what became of it. The page is there either way."""
+def _log(uri: str, run_id: str, page: Path) -> str:
+    """Upload the page to an MLflow run; returns what became of it. The page is there either way."""
     from pipeline.tracking.tracker import Tracker  # MLflow takes two seconds to import, and the page is written by then
 
-    known = run.read("tracking.json")
-    uri = run.tracking_uri
     file = uri.removeprefix("sqlite:///")
-    if not known.get("run_id"):
+    if not run_id:
         return "not logged: this run has no MLflow run"
     if file != uri and not Path(file).is_file():
         return f"not logged: there is no {file}"
     try:
-        Tracker(uri, known["run_id"]).artifact(page)
+        Tracker(uri, run_id).artifact(page)
     except Exception as error:  # the store decides the type: HTTP, SQL, file system, a run deleted there
         return f"not logged: {str(error).splitlines()[0]}"
     return f"logged as {page.name}"

@@ -14,8 +14,6 @@ from pipeline.recipe import dump_recipe, load_recipe
 from pipeline.training.checkpoint import all_checkpoints
 from pipeline.training.train import flatten
 
-TURNED_AWAY = "turned-away.jsonl"
-"""File of a sweep's folder with the choices that the planner turned away."""
 _FREE = ("cluster.max_failures", "cluster.address", "runs", "training.memory")
 """Settings that a resumed sweep may change; all others make its trials other trials."""
 
@@ -100,12 +98,3 @@ def reopen(folder: Path, config: RunConfig) -> dict[str, Any]:
         )
     state: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
     return state
-
-
-def turned_away(folder: Path) -> list[dict[str, Any]]:
-    """Read the choices that were turned away, each once, with its reason."""
-    log = folder / TURNED_AWAY
-    if not log.is_file():
-        return []
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    return list({json.dumps(row["choice"], sort_keys=True): row for row in rows}.values())

@@ -42,6 +42,8 @@ class Halving(ASHAScheduler):
         place = self.folder / trial_name(trial.trial_id)
         if not (place / "prepared.json").is_file():
             return
+        best = -1.0
         for row in read_history(Run.open(place)):
             if "validation/miou" in row:
-                self.on_trial_result(tune_controller, trial, {"step": row["step"], "score": row["validation/miou"]})
+                best = max(best, row["validation/miou"])  # what a trial reports is its best so far
+                self.on_trial_result(tune_controller, trial, {"step": row["step"], "score": best})

@@ -8,7 +8,8 @@ from pipeline.config import RegisterConfig, RunConfig
 from pipeline.pictures.curves import draw_trials
 from pipeline.pictures.sweep import draw_parallel, draw_pareto
 from pipeline.registry.register import register
-from pipeline.sweep.folder import TURNED_AWAY, turned_away
+from pipeline.report.sweep import write_sweep_report
+from pipeline.sweep.record import TURNED_AWAY, turned_away, write_trials
 from pipeline.sweep.space import trial_config
 from pipeline.sweep.trials import DIRECTIONS, Row, in_words, rank_trials, trials_table
 from pipeline.tracking.tracker import Tracker
@@ -74,6 +75,9 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: Ended) -> l
         tracker.artifact(folder / TURNED_AWAY)
     for path in draw(config, folder / "pictures", rows):
         tracker.artifact(path, "pictures")
+    write_trials(folder, rows, ended.failed)
+    page, *_ = write_sweep_report(folder)
+    tracker.artifact(page)
     print(table)
     print(
         f"searched on the validation part: {len(rows)} trials, {sum(row['stopped'] for row in rows)} of them stopped "
@@ -84,6 +88,7 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: Ended) -> l
     if ended.failed:
         print(f"  the logs of those that failed are in {folder / 'tune'}; --resume tries them again")
     print(f"trials and pictures: {folder}")
+    print(f"report:              {page}")
     return rows
 
 

@@ -21,8 +21,9 @@ import torch
 from datasets.volume import Volume
 from pipeline.amount import show_bytes
 from pipeline.config import RunConfig
-from pipeline.sweep.folder import TURNED_AWAY, begin, reopen, sweep_folder
+from pipeline.sweep.folder import begin, reopen, sweep_folder
 from pipeline.sweep.halving import Halving
+from pipeline.sweep.record import TURNED_AWAY
 from pipeline.sweep.results import Ended, check_best, finish_best, report
 from pipeline.sweep.searcher import Search
 from pipeline.sweep.shares import check_shares, memory_of_trial, trial_share, trials_at_once

@@ -33,6 +33,18 @@ def test_a_trial_is_compared_with_those_of_the_killed_driver(recipe: Make, reach
     assert halving.on_trial_result(None, new, {"step": 4, "score": 0.3}) == expected
 
 
+def test_a_trial_from_before_counts_with_its_best_score_as_while_it_ran(recipe: Make) -> None:
+    config = replace(recipe("trial-before"), sweep=SweepConfig(depth=[3], grace=2))
+    run = prepare(config)
+    rows = [{"step": 4, "loss": 1.0, "validation/miou": 0.9}, {"step": 8, "loss": 1.0, "validation/miou": 0.2}]
+    (run.folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    halving = Halving(config, Path(config.runs).resolve())
+    new = SimpleNamespace(trial_id="new")
+    halving.on_trial_add(None, SimpleNamespace(trial_id="before"))
+    halving.on_trial_add(None, new)
+    assert halving.on_trial_result(None, new, {"step": 8, "score": 0.5}) == TrialScheduler.STOP
+
+
 def test_a_sweep_over_no_volume_is_refused_and_leaves_nothing(recipe: Make, tmp_path: Path) -> None:
     config = replace(recipe(), sweep=SweepConfig(depth=[3, 5], rank=[2], levels=[1]))
     config = replace(config, data=replace(config.data, source=str(tmp_path / "none.zarr")))

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from pipeline.config import RunConfig
 from pipeline.config_sweep import SweepConfig
 from pipeline.recipe import dump_recipe
-from pipeline.sweep.folder import turned_away
+from pipeline.sweep.record import turned_away
 from pipeline.training.checkpoint import all_checkpoints, folder_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -1,0 +1,164 @@
+"""One self-contained HTML page of a sweep: what was searched, what was found, what was turned away, how to go on."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets.provenance import code_version
+from pipeline.amount import show_bytes
+from pipeline.config import RunConfig
+from pipeline.config_sweep import SEARCHED, Range
+from pipeline.recipe import dump_recipe, load_recipe
+from pipeline.report.content import Rows, machine_in_words, versions
+from pipeline.report.page import data_uri, render, write_page
+from pipeline.report.reproduce import without_secrets
+from pipeline.run import Run
+from pipeline.sweep.record import read_trials, turned_away
+from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, in_words, show
+from pipeline.tracking.journal import read_history
+
+CONTENTS = (
+    ("what", "What was searched"),
+    ("trials", "Trials"),
+    ("pictures", "Pictures"),
+    ("refused", "Turned away and failed"),
+    ("machine", "Machine"),
+    ("again", "Make it again"),
+)
+_PICTURES = {
+    "pareto": "Score over the other objectives; filled is what no other trial beats in all of them.",
+    "trials": "Score over depth, and the best of each pair of depth and rank.",
+    "parallel": "Every trial as a line across what was searched and what came out.",
+}
+_NOT_NOTED = "not noted by a trial yet"
+
+
+def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str, str]:
+    """Write the page of a sweep that has ended, was interrupted, or is at work.
+
+    Parameters
+    ----------
+    folder
+        Folder of the sweep.
+    out
+        Where to; none means its folder.
+
+    Returns
+    -------
+    tuple of (pathlib.Path, str, str)
+        The page, and URI and id of the sweep's MLflow run.
+    """
+    config = load_recipe(folder / "config.yaml")
+    state = json.loads((folder / "sweep.json").read_text())
+    page = write_page(render("sweep.html.j2", describe_sweep(folder, config)), out or folder / "report.html")
+    return page, str(config.tracking.uri), state["run_id"]
+
+
+def describe_sweep(folder: Path, config: RunConfig) -> dict[str, Any]:
+    """Put all that is known of a sweep into what the template shows."""
+    found, refused = read_trials(folder), turned_away(folder)
+    rows: list[Row] = found["rows"] if found else []
+    failed = [error.strip().splitlines()[-1] for error in found["failed"]] if found else []
+    runs = [Run.open(path.parent) for path in sorted(folder.glob("trial-*/prepared.json"))]
+    noted = next((run for run in runs if run.read("machine.json")), None)
+    ended = f"{len(rows)} trials" if found else f"not ended (still at work, or stopped); {len(runs)} trials begun"
+    warnings = [] if found else ["This sweep has not come to its end: what is here is what there is so far."]
+    heads, cells = _table(rows, config) if rows else _unfinished(runs)
+    return {
+        "name": folder.name,
+        "state": ended,
+        "warnings": warnings,
+        "contents": CONTENTS,
+        "tiles": _tiles(rows, failed, len(refused)),
+        "what": _what(config, runs),
+        "heads": heads,
+        "cells": cells,
+        "pictures": {
+            name: data_uri(folder / "pictures" / f"{name}.png")
+            for name in _PICTURES
+            if (folder / "pictures" / f"{name}.png").is_file()
+        },
+        "captions": _PICTURES,
+        "refused": [(in_words(row["choice"]), row["reason"]) for row in refused],
+        "failed": failed,
+        "machine": machine_in_words(noted) if noted else [("machine", _NOT_NOTED)],
+        "versions": versions(noted) if noted else [],
+        "settings": without_secrets(dump_recipe(config)),
+        "best": in_words(rows[0]["choice"]) if rows else None,
+        "commands": _commands(config, finished=bool(found)),
+    }
+
+
+def _tiles(rows: Sequence[Row], failed: Sequence[str], refused: int) -> list[tuple[str, str, str]]:
+    if not rows:
+        return []
+    return [
+        ("best", show("score", rows[0]["score"]), "mean IoU on the validation part"),
+        ("trials", str(len(rows)), "that came to a score"),
+        ("stopped", str(sum(row["stopped"] for row in rows)), "early, by ASHA"),
+        ("turned away", str(refused), "by the planner, before they started"),
+        ("failed", str(len(failed)), "trials without a score"),
+    ]
+
+
+def _what(config: RunConfig, runs: Sequence[Run]) -> Rows:
+    sweep = config.sweep
+    rows: Rows = [("volume", without_secrets(config.data.source))]
+    for name in SEARCHED:
+        domain = sweep.domains.get(name)
+        if isinstance(domain, Range):
+            rows.append((TITLES.get(name, name), f"{domain.low:g} to {domain.high:g}{', logarithmic' * domain.log}"))
+        elif domain is not None:
+            rows.append((TITLES.get(name, name), ", ".join(map(str, domain))))
+    most = {"max": "highest", "min": "lowest"}
+    wanted = [f"{most[DIRECTIONS[name]]} {TITLES.get(name, name)}" for name in sweep.objectives]
+    rows += [
+        ("objectives", ", ".join(wanted)),
+        ("budget", f"{sweep.trials} trials of at most {config.training.steps} steps"),
+        ("stopping", "ASHA stops weak trials" if sweep.stops_early else "every trial runs to its end"),
+        ("scored on", "the validation part; the test part stays unseen"),
+    ]
+    memory = runs[0].config.training.memory if runs else None
+    return [*rows, ("memory of a worker", show_bytes(int(float(memory[:-2]) * 1e6)))] if memory else rows
+
+
+def _table(rows: Sequence[Row], config: RunConfig) -> tuple[list[str], list[list[str]]]:
+    searched = [name for name in SEARCHED if name in rows[0]["choice"]]
+    several = len(config.sweep.objectives) > 1
+    heads = ["trial", *(TITLES.get(name, name) for name in (*searched, *DIRECTIONS)), "steps"]
+    cells = [
+        [
+            row["trial"],
+            *(show(name, row["choice"][name]) for name in searched),
+            *(show(name, row[name]) for name in DIRECTIONS),
+            f"{row['step']}{' (stopped)' * row['stopped']}",
+            *(["yes" * row["front"]] if several else []),
+        ]
+        for row in rows
+    ]
+    return [*heads, *(["Pareto front"] if several else [])], cells
+
+
+def _unfinished(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    cells = []
+    for run in runs:
+        history = read_history(run)
+        scored = [row["validation/miou"] for row in history if "validation/miou" in row]
+        score = show("score", max(scored)) if scored else "-"
+        cells.append([run.config.name, run.config.network.layers, str(len(history)), score])
+    return ["trial", "layers", "steps so far", f"best {TITLES['score']}"], cells
+
+
+def _commands(config: RunConfig, *, finished: bool) -> list[str]:
+    code = code_version()
+    start = [] if code == "unknown" else [f"git checkout {code.removesuffix('-dirty')}"]
+    tune = ".venv/bin/python -m pipeline tune sweep.yaml"
+    more = "--resume --finish" if finished else "--resume"
+    return [
+        *start,
+        "python3 -m venv .venv && .venv/bin/pip install -e .",
+        f"{tune} --name {shlex.quote(f'{config.name}-again')}",
+        f"{tune} {more}    # {'retrain, test and register the best' if finished else 'go on with this one'}",
+    ]

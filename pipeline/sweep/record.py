@@ -1,0 +1,31 @@
+"""What a sweep notes in its folder: the choices that were turned away, and its trials once it has come to its end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.sweep.trials import Row
+
+TURNED_AWAY = "turned-away.jsonl"
+"""File of a sweep's folder with the choices that the planner turned away."""
+_TRIALS = "trials.json"
+
+
+def turned_away(folder: Path) -> list[dict[str, Any]]:
+    """Read the choices that were turned away, each once, with its reason."""
+    log = folder / TURNED_AWAY
+    if not log.is_file():
+        return []
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return list({json.dumps(row["choice"], sort_keys=True): row for row in rows}.values())
+
+
+def write_trials(folder: Path, rows: list[Row], failed: list[str]) -> None:
+    """Keep the ranked trials of a sweep that came to its end, and the errors of those that failed."""
+    (folder / _TRIALS).write_text(json.dumps({"rows": rows, "failed": failed}, indent=1))
+
+
+def read_trials(folder: Path) -> dict[str, Any] | None:
+    """Read what `write_trials` kept; none of a sweep that has not come to its end."""
+    path = folder / _TRIALS
+    return json.loads(path.read_text()) if path.is_file() else None
