@@ -123,7 +123,6 @@ def tune(
     config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
     if finish:
         check_best(config, resume=resume, overwrite=overwrite)
-    connect(uri)
     with sweep_folder(folder, resume=resume, overwrite=overwrite):
         state = reopen(folder, config) if resume else _begin(config, folder, uri, experiment)
         rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"]))

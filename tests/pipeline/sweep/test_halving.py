@@ -51,3 +51,12 @@ def test_a_sweep_over_no_volume_is_refused_and_leaves_nothing(recipe: Make, tmp_
     with pytest.raises(InputError, match=r"no volume at .*none\.zarr"):
         tune(config)
     assert not Path(config.runs).exists()
+
+
+def test_a_refused_sweep_leaves_no_database(recipe: Make) -> None:
+    config = replace(recipe(memory="0.001MB"), sweep=SweepConfig(depth=[3, 5], rank=[2], levels=[1]))
+    with pytest.raises(InputError, match=r"needs .* there are 0\.001 MB by training.memory"):
+        tune(config)
+    with pytest.raises(InputError, match="--resume: there is no sweep at"):
+        tune(config, resume=True)
+    assert not list(Path(config.runs).glob("*"))
