@@ -336,14 +336,14 @@ class EvaluateConfig:
 
 @dataclass
 class ReportConfig:
-    """Which run becomes a page.
+    """Which run or sweep becomes a page.
 
     Attributes
     ----------
     run
-        Folder of the run.
+        Folder of the run or of the sweep.
     out
-        HTML page to write; none means ``report.html`` in the run's folder.
+        HTML page to write; none means ``report.html`` in that folder.
     """
 
     run: str = ""

@@ -1,6 +1,5 @@
 """The whole way once, with the commands that a user would type."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
     """
     from pipeline.cli import run_command
     from pipeline.recipe import load_recipe
-    from pipeline.tracking.store import store_uri
+    from pipeline.tracking.store import store_uri, where_to_look
 
     recipe = load_recipe(config.training)
     run = str(Path(recipe.runs) / recipe.name)
@@ -65,8 +64,6 @@ def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
     print(f"\nthe map:      {config.map}, its picture {Path(config.map).with_suffix('.png')}")
     print(f"the training: {run}/report.html")
     uri = store_uri(recipe.tracking.uri, recipe.runs)
-    if uri.startswith("http"):
-        print(f"MLflow:       {uri}")
-    else:
-        print(f"MLflow:       {sys.executable} -m mlflow ui --backend-store-uri {uri}")
+    print(f"MLflow:       {where_to_look(uri)}")
+    if not uri.startswith("http"):
         print("              then open http://127.0.0.1:5000")

@@ -36,11 +36,12 @@ def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
     """
     if not config.run:
         raise InputError("name the folder of a run: python -m pipeline report runs/NAME")
+    sweep = (Path(config.run) / "sweep.json").is_file()
+    run = None if sweep else Run.open(config.run)  # refused before a folder is made for the page
     out = None if config.out is None else _place(Path(config.out), overwrite)
-    if (Path(config.run) / "sweep.json").is_file():
+    if run is None:
         page, uri, run_id = write_sweep_report(Path(config.run), out)
     else:
-        run = Run.open(config.run)
         page, uri, run_id = write_report(run, out), run.tracking_uri, run.read("tracking.json").get("run_id", "")
     print(f"report:      {page}")
     print(f"MLflow:      {_log(uri, run_id, page)}")
@@ -80,7 +81,7 @@ def _log(uri: str, run_id: str, page: Path) -> str:
 
     file = uri.removeprefix("sqlite:///")
     if not run_id:
-        return "not logged: this run has no MLflow run"
+        return "not logged: it has no MLflow run"
     if file != uri and not Path(file).is_file():
         return f"not logged: there is no {file}"
     try:

@@ -2,11 +2,10 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.provenance import code_version
 from pipeline.amount import show_bytes
 from pipeline.config import RunConfig
 from pipeline.config_sweep import SEARCHED, Range
@@ -52,12 +51,12 @@ def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str
     """
     config = load_recipe(folder / "config.yaml")
     state = json.loads((folder / "sweep.json").read_text())
-    page = write_page(render("sweep.html.j2", describe_sweep(folder, config)), out or folder / "report.html")
+    page = write_page(render("sweep.html.j2", describe_sweep(folder, config, state)), out or folder / "report.html")
     return page, str(config.tracking.uri), state["run_id"]
 
 
-def describe_sweep(folder: Path, config: RunConfig) -> dict[str, Any]:
-    """Put all that is known of a sweep into what the template shows."""
+def describe_sweep(folder: Path, config: RunConfig, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Put all that is known of a sweep into what the template shows; `state` is what it noted when it began."""
     found, refused = read_trials(folder), turned_away(folder)
     rows: list[Row] = found["rows"] if found else []
     failed = [error.strip().splitlines()[-1] for error in found["failed"]] if found else []
@@ -72,7 +71,7 @@ def describe_sweep(folder: Path, config: RunConfig) -> dict[str, Any]:
         "warnings": warnings,
         "contents": CONTENTS,
         "tiles": _tiles(rows, failed, len(refused)),
-        "what": _what(config, runs),
+        "what": _what(config, state["memory"]),
         "heads": heads,
         "cells": cells,
         "pictures": {
@@ -87,7 +86,7 @@ def describe_sweep(folder: Path, config: RunConfig) -> dict[str, Any]:
         "versions": versions(noted) if noted else [],
         "settings": without_secrets(dump_recipe(config)),
         "best": in_words(rows[0]["choice"]) if rows else None,
-        "commands": _commands(config, finished=bool(found)),
+        "commands": _commands(config, state.get("code", "unknown"), finished=bool(found)),
     }
 
 
@@ -103,7 +102,7 @@ def _tiles(rows: Sequence[Row], failed: Sequence[str], refused: int) -> list[tup
     ]
 
 
-def _what(config: RunConfig, runs: Sequence[Run]) -> Rows:
+def _what(config: RunConfig, memory: int | None) -> Rows:
     sweep = config.sweep
     rows: Rows = [("volume", without_secrets(config.data.source))]
     for name in SEARCHED:
@@ -120,8 +119,7 @@ def _what(config: RunConfig, runs: Sequence[Run]) -> Rows:
         ("stopping", "ASHA stops weak trials" if sweep.stops_early else "every trial runs to its end"),
         ("scored on", "the validation part; the test part stays unseen"),
     ]
-    memory = runs[0].config.training.memory if runs else None
-    return [*rows, ("memory of a worker", show_bytes(int(float(memory[:-2]) * 1e6)))] if memory else rows
+    return rows if memory is None else [*rows, ("memory of a worker", show_bytes(memory))]
 
 
 def _table(rows: Sequence[Row], config: RunConfig) -> tuple[list[str], list[list[str]]]:
@@ -151,8 +149,7 @@ def _unfinished(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     return ["trial", "layers", "steps so far", f"best {TITLES['score']}"], cells
 
 
-def _commands(config: RunConfig, *, finished: bool) -> list[str]:
-    code = code_version()
+def _commands(config: RunConfig, code: str, *, finished: bool) -> list[str]:
     start = [] if code == "unknown" else [f"git checkout {code.removesuffix('-dirty')}"]
     tune = ".venv/bin/python -m pipeline tune sweep.yaml"
     more = "--resume --finish" if finished else "--resume"

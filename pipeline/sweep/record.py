@@ -29,3 +29,8 @@ def read_trials(folder: Path) -> dict[str, Any] | None:
     """Read what `write_trials` kept; none of a sweep that has not come to its end."""
     path = folder / _TRIALS
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def forget_trials(folder: Path) -> None:
+    """Take back that a sweep came to its end, because it goes on."""
+    (folder / _TRIALS).unlink(missing_ok=True)

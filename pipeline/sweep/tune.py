@@ -18,12 +18,13 @@ import ray
 import ray.tune
 import torch
 
+from datasets.provenance import code_version
 from datasets.volume import Volume
 from pipeline.amount import show_bytes
 from pipeline.config import RunConfig
 from pipeline.sweep.folder import begin, reopen, sweep_folder
 from pipeline.sweep.halving import Halving
-from pipeline.sweep.record import TURNED_AWAY
+from pipeline.sweep.record import TURNED_AWAY, forget_trials
 from pipeline.sweep.results import Ended, check_best, finish_best, report
 from pipeline.sweep.searcher import Search
 from pipeline.sweep.shares import check_shares, memory_of_trial, trial_share, trials_at_once
@@ -155,7 +156,7 @@ def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[s
         tags={"folder": str(folder)},
         artifacts=folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
     )
-    state = {"run_id": run_id, "memory": None if memory is None else memory.size}
+    state = {"run_id": run_id, "memory": None if memory is None else memory.size, "code": code_version()}
     begin(folder, config, state)
     return state
 
@@ -171,6 +172,7 @@ def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
     """Run or go on with the trials; leaves table and pictures in the folder and in MLflow."""
     status: Status = "FAILED"
     tracker.reopen()
+    forget_trials(folder)
     try:
         with cluster(config.cluster), _stopped_by_sigterm():
             results = _tuner(config, folder, tracker.run_id).fit()

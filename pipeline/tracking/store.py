@@ -1,9 +1,15 @@
-"""Which MLflow store a command means."""
+"""Which MLflow store a command means, and how to look at it."""
 
 import os
+import sys
 from pathlib import Path
 
 
 def store_uri(said: str | None, runs: Path | str) -> str:
     """Return the URI that was said, or MLFLOW_TRACKING_URI, or that of SQLite in the folder of all runs."""
     return said or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).resolve() / 'mlflow.db'}"
+
+
+def where_to_look(uri: str) -> str:
+    """Return the address of a server, or the command that serves another store."""
+    return uri if uri.startswith("http") else f"{sys.executable} -m mlflow ui --backend-store-uri {uri}"

@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -19,6 +18,7 @@ from pipeline.planning.memory import check_training
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.tracking.session import note_start
+from pipeline.tracking.store import where_to_look
 from pipeline.tracking.tracker import Status, Tracker, connect, create_run
 from pipeline.training.checkpoint import all_checkpoints
 from pipeline.training.local import train_here
@@ -116,9 +116,7 @@ def _announce(run: Run, interrupted: bool) -> None:
     print(f"run folder:  {run.folder}")
     print(f"pictures:    {run.pictures}")
     print(f"report:      {run.folder / 'report.html'}")
-    served = run.tracking_uri.startswith("http")
-    look = run.tracking_uri if served else f"{sys.executable} -m mlflow ui --backend-store-uri {run.tracking_uri}"
-    print(f"MLflow:      {look}")
+    print(f"MLflow:      {where_to_look(run.tracking_uri)}")
 
 
 def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> Run:

@@ -12,7 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.config_sweep import Range, SweepConfig
 from pipeline.pictures.curves import draw_trials
 from pipeline.recipe import dump_recipe
-from pipeline.sweep.record import TURNED_AWAY, write_trials
+from pipeline.sweep.record import TURNED_AWAY, forget_trials, write_trials
 from pipeline.training.prepare import prepare
 from tests.pipeline.report.pages import Page
 
@@ -30,7 +30,7 @@ def sweep(recipe: Callable[..., RunConfig]) -> Path:
     (run.folder / "history.jsonl").write_text(json.dumps({"step": 4, "loss": 1.0, "validation/miou": 0.625}) + "\n")
     config = replace(config, tracking=replace(config.tracking, uri=f"sqlite:///{folder / 'none.db'}"))
     (folder / "config.yaml").write_text(dump_recipe(config))
-    (folder / "sweep.json").write_text(json.dumps({"run_id": "0", "memory": 2e6}))
+    (folder / "sweep.json").write_text(json.dumps({"run_id": "0", "memory": 2_500_000, "code": "abc123-dirty"}))
     refused = {"choice": {"depth": 3, "rank": 9000, "levels": 1, "rate": 0.002}, "reason": "needs <124> MB"}
     (folder / TURNED_AWAY).write_text(json.dumps(refused) + "\n")
     return folder
@@ -53,6 +53,8 @@ def test_a_sweep_at_work_shows_what_there_is(sweep: Path, capsys: pytest.Capture
         "0.001 to 0.01, logarithmic",
         "highest validation mIoU, lowest s a step",
         "depth 3, levels 1, rank 9000, learning rate 0.002</th><td>needs &lt;124&gt; MB",
+        "memory of a worker</dt><dd>2.5 MB",
+        "git checkout abc123\n",
         "--resume    # go on with this one",
     ):
         assert words in text, words
@@ -77,3 +79,11 @@ def test_a_sweep_that_ended_shows_trials_pictures_and_failures(sweep: Path, caps
         assert words in text, words
     assert "at &lt;here&gt;" not in text
     assert text.count("<figure>") == 1
+    forget_trials(sweep)  # as a sweep does that goes on
+    assert "not ended (still at work, or stopped)" in page_of(sweep, capsys)
+
+
+def test_a_page_of_nothing_is_refused_and_makes_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path / "none"), "--out", str(tmp_path / "new" / "page.html")]) == 2
+    assert "none" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
