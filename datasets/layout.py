@@ -24,7 +24,8 @@ def plan_chunks(
     """Choose chunks, and shards of up to 64 MiB for an array larger than that.
 
     Without a block, chunks are of 1 to 2 MiB with edges as even as they can be. With one, they are at most 1 MiB and
-    divide it, and the shards are whole blocks wherever these fit, so that an aligned block reads nothing but itself.
+    divide it, and the shards are whole blocks wherever these fit and divide them where not, so that an aligned block
+    reads nothing but itself, and no shard is written with two blocks.
 
     Parameters
     ----------
@@ -60,17 +61,23 @@ def plan_chunks(
     units = {dim: max(chunks[dim], blocks.get(str(dim), 0) // chunks[dim] * chunks[dim]) for dim in sizes}
     shards = dict(chunks)
     while True:
-        steps = {dim: chunks[dim] if shards[dim] < units[dim] else units[dim] for dim in sizes}
+        larger = {dim: _next_shard(shards[dim], chunks[dim], units[dim]) for dim in sizes}
         growing = [
             dim
             for dim in sizes
-            if shards[dim] < sizes[dim]
-            and math.prod(shards.values()) // shards[dim] * (shards[dim] + steps[dim]) * itemsize <= limit
+            if shards[dim] < sizes[dim] and math.prod(shards.values()) // shards[dim] * larger[dim] * itemsize <= limit
         ]
         if not growing:
             return chunks, shards
         shortest = min(growing, key=lambda dim: shards[dim] / units[dim])
-        shards[shortest] += steps[shortest]
+        shards[shortest] = larger[shortest]
+
+
+def _next_shard(shard: int, chunk: int, block: int) -> int:
+    """Return the next larger edge of a shard: as long as it is shorter than a block, one that divides the block."""
+    if shard >= block:
+        return shard + block
+    return next(edge for edge in range(shard + chunk, block + 1, chunk) if block % edge == 0)
 
 
 def _finer(edge: int, exact: bool) -> int:

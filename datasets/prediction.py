@@ -3,15 +3,19 @@
 K classes; dims are the output's dimensions.
 """
 
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
+import zarr
 
-from datasets.layout import plan_chunks
+from datasets.layout import SHARD_BYTES, plan_chunks
 from datasets.objects import is_remote
 from datasets.store import write_aside
 from datasets.upload import open_upload
@@ -86,26 +90,41 @@ def _centres(values: np.ndarray, factor: int) -> np.ndarray:
     return whole.reshape(-1, factor).mean(axis=1)
 
 
-def prediction_dataset(
-    probability: np.ndarray,
-    *,
-    empty: np.ndarray,
-    source: xr.Dataset,
-    dims: Sequence[str],
-    factor: int,
-    classes: Sequence[str],
-    attrs: Mapping[str, Any],
+@dataclass(frozen=True)
+class Labelled:
+    """What was found out about some cells of a volume.
+
+    Attributes
+    ----------
+    place
+        Where they lie on the output's grid, a slice for each of its dimensions.
+    winner
+        uint8 [*place]: the most probable class, or `NO_DATA`.
+    probability
+        float32 [K, *place], NaN where there is no data.
+    """
+
+    place: tuple[slice, ...]
+    winner: np.ndarray
+    probability: np.ndarray
+
+    @classmethod
+    def of(cls, place: tuple[slice, ...], probability: np.ndarray, empty: np.ndarray) -> "Labelled":
+        """Take the most probable class of each cell that is not `empty`, bool [*place]."""
+        winner = probability.argmax(axis=0).astype(np.uint8)
+        winner[empty] = NO_DATA
+        return cls(place, winner, np.where(empty, np.float32(np.nan), probability).astype(np.float32, copy=False))
+
+
+def lay_out(
+    source: xr.Dataset, dims: Sequence[str], *, factor: int, classes: Sequence[str], attrs: Mapping[str, Any]
 ) -> xr.Dataset:
-    """Lay out a prediction with the coordinates of its source.
+    """Lay out the prediction of a volume, with its coordinates and without any value yet.
 
     Parameters
     ----------
-    probability
-        float32 [K, *dims].
-    empty
-        bool [*dims]: cells without data, which get class 255 and probability NaN.
     source
-        The volume that was predicted.
+        The volume that is predicted.
     dims
         Dimensions of the output.
     factor
@@ -120,16 +139,14 @@ def prediction_dataset(
     xarray.Dataset
         ``class`` uint8 (*dims) and ``probability`` float32 (class_name, *dims).
     """
-    winner = probability.argmax(axis=0).astype(np.uint8)
-    winner[empty] = NO_DATA
-    probability = np.where(empty, np.float32(np.nan), probability)
+    sizes = tuple(-(-source.sizes[dim] // factor) for dim in dims)
     meaning = {"class_names": list(classes), "no_data": NO_DATA}
-    ds = xr.Dataset(
+    return xr.Dataset(
         {
-            "class": (tuple(dims), winner, {"long_name": "most probable class", **meaning}),
+            "class": (tuple(dims), da.zeros(sizes, dtype=np.uint8), {"long_name": "most probable class", **meaning}),
             "probability": (
                 ("class_name", *dims),
-                probability.astype(np.float32),
+                da.zeros((len(classes), *sizes), dtype=np.float32),
                 {"long_name": "probability of the class", "units": "1"},
             ),
         },
@@ -137,36 +154,78 @@ def prediction_dataset(
         | {"class_name": np.array(classes, dtype=np.dtypes.StringDType())},
         attrs={**attrs, "format": FORMAT, "format_version": FORMAT_VERSION},
     )
-    return ds
 
 
-def write_prediction(ds: xr.Dataset, path: str | Path) -> str | Path:
-    """Write a prediction as a Zarr v3 store in the place of what is there: all of it appears, or nothing.
+def write_prediction(
+    layout: xr.Dataset,
+    pieces: Iterable[Labelled],
+    path: str | Path,
+    *,
+    block: Sequence[int] | None = None,
+    beside: Callable[[xr.DataArray], None] | None = None,
+) -> str | Path:
+    """Write a prediction, piece by piece, as a Zarr v3 store in the place of what is there: all appears, or nothing.
+
+    Parameters
+    ----------
+    layout
+        What `lay_out` made.
+    pieces
+        All cells, each once; no more than one piece is held.
+    path
+        The place.
+    block
+        Cells of a piece along each dimension of the output; none where there is one piece.
+    beside
+        Called with the finished classes before the store takes its place in a folder.
 
     Raises
     ------
     InputError
         Where the operating system or the store refuses to write, as on a full disk.
     """
-    ds = ds.drop_encoding()
-    encoding: dict[str, dict[str, Any]] = {}
-    for name in ("class", "probability"):
-        chunks, shards = plan_chunks(ds[name].sizes, ds[name].dtype.itemsize)
-        encoding[name] = {"chunks": tuple(chunks[dim] for dim in ds[name].dims)}
-        if shards is not None:
-            encoding[name]["shards"] = tuple(shards[dim] for dim in ds[name].dims)
-        if "spatial_ref" in ds.coords:
-            encoding[name]["grid_mapping"] = "spatial_ref"
-    encoding |= {str(name): {"_FillValue": None} for name, coord in ds.coords.items() if coord.dtype.kind == "f"}
 
-    def write(aside: Any) -> None:
+    def write(target: Any) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
             warnings.filterwarnings("ignore", "Object at .* is not recognized")  # folders that some S3 servers keep
-            ds.to_zarr(aside, mode="w", zarr_format=3, consolidated=True, encoding=encoding)
+            layout.drop_encoding().to_zarr(
+                target, mode="w", zarr_format=3, consolidated=True, compute=False, encoding=_encoding(layout, block)
+            )
+            group = zarr.open_group(target, mode="r+")
+            winner, probability = group["class"], group["probability"]
+            assert isinstance(winner, zarr.Array)
+            assert isinstance(probability, zarr.Array)
+            for piece in pieces:
+                winner[piece.place] = piece.winner
+                probability[(slice(None), *piece.place)] = piece.probability
 
     if is_remote(path):
         with open_upload(str(path), None, overwrite=True) as (store, _):
             write(store)
         return path
-    return write_aside(Path(path), write)
+
+    def write_folder(aside: Path) -> None:
+        write(aside)
+        if beside is not None:
+            beside(xr.open_zarr(aside, mask_and_scale=False, decode_coords="all")["class"])
+
+    return write_aside(Path(path), write_folder)
+
+
+def _encoding(layout: xr.Dataset, block: Sequence[int] | None) -> dict[str, dict[str, Any]]:
+    """Cut both arrays so that a piece fills whole chunks and shards wherever its size allows that."""
+    dims = [str(dim) for dim in layout["class"].dims]
+    blocks = dict(zip(dims, block, strict=True)) if block is not None else None
+    encoding: dict[str, dict[str, Any]] = {}
+    for name in ("class", "probability"):
+        sizes, itemsize = layout[name].sizes, layout[name].dtype.itemsize
+        piece = itemsize * math.prod(min(size, (blocks or {}).get(str(dim), size)) for dim, size in sizes.items())
+        chunks, shards = plan_chunks(sizes, itemsize, block=blocks, shard_bytes=min(piece, SHARD_BYTES))
+        encoding[name] = {"chunks": tuple(chunks[dim] for dim in layout[name].dims)}
+        if shards is not None:
+            encoding[name]["shards"] = tuple(shards[dim] for dim in layout[name].dims)
+        if "spatial_ref" in layout.coords:
+            encoding[name]["grid_mapping"] = "spatial_ref"
+    numbers = [str(name) for name, coord in layout.coords.items() if coord.dtype.kind == "f"]
+    return encoding | {name: {"_FillValue": None} for name in numbers}

@@ -1,18 +1,23 @@
 """A volume small enough to look at as a whole: itself, the finest of its overviews that is, or means made now."""
 
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
+from datasets.config import DataConfig
 from datasets.dims import entry_dims
 from datasets.overviews import GROUP
 from datasets.store import open_part
+from datasets.volume import Volume
 
 _CELLS = 2**25
+"""How many cells are not too many."""
 
 
-def viewable(uri: str | Path, dataset: xr.Dataset, *, cells: int = _CELLS) -> xr.Dataset:
+def viewable(uri: str | Path, dataset: xr.Dataset) -> xr.Dataset:
     """Coarsen a volume for a picture.
 
     Parameters
@@ -21,8 +26,6 @@ def viewable(uri: str | Path, dataset: xr.Dataset, *, cells: int = _CELLS) -> xr
         Where the volume is, with its overviews.
     dataset
         The opened volume.
-    cells
-        How many cells are not too many.
 
     Returns
     -------
@@ -30,17 +33,31 @@ def viewable(uri: str | Path, dataset: xr.Dataset, *, cells: int = _CELLS) -> xr
         ``data`` and, where the volume has labels, ``labels`` of the first cell of each cube; the volume itself where it
         is small.
     """
-    if dataset["data"].size <= cells:
+    if dataset["data"].size <= _CELLS:
         return dataset
     listed = open_part(uri, GROUP)
     for entry in [] if listed is None else listed.attrs["levels"]:
         level = open_part(uri, f"{GROUP}/{entry['path']}")
-        if level is not None and level["data"].size <= cells:
+        if level is not None and level["data"].size <= _CELLS:
             return _with_labels(level, dataset)
-    return _with_labels(_coarsened(dataset, cells), dataset)
+    return _with_labels(_coarsened(dataset), dataset)
 
 
-def _coarsened(dataset: xr.Dataset, cells: int) -> xr.Dataset:
+def read_for_viewing(uri: str | Path, volume: Volume) -> np.ndarray:
+    """Read a volume small enough to look at, coarser than it is where it is large: float32 [C, *n], NaN for no data."""
+    seen = viewable(uri, volume.dataset.drop_vars(["labels", "truth"], errors="ignore"))
+    return Volume.of(seen, DataConfig(source=str(uri), space=list(volume.space))).read()
+
+
+def thinning(sizes: Sequence[int]) -> tuple[slice, ...]:
+    """Choose cells of a grid, evenly along all axes, that are not too many to look at."""
+    step = 1
+    while math.prod(-(-size // step) for size in sizes) > _CELLS:
+        step += 1
+    return (slice(None, None, step),) * len(sizes)
+
+
+def _coarsened(dataset: xr.Dataset) -> xr.Dataset:
     """Average the data over cubes; reads all of them, piece by piece."""
     data = dataset["data"]
     if "valid" in dataset:
@@ -48,7 +65,7 @@ def _coarsened(dataset: xr.Dataset, cells: int) -> xr.Dataset:
     keep = entry_dims(data.sizes)
     steps = {dim: 1 for dim in data.dims if str(dim) not in keep}
     sizes = dict(data.sizes)
-    while steps and _product(sizes) > cells and max(sizes[dim] for dim in steps) > 1:
+    while steps and math.prod(sizes.values()) > _CELLS and max(sizes[dim] for dim in steps) > 1:
         longest = max(steps, key=lambda dim: sizes[dim])
         steps[longest] *= 2
         sizes[longest] = -(-data.sizes[longest] // steps[longest])
@@ -61,13 +78,6 @@ def _step(size: int, coarse: int) -> int:
     while -(-size // step) > coarse:
         step *= 2
     return step
-
-
-def _product(sizes: Mapping[Hashable, int]) -> int:
-    cells = 1
-    for size in sizes.values():
-        cells *= size
-    return cells
 
 
 def _with_labels(level: xr.Dataset, dataset: xr.Dataset) -> xr.Dataset:

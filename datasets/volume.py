@@ -97,6 +97,11 @@ class Volume:
                         f"data.block gives {edge} cells of {dim}, along which the labels of {where} do not vary; "
                         f"give all {data.sizes[dim]}"
                     )
+                if dim in (config.keep or []) and edge != data.sizes[dim]:
+                    raise InputError(
+                        f"data.block gives {edge} cells of {dim}, each of which data.keep normalises by itself; "
+                        f"give all {data.sizes[dim]}, or leave {dim} out of data.keep"
+                    )
         return cls(
             dataset=dataset,
             space=space,

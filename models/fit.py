@@ -29,17 +29,19 @@ def largest_sizes(
     Returns
     -------
     tuple of int, or None
-        Cells along each axis, multiples of what the coarsenings divide; axes on which the output is one slice keep
-        their size. None where not even the smallest grid fits.
+        Cells along each axis, multiples of what the coarsenings divide; axes that are only ever seen whole
+        keep their size. None where not even the smallest grid fits.
     """
     unit, grid = segmenter.network.multiple, padded_sizes(segmenter.network, work.sizes)
-    fixed = segmenter.config.read_slice
+    fixed = segmenter.uncut
     free = [size for axis, size in enumerate(grid) if axis not in fixed]
+    if not free:
+        return work.sizes if peak(segmenter, work) <= memory else None
     longest = max(free) // unit
 
     def sizes(units: int) -> tuple[int, ...]:
         return tuple(
-            size if axis in fixed else max(1, round(size // unit * units / longest)) * unit
+            work.sizes[axis] if axis in fixed else max(1, round(size // unit * units / longest)) * unit
             for axis, size in enumerate(grid)
         )
 

@@ -71,6 +71,12 @@ class Segmenter(nn.Module):
         """What the network's passes saw of their own exactness."""
         return self.network.watch
 
+    @property
+    def uncut(self) -> list[int]:
+        """Space axes that are only ever seen whole: the output lacks them, or each of their cells has its own scale."""
+        scaled = [max(self.mean.shape[axis], self.deviation.shape[axis]) > 1 for axis in range(1, self.mean.dim())]
+        return [axis for axis, own in enumerate(scaled) if own or axis in self.config.read_slice]
+
     def output_shape(self, space: tuple[int, ...]) -> tuple[int, ...]:
         """Return the space of the logits for an input of `space` cells.
 

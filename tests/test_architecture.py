@@ -19,14 +19,15 @@ DOORS = {
     "pipeline/sweep/tune pipeline/tracking/gauges pipeline/training/worker",
     "optuna": "pipeline/sweep/searcher",
     "mlflow": "pipeline/registry/register pipeline/registry/versions pipeline/tracking/tracker",
-    "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/store "
-    "datasets/upload datasets/writing",
+    "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/prediction "
+    "datasets/store datasets/upload datasets/writing",
     "obstore": "datasets/aws_profiles datasets/objects",
     "boto3": "datasets/aws_profiles",
     "numcodecs": "datasets/codecs",
     "zstandard": "datasets/codecs",
     "google_crc32c": "datasets/codecs",
-    "dask": "datasets/lazy datasets/masking datasets/overviews datasets/statistics datasets/synthetic datasets/writing",
+    "dask": "datasets/lazy datasets/masking datasets/overviews datasets/prediction datasets/statistics "
+    "datasets/synthetic datasets/writing",
     "sklearn": "pipeline/scoring/baseline",
     "matplotlib": "pipeline/pictures/curves pipeline/pictures/leaks pipeline/pictures/maps "
     "pipeline/pictures/reversible pipeline/pictures/style pipeline/pictures/sweep",

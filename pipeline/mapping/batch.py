@@ -1,5 +1,6 @@
 """Map many volumes with one model: a table of inputs and outputs, one task a volume, resumed where it was stopped."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +15,10 @@ from datasets.errors import InputError, UnfinishedError
 from datasets.prediction import FORMAT
 from datasets.store import open_node
 from pipeline.config import BatchConfig, ClusterConfig
-from pipeline.mapping.predict import check_model, check_place, identity, map_to
+from pipeline.mapping.predict import check_model, check_place
 from pipeline.mapping.scorer import Scorer, load_model
 from pipeline.mapping.table import Row, read_table
+from pipeline.mapping.volume_map import identity, map_to
 from pipeline.tracking.store import store_uri
 
 State = Literal["mapped", "finished before", "failed"]
@@ -104,11 +106,6 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
     uri = store_uri(config.tracking_uri, config.runs)
     scorer = load_model(config.model, tracking_uri=uri)
     check_model(scorer)
-    if config.cluster.gpu and scorer.segmenter is None:
-        raise InputError(
-            f"cluster.gpu is true, but {scorer.version} is a program for the CPU; set it to false, "
-            "or name the folder of its run, whose network runs on either"
-        )
     outcomes: dict[int, Outcome] = {}
     for index, row in enumerate(rows):
         found = find_map(row, scorer)
@@ -120,7 +117,8 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
             except InputError as error:
                 raise InputError(f"{row.where}: {error}") from error
     print(f"{scorer.version}: {len(rows)} volumes, {len(outcomes)} of them finished before", flush=True)
-    fixed = f"models:/{scorer.version}" if scorer.segmenter is None else str(Path(config.model).resolve())
+    registered = config.model.startswith("models:/")
+    fixed = f"models:/{scorer.version}" if registered else str(Path(config.model).resolve())
     todo = [index for index in range(len(rows)) if index not in outcomes]
     tasks = [Task(fixed, uri, rows[index].source, rows[index].out) for index in todo]
     for number, result in _results(tasks, scorer, config.cluster):
@@ -157,8 +155,12 @@ def find_map(row: Row, scorer: Scorer) -> Literal["finished", "other", "unknown"
 
 
 def map_task(task: Task, threads: int) -> tuple[State, float, str]:
-    """Map one volume in a process of its own; what goes wrong with it is told, not raised."""
-    return _map(lambda: _loaded(task.model, task.tracking_uri), task, threads)
+    """Map one volume in a process of its own; what goes wrong with it is told, not raised.
+
+    Its memory is the machine's by as much as its threads are of the machine's cores: other tasks may be its neighbours.
+    """
+    share = min(1.0, threads / (os.cpu_count() or 1))
+    return _map(lambda: _loaded(task.model, task.tracking_uri), task, threads, share)
 
 
 @lru_cache(maxsize=1)
@@ -167,13 +169,13 @@ def _loaded(model: str, tracking_uri: str) -> Scorer:
     return load_model(model, tracking_uri=tracking_uri)
 
 
-def _map(model: Callable[[], Scorer], task: Task, threads: int) -> tuple[State, float, str]:
+def _map(model: Callable[[], Scorer], task: Task, threads: int, share: float = 1.0) -> tuple[State, float, str]:
     began = time.perf_counter()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     state: State = "failed"
     try:
-        words = map_to(model(), task.source, task.out).shares
+        words = map_to(model(), task.source, task.out, share=share).shares
         state = "mapped"
     except InputError as error:
         words = str(error)

@@ -5,21 +5,21 @@ B batch, C channels, K classes, N the space.
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
 
 from datasets.config import DataConfig
 from datasets.errors import InputError
 from datasets.store import open_volume
 from datasets.volume import Volume
 from models.segmenter import Segmenter
-from pipeline.planning.tiling import OutputGrid, Read, Tiling, map_cells
+from pipeline.planning.memory import memory_here, plan_prediction
+from pipeline.planning.tiling import OutputGrid, Piece, Tiling, map_pieces
 from pipeline.registry.description import ModelDescription, describe_run
 from pipeline.run import Run
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter
@@ -37,57 +37,64 @@ class Scorer:
         What that was: ``NAME/3`` of the registry, or run and step.
     description
         What goes in and what comes out.
-    module
-        Raw data [B, C, *N] -> probabilities [B, K, *out].
-    device
-        Where it runs; a registered program was traced on the CPU and stays there.
     segmenter
-        The network, where it is known: the memory of a registered program cannot be planned.
+        The network, in evaluation mode.
+    device
+        Where it is.
     """
 
     uri: str
     version: str
     description: ModelDescription
-    module: Callable[[Tensor], Tensor]
-    device: str = "cpu"
-    segmenter: Segmenter | None = None
+    segmenter: Segmenter
+    device: str
 
-    def __call__(self, raw: np.ndarray | Tensor) -> np.ndarray:
-        """Map raw data, float32 [C, *N] with NaN for no data, in one piece to probabilities, float32 [K, *out]."""
-        with torch.no_grad():
-            return self.module(torch.as_tensor(raw, dtype=torch.float32, device=self.device)[None])[0].cpu().numpy()
+    @property
+    def grid(self) -> OutputGrid:
+        """How the output's cells lie on the input's."""
+        d = self.description
+        return OutputGrid(d.multiple, d.factor, list(d.read_slice))
 
-    def map(
-        self,
-        volume: Volume,
-        *,
-        read: Read | None = None,
-        tiling: Tiling | None = None,
-        wanted: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Map a volume, without gradients.
+    def plan(self, volume: Volume, share: float = 1.0) -> Tiling | None:
+        """Plan the blocks in which a volume is mapped to the values that it has in one piece; none where that fits.
+
+        Parameters
+        ----------
+        volume
+            The volume.
+        share
+            How much of the machine's memory may be filled; a GPU is not shared.
+
+        Raises
+        ------
+        InputError
+            Where the network reaches too far for blocks that fit.
+        """
+        memory = memory_here(self.device == "cuda")
+        if memory is not None and self.device == "cpu":
+            memory = replace(memory, size=int(memory.size * share))
+        return plan_prediction(self.segmenter, volume.shape, memory)
+
+    def map(self, volume: Volume, *, tiling: Tiling | None = None, wanted: np.ndarray | None = None) -> Iterator[Piece]:
+        """Map a volume, without gradients, one piece after the other.
 
         Parameters
         ----------
         volume
             One that `open` returned, or that `check` accepts.
-        read
-            Reads its raw data; none reads them from the volume.
         tiling, wanted
-            As `pipeline.planning.tiling.map_cells` takes them.
+            As `pipeline.planning.tiling.map_pieces` takes them.
 
-        Returns
-        -------
-        numpy.ndarray
-            Probabilities, float32 [K, *out].
+        Yields
+        ------
+        Piece
+            Probabilities, float32 [K, *place].
         """
-        d = self.description
-        grid = OutputGrid(d.multiple, d.factor, list(d.read_slice))
-        return map_cells(
-            self.module,
-            read or volume.read,
+        return map_pieces(
+            self.segmenter.probabilities,
+            volume.read,
             volume.shape,
-            grid,
+            self.grid,
             device=self.device,
             tiling=tiling,
             wanted=wanted,
@@ -99,9 +106,7 @@ class Scorer:
         d = self.description
         shape = [d.classes, d.space, d.channel_dims, d.channel_sizes, d.label_dims, sorted(d.read_slice.items())]
         digest = hashlib.sha256(json.dumps(shape).encode())
-        weights = self.module if self.segmenter is None else self.segmenter
-        assert isinstance(weights, nn.Module)
-        for name, tensor in sorted(weights.state_dict().items()):
+        for name, tensor in sorted(self.segmenter.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -171,13 +176,18 @@ def _check_size(start: str, size: int, version: str, d: ModelDescription) -> Non
         )
 
 
-def run_scorer(run: Run) -> Scorer:
-    """Load the best checkpoint of a run, onto the GPU where there is one."""
-    checkpoint = best_checkpoint(run.folder)
+def scorer_of(segmenter: Segmenter, description: ModelDescription, uri: str, version: str) -> Scorer:
+    """Make a network ready, on the GPU where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    segmenter = load_segmenter(checkpoint).to(device)
+    return Scorer(uri, version, description, segmenter.to(device), device)
+
+
+def run_scorer(run: Run) -> Scorer:
+    """Load the best checkpoint of a run."""
+    checkpoint = best_checkpoint(run.folder)
+    segmenter = load_segmenter(checkpoint)
     version = f"{run.config.name} ({checkpoint.name})"
-    return Scorer(str(run.folder), version, describe_run(run, segmenter), segmenter.probabilities, device, segmenter)
+    return scorer_of(segmenter, describe_run(run, segmenter), str(run.folder), version)
 
 
 def load_model(uri: str, *, tracking_uri: str) -> Scorer:

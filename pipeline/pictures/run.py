@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.viewing import read_for_viewing, thinning
 from datasets.volume import Part
 from pipeline.pictures.curves import draw_confusion, draw_curves
 from pipeline.pictures.maps import draw_prediction, draw_split
@@ -13,7 +14,7 @@ from pipeline.run import Run
 
 
 def draw(
-    run: Run, raw: np.ndarray, prediction: np.ndarray, matrix: np.ndarray, history: list[dict[str, float]], factor: int
+    run: Run, prediction: np.ndarray, matrix: np.ndarray, history: list[dict[str, float]], factor: int
 ) -> list[Path]:
     """Draw the split, the prediction beside the labels, the confusion matrix and the learning curves.
 
@@ -21,8 +22,6 @@ def draw(
     ----------
     run
         The run; the pictures go into its folder.
-    raw
-        Data [C, *N].
     prediction
         Class indices [*L].
     matrix
@@ -39,7 +38,7 @@ def draw(
     """
     folder = run.pictures
     draw_parts(run, folder / "split.png")
-    draw_map(run, raw, prediction, factor, "test", folder / "prediction.png")
+    draw_map(run, prediction, factor, "test", folder / "prediction.png")
     draw_confusion(matrix, run.volume.classes, folder / "confusion.png")
     draw_curves(history, folder / "curves.png")
     return sorted(folder.glob("*.png"))
@@ -56,12 +55,14 @@ def draw_parts(run: Run, path: Path) -> None:
     draw_split(labels, run.split.values, volume.classes, grid_axes(volume.dataset, map_dims), path)
 
 
-def draw_map(run: Run, raw: np.ndarray, prediction: np.ndarray, factor: int, part: Part, path: Path) -> None:
+def draw_map(run: Run, prediction: np.ndarray, factor: int, part: Part, path: Path) -> None:
     """Draw data, the labels of one part of the split, prediction and errors; parameters as `draw`."""
     volume = run.volume
     keep = [volume.space.index(dim) for dim in volume.label_dims]
+    raw = read_for_viewing(run.config.data.source, volume)
+    image = backdrop(raw, keep, colour="band" in volume.channel_dims)
     thin = (slice(None, None, factor),) * len(keep)
-    image = backdrop(raw, keep, colour="band" in volume.channel_dims)[thin]
     thinned = volume.dataset.isel(dict(zip(volume.label_dims, thin, strict=True)))
-    target = volume.read_labels(run.split, part, factor=factor)
-    draw_prediction(image, target, prediction, volume.classes, grid_axes(thinned, volume.label_dims), path)
+    target, few = volume.read_labels(run.split, part, factor=factor), thinning(prediction.shape)
+    axes = grid_axes(thinned, volume.label_dims)
+    draw_prediction(image, target[few], prediction[few], volume.classes, axes, path)

@@ -44,12 +44,17 @@ def trial_segmenter(
     classes: Sequence[str],
     validity: bool = False,
     read_slice: Mapping[int, int] | None = None,
+    scaled: Mapping[int, int] | None = None,
 ) -> Segmenter:
-    """Make a segmenter without weights; it reads its slices at cell 0, which costs what any other cell costs."""
+    """Make a segmenter without weights; it reads its slices at cell 0, which costs what any other cell costs.
+
+    `scaled` has the sizes of those space axes whose cells are each normalised by themselves.
+    """
     gone = dict.fromkeys(read_slice or {}, 0)
     config = SegmenterConfig(network, space, channels, list(classes), validity, gone)
+    own = [(scaled or {}).get(axis, 1) for axis in range(space)]
     with torch.device("meta"):
-        return Segmenter(config, torch.zeros(1, *[1] * space), torch.ones(1, *[1] * space))
+        return Segmenter(config, torch.zeros(1, *own), torch.ones(1, *own))
 
 
 def training_work(training: TrainingConfig, sizes: tuple[int, ...], *, workers: int, cuda: bool) -> Workload:
@@ -99,6 +104,7 @@ def planned_step(config: RunConfig, volume: Volume) -> tuple[Segmenter, Workload
         classes=volume.classes,
         validity=config.data.validity,
         read_slice=volume.read_slice,
+        scaled={axis: volume.shape[axis] for axis, dim in enumerate(volume.space) if dim in (config.data.keep or [])},
     )
     sizes = seen_sizes(volume.shape, config.data.block, config.data.halo)
     work = training_work(config.training, sizes, workers=config.cluster.workers, cuda=config.cluster.gpu)

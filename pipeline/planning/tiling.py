@@ -1,6 +1,6 @@
 """Map a volume in one piece, or block by block amid a halo where it does not fit: the same cells, the same values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, floor
 from typing import Any
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.blocks import plan_map
+from datasets.blocks import Window, plan_map
 
-Read = Callable[[tuple[slice, ...] | None], np.ndarray]
-"""From a part of the space (none means all of it) to raw data, float32 [C, *N]; NaN = no data."""
+Read = Callable[[tuple[slice, ...]], np.ndarray]
+"""From a part of the space to raw data, float32 [C, *N]; NaN = no data."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,37 @@ class OutputGrid:
     factor: float = 1
     gone: Sequence[int] = ()
 
-    def place(self, cells: Sequence[slice]) -> tuple[Any, ...]:
+    def place(self, cells: Sequence[slice]) -> tuple[slice, ...]:
         """Return where cells of the input, beginning on the output's grid, lie on it: a slice for each axis it has."""
         kept = (part for axis, part in enumerate(cells) if axis not in self.gone)
         return tuple(slice(floor(part.start / self.factor), ceil(part.stop / self.factor)) for part in kept)
 
+    def sizes(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the output's cells along each of its axes."""
+        return tuple(part.stop for part in self.place([slice(0, size) for size in shape]))
 
-def read_from(raw: np.ndarray) -> Read:
-    """Read from an array in memory, [C, *N]."""
-    return lambda cells: raw if cells is None else raw[(slice(None), *cells)]
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a volume that was mapped.
+
+    Attributes
+    ----------
+    place
+        Where it lies on the output's grid, a slice for each axis.
+    found
+        What the network says of it, [..., *place].
+    raw
+        What the volume holds there, [C, *N].
+    """
+
+    place: tuple[slice, ...]
+    found: np.ndarray
+    raw: np.ndarray
 
 
 @torch.no_grad()
-def map_cells(
+def map_pieces(
     module: Callable[[Tensor], Tensor],
     read: Read,
     shape: Sequence[int],
@@ -84,8 +102,8 @@ def map_cells(
     device: torch.device | str = "cpu",
     tiling: Tiling | None = None,
     wanted: np.ndarray | None = None,
-) -> np.ndarray:
-    """Run a network over a volume.
+) -> Iterator[Piece]:
+    """Run a network over a volume, without gradients, one piece after the other.
 
     Parameters
     ----------
@@ -102,33 +120,25 @@ def map_cells(
     tiling
         Blocks; none maps the volume in one piece.
     wanted
-        bool [*L]: blocks without any wanted cell are neither read nor mapped, and hold zeros. None wants all.
+        bool [*L]: blocks without any wanted cell are neither read nor mapped. None wants all.
 
-    Returns
-    -------
-    numpy.ndarray
-        [..., *L].
+    Yields
+    ------
+    Piece
+        Each block; together they are the volume, or what is wanted of it.
     """
-
-    def run(cells: tuple[slice, ...] | None) -> Tensor:
-        return module(torch.from_numpy(np.ascontiguousarray(read(cells)))[None].to(device))[0]
-
     if tiling is None:
-        return run(None).cpu().numpy()
-    whole = [slice(0, size) for size in shape]
-    block = [
-        size if axis in grid.gone else edge for axis, (size, edge) in enumerate(zip(shape, tiling.block, strict=True))
-    ]
-    windows = plan_map(shape, block, tiling.halo, grid.multiple)
-    if wanted is not None:
-        windows = [window for window in windows if wanted[grid.place(window.block)].any()] or windows[:1]
-    out: np.ndarray | None = None
+        whole = tuple(slice(0, size) for size in shape)
+        windows = [Window(whole, whole, whole)]
+    else:
+        edges = zip(shape, tiling.block, strict=True)
+        block = [size if axis in grid.gone else edge for axis, (size, edge) in enumerate(edges)]
+        windows = plan_map(shape, block, tiling.halo, grid.multiple)
     for window in windows:
-        mapped = run(window.seen)[(Ellipsis, *grid.place(window.core))].cpu().numpy()
         place = grid.place(window.block)
-        if out is None:
-            leading = mapped.shape[: mapped.ndim - len(place)]
-            out = np.zeros((*leading, *(part.stop for part in grid.place(whole))), mapped.dtype)
-        out[(Ellipsis, *place)] = mapped
-    assert out is not None
-    return out
+        if wanted is not None and not wanted[place].any():
+            continue
+        raw = read(window.seen)
+        found = module(torch.from_numpy(np.ascontiguousarray(raw))[None].to(device))[0]
+        core: tuple[Any, ...] = (..., *grid.place(window.core))
+        yield Piece(place, found[core].cpu().numpy(), raw[(slice(None), *window.core)])

@@ -46,6 +46,7 @@ def _what(name: str, d: ModelDescription) -> str:
             f"{channels}{_units(d)}",
             f"- out: probabilities float32 [batch, {len(d.classes)}, {', '.join(d.label_dims)}]{gone}{coarser}",
             f"- classes, in order: {', '.join(d.classes)}",
+            f"- an output cell looks {d.reach} cells of the input far: blocks amid such a halo leave no seam",
             "- normalisation is inside the model",
         ]
     )

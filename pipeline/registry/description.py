@@ -1,14 +1,14 @@
 """What a trained network expects and gives, as plain JSON that travels with it: a registered model explains itself."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from models.reach import reach
 from models.segmenter import Segmenter
 from pipeline.run import Run
 
-FORMAT_VERSION = 2
-"""2 knows the reach; 1 is still read."""
+FORMAT_VERSION = 3
+"""3 holds the network."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class ModelDescription:
     training
         Title, source, licence and digests of the training volume, the split, and the labels of each part.
     reach
-        How far an output cell looks, in cells of the input; none where it was registered before this was noted.
+        How far an output cell looks, in cells of the input.
+    network
+        `models.config.SegmenterConfig` as JSON: with the weights of the program, the network itself.
     """
 
     classes: list[str]
@@ -54,8 +56,9 @@ class ModelDescription:
     multiple: int
     padding: str
     data: dict[str, str]
-    training: dict[str, Any] = field(default_factory=dict)
-    reach: int | None = None
+    training: dict[str, Any]
+    reach: int
+    network: dict[str, Any]
 
     @property
     def channels(self) -> int:
@@ -84,11 +87,12 @@ class ModelDescription:
         Raises
         ------
         ValueError
-            Where the text describes something else, or a newer version of it.
+            Where the text describes something else, or another version of it.
         """
         values = dict(plain)
-        if values.pop("format", None) != "telegrapher-model" or values.pop("format_version", 0) > FORMAT_VERSION:
-            raise ValueError(f"not the description of a model, or one newer than version {FORMAT_VERSION}")
+        kind, version = values.pop("format", None), values.pop("format_version", None)
+        if (kind, version) != ("telegrapher-model", FORMAT_VERSION):
+            raise ValueError(f"{kind} of version {version}; read here is telegrapher-model of version {FORMAT_VERSION}")
         values["read_slice"] = {int(axis): int(cell) for axis, cell in values["read_slice"].items()}
         return cls(**values)
 
@@ -128,4 +132,5 @@ def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
             "labelled_cells": prepared.counts,
         },
         reach=reach(segmenter.network),
+        network=segmenter.config.to_json(),
     )

@@ -14,6 +14,8 @@ from models.segmenter import Segmenter
 from models.unrolled import unrolled
 from pipeline.registry.description import ModelDescription
 
+PROGRAM_PREFIX = "segmenter."
+"""What a program puts before the names of the network's weights."""
 _MOST_CELLS = 2**31
 
 

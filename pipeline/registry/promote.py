@@ -12,8 +12,8 @@ from pipeline.config import PromoteConfig, RunConfig
 from pipeline.mapping.scorer import Scorer
 from pipeline.registry.champion import Standing, compare, difference
 from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, label, read_recipe, read_scorer, standing
-from pipeline.scoring.evaluate import test_labels
-from pipeline.scoring.metrics import confusion, scores
+from pipeline.scoring.evaluate import count_hits, test_labels
+from pipeline.scoring.metrics import scores
 from pipeline.tracking.store import store_uri
 from pipeline.training.prepare import split_digest
 
@@ -144,8 +144,7 @@ def _test_part(recipe: RunConfig, stand: Standing, source: str | None, start: st
 def _test_miou(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str) -> float:
     target = test_labels(scorer, volume, split, where)
     seen = scorer.view(volume.dataset, where)
-    matrix = confusion(scorer(seen.read()).argmax(axis=0), target, len(scorer.description.classes))
-    return scores(matrix).miou
+    return scores(count_hits(scorer, seen, target, scorer.plan(seen))).miou
 
 
 def _seen(volume: Volume, split: xr.DataArray, theirs: RunConfig | None, new: Any, old: Any) -> str:

@@ -21,11 +21,13 @@ from mlflow.tracking import MlflowClient
 
 from datasets.errors import InputError
 from pipeline.config import RunConfig
-from pipeline.mapping.scorer import Scorer
+from pipeline.mapping.scorer import Scorer, scorer_of
 from pipeline.recipe import load_recipe
 from pipeline.registry.champion import Standing
 from pipeline.registry.description import ModelDescription
+from pipeline.registry.export import PROGRAM_PREFIX
 from pipeline.tracking.tracker import connect
+from pipeline.training.checkpoint import rebuild
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 DESCRIPTION_FILE, RECIPE_FILE = "telegrapher.json", "config.yaml"
@@ -220,18 +222,29 @@ def standing(version: ModelVersion) -> Standing:
 
 
 def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
-    """Load the program among a version's files.
+    """Make a version's network again, from its description and the weights of its program.
+
+    The program itself is for those who have none of our code: it keeps what a layer makes until the next is done, on
+    the CPU. The network takes less memory, which can be planned, and runs on a GPU.
 
     Raises
     ------
     InputError
-        Where the version was not registered by this program.
+        Where the version was not registered by this program, or by another version of it.
     """
     stored = next(folder.rglob(DESCRIPTION_FILE), None)
     if stored is None:
         raise InputError(f"{asked} was not registered by this program: it has no {DESCRIPTION_FILE}")
-    description = ModelDescription.from_json(json.loads(stored.read_text()))
-    return Scorer(asked, label(version), description, mlflow.pytorch.load_model(str(folder)))
+    try:
+        description = ModelDescription.from_json(json.loads(stored.read_text()))
+    except ValueError as error:
+        raise InputError(
+            f"{asked} cannot be read ({DESCRIPTION_FILE}: {error}); register its run again, "
+            "or run its program by mlflow.pyfunc"
+        ) from error
+    weights = mlflow.pytorch.load_model(str(folder)).state_dict()
+    network = rebuild(description.network, {name.removeprefix(PROGRAM_PREFIX): own for name, own in weights.items()})
+    return scorer_of(network, description, asked, label(version))
 
 
 def read_recipe(folder: Path) -> RunConfig | None:

@@ -17,7 +17,6 @@ from pipeline.pictures.reversible import draw_depths, draw_inversion
 from pipeline.pictures.run import draw_map, draw_parts
 from pipeline.pictures.style import grid_axes
 from pipeline.planning.depth import Depth, memory_over_depth, trial_of
-from pipeline.planning.tiling import read_from
 from pipeline.run import Run
 from pipeline.scoring.metrics import confusion
 from pipeline.tracking.journal import read_history
@@ -144,13 +143,13 @@ def _draw_what_lacks(found: Evidence, aside: Path) -> None:
 def _map(found: Evidence, volume: Volume, path: Path) -> None:
     """Map the volume with the best checkpoint, draw it, and count its hits where nobody has yet."""
     run = found.run
-    model, raw = load_segmenter(best_checkpoint(run.folder)), volume.read()
+    model = load_segmenter(best_checkpoint(run.folder))
     factor = int(model.factor)
-    prediction = predict_classes(model, run, torch.device("cpu"), read=read_from(raw))
+    prediction = predict_classes(model, run, torch.device("cpu"))
     if found.matrix is None:
         target = volume.read_labels(run.split, found.part, factor=factor)
         found.matrix = confusion(prediction, target, len(volume.classes))
-    draw_map(run, raw, prediction, factor, found.part, path)
+    draw_map(run, prediction, factor, found.part, path)
 
 
 def _measure_memory(found: Evidence, aside: Path) -> None:

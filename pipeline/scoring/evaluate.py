@@ -9,6 +9,7 @@ from datasets.errors import InputError
 from datasets.volume import Volume
 from pipeline.config import EvaluateConfig
 from pipeline.mapping.scorer import Scorer, load_model, run_scorer
+from pipeline.planning.tiling import Tiling
 from pipeline.run import Run
 from pipeline.scoring.leaks import leak_metrics, leak_picture, report_leaks
 from pipeline.scoring.metrics import Scores, confusion, scores
@@ -43,8 +44,8 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     tracker = Tracker(uri, run_id) if run_id and not config.model else None
     target = test_labels(scorer, run.volume, run.split, str(run.folder))
     names = scorer.description.classes
-    probabilities = scorer.map(run.volume, tiling=run.prepared.tiling, wanted=target >= 0)
-    matrix = confusion(probabilities.argmax(axis=0), target, len(names))
+    tiling = scorer.plan(run.volume) if config.model else run.prepared.tiling
+    matrix = count_hits(scorer, run.volume, target, tiling)
     measured = scores(matrix)
     columns = {scorer.version: measured}
     if baseline:
@@ -107,6 +108,27 @@ def test_labels(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str)
     if not (target >= 0).any():
         raise InputError(f"the test part of {where} holds no labelled cell; give split.fractions a larger third share")
     return target
+
+
+def count_hits(scorer: Scorer, volume: Volume, target: np.ndarray, tiling: Tiling | None) -> np.ndarray:
+    """Map what is labelled of a volume, and count it as `pipeline.scoring.metrics.confusion` does.
+
+    Parameters
+    ----------
+    scorer
+        The model.
+    volume
+        The volume, as the model sees it.
+    target
+        What `test_labels` read.
+    tiling
+        Blocks; none maps the volume in one piece.
+    """
+    classes = len(scorer.description.classes)
+    matrix = np.zeros((classes, classes), np.int64)
+    for piece in scorer.map(volume, tiling=tiling, wanted=target >= 0):
+        matrix += confusion(piece.found.argmax(axis=0), target[piece.place], classes)
+    return matrix
 
 
 def _forest_scores(run: Run) -> Scores:

@@ -170,9 +170,13 @@ def read_meta(folder: Path) -> Meta:
 def load_segmenter(folder: str | Path) -> Segmenter:
     """Load the network of a checkpoint in evaluation mode on the CPU."""
     folder = Path(folder)
-    config = SegmenterConfig.from_json(json.loads((folder / "segmenter.json").read_text()))
     state = torch.load(folder / "model.pt", weights_only=True, map_location="cpu")
-    model = Segmenter(config, state["mean"], state["deviation"])
+    return rebuild(json.loads((folder / "segmenter.json").read_text()), state)
+
+
+def rebuild(config: dict[str, Any], state: Mapping[str, torch.Tensor]) -> Segmenter:
+    """Make a network in evaluation mode from its configuration as JSON and its state dict."""
+    model = Segmenter(SegmenterConfig.from_json(config), state["mean"], state["deviation"])
     model.load_state_dict(state)
     return model.eval()
 

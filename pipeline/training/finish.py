@@ -3,7 +3,6 @@
 import torch
 
 from pipeline.pictures.run import draw
-from pipeline.planning.tiling import read_from
 from pipeline.registry.card import model_card
 from pipeline.registry.description import describe_run
 from pipeline.report.report import write_report
@@ -39,8 +38,7 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
     step = read_meta(best).step
     model = load_segmenter(best).to(device)
     volume, names = run.volume, run.volume.classes
-    raw = volume.read()
-    prediction = predict_classes(model, run, device, read=read_from(raw))
+    prediction = predict_classes(model, run, device)
     factor = int(model.factor)
     target = volume.read_labels(run.split, "test", factor=factor)
     matrix = confusion(prediction, target, len(names))
@@ -66,7 +64,7 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
     card.write_text(model_card(run.config.name, describe_run(run, model), summary))
     flat |= leak_metrics(leaks)
     tracker.metrics(outcome.progress.step, {key: value for key, value in flat.items() if value == value})
-    for path in draw(run, raw, prediction, matrix, history, factor):
+    for path in draw(run, prediction, matrix, history, factor):
         tracker.artifact(path, "pictures")
     for path in (run.folder / "metrics.json", run.folder / "leaks.json", card):
         tracker.artifact(path)

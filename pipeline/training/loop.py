@@ -4,7 +4,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from datasets.errors import InputError
 from datasets.loader import Loader
 from models.segmenter import Segmenter
 from models.watch import GridOverflowError, Watch
-from pipeline.planning.tiling import OutputGrid, Read, map_cells
+from pipeline.planning.tiling import OutputGrid, Piece, map_pieces
 from pipeline.run import Run
 from pipeline.scoring.metrics import Scores, confusion, scores
 from pipeline.training.context import Clock, Context
@@ -62,10 +62,8 @@ def peak_memory(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def predict_classes(
-    model: nn.Module, run: Run, device: torch.device, *, read: Read | None = None, wanted: np.ndarray | None = None
-) -> np.ndarray:
-    """Classify a run's volume, in one piece or as `Run.tiling` has it.
+def classify(model: nn.Module, run: Run, device: torch.device, *, wanted: np.ndarray | None = None) -> Iterator[Piece]:
+    """Classify a run's volume, in one piece or in the run's blocks.
 
     Parameters
     ----------
@@ -75,41 +73,53 @@ def predict_classes(
         The run.
     device
         Where the network is.
-    read
-        Reads the raw data; none reads them from the volume.
     wanted
-        As `pipeline.planning.tiling.map_cells` takes it.
+        As `pipeline.planning.tiling.map_pieces` takes it.
 
-    Returns
-    -------
-    numpy.ndarray
-        Class indices, uint8 [*L].
+    Yields
+    ------
+    Piece
+        Class indices, uint8.
     """
     was_training = model.training
     model.eval()
-    grid = OutputGrid(
+    try:
+        yield from map_pieces(
+            lambda raw: model(raw).argmax(dim=1).to(torch.uint8),
+            run.volume.read,
+            run.volume.shape,
+            _grid(model, run),
+            device=device,
+            tiling=run.prepared.tiling,
+            wanted=wanted,
+        )
+    finally:
+        model.train(was_training)
+
+
+def _grid(model: nn.Module, run: Run) -> OutputGrid:
+    return OutputGrid(
         multiple=int(getattr(getattr(model, "network", None), "multiple", 1)),
         factor=float(getattr(model, "factor", 1)),
         gone=list(run.volume.read_slice),
     )
-    found = map_cells(
-        lambda raw: model(raw).argmax(dim=1).to(torch.uint8),
-        read or run.volume.read,
-        run.volume.shape,
-        grid,
-        device=device,
-        tiling=run.prepared.tiling,
-        wanted=wanted,
-    )
-    model.train(was_training)
-    return found
+
+
+def predict_classes(model: nn.Module, run: Run, device: torch.device) -> np.ndarray:
+    """Classify all cells of a run's volume; see `classify`. Returns uint8 [*L]."""
+    out = np.empty(_grid(model, run).sizes(run.volume.shape), np.uint8)
+    for piece in classify(model, run, device):
+        out[piece.place] = piece.found
+    return out
 
 
 def validate(model: nn.Module, run: Run, device: torch.device, part: str = "validation") -> tuple[Scores, np.ndarray]:
     """Score the network on one part of the split; returns the scores and the confusion matrix."""
-    factor = int(getattr(model, "factor", 1))
+    factor, classes = int(getattr(model, "factor", 1)), len(run.volume.classes)
     target = run.volume.read_labels(run.split, part, factor=factor)  # type: ignore[arg-type]
-    matrix = confusion(predict_classes(model, run, device, wanted=target >= 0), target, len(run.volume.classes))
+    matrix = np.zeros((classes, classes), np.int64)
+    for piece in classify(model, run, device, wanted=target >= 0):
+        matrix += confusion(piece.found, target[piece.place], classes)
     return scores(matrix), matrix
 
 

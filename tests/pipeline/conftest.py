@@ -1,11 +1,12 @@
 """A tiny volume and recipe that a network learns in seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from datasets.config import DataConfig, SplitConfig
@@ -47,6 +48,15 @@ def tiny_dataset(seed: int = 0, size: int = 24, bands: int = 4) -> xr.Dataset:
             "format_version": 1,
         },
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: the volumes are too small for more, and sums in one order are equal to the bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,7 @@ def test_a_large_volume_is_looked_at_coarsely(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(viewing, "_CELLS", 2**10)
     ds = tiny_dataset(size=60)
     path = write_volume(ds, tmp_path / "large.zarr", overviews=stored)
-    small = viewable(path, open_volume(path), cells=2**10)
+    small = viewable(path, open_volume(path))
     assert dict(small.sizes) == {"band": 4, "y": 15, "x": 15}
     assert small["data"].dtype == np.float32
     np.testing.assert_array_equal(small["labels"].values, ds["labels"].values[::4, ::4])

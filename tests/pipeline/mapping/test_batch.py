@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import xarray as xr
 
 from datasets.config import DataConfig, SplitConfig
@@ -26,14 +25,6 @@ from tests.pipeline.conftest import tiny_dataset
 
 ROOT = Path(__file__).parents[3]
 HERE = ClusterConfig(workers=0, cpus_per_worker=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_run(folder: Path, source: Path, seed: int) -> str:

@@ -23,14 +23,6 @@ from pipeline.training.prepare import prepare
 SIZE = 24
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def volume(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny volume in a coordinate system."""

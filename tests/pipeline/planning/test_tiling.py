@@ -1,6 +1,7 @@
 """A volume mapped block by block has the values that it has in one piece, given the network's reach as a halo."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,24 +19,15 @@ from models.peak import Workload, prediction_peak
 from models.reach import reach
 from models.segmenter import Segmenter
 from pipeline.config import PredictConfig, RegisterConfig
-from pipeline.mapping.predict import map_to, predict
-from pipeline.mapping.scorer import load_model
+from pipeline.mapping.predict import predict
 from pipeline.planning import memory
 from pipeline.planning.memory import Memory, plan_prediction
-from pipeline.planning.tiling import OutputGrid, Tiling, map_cells, read_from
+from pipeline.planning.tiling import OutputGrid, Tiling, map_pieces
 from pipeline.registry.register import register
 from pipeline.run import Run
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter
 from pipeline.training.loop import predict_classes, validate
 from pipeline.training.train import train
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def segmenter(layers: str, space: int, read_slice: dict[int, int], **changes: object) -> Segmenter:
@@ -51,7 +43,14 @@ def segmenter(layers: str, space: int, read_slice: dict[int, int], **changes: ob
 
 def mapped(model: Segmenter, raw: np.ndarray, tiling: Tiling | None, wanted: np.ndarray | None = None) -> np.ndarray:
     grid = OutputGrid(model.network.multiple, model.factor, list(model.config.read_slice))
-    return map_cells(model, read_from(raw), raw.shape[1:], grid, tiling=tiling, wanted=wanted)
+    out = np.zeros((len(model.classes), *grid.sizes(raw.shape[1:])))
+    for piece in map_pieces(model, read_from(raw), raw.shape[1:], grid, tiling=tiling, wanted=wanted):
+        out[(slice(None), *piece.place)] = piece.found
+    return out
+
+
+def read_from(raw: np.ndarray) -> Callable[[tuple[slice, ...]], np.ndarray]:
+    return lambda cells: raw[(slice(None), *cells)]
 
 
 CASES = [
@@ -93,6 +92,7 @@ def test_a_narrower_halo_leaves_seams(layers: str) -> None:
     assert errors[2] < 1e-11
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=3),
     st.integers(1, 50),
@@ -118,16 +118,16 @@ def test_blocks_that_nobody_wants_are_not_mapped() -> None:
     wanted = np.zeros((24, 24), bool)
     wanted[20, 3] = True
 
-    def read(cells: tuple[slice, ...] | None) -> np.ndarray:
-        assert cells is not None
+    def read(cells: tuple[slice, ...]) -> np.ndarray:
         seen.append(cells)
         return raw[(slice(None), *cells)]
 
     tiling = Tiling((8, 8), (4, 4))
-    found = map_cells(model, read, (24, 24), OutputGrid(), tiling=tiling, wanted=wanted)
+    (piece,) = map_pieces(model, read, (24, 24), OutputGrid(), tiling=tiling, wanted=wanted)
     assert seen == [(slice(12, 24), slice(0, 12))]
-    np.testing.assert_allclose(found[:, 16:, :8], mapped(model, raw, None)[:, 16:, :8])
-    assert not found[:, :16].any()
+    assert piece.place == (slice(16, 24), slice(0, 8))
+    np.testing.assert_array_equal(piece.raw, raw[:, 16:, :8])
+    np.testing.assert_allclose(piece.found, mapped(model, raw, None)[:, 16:, :8])
 
 
 def test_senseless_blocks_are_refused() -> None:
@@ -178,9 +178,7 @@ def test_predict_in_blocks_and_by_itself_where_memory_is_short(recipe, tmp_path:
     blocks = open_map(predict(replace(wanted, out=str(tmp_path / "blocks.zarr"), block=[10, 7])))
     assert "mapping 24 x 24 cells in blocks of 10 x 7 cells amid a halo of 0 x 0 cells" in capsys.readouterr().out
     np.testing.assert_allclose(blocks, whole, atol=1e-6)
-    monkeypatch.setattr(
-        "pipeline.mapping.predict.memory_here", lambda cuda: Memory(30_000, "available on this machine")
-    )
+    monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: Memory(30_000, "available on this machine"))
     alone = open_map(predict(replace(wanted, out=str(tmp_path / "alone.zarr"))))
     assert "mapping 24 x 24 cells in blocks of " in capsys.readouterr().out
     np.testing.assert_allclose(alone, whole, atol=1e-6)
@@ -190,7 +188,7 @@ def test_predict_in_blocks_and_by_itself_where_memory_is_short(recipe, tmp_path:
         predict(replace(wanted, out=str(tmp_path / "no.zarr"), halo=[4, 4]))
 
 
-def test_a_registered_model_knows_the_halo_of_its_blocks(recipe, tmp_path: Path, capsys) -> None:
+def test_a_registered_model_knows_its_blocks_and_their_halo(recipe, tmp_path: Path, monkeypatch, capsys) -> None:
     config = replace(recipe("known", steps=2, validate_every=2), network=NetworkConfig(layers="4 4"))
     run = train(config)
     model = register(RegisterConfig(run=str(run.folder))).uri
@@ -201,10 +199,34 @@ def test_a_registered_model_knows_the_halo_of_its_blocks(recipe, tmp_path: Path,
     assert around > 0
     assert f"amid a halo of {around} x {around} cells (the network reaches {around})" in capsys.readouterr().out
     np.testing.assert_allclose(blocks, whole, atol=1e-6)
-    older = load_model(model, tracking_uri=run.tracking_uri)
-    older = replace(older, description=replace(older.description, reach=None))
-    with pytest.raises(InputError, match=r"^known/1 was registered before .* --halo '\[5, 3\]', or register its run"):
-        map_to(older, config.data.source, str(tmp_path / "no.zarr"), block=[10, 7])
+    predictable = load_segmenter(best_checkpoint(run.folder))
+    need = prediction_peak(predictable, Workload((24, 20)))
+    monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: Memory(need, "available on this machine"))
+    alone = open_map(predict(replace(wanted, out=str(tmp_path / "alone.zarr"))))
+    assert "mapping 24 x 24 cells in blocks of " in capsys.readouterr().out
+    np.testing.assert_allclose(alone, whole, atol=1e-6)
+
+
+def test_a_dimension_normalised_cell_by_cell_is_never_cut(recipe, tmp_path: Path, monkeypatch, capsys) -> None:
+    config = recipe("kept", steps=2, validate_every=2)
+    config = replace(config, network=NetworkConfig(layers="4p"), data=replace(config.data, keep=["band", "y"]))
+    with pytest.raises(
+        InputError,
+        match=r"^data.block gives 8 cells of y, each of which data.keep normalises by itself; give all 24, or leave y",
+    ):
+        train(replace(config, data=replace(config.data, block=[8, 8])))
+    train(replace(config, name="cut", data=replace(config.data, block=[24, 8])))
+    run = train(config)
+    wanted = PredictConfig(str(run.folder), config.data.source, str(tmp_path / "whole.zarr"), runs=config.runs)
+    whole = open_map(predict(wanted))
+    blocks = open_map(predict(replace(wanted, out=str(tmp_path / "blocks.zarr"), block=[10, 7])))
+    assert "in blocks of 24 x 7 cells amid a halo of 0 x 0 cells" in capsys.readouterr().out
+    np.testing.assert_allclose(blocks, whole, atol=1e-6)
+    need = prediction_peak(load_segmenter(best_checkpoint(run.folder)), Workload((24, 10)))
+    monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: Memory(need, "available on this machine"))
+    alone = open_map(predict(replace(wanted, out=str(tmp_path / "alone.zarr"))))
+    assert "in blocks of 24 x 10 cells" in capsys.readouterr().out
+    np.testing.assert_allclose(alone, whole, atol=1e-6)
 
 
 def open_map(path: Path) -> np.ndarray:

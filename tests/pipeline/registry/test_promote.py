@@ -16,6 +16,7 @@ from datasets.store import write_volume
 from models.config import NetworkConfig
 from pipeline.config import PromoteConfig, RunConfig, TrainingConfig
 from pipeline.mapping.scorer import Scorer, run_scorer
+from pipeline.planning.tiling import Tiling
 from pipeline.registry.promote import promote
 from pipeline.registry.versions import Registry
 from pipeline.run import Run
@@ -26,14 +27,6 @@ from pipeline.training.prepare import prepare
 from tests.pipeline.conftest import tiny_dataset
 
 SAME = {"volume_digest": "v" * 64, "split_digest": "s" * 64, "factor": "1"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +255,16 @@ def test_versions_of_different_splits_are_scored_on_the_newer_ones(rivals, runs,
         "so its score is too high"
     )
     assert f"{expected[0]:.4f} against {expected[1]:.4f} on the same test split" in decision
+
+
+def test_versions_are_scored_in_blocks_where_memory_is_short(rivals, capsys, monkeypatch):
+    rivals.promote()
+    whole = capsys.readouterr().out.splitlines()[-1]
+    rivals.promote(1, force=True)
+    monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((8, 8), (16, 16)))
+    capsys.readouterr()
+    rivals.promote(2)
+    assert capsys.readouterr().out.splitlines()[-1] == whole
 
 
 @pytest.mark.parametrize(

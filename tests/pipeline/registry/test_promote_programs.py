@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from pipeline.config import PromoteConfig, RegisterConfig
 from pipeline.mapping.scorer import load_model
@@ -25,10 +24,8 @@ def test_programs_of_different_splits_are_scored_on_the_newer_ones(recipe, capsy
     target = new.volume.read_labels(new.split, "test")
     expected = []
     for version in (2, 1):
-        program = load_model(f"models:/rivals/{version}", tracking_uri=uri)
-        with torch.no_grad():
-            found = program(new.volume.read()).argmax(axis=0)
-        expected.append(scores(confusion(found, target, 2)).miou)
+        (piece,) = load_model(f"models:/rivals/{version}", tracking_uri=uri).map(new.volume)
+        expected.append(scores(confusion(piece.found.argmax(axis=0), target, 2)).miou)
     assert expected[0] > expected[1]
     capsys.readouterr()
     assert promote(PromoteConfig("rivals", tracking_uri=uri))

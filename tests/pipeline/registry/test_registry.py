@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,30 +14,23 @@ from mlflow.tracking import MlflowClient
 
 from datasets.config import DataConfig, SplitConfig
 from datasets.errors import InputError
+from datasets.volume import Volume
 from models.config import NetworkConfig, SegmenterConfig
 from models.segmenter import Segmenter
 from pipeline.config import RegisterConfig, RunConfig
-from pipeline.mapping.scorer import load_model, run_scorer
+from pipeline.mapping.scorer import Scorer, load_model, run_scorer
 from pipeline.recipe import load_recipe
 from pipeline.registry.champion import Standing, compare
 from pipeline.registry.description import ModelDescription
 from pipeline.registry.export import Exportable, example_batch
 from pipeline.registry.register import register
-from pipeline.registry.versions import tracking_at
+from pipeline.registry.versions import Registry, read_scorer, tracking_at
 from pipeline.run import Run
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.checkpoint import Meta, best_checkpoint, load_segmenter, read_meta, write_checkpoint
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from pipeline.training.train import open_tracking
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +57,11 @@ def run(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def registered(run: Run):
     return register(RegisterConfig(run=str(run.folder)))
+
+
+def probabilities(scorer: Scorer, volume: Volume) -> np.ndarray:
+    (piece,) = scorer.map(volume)
+    return piece.found
 
 
 def scored(run: Run, **changes):
@@ -130,19 +129,38 @@ def test_a_version_carries_what_it_needs_and_what_it_is_worth(run, registered):
 
 
 def test_a_registered_model_scores_as_the_runs_checkpoint(run, registered):
-    raw = run.volume.read()
     one = run_scorer(run)
+    expected = probabilities(one, run.volume)
     for uri in ("models:/fields@champion", "models:/fields/1"):
         other = load_model(uri, tracking_uri=run.tracking_uri)
-        np.testing.assert_allclose(other(raw), one(raw), atol=1e-5)
+        np.testing.assert_array_equal(probabilities(other, run.volume), expected)
         assert other.description == one.description
+        assert other.digest == one.digest
     assert one.description.channel_sizes == [4]
-    assert one(raw).sum(axis=0) == pytest.approx(1)
+    assert expected.sum(axis=0) == pytest.approx(1)
 
 
-def test_the_program_equals_the_network_and_differs_from_its_neighbours(run, registered):
+def test_a_version_of_another_program_is_refused(run, registered, tmp_path):
+    registry = Registry.open(run.tracking_uri, registered.uri)
+    version = registry.find(registered.uri)
+    shutil.copytree(registry.fetch(version), tmp_path / "files")
+    stored = next((tmp_path / "files").rglob("telegrapher.json"))
+    told = json.loads(stored.read_text())
+    stored.write_text(json.dumps(told | {"format_version": 2}))
+    with pytest.raises(
+        InputError,
+        match=r"^fields cannot be read \(telegrapher.json: telegrapher-model of version 2; read here is "
+        r"telegrapher-model of version 3\); register its run again, or run its program by mlflow.pyfunc$",
+    ):
+        read_scorer(tmp_path / "files", version, "fields")
+    stored.unlink()
+    with pytest.raises(InputError, match=r"^fields was not registered by this program: it has no telegrapher.json$"):
+        read_scorer(tmp_path / "files", version, "fields")
+
+
+def test_a_registered_model_differs_from_its_neighbours(run, registered):
     raw = run.volume.read()
-    found = load_model("models:/fields/1", tracking_uri=run.tracking_uri)(raw)
+    found = probabilities(load_model("models:/fields/1", tracking_uri=run.tracking_uri), run.volume)
     unscaled = load_segmenter(best_checkpoint(run.folder))
     unscaled.deviation.fill_(1.0)
     with torch.no_grad():
@@ -252,7 +270,20 @@ def test_one_program_serves_every_size(space, layers, padding, read_slice, fixed
     sizes = [None] * (space - 1) + [fixed]
     dims = ["x", "y", "z"][:space]
     d = ModelDescription(
-        segmenter.classes, dims, sizes, ["band"], [3], dims, read_slice, segmenter.factor, multiple, padding, {}
+        segmenter.classes,
+        dims,
+        sizes,
+        ["band"],
+        [3],
+        dims,
+        read_slice,
+        segmenter.factor,
+        multiple,
+        padding,
+        {},
+        {},
+        0,
+        {},
     )
     dynamic = {axis: torch.export.Dim.AUTO for axis, size in enumerate([None, 3, *sizes]) if size is None}
     example = torch.from_numpy(example_batch(d))

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -35,15 +35,6 @@ from tests.pipeline.report.pages import HOSTILE, SECTIONS, Page, hostile_run, se
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A 2-D run that came to its end, whose texts try to break out of the page."""
     return hostile_run(tmp_path_factory.mktemp("ended"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for more threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

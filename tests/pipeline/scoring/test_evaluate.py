@@ -22,14 +22,6 @@ from pipeline.training.prepare import prepare
 from pipeline.training.train import open_tracking
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def make_run(tmp_path_factory: pytest.TempPathFactory):
     """Make a run with a checkpoint of random weights: how it is scored matters, not how well."""

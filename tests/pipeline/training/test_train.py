@@ -32,14 +32,6 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_states_that_leave_their_grid_stop_the_run_in_one_sentence(recipe):
     config = recipe(steps=2)
     network = replace(config.network, states="exact", grid_bits=29)

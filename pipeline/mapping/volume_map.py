@@ -1,0 +1,221 @@
+"""One volume to its map: mapped piece by piece, written as it comes, and drawn.
+
+K classes.
+"""
+
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from datasets.blocks import plan_map
+from datasets.errors import InputError
+from datasets.objects import is_remote
+from datasets.prediction import NO_DATA, Labelled, lay_out, no_data_cells, write_prediction
+from datasets.progress import Progress
+from datasets.viewing import read_for_viewing, thinning
+from datasets.volume import Volume
+from pipeline.mapping.scorer import Scorer
+from pipeline.pictures.maps import draw_volume
+from pipeline.pictures.sections import backdrop
+from pipeline.pictures.style import class_colours, grid_axes
+from pipeline.planning.tiling import Tiling
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """What came out.
+
+    Attributes
+    ----------
+    written
+        The store, and what lies beside it.
+    shares
+        Share of each class, in words.
+    """
+
+    written: list[str]
+    shares: str
+
+
+def identity(scorer: Scorer, volume: Volume) -> dict[str, str]:
+    """Say what decides a map, the place of its volume aside: two maps with the same attributes are the same."""
+    made = f"{volume.digest()} {volume.dataset.attrs.get('created', '')}"
+    return {"model_digest": scorer.digest, "input_digest": hashlib.sha256(made.encode()).hexdigest()}
+
+
+def pictures_beside(out: str) -> list[Path]:
+    """Name GeoTIFF and picture beside a store in a folder; below a URI there are none."""
+    return [] if is_remote(out) else [Path(out).with_suffix(suffix) for suffix in (".tif", ".png")]
+
+
+def map_to(
+    scorer: Scorer,
+    source: str,
+    out: str,
+    *,
+    block: list[int] | None = None,
+    halo: list[int] | None = None,
+    share: float = 1.0,
+    speak: bool = False,
+) -> Mapped:
+    """Map a volume and write it in the place of what is there, whole or not at all.
+
+    Where it is mapped in blocks, neither the volume nor its map is ever held in memory as a whole.
+
+    Parameters
+    ----------
+    scorer
+        The model.
+    source, out
+        Volume and place, as `pipeline.mapping.predict` accepts them.
+    block, halo
+        As `PredictConfig` has them.
+    share
+        How much of the machine's memory this may fill.
+    speak
+        Whether progress is printed.
+
+    Raises
+    ------
+    InputError
+        Where the volume does not exist, does not fit the model or the memory, or holds no data at all, or the place
+        cannot be written.
+    """
+    volume = scorer.open(source)
+    if block is None and halo is not None:
+        raise InputError(f"halo is {halo}, but without a block the whole volume is seen; set a block")
+    tiling = scorer.plan(volume, share) if block is None else _blocks(scorer, volume, block, halo)
+    if tiling is not None:
+        seen = f"{tiling} (the network reaches {scorer.description.reach})"
+        print(f"mapping {' x '.join(map(str, volume.shape))} cells in {seen}", flush=True)
+    made = _Map(scorer, volume, source, tiling, Progress("mapping", _bytes(volume), speak=speak))
+    if is_remote(out):
+        return Mapped([made.write(out)], made.shares())
+    place = Path(out)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{place.parent} cannot be made ({error.strerror}); choose another place") from error
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as aside:
+        written = [made.write(out, Path(aside))]
+        for path in pictures_beside(out):
+            path.unlink(missing_ok=True)
+            if (Path(aside) / path.name).exists():
+                os.replace(Path(aside) / path.name, path)
+                written.append(str(path))
+    return Mapped(written, made.shares())
+
+
+def _bytes(volume: Volume) -> int:
+    return 4 * volume.n_channels * math.prod(volume.shape)
+
+
+def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | None) -> Tiling:
+    """Return the blocks that the user wants, amid a halo as wide as the network reaches if no other is wanted."""
+    around = [scorer.description.reach] * len(volume.shape) if halo is None else halo
+    plan_map(volume.shape, block, around, 1)  # refuses what does not fit the volume
+    uncut = scorer.segmenter.uncut
+    edges = enumerate(zip(volume.shape, block, strict=True))
+    return Tiling(
+        tuple(size if axis in uncut else edge for axis, (size, edge) in edges),
+        tuple(0 if axis in uncut else cells for axis, cells in enumerate(around)),
+    )
+
+
+class _Map:
+    """A map that is being made.
+
+    Parameters
+    ----------
+    scorer, volume, source, tiling
+        What is mapped, and how.
+    progress
+        Counts the bytes of the volume.
+    """
+
+    def __init__(self, scorer: Scorer, volume: Volume, source: str, tiling: Tiling | None, progress: Progress) -> None:
+        self.scorer, self.volume, self.source, self.tiling = scorer, volume, source, tiling
+        self.progress = progress
+        self.counts = np.zeros(NO_DATA + 1, np.int64)
+
+    def write(self, out: str, aside: Path | None = None) -> str:
+        """Write the map to its place, and its pictures into the folder `aside` if there is one."""
+        d, attrs = self.scorer.description, self.volume.dataset.attrs
+        layout = lay_out(
+            self.volume.dataset,
+            d.label_dims,
+            factor=int(d.factor),
+            classes=d.classes,
+            attrs={
+                "title": f"Prediction of {attrs.get('title', 'a volume')}",
+                "model": self.scorer.uri,
+                "model_version": self.scorer.version,
+                "source": str(attrs.get("source", "")),
+                "source_sha256": str(attrs.get("source_sha256", "")),
+                "licence": str(attrs.get("licence", "")),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "volume": self.source,
+                **identity(self.scorer, self.volume),
+            },
+        )
+        beside = None if aside is None else lambda classes: self._draw(classes, aside, Path(out).stem)
+        with self.progress:
+            write_prediction(layout, self._pieces(), out, block=self._block(), beside=beside)
+        return out
+
+    def shares(self) -> str:
+        """Say how much of the volume each class takes, once it is written."""
+        classes, counts = self.scorer.description.classes, self.counts
+        cells = counts[: len(classes)].sum()
+        shares = [f"{name} {100 * count / cells:.1f}%" for name, count in zip(classes, counts, strict=False)]
+        return ", ".join(shares) + (f" ({counts[NO_DATA]} cells without data)" if counts[NO_DATA] else "")
+
+    def _block(self) -> list[int] | None:
+        """Return the cells of the first block along each axis of the output."""
+        if self.tiling is None:
+            return None
+        grid = self.scorer.grid
+        first, *_ = plan_map(self.volume.shape, self.tiling.block, self.tiling.halo, grid.multiple)
+        return [part.stop for part in grid.place(first.block)]
+
+    def _pieces(self) -> Iterator[Labelled]:
+        d = self.scorer.description
+        for piece in self.scorer.map(self.volume, tiling=self.tiling):
+            empty = no_data_cells(piece.raw, list(d.read_slice), int(d.factor))
+            labelled = Labelled.of(piece.place, piece.found, empty)
+            self.counts += np.bincount(labelled.winner.ravel(), minlength=len(self.counts))
+            yield labelled
+            self.progress.add(piece.raw.nbytes)
+        if not self.counts[: len(d.classes)].any():
+            title = self.volume.dataset.attrs.get("title", "the volume")
+            raise InputError(f"{title} holds no data at all; check its no-data value")
+
+    def _draw(self, classes: xr.DataArray, folder: Path, stem: str) -> None:
+        """Draw the map, and write it as a GeoTIFF where it is one over y and x."""
+        d = self.scorer.description
+        winner = classes[thinning(classes.shape)].values
+        keep = [axis for axis in range(len(d.space)) if axis not in d.read_slice]
+        draw_volume(
+            backdrop(read_for_viewing(self.source, self.volume), keep, colour="band" in (*d.channel_dims, *d.space)),
+            np.where(winner == NO_DATA, -1, winner.astype(np.int64)),
+            d.classes,
+            grid_axes(self.volume.dataset, d.label_dims),
+            folder / f"{stem}.png",
+            quantity=d.quantity,
+            title="prediction",
+        )
+        if set(d.label_dims) == {"y", "x"}:
+            from datasets.geotiff import write_class_map  # rasterio takes a second to import, and only maps need it
+
+            colours = (255 * class_colours(len(d.classes))).round().astype(int)
+            write_class_map(
+                classes.transpose("y", "x").load(), folder / f"{stem}.tif", names=d.classes, colours=colours
+            )
