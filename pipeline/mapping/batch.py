@@ -157,7 +157,7 @@ def find_map(row: Row, scorer: Scorer) -> Literal["finished", "other", "unknown"
 def map_task(task: Task, threads: int) -> tuple[State, float, str]:
     """Map one volume in a process of its own; what goes wrong with it is told, not raised.
 
-    Its memory is the machine's by as much as its threads are of the machine's cores: other tasks may be its neighbours.
+    It may fill as much of the machine's memory as its threads are of the machine's cores: others may work beside it.
     """
     share = min(1.0, threads / (os.cpu_count() or 1))
     return _map(lambda: _loaded(task.model, task.tracking_uri), task, threads, share)

@@ -108,7 +108,7 @@ def test_a_volume_that_fails_does_not_stop_the_others_and_is_tried_again(models,
 
 
 def test_a_defect_in_one_volume_is_told_with_its_kind(models, volumes, tmp_path, capsys, monkeypatch):
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of all things")
 
     monkeypatch.setattr("pipeline.mapping.batch.map_to", broken)

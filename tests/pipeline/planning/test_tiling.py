@@ -20,6 +20,7 @@ from models.reach import reach
 from models.segmenter import Segmenter
 from pipeline.config import PredictConfig, RegisterConfig
 from pipeline.mapping.predict import predict
+from pipeline.mapping.scorer import run_scorer
 from pipeline.planning import memory
 from pipeline.planning.memory import Memory, plan_prediction
 from pipeline.planning.tiling import OutputGrid, Tiling, map_pieces
@@ -182,6 +183,12 @@ def test_predict_in_blocks_and_by_itself_where_memory_is_short(recipe, tmp_path:
     alone = open_map(predict(replace(wanted, out=str(tmp_path / "alone.zarr"))))
     assert "mapping 24 x 24 cells in blocks of " in capsys.readouterr().out
     np.testing.assert_allclose(alone, whole, atol=1e-6)
+    enough = Memory(prediction_peak(load_segmenter(best_checkpoint(run.folder)), Workload((24, 24))), "here")
+    monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: enough)
+    assert run_scorer(run).plan(run.volume) is None
+    half = run_scorer(run).plan(run.volume, share=0.5)
+    assert half is not None
+    assert prediction_peak(load_segmenter(best_checkpoint(run.folder)), Workload(half.block)) <= enough.size // 2
     with pytest.raises(
         InputError, match=r"^halo is \[4, 4\], but without a block the whole volume is seen; set a block"
     ):
