@@ -200,23 +200,12 @@ def apply_view(array: Any, view: int, axes: Sequence[int]) -> Any:
     array
         Same kind and dtype, laid out contiguously where it is a NumPy array.
     """
-    array = _flip(array, view, axes)
-    return _contiguous(array.swapaxes(axes[0], axes[1]) if view >> len(axes) else array)
-
-
-def undo_view(array: Any, view: int, axes: Sequence[int]) -> Any:
-    """Bring an array shown under a view back: ``undo_view(apply_view(a, v, axes), v, axes)`` equals a."""
+    array = _flip(array, tuple(axis for bit, axis in enumerate(axes) if view >> bit & 1))
     array = array.swapaxes(axes[0], axes[1]) if view >> len(axes) else array
-    return _contiguous(_flip(array, view, axes))
+    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array  # torch refuses negative strides
 
 
-def _flip(array: Any, view: int, axes: Sequence[int]) -> Any:
-    flipped = tuple(axis for bit, axis in enumerate(axes) if view >> bit & 1)
-    if not flipped:
+def _flip(array: Any, axes: Sequence[int]) -> Any:
+    if not axes:
         return array
-    return np.flip(array, flipped) if isinstance(array, np.ndarray) else array.flip(flipped)
-
-
-def _contiguous(array: Any) -> Any:
-    """Torch refuses NumPy arrays with negative strides."""
-    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array
+    return np.flip(array, axes) if isinstance(array, np.ndarray) else array.flip(axes)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.blocks import apply_view, plan_windows, tile, undo_view, view_count
+from datasets.blocks import apply_view, plan_windows, tile, view_count
 from datasets.errors import InputError
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
@@ -90,7 +90,7 @@ def test_a_halo_that_does_not_fit_is_refused(halo, factor, words):
 
 
 @pytest.mark.parametrize(("sizes", "count"), [((4, 4), 8), ((3, 4), 4), ((5,), 2), ((), 1)])
-def test_views_are_distinct_and_invertible(sizes, count):
+def test_views_are_distinct_and_lose_nothing(sizes, count):
     assert view_count(sizes) == count
     array = np.arange(2 * np.prod(sizes, dtype=int) * 3).reshape(2, *sizes, 3)
     axes = tuple(range(1, 1 + len(sizes)))
@@ -100,7 +100,6 @@ def test_views_are_distinct_and_invertible(sizes, count):
         assert shown.shape == array.shape
         assert shown.flags["C_CONTIGUOUS"]
         assert np.array_equal(np.sort(shown, axis=None), np.sort(array, axis=None))
-        assert np.array_equal(undo_view(shown, view, axes), array)
         seen.add(shown.tobytes())
     assert len(seen) == count
     assert np.array_equal(apply_view(array, 0, axes), array)
@@ -113,4 +112,3 @@ def test_views_of_tensors_equal_views_of_arrays_whatever_leads(view):
     expected = apply_view(array, view, (-3, -2))
     assert np.array_equal(apply_view(tensor, view, (-3, -2)).numpy(), expected)
     assert np.array_equal(apply_view(tensor[None], view, (-3, -2))[0].numpy(), expected)
-    assert torch.equal(undo_view(apply_view(tensor, view, (-3, -2)), view, (-3, -2)), tensor)
