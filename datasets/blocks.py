@@ -205,7 +205,7 @@ def apply_view(array: Any, view: int, axes: Sequence[int]) -> Any:
     return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array  # torch refuses negative strides
 
 
-def _flip(array: Any, axes: Sequence[int]) -> Any:
+def _flip(array: Any, axes: tuple[int, ...]) -> Any:
     if not axes:
         return array
     return np.flip(array, axes) if isinstance(array, np.ndarray) else array.flip(axes)
