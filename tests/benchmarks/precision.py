@@ -26,8 +26,8 @@ from tests.benchmarks.accuracy import RESULTS, fingerprint, mean_and_deviation
 MODES: dict[str, dict[str, Any]] = {
     "float32": {"states": "float"},
     "exact, float32 force": {"states": "exact"},
-    "exact, bfloat16 force": {"force_dtype": "bfloat16"},
     "exact in 16 bits, float32 force": {"states": "exact", "state_bits": 16},
+    "exact, bfloat16 force": {"force_dtype": "bfloat16"},
     "exact in 16 bits, bfloat16 force": {"force_dtype": "bfloat16", "state_bits": 16},
     "float states, bfloat16 force": {"states": "float", "force_dtype": "bfloat16"},
 }
@@ -78,8 +78,8 @@ def main() -> None:
         place = arguments.results / f"precision-{path.stem}.json"
         results = json.loads(place.read_text())["results"] if place.is_file() else []
         base = load_recipe(path)
-        for seed in range(arguments.seeds):
-            for mode, settings in MODES.items():
+        for mode, settings in MODES.items():
+            for seed in range(arguments.seeds):
                 config = replace(
                     base,
                     runs=arguments.runs,
