@@ -258,7 +258,8 @@ def test_a_batch_that_is_killed_goes_on_where_it_was(models, volumes, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_on_ray_a_lost_process_costs_one_volume(models, volumes, tmp_path, capsys):
-    ray = pytest.importorskip("ray")
+    import ray
+
     from pipeline.mapping.spread import spread
 
     died = tmp_path / "died-once"

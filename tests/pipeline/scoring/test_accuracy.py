@@ -20,8 +20,6 @@ from pipeline.training.state import Progress
 from tests.benchmarks import accuracy
 from tests.benchmarks.unet import UNetTwin, nearest_width, size_of, unet, unet_twin
 
-pytest.importorskip("monai")
-
 
 def twin(*, validity: bool, read_slice: dict[int, int], sizes: tuple[int, ...]) -> UNetTwin:
     torch.manual_seed(0)

@@ -19,7 +19,8 @@ GPUS = 2
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[Any]:
-    ray = pytest.importorskip("ray")
+    import ray
+
     ray.init(address="local", num_cpus=8, num_gpus=GPUS, include_dashboard=False, object_store_memory=80_000_000)
     yield ray
     ray.shutdown()

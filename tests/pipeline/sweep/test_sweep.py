@@ -28,7 +28,8 @@ Make = Callable[..., RunConfig]
 def two_cores() -> Iterator[None]:
     """Ray with two cores, whatever this machine has."""
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
-    ray = pytest.importorskip("ray")
+    import ray
+
     ray.init(address="local", num_cpus=2, include_dashboard=True, object_store_memory=150_000_000, log_to_driver=False)
     yield
     ray.shutdown()

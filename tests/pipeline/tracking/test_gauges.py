@@ -50,7 +50,8 @@ def test_numbers_are_shown_and_passed_on(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_prometheus_finds_them_on_a_node() -> None:
-    ray = pytest.importorskip("ray")
+    import ray
+
     ray.init(
         address="local", num_cpus=1, include_dashboard=True, object_store_memory=80_000_000, log_to_driver=False,
         _system_config={"metrics_report_interval_ms": 500},

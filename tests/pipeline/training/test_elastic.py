@@ -60,7 +60,7 @@ def drain(address: str, node: str, seconds: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_reclaimed_machine_and_one_that_joins_leave_the_same_weights(recipe, monkeypatch):
-    ray = pytest.importorskip("ray")
+    import ray
     from ray.cluster_utils import Cluster
 
     from pipeline.training import worker

@@ -3,8 +3,6 @@ import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("models.losses")
-
 from pipeline.config import TrainingConfig
 from pipeline.training.step import build_optimiser, rate_factor, train_step
 
