@@ -23,7 +23,8 @@ def write_class_map(
     Parameters
     ----------
     classes
-        uint8 over (y, x) with evenly spaced coordinates, as cell centres, and ``spatial_ref`` where there is a CRS.
+        uint8 over (y, x), which Dask may read piece by piece, with evenly spaced coordinates, as cell centres, and
+        ``spatial_ref`` where there is a CRS.
     path
         GeoTIFF to write.
     names
@@ -55,7 +56,10 @@ def write_class_map(
                 )
     plain.attrs = {}
     plain = plain.rio.set_spatial_dims("x", "y").rio.write_nodata(nodata)
-    plain.rio.to_raster(path, driver="GTiff", compress="deflate", tags={"classes": ", ".join(names)})
+    tags = {"classes": ", ".join(names)}
+    plain.rio.to_raster(
+        path, driver="GTiff", compress="deflate", tiled=True, windowed=plain.chunks is not None, tags=tags
+    )
     table = {index: (*map(int, rgb), 255) for index, rgb in enumerate(colours)} | {nodata: (0, 0, 0, 0)}
     with rasterio.open(path, "r+") as file:
         file.write_colormap(1, table)

@@ -20,12 +20,12 @@ def plan_chunks(
     block: Mapping[str, int] | None = None,
     *,
     shard_bytes: int | None = None,
+    within: bool = False,
 ) -> tuple[dict[Hashable, int], dict[Hashable, int] | None]:
     """Choose chunks, and shards of up to 64 MiB for an array larger than that.
 
     Without a block, chunks are of 1 to 2 MiB with edges as even as they can be. With one, they are at most 1 MiB and
-    divide it, and the shards are whole blocks wherever these fit and divide them where not, so that an aligned block
-    reads nothing but itself, and no shard is written with two blocks.
+    divide it, and the shards are whole blocks wherever these fit, so that an aligned block reads nothing but itself.
 
     Parameters
     ----------
@@ -39,6 +39,8 @@ def plan_chunks(
         Edges of the blocks that will be read, along some of the dimensions; all of the others are read whole.
     shard_bytes
         Largest shard; none means 64 MiB.
+    within
+        Whether shards that are smaller than a block divide it, for arrays that are written block by block.
 
     Returns
     -------
@@ -61,7 +63,7 @@ def plan_chunks(
     units = {dim: max(chunks[dim], blocks.get(str(dim), 0) // chunks[dim] * chunks[dim]) for dim in sizes}
     shards = dict(chunks)
     while True:
-        larger = {dim: _next_shard(shards[dim], chunks[dim], units[dim]) for dim in sizes}
+        larger = {dim: _next_shard(shards[dim], chunks[dim], units[dim], within) for dim in sizes}
         growing = [
             dim
             for dim in sizes
@@ -73,10 +75,12 @@ def plan_chunks(
         shards[shortest] = larger[shortest]
 
 
-def _next_shard(shard: int, chunk: int, block: int) -> int:
-    """Return the next larger edge of a shard: as long as it is shorter than a block, one that divides the block."""
+def _next_shard(shard: int, chunk: int, block: int, within: bool) -> int:
+    """Return the next larger edge of a shard."""
     if shard >= block:
         return shard + block
+    if not within:
+        return shard + chunk
     return next(edge for edge in range(shard + chunk, block + 1, chunk) if block % edge == 0)
 
 

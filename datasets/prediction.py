@@ -5,7 +5,7 @@ K classes; dims are the output's dimensions.
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,10 +143,10 @@ def lay_out(
     meaning = {"class_names": list(classes), "no_data": NO_DATA}
     return xr.Dataset(
         {
-            "class": (tuple(dims), da.zeros(sizes, dtype=np.uint8), {"long_name": "most probable class", **meaning}),
+            "class": (tuple(dims), _nothing(sizes, np.uint8), {"long_name": "most probable class", **meaning}),
             "probability": (
                 ("class_name", *dims),
-                da.zeros((len(classes), *sizes), dtype=np.float32),
+                _nothing((len(classes), *sizes), np.float32),
                 {"long_name": "probability of the class", "units": "1"},
             ),
         },
@@ -156,34 +156,37 @@ def lay_out(
     )
 
 
+def _nothing(sizes: Sequence[int], dtype: Any) -> da.Array:
+    """Stand for an array that is written later; in one chunk, so that any chunks of the store suit it."""
+    return da.zeros(sizes, dtype=dtype, chunks=-1)
+
+
 def write_prediction(
-    layout: xr.Dataset,
-    pieces: Iterable[Labelled],
-    path: str | Path,
-    *,
-    block: Sequence[int] | None = None,
-    beside: Callable[[xr.DataArray], None] | None = None,
+    layout: xr.Dataset, pieces: Iterable[Labelled], path: str | Path, *, block: Sequence[int] | None = None
 ) -> str | Path:
-    """Write a prediction, piece by piece, as a Zarr v3 store in the place of what is there: all appears, or nothing.
+    """Write a prediction, piece by piece, as a Zarr v3 store in the place of what is there.
+
+    In a folder all of it appears, or nothing, and what was there stays until then. Below a URI what was there goes as
+    soon as the first piece has come, and the new store opens once all of it is there.
 
     Parameters
     ----------
     layout
         What `lay_out` made.
     pieces
-        All cells, each once; no more than one piece is held.
+        All cells, each once; none is held once it is written.
     path
         The place.
     block
         Cells of a piece along each dimension of the output; none where there is one piece.
-    beside
-        Called with the finished classes before the store takes its place in a folder.
 
     Raises
     ------
     InputError
         Where the operating system or the store refuses to write, as on a full disk.
     """
+    coming = iter(pieces)
+    first = [next(coming)]
 
     def write(target: Any) -> None:
         with warnings.catch_warnings():
@@ -193,24 +196,24 @@ def write_prediction(
                 target, mode="w", zarr_format=3, consolidated=True, compute=False, encoding=_encoding(layout, block)
             )
             group = zarr.open_group(target, mode="r+")
-            winner, probability = group["class"], group["probability"]
-            assert isinstance(winner, zarr.Array)
-            assert isinstance(probability, zarr.Array)
-            for piece in pieces:
-                winner[piece.place] = piece.winner
-                probability[(slice(None), *piece.place)] = piece.probability
+            _write_piece(group, first.pop())
+            for piece in coming:
+                _write_piece(group, piece)
+                del piece
 
-    if is_remote(path):
-        with open_upload(str(path), None, overwrite=True) as (store, _):
-            write(store)
-        return path
+    if not is_remote(path):
+        return write_aside(Path(path), write)
+    with open_upload(str(path), None, overwrite=True) as (store, _):
+        write(store)
+    return path
 
-    def write_folder(aside: Path) -> None:
-        write(aside)
-        if beside is not None:
-            beside(xr.open_zarr(aside, mask_and_scale=False, decode_coords="all")["class"])
 
-    return write_aside(Path(path), write_folder)
+def _write_piece(group: zarr.Group, piece: Labelled) -> None:
+    winner, probability = group["class"], group["probability"]
+    assert isinstance(winner, zarr.Array)
+    assert isinstance(probability, zarr.Array)
+    winner[piece.place] = piece.winner
+    probability[(slice(None), *piece.place)] = piece.probability
 
 
 def _encoding(layout: xr.Dataset, block: Sequence[int] | None) -> dict[str, dict[str, Any]]:
@@ -221,7 +224,7 @@ def _encoding(layout: xr.Dataset, block: Sequence[int] | None) -> dict[str, dict
     for name in ("class", "probability"):
         sizes, itemsize = layout[name].sizes, layout[name].dtype.itemsize
         piece = itemsize * math.prod(min(size, (blocks or {}).get(str(dim), size)) for dim, size in sizes.items())
-        chunks, shards = plan_chunks(sizes, itemsize, block=blocks, shard_bytes=min(piece, SHARD_BYTES))
+        chunks, shards = plan_chunks(sizes, itemsize, block=blocks, shard_bytes=min(piece, SHARD_BYTES), within=True)
         encoding[name] = {"chunks": tuple(chunks[dim] for dim in layout[name].dims)}
         if shards is not None:
             encoding[name]["shards"] = tuple(shards[dim] for dim in layout[name].dims)

@@ -14,7 +14,9 @@ from datasets.store import open_part
 from datasets.volume import Volume
 
 _CELLS = 2**25
-"""How many cells are not too many."""
+"""How many cells are not too many to hold."""
+_DRAWN = 2**22
+"""How many are not too many to draw: a picture of one plane takes some 120 bytes for each."""
 
 
 def viewable(uri: str | Path, dataset: xr.Dataset) -> xr.Dataset:
@@ -50,9 +52,9 @@ def read_for_viewing(uri: str | Path, volume: Volume) -> np.ndarray:
 
 
 def thinning(sizes: Sequence[int]) -> tuple[slice, ...]:
-    """Choose cells of a grid, evenly along all axes, that are not too many to look at."""
+    """Choose cells of a grid, evenly along all axes, that are not too many to draw."""
     step = 1
-    while math.prod(-(-size // step) for size in sizes) > _CELLS:
+    while math.prod(-(-size // step) for size in sizes) > _DRAWN:
         step += 1
     return (slice(None, None, step),) * len(sizes)
 

@@ -2,11 +2,10 @@
 
 import math
 
-from models.config import ConfigError
 from models.network import TelegraphNetwork
 
 
-def reach(network: TelegraphNetwork) -> int:
+def reach(network: TelegraphNetwork) -> int | None:
     """Return the cells of the input grid beyond which nothing changes an output cell, on either side along any axis.
 
     Each layer looks 2 (edge // 2) cells of its own grid around, once for K and once for K^T, and a coarse cell looks as
@@ -17,16 +16,14 @@ def reach(network: TelegraphNetwork) -> int:
     network
         The network; one on the meta device is enough.
 
-    Raises
-    ------
-    ConfigError
-        Where the boundary is periodic, so that every cell looks around the whole volume.
+    Returns
+    -------
+    int or None
+        None where the boundary is periodic: what lies at one end of the volume is seen from the other, so that no part
+        of it shows all that a cell depends on.
     """
     if network.config.boundary == "periodic":
-        raise ConfigError(
-            "network.boundary is periodic, so every cell of the output depends on the volume's other end, and the "
-            "volume cannot be mapped in blocks"
-        )
+        return None
     layers = list(zip(network.plan.layers, network.kernels, strict=True))
     widest = 0
     for cell in range(math.ceil(network.multiple / network.factor)):

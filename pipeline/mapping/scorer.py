@@ -24,6 +24,9 @@ from pipeline.registry.description import ModelDescription, describe_run
 from pipeline.run import Run
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter
 
+_FILLED = 0.9
+"""How much of the memory that is free is planned to be filled: others work here too."""
+
 
 @dataclass(frozen=True)
 class Scorer:
@@ -52,10 +55,9 @@ class Scorer:
     @property
     def grid(self) -> OutputGrid:
         """How the output's cells lie on the input's."""
-        d = self.description
-        return OutputGrid(d.multiple, d.factor, list(d.read_slice))
+        return OutputGrid.of(self.segmenter, list(self.description.read_slice))
 
-    def plan(self, volume: Volume, share: float = 1.0) -> Tiling | None:
+    def plan(self, volume: Volume, share: float = 1.0, *, approximate: bool = False) -> Tiling | None:
         """Plan the blocks in which a volume is mapped to the values that it has in one piece; none where that fits.
 
         Parameters
@@ -64,6 +66,8 @@ class Scorer:
             The volume.
         share
             How much of the machine's memory may be filled; a GPU is not shared.
+        approximate
+            Whether a network that reaches too far for blocks that fit is mapped in some that see less.
 
         Raises
         ------
@@ -71,9 +75,18 @@ class Scorer:
             Where the network reaches too far for blocks that fit.
         """
         memory = memory_here(self.device == "cuda")
-        if memory is not None and self.device == "cpu":
+        if memory is not None:
+            share = _FILLED * (share if self.device == "cpu" else 1)
             memory = replace(memory, size=int(memory.size * share))
-        return plan_prediction(self.segmenter, volume.shape, memory)
+        return plan_prediction(self.segmenter, volume.shape, memory, approximate=approximate)
+
+    def announce(self, volume: Volume, tiling: Tiling | None) -> None:
+        """Say in which blocks a volume is mapped, where it is."""
+        if tiling is not None:
+            reach = self.description.reach
+            far = "across the whole volume" if reach is None else str(reach)
+            cells = " x ".join(map(str, volume.shape))
+            print(f"mapping {cells} cells in {tiling} (the network reaches {far})", flush=True)
 
     def map(self, volume: Volume, *, tiling: Tiling | None = None, wanted: np.ndarray | None = None) -> Iterator[Piece]:
         """Map a volume, without gradients, one piece after the other.

@@ -6,7 +6,7 @@ K classes.
 import hashlib
 import math
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ import xarray as xr
 
 from datasets.blocks import plan_map
 from datasets.errors import InputError
+from datasets.journal import locked
 from datasets.objects import is_remote
 from datasets.prediction import NO_DATA, Labelled, lay_out, no_data_cells, write_prediction
 from datasets.progress import Progress
@@ -26,7 +27,7 @@ from pipeline.mapping.scorer import Scorer
 from pipeline.pictures.maps import draw_volume
 from pipeline.pictures.sections import backdrop
 from pipeline.pictures.style import class_colours, grid_axes
-from pipeline.planning.tiling import Tiling
+from pipeline.planning.tiling import Piece, Tiling
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def map_to(
     share: float = 1.0,
     speak: bool = False,
 ) -> Mapped:
-    """Map a volume and write it in the place of what is there, whole or not at all.
+    """Map a volume and write it in the place of what is there; see `datasets.prediction.write_prediction`.
 
     Where it is mapped in blocks, neither the volume nor its map is ever held in memory as a whole.
 
@@ -86,32 +87,30 @@ def map_to(
     Raises
     ------
     InputError
-        Where the volume does not exist, does not fit the model or the memory, or holds no data at all, or the place
-        cannot be written.
+        Where the volume does not exist, does not fit the model or the memory, cannot be read, or holds no data at all,
+        or the place cannot be written, or is being written by another process.
     """
     volume = scorer.open(source)
     if block is None and halo is not None:
         raise InputError(f"halo is {halo}, but without a block the whole volume is seen; set a block")
     tiling = scorer.plan(volume, share) if block is None else _blocks(scorer, volume, block, halo)
-    if tiling is not None:
-        seen = f"{tiling} (the network reaches {scorer.description.reach})"
-        print(f"mapping {' x '.join(map(str, volume.shape))} cells in {seen}", flush=True)
+    scorer.announce(volume, tiling)
     made = _Map(scorer, volume, source, tiling, Progress("mapping", _bytes(volume), speak=speak))
     if is_remote(out):
-        return Mapped([made.write(out)], made.shares())
+        made.write(out)
+        return Mapped([out], made.shares())
     place = Path(out)
+    aside = place.with_name(f".{place.name}.mapping")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{place.parent} cannot be made ({error.strerror}); choose another place") from error
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as aside:
-        written = [made.write(out, Path(aside))]
-        for path in pictures_beside(out):
-            path.unlink(missing_ok=True)
-            if (Path(aside) / path.name).exists():
-                os.replace(Path(aside) / path.name, path)
-                written.append(str(path))
-    return Mapped(written, made.shares())
+    with locked(aside, place):
+        try:
+            made.write(out)
+            return Mapped([out, *made.draw(place, aside)], made.shares())
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _bytes(volume: Volume) -> int:
@@ -120,7 +119,13 @@ def _bytes(volume: Volume) -> int:
 
 def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | None) -> Tiling:
     """Return the blocks that the user wants, amid a halo as wide as the network reaches if no other is wanted."""
-    around = [scorer.description.reach] * len(volume.shape) if halo is None else halo
+    reach = scorer.description.reach
+    if halo is None and reach is None:
+        raise InputError(
+            f"every cell of {scorer.version} depends on the whole volume (network.boundary: periodic), so blocks map "
+            f"it approximately: say with which halo, such as --halo '{[edge // 4 for edge in block]}'"
+        )
+    around = halo or [reach or 0] * len(volume.shape)
     plan_map(volume.shape, block, around, 1)  # refuses what does not fit the volume
     uncut = scorer.segmenter.uncut
     edges = enumerate(zip(volume.shape, block, strict=True))
@@ -146,8 +151,8 @@ class _Map:
         self.progress = progress
         self.counts = np.zeros(NO_DATA + 1, np.int64)
 
-    def write(self, out: str, aside: Path | None = None) -> str:
-        """Write the map to its place, and its pictures into the folder `aside` if there is one."""
+    def write(self, out: str) -> None:
+        """Write the map to its place."""
         d, attrs = self.scorer.description, self.volume.dataset.attrs
         layout = lay_out(
             self.volume.dataset,
@@ -166,10 +171,8 @@ class _Map:
                 **identity(self.scorer, self.volume),
             },
         )
-        beside = None if aside is None else lambda classes: self._draw(classes, aside, Path(out).stem)
         with self.progress:
-            write_prediction(layout, self._pieces(), out, block=self._block(), beside=beside)
-        return out
+            write_prediction(layout, self._pieces(), out, block=self._block())
 
     def shares(self) -> str:
         """Say how much of the volume each class takes, once it is written."""
@@ -187,35 +190,77 @@ class _Map:
         return [part.stop for part in grid.place(first.block)]
 
     def _pieces(self) -> Iterator[Labelled]:
-        d = self.scorer.description
-        for piece in self.scorer.map(self.volume, tiling=self.tiling):
-            empty = no_data_cells(piece.raw, list(d.read_slice), int(d.factor))
-            labelled = Labelled.of(piece.place, piece.found, empty)
-            self.counts += np.bincount(labelled.winner.ravel(), minlength=len(self.counts))
-            yield labelled
-            self.progress.add(piece.raw.nbytes)
-        if not self.counts[: len(d.classes)].any():
+        """Map piece by piece; each is let go of before the next is made."""
+        try:
+            for piece in self.scorer.map(self.volume, tiling=self.tiling):
+                done = piece.raw.nbytes
+                labelled = self._label(piece)
+                del piece
+                yield labelled
+                del labelled
+                self.progress.add(done)
+        except OSError as error:
+            raise InputError(f"{self.source} cannot be read ({error.strerror or error})") from error
+        if not self.counts[:NO_DATA].any():
             title = self.volume.dataset.attrs.get("title", "the volume")
             raise InputError(f"{title} holds no data at all; check its no-data value")
 
-    def _draw(self, classes: xr.DataArray, folder: Path, stem: str) -> None:
-        """Draw the map, and write it as a GeoTIFF where it is one over y and x."""
+    def _label(self, piece: Piece) -> Labelled:
         d = self.scorer.description
-        winner = classes[thinning(classes.shape)].values
+        labelled = Labelled.of(piece.place, piece.found, no_data_cells(piece.raw, list(d.read_slice), int(d.factor)))
+        self.counts += np.bincount(labelled.winner.ravel(), minlength=len(self.counts))
+        return labelled
+
+    def draw(self, place: Path, aside: Path) -> list[str]:
+        """Draw the finished map, and write it as a GeoTIFF where it is one over y and x; says what cannot be made.
+
+        Parameters
+        ----------
+        place
+            The map.
+        aside
+            Folder in which files are made before they take their place.
+
+        Returns
+        -------
+        list of str
+            The files.
+        """
+        classes = xr.open_zarr(place, mask_and_scale=False, decode_coords="all")["class"]
+        written = []
+        for path, make in zip(pictures_beside(str(place)), (self._geotiff, self._picture), strict=True):
+            path.unlink(missing_ok=True)  # it showed the map before
+            try:
+                if make(classes, aside / path.name):
+                    os.replace(aside / path.name, path)
+                    written.append(str(path))
+            except (InputError, OSError) as error:
+                print(f"{path} was not made: {error}", flush=True)
+        return written
+
+    def _geotiff(self, classes: xr.DataArray, path: Path) -> bool:
+        if set(classes.dims) != {"y", "x"}:
+            return False
+        from datasets.geotiff import write_class_map  # rasterio takes a second to import, and only maps need it
+
+        names = self.scorer.description.classes
+        colours = (255 * class_colours(len(names))).round().astype(int)
+        write_class_map(classes.transpose("y", "x"), path, names=names, colours=colours)
+        return True
+
+    def _picture(self, classes: xr.DataArray, path: Path) -> bool:
+        d = self.scorer.description
         keep = [axis for axis in range(len(d.space)) if axis not in d.read_slice]
+        raw = read_for_viewing(self.source, self.volume)
+        image = backdrop(raw, keep, colour="band" in (*d.channel_dims, *d.space))
+        winner = classes[thinning(classes.shape)].values
         draw_volume(
-            backdrop(read_for_viewing(self.source, self.volume), keep, colour="band" in (*d.channel_dims, *d.space)),
+            image[thinning(image.shape[: len(keep)])],
             np.where(winner == NO_DATA, -1, winner.astype(np.int64)),
             d.classes,
             grid_axes(self.volume.dataset, d.label_dims),
-            folder / f"{stem}.png",
+            path,
             quantity=d.quantity,
             title="prediction",
         )
-        if set(d.label_dims) == {"y", "x"}:
-            from datasets.geotiff import write_class_map  # rasterio takes a second to import, and only maps need it
-
-            colours = (255 * class_colours(len(d.classes))).round().astype(int)
-            write_class_map(
-                classes.transpose("y", "x").load(), folder / f"{stem}.tif", names=d.classes, colours=colours
-            )
+        return True

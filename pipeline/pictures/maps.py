@@ -235,22 +235,23 @@ def draw_prediction(
         PNG to write.
     """
     colours = class_colours(len(class_names))
-    target, prediction = target.astype(np.int64), prediction.astype(np.int64)
     axes, (background, target, prediction) = _as_map(axes, background, target, prediction)
     planes = sections(axes, target)
     limits = grey_limits(background)
-    wrong = np.where(target < 0, -1, (target != prediction).astype(np.int64))
+    labelled = target >= 0
     verdicts = np.array([to_rgb(RIGHT), to_rgb(WRONG)])
     handles = patches(class_names, colours, present_classes(target, prediction))
     handles += _no_data(background) + patches(["right", "wrong"], verdicts)
-    share = float((wrong == 1).sum() / max((wrong >= 0).sum(), 1))
+    share = float(((target != prediction) & labelled).sum() / max(labelled.sum(), 1))
     with picture(path, _height(planes, 4, _legend_rows(handles))) as figure:
         for plane, panels in zip(planes, _panels(figure, planes, 4), strict=True):
             _data(panels[0], plane, background, limits)
-            layers = ((target, colours), (prediction, colours), (wrong, verdicts))
+            true, found = (plane.cut(grid).astype(np.int64) for grid in (target, prediction))
+            wrong = np.where(true < 0, -1, (true != found).astype(np.int64))
+            layers = ((true, colours), (found, colours), (wrong, verdicts))
             titles = ("labels", "prediction", f"errors: {share:.1%} of the labelled")
             for ax, (grid, palette), title in zip(panels[1:], layers, titles, strict=True):
-                show(ax, paint(plane.cut(grid), palette), plane.rows, plane.columns, labels=False)
+                show(ax, paint(grid, palette), plane.rows, plane.columns, labels=False)
                 ax.set_title(title if plane is planes[0] else "")
             panels[0].set_title(plane.title or "data")
         _legend(figure, handles)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.viewing import read_for_viewing, thinning
+from datasets.viewing import read_for_viewing
 from datasets.volume import Part
 from pipeline.pictures.curves import draw_confusion, draw_curves
 from pipeline.pictures.maps import draw_prediction, draw_split
@@ -59,10 +59,10 @@ def draw_map(run: Run, prediction: np.ndarray, factor: int, part: Part, path: Pa
     """Draw data, the labels of one part of the split, prediction and errors; parameters as `draw`."""
     volume = run.volume
     keep = [volume.space.index(dim) for dim in volume.label_dims]
-    raw = read_for_viewing(run.config.data.source, volume)
-    image = backdrop(raw, keep, colour="band" in volume.channel_dims)
+    image = backdrop(read_for_viewing(run.config.data.source, volume), keep, colour="band" in volume.channel_dims)
     thin = (slice(None, None, factor),) * len(keep)
-    thinned = volume.dataset.isel(dict(zip(volume.label_dims, thin, strict=True)))
-    target, few = volume.read_labels(run.split, part, factor=factor), thinning(prediction.shape)
-    axes = grid_axes(thinned, volume.label_dims)
-    draw_prediction(image, target[few], prediction[few], volume.classes, axes, path)
+    if image.shape[: len(keep)] == tuple(volume.shape[axis] for axis in keep):
+        image = image[thin]  # a last, incomplete coarse cell is drawn like the others
+    axes = grid_axes(volume.dataset.isel(dict(zip(volume.label_dims, thin, strict=True))), volume.label_dims)
+    target = volume.read_labels(run.split, part, factor=factor)
+    draw_prediction(image, target, prediction, volume.classes, axes, path)

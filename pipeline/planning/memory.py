@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from datasets.blocks import seen_sizes
+from datasets.config import DataConfig
 from datasets.errors import InputError
 from datasets.volume import Volume
 from models.config import NetworkConfig, SegmenterConfig
@@ -57,6 +58,12 @@ def trial_segmenter(
         return Segmenter(config, torch.zeros(1, *own), torch.ones(1, *own))
 
 
+def scaled_axes(data: DataConfig, shape: Sequence[int]) -> dict[int, int]:
+    """Return the sizes of the space axes whose cells are each normalised by themselves."""
+    sizes = dict(zip(data.space, shape, strict=True))
+    return {axis: sizes[dim] for axis, dim in enumerate(data.space) if dim in (data.keep or [])}
+
+
 def training_work(training: TrainingConfig, sizes: tuple[int, ...], *, workers: int, cuda: bool) -> Workload:
     """Return what a worker holds at once; the loss is counted as if nothing were labelled, so nothing fits wrongly."""
     share = -(-training.batch // max(workers, 1))
@@ -74,8 +81,8 @@ def memory_here(cuda: bool) -> Memory | None:
     if cuda:
         if not torch.cuda.is_available():
             return None
-        found = torch.cuda.get_device_properties(0)
-        return Memory(int(found.total_memory), f"on the GPU ({found.name})")
+        free, _ = torch.cuda.mem_get_info()
+        return Memory(free, f"free on the GPU ({torch.cuda.get_device_name()})")
     if sys.platform != "linux":
         return None
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -104,7 +111,7 @@ def planned_step(config: RunConfig, volume: Volume) -> tuple[Segmenter, Workload
         classes=volume.classes,
         validity=config.data.validity,
         read_slice=volume.read_slice,
-        scaled={axis: volume.shape[axis] for axis, dim in enumerate(volume.space) if dim in (config.data.keep or [])},
+        scaled=scaled_axes(config.data, volume.shape),
     )
     sizes = seen_sizes(volume.shape, config.data.block, config.data.halo)
     work = training_work(config.training, sizes, workers=config.cluster.workers, cuda=config.cluster.gpu)
@@ -158,8 +165,21 @@ def _ways_out(segmenter: Segmenter, work: Workload, memory: Memory) -> str:
     return " or ".join(ways) + _shorter(segmenter.config.network)
 
 
-def plan_prediction(segmenter: Segmenter, sizes: tuple[int, ...], memory: Memory | None) -> Tiling | None:
+def plan_prediction(
+    segmenter: Segmenter, sizes: tuple[int, ...], memory: Memory | None, *, approximate: bool = False
+) -> Tiling | None:
     """Find out whether a volume fits in one piece, or in which blocks it is mapped to the same values.
+
+    Parameters
+    ----------
+    segmenter
+        The network.
+    sizes
+        Cells of the volume.
+    memory
+        What there is; none where nobody knows.
+    approximate
+        Whether blocks that see less than the network reaches are better than none.
 
     Returns
     -------
@@ -178,21 +198,36 @@ def plan_prediction(segmenter: Segmenter, sizes: tuple[int, ...], memory: Memory
     largest = largest_sizes(segmenter, Workload(sizes), memory.size, prediction_peak)
     if largest is None:
         raise InputError(f"{problem}{memory.where}; take a machine with more memory")
-    unit = segmenter.network.multiple
-    enough = -(-reach(segmenter.network) // unit) * unit
+    unit, far = segmenter.network.multiple, reach(segmenter.network)
+    enough = None if far is None else -(-far // unit) * unit
     cut = [edge for edge, size in zip(largest, sizes, strict=True) if edge < size]
-    if min(cut) >= 4 * enough:
-        return _tiling(largest, enough, sizes)
-    some = _tiling(largest, min(cut) // 4 // unit * unit, sizes)
+    if enough is not None and min(cut, default=0) >= 4 * enough:
+        return _tiling(largest, enough, sizes, unit)
+    some = _tiling(largest, min(cut, default=0) // 4 // unit * unit, sizes, unit)
+    if approximate:
+        return some
+    what = "the whole volume" if enough is None else f"{enough} cells"
     raise InputError(
-        f"{problem}{memory.where}, and the network reaches {enough} cells, too far for blocks of its size; cut the "
-        f"volume to {list(largest)} cells or less, or map it approximately with --block '{list(some.block)}' --halo "
+        f"{problem}{memory.where}, and the network reaches {what}, too far for blocks of its size; cut the volume to "
+        f"{list(largest)} cells or less, or map it approximately by predict --block '{list(some.block)}' --halo "
         f"'{list(some.halo)}'"
     )
 
 
-def _tiling(seen: tuple[int, ...], around: int, sizes: tuple[int, ...]) -> Tiling:
+def _tiling(seen: tuple[int, ...], around: int, sizes: tuple[int, ...], unit: int) -> Tiling:
     """Take a halo off the cells that are seen at once; an axis that is seen whole needs none."""
     halo = tuple(around if edge < size else 0 for edge, size in zip(seen, sizes, strict=True))
-    block = (min(edge, size) - 2 * cells for edge, size, cells in zip(seen, sizes, halo, strict=True))
+    block = (size if edge >= size else _even(edge - 2 * around, unit) for edge, size in zip(seen, sizes, strict=True))
     return Tiling(tuple(block), halo)
+
+
+def _even(edge: int, unit: int) -> int:
+    """Round down to a multiple of the unit that has no prime factor above 7, so that chunks of a store divide it."""
+    for units in range(edge // unit, 0, -1):
+        rest = units
+        for factor in (2, 3, 5, 7):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return units * unit
+    return edge

@@ -14,7 +14,7 @@ from models.peak import Workload, parameter_bytes, prediction_peak, state_bytes,
 from models.segmenter import Segmenter
 from pipeline.amount import parse_amount, show_bytes
 from pipeline.config import PlanConfig
-from pipeline.planning.memory import Memory, memory_of_worker, training_work, trial_segmenter
+from pipeline.planning.memory import Memory, memory_of_worker, scaled_axes, training_work, trial_segmenter
 
 COUNTED = (
     "counted beyond the process itself: weights, gradients, optimiser states, input, states, adjoint, temporaries; "
@@ -172,6 +172,7 @@ def _subject(config: PlanConfig) -> tuple[Segmenter, tuple[int, ...], tuple[int,
         classes=names,
         validity=config.data.validity,
         read_slice=axes,
+        scaled=scaled_axes(config.data, shape) if len(shape) == len(config.data.space) else None,
     )
     return segmenter, seen_sizes(shape, config.data.block, config.data.halo), shape, assumed
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets.blocks import Window, plan_map
 
@@ -62,6 +62,12 @@ class OutputGrid:
     multiple: int = 1
     factor: float = 1
     gone: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, model: nn.Module, gone: Sequence[int]) -> "OutputGrid":
+        """Read it off a network; one without coarser grids keeps the input's."""
+        multiple = int(getattr(getattr(model, "network", None), "multiple", 1))
+        return cls(multiple, float(getattr(model, "factor", 1)), list(gone))
 
     def place(self, cells: Sequence[slice]) -> tuple[slice, ...]:
         """Return where cells of the input, beginning on the output's grid, lie on it: a slice for each axis it has."""
@@ -135,10 +141,20 @@ def map_pieces(
         block = [size if axis in grid.gone else edge for axis, (size, edge) in enumerate(edges)]
         windows = plan_map(shape, block, tiling.halo, grid.multiple)
     for window in windows:
-        place = grid.place(window.block)
-        if wanted is not None and not wanted[place].any():
+        if wanted is not None and not wanted[grid.place(window.block)].any():
             continue
-        raw = read(window.seen)
-        found = module(torch.from_numpy(np.ascontiguousarray(raw))[None].to(device))[0]
-        core: tuple[Any, ...] = (..., *grid.place(window.core))
-        yield Piece(place, found[core].cpu().numpy(), raw[(slice(None), *window.core)])
+        yield _map_window(module, read, window, grid, device)
+
+
+def _map_window(
+    module: Callable[[Tensor], Tensor], read: Read, window: Window, grid: OutputGrid, device: torch.device | str
+) -> Piece:
+    """Map one block; nothing is kept of what was seen around it."""
+    raw = read(window.seen)
+    found = module(torch.from_numpy(np.ascontiguousarray(raw))[None].to(device))[0]
+    core: tuple[Any, ...] = (..., *grid.place(window.core))
+    return Piece(
+        grid.place(window.block),
+        np.ascontiguousarray(found[core].cpu().numpy()),
+        np.ascontiguousarray(raw[(slice(None), *window.core)]),
+    )

@@ -46,10 +46,19 @@ def _what(name: str, d: ModelDescription) -> str:
             f"{channels}{_units(d)}",
             f"- out: probabilities float32 [batch, {len(d.classes)}, {', '.join(d.label_dims)}]{gone}{coarser}",
             f"- classes, in order: {', '.join(d.classes)}",
-            f"- an output cell looks {d.reach} cells of the input far: blocks amid such a halo leave no seam",
+            f"- {_reach(d)}",
             "- normalisation is inside the model",
         ]
     )
+
+
+def _reach(d: ModelDescription) -> str:
+    if d.reach is None:
+        return "an output cell depends on the whole volume (periodic boundary): map it in one piece"
+    whole = [dim for axis, dim in enumerate(d.space) if d.sizes[axis] is not None or axis in d.read_slice]
+    start = f" that begin on multiples of {d.multiple} cells" if d.multiple > 1 else ""
+    never = f"; {' and '.join(whole)} must never be cut" if whole else ""
+    return f"an output cell looks {d.reach} cells far: blocks amid such a halo{start} leave no seam{never}"
 
 
 def _units(d: ModelDescription) -> str:

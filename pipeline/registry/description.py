@@ -40,7 +40,7 @@ class ModelDescription:
     training
         Title, source, licence and digests of the training volume, the split, and the labels of each part.
     reach
-        How far an output cell looks, in cells of the input.
+        How far an output cell looks, in cells of the input; none where it looks around the whole volume.
     network
         `models.config.SegmenterConfig` as JSON: with the weights of the program, the network itself.
     """
@@ -57,7 +57,7 @@ class ModelDescription:
     padding: str
     data: dict[str, str]
     training: dict[str, Any]
-    reach: int
+    reach: int | None
     network: dict[str, Any]
 
     @property
@@ -94,7 +94,10 @@ class ModelDescription:
         if (kind, version) != ("telegrapher-model", FORMAT_VERSION):
             raise ValueError(f"{kind} of version {version}; read here is telegrapher-model of version {FORMAT_VERSION}")
         values["read_slice"] = {int(axis): int(cell) for axis, cell in values["read_slice"].items()}
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
 
 
 def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:

@@ -144,7 +144,7 @@ def _test_part(recipe: RunConfig, stand: Standing, source: str | None, start: st
 def _test_miou(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str) -> float:
     target = test_labels(scorer, volume, split, where)
     seen = scorer.view(volume.dataset, where)
-    return scores(count_hits(scorer, seen, target, scorer.plan(seen))).miou
+    return scores(count_hits(scorer, seen, target, scorer.plan(seen, approximate=True))).miou
 
 
 def _seen(volume: Volume, split: xr.DataArray, theirs: RunConfig | None, new: Any, old: Any) -> str:

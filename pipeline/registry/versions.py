@@ -239,8 +239,8 @@ def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
         description = ModelDescription.from_json(json.loads(stored.read_text()))
     except ValueError as error:
         raise InputError(
-            f"{asked} cannot be read ({DESCRIPTION_FILE}: {error}); register its run again, "
-            "or run its program by mlflow.pyfunc"
+            f"{asked} cannot be read ({DESCRIPTION_FILE}: {error}); register its run again "
+            "with this program, or run the model's own by mlflow.pyfunc"
         ) from error
     weights = mlflow.pytorch.load_model(str(folder)).state_dict()
     network = rebuild(description.network, {name.removeprefix(PROGRAM_PREFIX): own for name, own in weights.items()})

@@ -44,7 +44,7 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     tracker = Tracker(uri, run_id) if run_id and not config.model else None
     target = test_labels(scorer, run.volume, run.split, str(run.folder))
     names = scorer.description.classes
-    tiling = scorer.plan(run.volume) if config.model else run.prepared.tiling
+    tiling = scorer.plan(run.volume, approximate=True) if config.model else run.prepared.tiling
     matrix = count_hits(scorer, run.volume, target, tiling)
     measured = scores(matrix)
     columns = {scorer.version: measured}
@@ -124,10 +124,12 @@ def count_hits(scorer: Scorer, volume: Volume, target: np.ndarray, tiling: Tilin
     tiling
         Blocks; none maps the volume in one piece.
     """
+    scorer.announce(volume, tiling)
     classes = len(scorer.description.classes)
     matrix = np.zeros((classes, classes), np.int64)
     for piece in scorer.map(volume, tiling=tiling, wanted=target >= 0):
         matrix += confusion(piece.found.argmax(axis=0), target[piece.place], classes)
+        del piece  # the next one takes its memory
     return matrix
 
 

@@ -88,7 +88,7 @@ def classify(model: nn.Module, run: Run, device: torch.device, *, wanted: np.nda
             lambda raw: model(raw).argmax(dim=1).to(torch.uint8),
             run.volume.read,
             run.volume.shape,
-            _grid(model, run),
+            OutputGrid.of(model, list(run.volume.read_slice)),
             device=device,
             tiling=run.prepared.tiling,
             wanted=wanted,
@@ -97,17 +97,9 @@ def classify(model: nn.Module, run: Run, device: torch.device, *, wanted: np.nda
         model.train(was_training)
 
 
-def _grid(model: nn.Module, run: Run) -> OutputGrid:
-    return OutputGrid(
-        multiple=int(getattr(getattr(model, "network", None), "multiple", 1)),
-        factor=float(getattr(model, "factor", 1)),
-        gone=list(run.volume.read_slice),
-    )
-
-
 def predict_classes(model: nn.Module, run: Run, device: torch.device) -> np.ndarray:
     """Classify all cells of a run's volume; see `classify`. Returns uint8 [*L]."""
-    out = np.empty(_grid(model, run).sizes(run.volume.shape), np.uint8)
+    out = np.empty(OutputGrid.of(model, list(run.volume.read_slice)).sizes(run.volume.shape), np.uint8)
     for piece in classify(model, run, device):
         out[piece.place] = piece.found
     return out
@@ -120,6 +112,7 @@ def validate(model: nn.Module, run: Run, device: torch.device, part: str = "vali
     matrix = np.zeros((classes, classes), np.int64)
     for piece in classify(model, run, device, wanted=target >= 0):
         matrix += confusion(piece.found, target[piece.place], classes)
+        del piece  # the next one takes its memory
     return scores(matrix), matrix
 
 

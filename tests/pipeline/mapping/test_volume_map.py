@@ -4,19 +4,22 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
-import zarr
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datasets import layout, viewing
+from datasets import layout, prediction, viewing
+from datasets.errors import InputError
 from datasets.prediction import Labelled, lay_out, no_data_cells, write_prediction
 from datasets.store import write_volume
 from models.config import NetworkConfig
+from pipeline.mapping.batch import Task, map_task
 from pipeline.mapping.scorer import Scorer, run_scorer
-from pipeline.mapping.volume_map import map_to
+from pipeline.mapping.volume_map import Mapped, map_to
+from pipeline.planning.memory import _even
 from pipeline.planning.tiling import Piece
 from pipeline.training.checkpoint import Meta, write_checkpoint
 from pipeline.training.loop import new_segmenter
@@ -49,7 +52,8 @@ def scorer(recipe) -> Scorer:
 
 def test_neither_the_volume_nor_its_map_is_held(scorer, large, tmp_path, monkeypatch):
     monkeypatch.setattr(viewing, "_CELLS", 2**12)
-    monkeypatch.setattr("pipeline.mapping.volume_map.draw_volume", lambda *_, **__: None)  # 25 MiB for any volume
+    monkeypatch.setattr(viewing, "_DRAWN", 2**12)
+    monkeypatch.setattr("pipeline.mapping.volume_map.draw_volume", lambda *_, **__: None)  # takes 25 MiB for any volume
     map_to(scorer, str(large), str(tmp_path / "first.zarr"), block=[128, 128])  # imports what it needs
     tracemalloc.start()
     try:
@@ -80,35 +84,100 @@ def test_a_stop_in_the_middle_leaves_what_was_there(scorer, large, tmp_path, mon
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-@settings(max_examples=20, deadline=None)
+def test_two_writers_of_one_place_do_not_mix(scorer, large, tmp_path, monkeypatch):
+    mapped, refused = Scorer.map, []
+
+    def twice(*words, **settings) -> Iterator[Piece]:
+        with pytest.raises(InputError, match=r"^another process is writing .*map.zarr; wait for its end, or choose"):
+            map_to(scorer, str(large), str(tmp_path / "map.zarr"))
+        refused.append(True)
+        yield from mapped(*words, **settings)
+
+    monkeypatch.setattr(Scorer, "map", twice)
+    map_to(scorer, str(large), str(tmp_path / "map.zarr"), block=[512, 512])
+    assert refused
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "runs") == ["map.png", "map.tif", "map.zarr"]
+
+
+def test_a_map_without_a_geotiff_is_a_map(scorer, tmp_path, capsys):
+    ds = tiny_dataset()
+    uneven = ds.assign_coords(x=("x", ds["x"].values + 9.0 * (ds["x"].values > 600), {"units": "m"}))
+    source = write_volume(uneven, tmp_path / "uneven.zarr")
+    made = map_to(scorer, str(source), str(tmp_path / "map.zarr"))
+    assert made.written == [str(tmp_path / name) for name in ("map.zarr", "map.png")]
+    assert "map.tif was not made: the x coordinates are not evenly spaced" in capsys.readouterr().out
+
+
+def test_a_source_that_cannot_be_read_is_blamed_itself(scorer, large, tmp_path, monkeypatch):
+    def forbidden(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("datasets.volume.Volume.read", forbidden)
+    with pytest.raises(InputError, match=r"large.zarr cannot be read \(Permission denied\)$"):
+        map_to(scorer, str(large), str(tmp_path / "map.zarr"))
+    assert not list(tmp_path.glob("*map*"))
+
+
+def test_a_task_beside_others_fills_its_share_of_the_memory(monkeypatch):
+    told = []
+
+    def noted(*_: object, share: float, **__: object) -> Mapped:
+        told.append(share)
+        return Mapped([], "")
+
+    monkeypatch.setattr("pipeline.mapping.batch.map_to", noted)
+    monkeypatch.setattr("pipeline.mapping.batch.load_model", lambda *_, **__: None)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    state, _, words = map_task(Task("model", "uri", "volume.zarr", "map.zarr"), 2)
+    assert (state, words, told) == ("mapped", "", [0.25])
+
+
+def test_an_array_larger_than_a_chunk_of_dask_can_be_written(tmp_path):
+    source = xr.Dataset({"data": (("y", "x"), np.zeros((300, 200), np.float32))})
+    with dask.config.set({"array.chunk-size": "1kiB"}):
+        empty = lay_out(source, ["y", "x"], factor=1, classes=["a", "b", "c"], attrs={})
+        found = np.zeros((3, 300, 200), np.float32)
+        whole = Labelled.of((slice(0, 300), slice(0, 200)), found, no_data_cells(found, [], 1))
+        write_prediction(empty, [whole], tmp_path / "map.zarr")
+    assert (xr.open_zarr(tmp_path / "map.zarr")["probability"].values == 0).all()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     count=st.integers(1, 3),
-    edges=st.lists(st.sampled_from([8, 12, 40, 100, 128, 176]), min_size=1, max_size=2),
+    edges=st.lists(st.integers(2, 300).map(lambda edge: _even(edge, 1)), min_size=1, max_size=2),
     over=st.integers(0, 7),
+    limit=st.sampled_from([2**8, 2**11, 2**26]),
 )
-def test_every_shard_lies_in_one_block(tmp_path_factory, count: int, edges: list[int], over: int) -> None:
+def test_no_shard_lies_in_two_blocks(monkeypatch, count: int, edges: list[int], over: int, limit: int) -> None:
+    monkeypatch.setattr(layout, "_BLOCK_CHUNK_BYTES", limit // 4)
+    monkeypatch.setattr(prediction, "SHARD_BYTES", limit)
     dims = ["y", "x"][: len(edges)]
     sizes = [edge * count + over for edge in edges]
     source = xr.Dataset({"data": (dims, np.zeros(sizes, np.float32))})
     empty = lay_out(source, dims, factor=1, classes=["a", "b", "c"], attrs={})
-    truth = np.random.default_rng(0).random((3, *sizes), np.float32)
+    encoding = prediction._encoding(empty, edges)
+    for name in ("class", "probability"):
+        unit = encoding[name].get("shards", encoding[name]["chunks"])[-len(edges) :]
+        assert all(edge % own == 0 for edge, own in zip(edges, unit, strict=True))
+
+
+def test_pieces_make_the_whole(tmp_path):
+    truth = np.random.default_rng(0).random((3, 50, 41), np.float32)
+    source = xr.Dataset({"data": (("y", "x"), truth[0])})
 
     def pieces() -> Iterator[Labelled]:
-        starts = [range(0, size, edge) for size, edge in zip(sizes, edges, strict=True)]
-        for corner in np.ndindex(*(len(own) for own in starts)):
-            begin = [own[at] for own, at in zip(starts, corner, strict=True)]
-            place = tuple(slice(at, at + edge) for at, edge in zip(begin, edges, strict=True))
-            place = tuple(slice(own.start, min(own.stop, size)) for own, size in zip(place, sizes, strict=True))
+        for y, x in np.ndindex(4, 3):
+            place = (slice(14 * y, min(14 * y + 14, 50)), slice(16 * x, min(16 * x + 16, 41)))
             found = truth[(slice(None), *place)]
             yield Labelled.of(place, found, no_data_cells(found, [], 1))
 
-    path = tmp_path_factory.mktemp("shards") / "map.zarr"
-    write_prediction(empty, pieces(), path, block=edges)
-    group = zarr.open_group(path, mode="r")
-    for name, ahead in (("class", []), ("probability", [3])):
-        array = group[name]
-        assert isinstance(array, zarr.Array)
-        unit = array.shards or array.chunks
-        assert all(edge % own == 0 for edge, own in zip([*ahead, *edges], unit, strict=True))
-    np.testing.assert_array_equal(group["probability"][:], truth)
-    np.testing.assert_array_equal(group["class"][:], truth.argmax(axis=0))
+    write_prediction(
+        lay_out(source, ["y", "x"], factor=1, classes=["a", "b", "c"], attrs={}),
+        pieces(),
+        tmp_path / "map.zarr",
+        block=[14, 16],
+    )
+    made = xr.open_zarr(tmp_path / "map.zarr", mask_and_scale=False)
+    np.testing.assert_array_equal(made["probability"].values, truth)
+    np.testing.assert_array_equal(made["class"].values, truth.argmax(axis=0))

@@ -50,6 +50,12 @@ def mapped(model: Segmenter, raw: np.ndarray, tiling: Tiling | None, wanted: np.
     return out
 
 
+def far(model: Segmenter) -> int:
+    found = reach(model.network)
+    assert found is not None
+    return found
+
+
 def read_from(raw: np.ndarray) -> Callable[[tuple[slice, ...]], np.ndarray]:
     return lambda cells: raw[(slice(None), *cells)]
 
@@ -75,7 +81,7 @@ def test_blocks_amid_the_reach_leave_no_seam(
     model = segmenter(layers, space, gone, boundary=boundary, padding=padding)
     shape = [min(size, 17) for size in sizes] if space == 3 else sizes[:space]
     raw = np.random.default_rng(0).normal(size=(2, *shape))
-    tiling = Tiling(tuple(block[:space]), (reach(model.network),) * space)
+    tiling = Tiling(tuple(block[:space]), (far(model),) * space)
     np.testing.assert_allclose(mapped(model, raw, tiling), mapped(model, raw, None), rtol=1e-9, atol=1e-11)
 
 
@@ -84,10 +90,7 @@ def test_a_narrower_halo_leaves_seams(layers: str) -> None:
     model = segmenter(layers, 2, {})
     raw = np.random.default_rng(0).normal(size=(2, 48, 40))
     whole = mapped(model, raw, None)
-    errors = [
-        np.abs(mapped(model, raw, Tiling((16, 12), (halo, halo))) - whole).max()
-        for halo in (0, 2, reach(model.network))
-    ]
+    errors = [np.abs(mapped(model, raw, Tiling((16, 12), (halo, halo))) - whole).max() for halo in (0, 2, far(model))]
     assert errors[0] > 1e-3
     assert errors[0] > errors[1] > 1e-6
     assert errors[2] < 1e-11
@@ -183,12 +186,13 @@ def test_predict_in_blocks_and_by_itself_where_memory_is_short(recipe, tmp_path:
     alone = open_map(predict(replace(wanted, out=str(tmp_path / "alone.zarr"))))
     assert "mapping 24 x 24 cells in blocks of " in capsys.readouterr().out
     np.testing.assert_allclose(alone, whole, atol=1e-6)
-    enough = Memory(prediction_peak(load_segmenter(best_checkpoint(run.folder)), Workload((24, 24))), "here")
+    need = prediction_peak(load_segmenter(best_checkpoint(run.folder)), Workload((24, 24)))
+    enough = Memory(2 + int(need / 0.9), "here")
     monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: enough)
     assert run_scorer(run).plan(run.volume) is None
     half = run_scorer(run).plan(run.volume, share=0.5)
     assert half is not None
-    assert prediction_peak(load_segmenter(best_checkpoint(run.folder)), Workload(half.block)) <= enough.size // 2
+    assert prediction_peak(load_segmenter(best_checkpoint(run.folder)), Workload(half.block)) <= need // 2
     with pytest.raises(
         InputError, match=r"^halo is \[4, 4\], but without a block the whole volume is seen; set a block"
     ):
@@ -202,13 +206,15 @@ def test_a_registered_model_knows_its_blocks_and_their_halo(recipe, tmp_path: Pa
     wanted = PredictConfig(model, config.data.source, str(tmp_path / "whole.zarr"), runs=config.runs)
     whole = open_map(predict(wanted))
     blocks = open_map(predict(replace(wanted, out=str(tmp_path / "blocks.zarr"), block=[10, 7])))
-    around = reach(load_segmenter(best_checkpoint(run.folder)).network)
+    around = far(load_segmenter(best_checkpoint(run.folder)))
     assert around > 0
     assert f"amid a halo of {around} x {around} cells (the network reaches {around})" in capsys.readouterr().out
     np.testing.assert_allclose(blocks, whole, atol=1e-6)
     predictable = load_segmenter(best_checkpoint(run.folder))
     need = prediction_peak(predictable, Workload((24, 20)))
-    monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: Memory(need, "available on this machine"))
+    monkeypatch.setattr(
+        "pipeline.mapping.scorer.memory_here", lambda cuda: Memory(2 + int(need / 0.9), "available on this machine")
+    )
     alone = open_map(predict(replace(wanted, out=str(tmp_path / "alone.zarr"))))
     assert "mapping 24 x 24 cells in blocks of " in capsys.readouterr().out
     np.testing.assert_allclose(alone, whole, atol=1e-6)
@@ -230,7 +236,9 @@ def test_a_dimension_normalised_cell_by_cell_is_never_cut(recipe, tmp_path: Path
     assert "in blocks of 24 x 7 cells amid a halo of 0 x 0 cells" in capsys.readouterr().out
     np.testing.assert_allclose(blocks, whole, atol=1e-6)
     need = prediction_peak(load_segmenter(best_checkpoint(run.folder)), Workload((24, 10)))
-    monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: Memory(need, "available on this machine"))
+    monkeypatch.setattr(
+        "pipeline.mapping.scorer.memory_here", lambda cuda: Memory(2 + int(need / 0.9), "available on this machine")
+    )
     alone = open_map(predict(replace(wanted, out=str(tmp_path / "alone.zarr"))))
     assert "in blocks of 24 x 10 cells" in capsys.readouterr().out
     np.testing.assert_allclose(alone, whole, atol=1e-6)
@@ -248,3 +256,39 @@ def test_the_advice_for_an_approximate_map_works() -> None:
     block, halo = (json.loads(words.split(f"--{name} '")[1].split("'")[0]) for name in ("block", "halo"))
     seen = [edge + 2 * around for edge, around in zip(block, halo, strict=True)]
     assert plan_prediction(model, tuple(seen), Memory(2_000_000, "on the GPU")) is None
+
+
+def test_a_network_that_reaches_too_far_is_approximated_only_where_that_is_wanted() -> None:
+    model, memory_there = segmenter("4*4 d4*4 d4*8 u4*4 u4*4", 2, {}), Memory(2_000_000, "on the GPU")
+    with pytest.raises(InputError, match=r"too far for blocks of its size"):
+        plan_prediction(model, (400, 300), memory_there)
+    tiling = plan_prediction(model, (400, 300), memory_there, approximate=True)
+    assert tiling is not None
+    assert 0 < min(tiling.halo) < far(model)
+    around = segmenter("4*2", 2, {}, boundary="periodic")
+    with pytest.raises(InputError, match=r"the network reaches the whole volume, too far for blocks"):
+        plan_prediction(around, (400, 300), memory_there)
+
+
+def test_planned_blocks_are_cut_evenly() -> None:
+    for edge in range(8, 2000, 8):
+        even = memory._even(edge, 8)
+        assert edge // 2 < even <= edge
+        rest = even // 8
+        for factor in (2, 3, 5, 7):
+            while rest % factor == 0:
+                rest //= factor
+        assert (even % 8, rest) == (0, 1)
+
+
+def test_a_periodic_network_is_trained_and_mapped_in_one_piece(recipe, tmp_path: Path) -> None:
+    config = recipe("periodic", steps=2, validate_every=2)
+    config = replace(config, network=NetworkConfig(layers="4 4", boundary="periodic"))
+    run = train(config)
+    assert "depends on the whole volume (periodic boundary)" in (run.folder / "model-card.md").read_text()
+    wanted = PredictConfig(str(run.folder), config.data.source, str(tmp_path / "whole.zarr"), runs=config.runs)
+    predict(wanted)
+    wanted = replace(wanted, out=str(tmp_path / "blocks.zarr"), block=[12, 12])
+    with pytest.raises(InputError, match=r"depends on the whole volume .* such as --halo '\[3, 3\]'$"):
+        predict(wanted)
+    predict(replace(wanted, halo=[3, 3]))

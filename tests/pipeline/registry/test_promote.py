@@ -261,10 +261,12 @@ def test_versions_are_scored_in_blocks_where_memory_is_short(rivals, capsys, mon
     rivals.promote()
     whole = capsys.readouterr().out.splitlines()[-1]
     rivals.promote(1, force=True)
-    monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((8, 8), (16, 16)))
+    monkeypatch.setattr(Scorer, "plan", lambda *_, **__: Tiling((8, 8), (16, 16)))
     capsys.readouterr()
     rivals.promote(2)
-    assert capsys.readouterr().out.splitlines()[-1] == whole
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == whole
+    assert printed.count("mapping 24 x 24 cells in blocks of 8 x 8 cells amid a halo of 16 x 16 cells") == 2
 
 
 @pytest.mark.parametrize(

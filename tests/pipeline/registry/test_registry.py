@@ -150,7 +150,7 @@ def test_a_version_of_another_program_is_refused(run, registered, tmp_path):
     with pytest.raises(
         InputError,
         match=r"^fields cannot be read \(telegrapher.json: telegrapher-model of version 2; read here is "
-        r"telegrapher-model of version 3\); register its run again, or run its program by mlflow.pyfunc$",
+        r"telegrapher-model of version 3\); register its run again with this program, or run the model's own",
     ):
         read_scorer(tmp_path / "files", version, "fields")
     stored.unlink()
