@@ -53,7 +53,8 @@ def program() -> str:
 def code_version() -> str:
     """Return the git commit of this code, marked where files have changed since.
 
-    A job's upload is no checkout: there, what submitted it or made the image says so by ``TELEGRAPHER_COMMIT``.
+    A job's upload is no checkout: what submitted it says so by ``TELEGRAPHER_COMMIT``. Nor is an image, whose making
+    left a file beside the code.
     """
     try:
         return subprocess.run(
@@ -61,7 +62,8 @@ def code_version() -> str:
             cwd=ROOT, capture_output=True, text=True, check=True, timeout=10,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("TELEGRAPHER_COMMIT") or "unknown"
+        told, beside = os.environ.get("TELEGRAPHER_COMMIT"), ROOT / "COMMIT"
+        return told or (beside.read_text().strip() if beside.is_file() else "") or "unknown"
 
 
 def content_key(facts: Mapping[str, object]) -> str:

@@ -76,6 +76,9 @@ class Prepared:
         )
 
 
+OUTBOX = "mlflow-outbox.jsonl"
+
+
 @dataclass(frozen=True)
 class Run:
     """A prepared run.
@@ -149,7 +152,7 @@ class Run:
     @property
     def outbox(self) -> Path:
         """What MLflow has not got yet; see `pipeline.tracking.outbox`."""
-        return self.folder / "mlflow-outbox.jsonl"
+        return self.folder / OUTBOX
 
     def read(self, name: str) -> dict[str, Any]:
         """Read one of the run's JSON files; an absent one is empty."""

@@ -87,14 +87,35 @@ def memory_here(cuda: bool) -> Memory | None:
         return None
     lines = Path("/proc/meminfo").read_text().splitlines()
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    room = _room_in_group(Path("/sys/fs/cgroup"))
+    if room is not None and room < available:
+        return Memory(room, "left of this container's limit")
     return Memory(available, "available on this machine")
+
+
+def _room_in_group(folder: Path) -> int | None:
+    """Return what a container may still take by its control group, version 2 or 1; none where there is no limit."""
+    versions = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+    for limit, used in versions:
+        try:
+            most, taken = ((folder / name).read_text().strip() for name in (limit, used))
+            lines = (folder / limit).with_name("memory.stat").read_text().splitlines()
+        except OSError:
+            continue
+        if most == "max":
+            return None
+        # Files that were read or written lie in memory too, and give way.
+        statistics = dict(line.split() for line in lines)
+        cached = int(statistics.get("total_inactive_file", statistics.get("inactive_file", 0)))
+        return max(int(most) - int(taken) + cached, 0)
+    return None
 
 
 def memory_of_worker(config: RunConfig) -> Memory | None:
     """Return what a worker may fill: what `training.memory` says, or its part of what is found on this machine."""
     if config.training.memory is not None:
         return Memory(parse_amount(config.training.memory, "training.memory"), "by training.memory")
-    if config.cluster.workers and config.cluster.address != "local":
+    if config.cluster.address != "local":
         return None  # the workers run on machines that nobody sees from here
     found = memory_here(config.cluster.gpu)
     if found is None or config.cluster.gpu or config.cluster.workers < 2:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.errors import InputError
+from models.config import NetworkConfig
 from models.segmenter import Segmenter
 from models.unrolled import unrolled
 from pipeline.registry.description import ModelDescription
@@ -17,6 +18,17 @@ from pipeline.registry.description import ModelDescription
 PROGRAM_PREFIX = "segmenter."
 """What a program puts before the names of the network's weights."""
 _MOST_CELLS = 2**31
+
+
+def tolerance(network: NetworkConfig) -> float:
+    """Return by how much the probabilities of a program may differ from the network's.
+
+    Where a force falls between two numbers, of its own precision or of the grid of exact states, the last bit of a sum
+    decides to which it is rounded.
+    """
+    if network.state_bits == 16 or network.force_dtype != "float32":
+        return 2e-2
+    return 1e-4 if network.exact else 1e-5
 
 
 class Exportable(nn.Module):

@@ -9,6 +9,7 @@ from pipeline.pictures.curves import draw_trials
 from pipeline.pictures.sweep import draw_parallel, draw_pareto
 from pipeline.registry.register import register
 from pipeline.report.sweep import write_sweep_report
+from pipeline.run import OUTBOX
 from pipeline.sweep.record import TURNED_AWAY, turned_away, write_trials
 from pipeline.sweep.space import trial_config
 from pipeline.sweep.trials import DIRECTIONS, Row, in_words, rank_trials, trials_table
@@ -65,9 +66,9 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: Ended) -> l
     rows = rank_trials(ended.rows, config.sweep.objectives, config.training.steps)
     tracker.metrics(0, {"best/score": rows[0]["score"], "stopped": sum(row["stopped"] for row in rows)})
     for row in rows:
-        child = Tracker(str(config.tracking.uri), row["run_id"])
+        child = Tracker(str(config.tracking.uri), row["run_id"], folder / row["trial"] / OUTBOX)
         child.metrics(row["step"], {f"sweep/{name}": row[name] for name in DIRECTIONS})
-        child.flush()
+        child.close()
     table = trials_table(rows, config.sweep.objectives)
     (folder / "trials.md").write_text(table + "\n")
     tracker.artifact(folder / "trials.md")
@@ -154,4 +155,5 @@ def finish_best(config: RunConfig, best: Row, tracker: Tracker, *, resume: bool,
     print(f"retraining the best of the sweep, {in_words(best['choice'])}, as {recipe.name}")
     run = train(recipe, resume=begun and resume, overwrite=overwrite)
     tracker.tag("best_run", str(run.read("tracking.json")["run_id"]))
+    tracker.close()
     register(RegisterConfig(run=str(run.folder), name=config.name))

@@ -4,6 +4,8 @@ A trial never sees the test part: it is searched by validation alone.
 """
 
 import contextlib
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -11,8 +13,10 @@ from typing import Any
 
 import ray.tune
 import torch
+from mlflow.exceptions import MlflowException
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from datasets.errors import InputError
 from pipeline.config import RunConfig
 from pipeline.run import Run
 from pipeline.sweep.space import Choice, Cost, trial_config, trial_cost
@@ -31,6 +35,8 @@ from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
 from pipeline.training.storage import directory_storage
 from pipeline.training.train import open_tracking
+
+_TRIES, _AGAIN_S = 30, 10.0
 
 
 def trial_name(trial_id: str) -> str:
@@ -104,10 +110,11 @@ def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) ->
     place = Path(folder) / trial_name(ray.tune.get_context().get_trial_id())
     known = (place / "prepared.json").is_file()
     run = Run.open(place) if known else prepare(trial_config(config, choice, place.name, folder))
-    run_id = open_tracking(run, parent=parent)
-    tracker = Tracker(run.tracking_uri, run_id)
+    run_id = _patiently(lambda: open_tracking(run, parent=parent))
+    tags = Tracker(run.tracking_uri, run_id, run.outbox)
     for name, value in choice.items():
-        tracker.tag(f"sweep.{name}", str(value))
+        tags.tag(f"sweep.{name}", str(value))
+    tags.close()
     gauge = Gauge(run, trial_cost(run.config, run.volume), run_id)
     try:
         if run.config.cluster.workers:
@@ -121,9 +128,20 @@ def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) ->
             # It had ended before the driver was killed; without a report Tune would not count it.
             ray.tune.report(gauge.read(gauge.first, read_meta(best_checkpoint(run.folder)).score))
     except Exception:
-        tracker.end("FAILED")
+        Tracker(run.tracking_uri, run_id, run.outbox).end("FAILED")
         raise
-    tracker.end("FINISHED")
+    Tracker(run.tracking_uri, run_id, run.outbox).end("FINISHED")
+
+
+def _patiently(work: Callable[[], str]) -> str:
+    """Wait for an MLflow that is away for a while: a trial that cannot be entered there would be lost."""
+    for _ in range(_TRIES - 1):
+        try:
+            return work()
+        except (InputError, MlflowException) as error:
+            print(f"{error}; trying again", flush=True)
+            time.sleep(_AGAIN_S)
+    return work()
 
 
 def _train_here(run: Run, gauge: Gauge, gpus: float) -> None:

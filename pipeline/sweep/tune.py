@@ -22,6 +22,7 @@ from datasets.provenance import code_version
 from datasets.volume import Volume
 from pipeline.amount import show_bytes
 from pipeline.config import RunConfig
+from pipeline.run import OUTBOX
 from pipeline.sweep.folder import begin, reopen, sweep_folder
 from pipeline.sweep.halving import Halving
 from pipeline.sweep.record import TURNED_AWAY, forget_trials
@@ -72,8 +73,12 @@ def close_trial(place: Path, status: Status, *, only_running: bool = False) -> N
     if not path.is_file():
         return
     known = json.loads(path.read_text())
-    if not only_running or connect(known["uri"]).get_run(known["run_id"]).info.status == "RUNNING":
-        Tracker(known["uri"], known["run_id"]).end(status)
+    try:
+        if not only_running or connect(known["uri"]).get_run(known["run_id"]).info.status == "RUNNING":
+            Tracker(known["uri"], known["run_id"]).end(status)
+    except Exception:  # MLflow is away, and its client decides the type; the sweep must not end over that
+        if not only_running:
+            Tracker(known["uri"], known["run_id"], place / OUTBOX).end(status)
 
 
 def collect(results: Any) -> Ended:
@@ -126,9 +131,9 @@ def tune(
         check_best(config, resume=resume, overwrite=overwrite)
     with sweep_folder(folder, resume=resume, overwrite=overwrite):
         state = reopen(folder, config) if resume else _begin(config, folder, uri, experiment)
-        rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"]))
+        rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"], folder / OUTBOX))
     if finish:
-        finish_best(config, rows[0], Tracker(uri, state["run_id"]), resume=resume, overwrite=overwrite)
+        finish_best(config, rows[0], Tracker(uri, state["run_id"], folder / OUTBOX), resume=resume, overwrite=overwrite)
     return rows
 
 
@@ -141,8 +146,11 @@ def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[s
         at_once = trials_at_once(config, {"CPU": cores, "GPU": torch.cuda.device_count()})
     memory = memory_of_trial(config, at_once)
     planned = _within(config, memory.size if memory else None)
-    if memory is not None:
-        print(f"memory of a trial's worker: {show_bytes(memory.size)} {memory.where}")
+    print(
+        "memory of a trial's worker: nobody here knows; give --training.memory, and what cannot fit is turned away"
+        if memory is None
+        else f"memory of a trial's worker: {show_bytes(memory.size)} {memory.where}"
+    )
     choice = smallest(planned, Planner(planned, Volume.open(config.data)).refusal)
     shutil.rmtree(prepare(trial_config(planned, choice, "checked", folder)).folder)
     run_id = create_run(
@@ -171,7 +179,7 @@ def _within(config: RunConfig, memory: int | None) -> RunConfig:
 def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
     """Run or go on with the trials; leaves table and pictures in the folder and in MLflow."""
     status: Status = "FAILED"
-    tracker.reopen()
+    Tracker(tracker.uri, tracker.run_id).reopen()
     forget_trials(folder)
     try:
         with cluster(config.cluster), _stopped_by_sigterm():

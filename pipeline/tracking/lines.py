@@ -27,6 +27,9 @@ class Lines:
     def add(self, row: Any) -> None:
         """Add one row."""
         self._waiting += json.dumps(row).encode() + b"\n"
+        self._write()
+
+    def _write(self) -> None:
         try:
             while self._waiting:
                 self._waiting = self._waiting[os.write(self._file, self._waiting) :]
@@ -39,10 +42,38 @@ class Lines:
         """Bytes in the file."""
         return os.fstat(self._file).st_size
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no row, neither in the file nor waiting for it."""
+        return not len(self) and not self._waiting
+
     def clear(self) -> None:
         """Empty the file."""
         os.ftruncate(self._file, 0)
 
+    def take(self, start: int) -> bytes:
+        """Take all rows that wait for room, with the one in the file that was cut off, and empty the file.
+
+        Parameters
+        ----------
+        start
+            Bytes of the file whose rows are done with.
+        """
+        if not self._waiting:
+            return b""
+        rest = os.pread(self._file, len(self) - start, start) + self._waiting
+        self._waiting = b""
+        self.clear()
+        return rest
+
+    def put_back(self, rest: bytes) -> None:
+        """Undo `take`: the rows come before all that were added since."""
+        since = os.pread(self._file, len(self), 0)
+        self._waiting = rest + since + self._waiting
+        self.clear()
+        self._write()
+
     def close(self) -> None:
-        """Close the file."""
+        """Write what waits, if there is room by now, and close the file."""
+        self._write()
         os.close(self._file)

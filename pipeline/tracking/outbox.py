@@ -13,6 +13,10 @@ _PATIENCE_S = 5.0
 _BATCH = 200
 
 
+class RefusedError(Exception):
+    """The server answered, and will never take what it was sent."""
+
+
 class Outbox:
     """Entries on their way to a server.
 
@@ -24,7 +28,8 @@ class Outbox:
     path
         File of the entries, in the run's folder; empty where nothing waits.
     send
-        Sends some entries, in order, or raises.
+        Sends some entries, in order, or raises: `RefusedError` for what may be left out, anything else where the server
+        does not answer.
     server
         Name of the server for the user.
     """
@@ -36,7 +41,7 @@ class Outbox:
         self._sent = 0  # bytes of the file
         self._wished = self._served = 0  # deliveries
         self._closing = False
-        self._told = False
+        self._told = self._told_of_refusal = False
         self._thread: threading.Thread | None = None
 
     def post(self, entry: Entry, *, later: bool = False) -> None:
@@ -51,12 +56,12 @@ class Outbox:
         """Try to send everything now; tells whether the server has got it all."""
         with self._state:
             if self._thread is None:
-                return not len(self._lines)
+                return self._lines.empty
             self._wished += 1
             wish = self._wished
             self._state.notify_all()
             self._state.wait_for(lambda: self._served >= wish)
-            return not len(self._lines)
+            return self._lines.empty
 
     def close(self) -> bool:
         """Try to send everything and end the thread; tells whether the server has got it all."""
@@ -84,15 +89,15 @@ class Outbox:
     def _deliver(self) -> None:
         try:
             for entries, end in self._batches():
-                self._send(entries)
+                self._hand_over(entries)
                 self._sent = end
+            self._deliver_the_rest()
         except Exception as error:  # the server's client decides the type: HTTP, SQL, file system
             if not self._told:
                 self._told = True
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
                 print(
-                    f"{self._server} does not answer ({reason}); training goes on. What it misses waits in {self.path} "
-                    "and is sent as soon as it answers, or by --resume",
+                    f"{self._server} does not answer ({_reason(error)}); training goes on. What it misses waits in "
+                    f"{self.path} and is sent as soon as it answers, or by --resume",
                     flush=True,
                 )
             return
@@ -100,21 +105,28 @@ class Outbox:
             self._told = False
             print(f"{self._server} answers again and has got what it missed", flush=True)
 
+    def _hand_over(self, entries: list[Entry]) -> None:
+        """Send entries; what the server will never take must not hold up all that follows."""
+        try:
+            self._send(entries)
+        except RefusedError as error:
+            if len(entries) > 1:
+                for entry in entries:
+                    self._hand_over([entry])
+            elif not self._told_of_refusal:
+                self._told_of_refusal = True
+                print(f"{self._server} refuses {entries[0][0]} and perhaps more ({_reason(error)})", flush=True)
+
     def _batches(self) -> Iterator[tuple[list[Entry], int]]:
-        """Yield what waits, some entries at a time with the place where they end; empty the file at its end."""
+        """Yield whole lines of the file, some at a time with the place where they end; empty the file at its end."""
         with self.path.open("rb") as file:
             file.seek(self._sent)
             while True:
-                entries: list[Entry] = []
-                end = self._sent
-                while len(entries) < _BATCH and (line := file.readline()).endswith(b"\n"):
-                    end += len(line)
-                    try:
-                        entries.append(json.loads(line))
-                    except json.JSONDecodeError:  # cut off when a process was killed
-                        continue
-                if end > self._sent:
-                    yield entries, end
+                lines: list[bytes] = []
+                while len(lines) < _BATCH and (line := file.readline()).endswith(b"\n"):
+                    lines.append(line)
+                if lines:
+                    yield _entries(lines), self._sent + sum(map(len, lines))
                     continue
                 with self._state:
                     if len(self._lines) == self._sent:
@@ -122,3 +134,33 @@ class Outbox:
                         self._sent = 0
                         return
                 file.seek(self._sent)
+                if not file.readline().endswith(b"\n"):
+                    return  # a full disk has cut the last line
+                file.seek(self._sent)
+
+    def _deliver_the_rest(self) -> None:
+        """Send what a full disk has left in memory."""
+        with self._state:
+            rest = self._lines.take(self._sent)
+            self._sent = 0 if rest else self._sent
+        try:
+            if rest:
+                self._hand_over(_entries(rest.splitlines()))
+        except Exception:
+            with self._state:
+                self._lines.put_back(rest)
+            raise
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _entries(lines: list[bytes]) -> list[Entry]:
+    entries = []
+    for line in lines:
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:  # cut off when a process was killed
+            continue
+    return entries

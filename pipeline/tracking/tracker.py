@@ -14,9 +14,10 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from datasets.errors import InputError
-from pipeline.tracking.outbox import Entry, Outbox
+from pipeline.tracking.outbox import Entry, Outbox, RefusedError
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+_FINAL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST")
 
 
 def connect(uri: str) -> MlflowClient:
@@ -29,6 +30,7 @@ def connect(uri: str) -> MlflowClient:
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a run says itself where to look
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -164,7 +166,21 @@ class Tracker:
             self._send([list(entry)])
 
     def _send(self, entries: list[Entry]) -> None:
-        """Send entries in order; numbers that follow each other travel together. Sending twice changes nothing."""
+        """Send entries in order; numbers that follow each other travel together. Sending twice changes nothing.
+
+        Raises
+        ------
+        RefusedError
+            Where MLflow answers that it will never take them, as for a run that was deleted.
+        """
+        try:
+            self._send_all(entries)
+        except MlflowException as error:
+            if self._outbox is not None and error.error_code in _FINAL:
+                raise RefusedError(str(error)) from error
+            raise
+
+    def _send_all(self, entries: list[Entry]) -> None:
         if self._client is None:
             self._client = connect(self.uri)
         for kind, group in itertools.groupby(entries, key=lambda entry: entry[0]):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from datasets.errors import InputError
+from datasets.journal import locked
 from datasets.provenance import code_version
 from pipeline.config import RunConfig
 from pipeline.planning.memory import check_training
@@ -153,24 +154,37 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         raise InputError("cluster.gpu is true but torch finds no CUDA device here; set it to false")
     if config.tracking.uri and not resume:  # what a run that goes on has for MLflow can wait
         connect(config.tracking.uri)
-    if resume:
-        run = _reopen(config)
-        if run.prepared.tiling is None and check_training(run.config, run.volume) is not None:
-            raise InputError(
-                f"{run.folder} maps its volume in one piece, which no longer fits; go on with more memory, or train "
-                "again under another --name"
-            )
-        interrupted = _work(run)
-    else:
-        with _old_run_kept((Path(config.runs) / config.name).resolve(), overwrite):
-            run = prepare(config, overwrite=overwrite)
-            if run.prepared.tiling is not None:
-                print(f"the whole volume does not fit: validated and tested in {run.prepared.tiling}", flush=True)
+    folder = (Path(config.runs) / config.name).resolve()
+    with _alone(folder):
+        if resume:
+            run = _reopen(config)
+            if run.prepared.tiling is None and check_training(run.config, run.volume) is not None:
+                raise InputError(
+                    f"{run.folder} maps its volume in one piece, which no longer fits; go on with more memory, or "
+                    "train again under another --name"
+                )
             interrupted = _work(run)
+        else:
+            with _old_run_kept(folder, overwrite):
+                run = prepare(config, overwrite=overwrite)
+                if run.prepared.tiling is not None:
+                    print(f"the whole volume does not fit: validated and tested in {run.prepared.tiling}", flush=True)
+                interrupted = _work(run)
     _announce(run, interrupted)
     if interrupted:
         raise Interrupted
     return run
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let no other process of this machine train the run meanwhile: two would delete each other's checkpoints."""
+    lock = folder.with_name(f".{folder.name}.training")
+    with locked(lock, folder):
+        try:
+            yield
+        finally:
+            shutil.rmtree(lock, ignore_errors=True)
 
 
 @contextmanager

@@ -19,3 +19,13 @@ def test_an_upload_is_told_its_commit(monkeypatch, tmp_path, told, known):
     else:
         monkeypatch.setenv("TELEGRAPHER_COMMIT", told)
     assert provenance.code_version() == known
+
+
+def test_an_image_knows_its_commit_but_does_not_pass_it_for_that_of_an_upload(monkeypatch, tmp_path):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.delenv("TELEGRAPHER_COMMIT", raising=False)
+    (tmp_path / "COMMIT").write_text("4567cdef\n")
+    assert provenance.code_version() == "4567cdef"
+    monkeypatch.setenv("TELEGRAPHER_COMMIT", "89ab0123")
+    assert provenance.code_version() == "89ab0123"

@@ -140,3 +140,27 @@ def test_predict_refuses_a_volume_that_cannot_fit(recipe, tmp_path, monkeypatch)
         match=r"mapping \[24, 24\] cells in one piece needs 0.*too far for blocks of its size; cut the volume",
     ):
         predict(wanted)
+
+
+@pytest.mark.parametrize(
+    ("files", "room"),
+    [
+        ({"memory.max": "max", "memory.current": "7", "memory.stat": "inactive_file 1"}, None),
+        ({"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 600\ninactive_file 50"}, 350),
+        ({"memory.max": "1000", "memory.current": "1200", "memory.stat": "anon 1200"}, 0),
+        (
+            {
+                "memory/memory.limit_in_bytes": "1000",
+                "memory/memory.usage_in_bytes": "700",
+                "memory/memory.stat": "inactive_file 10\ntotal_inactive_file 40",
+            },
+            340,
+        ),
+        ({}, None),
+    ],
+)
+def test_a_container_has_the_memory_of_its_limit(tmp_path, files, room):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert memory._room_in_group(tmp_path) == room

@@ -33,16 +33,15 @@ from pipeline.training.prepare import prepare
 from pipeline.training.train import open_tracking
 
 
-@pytest.fixture(scope="module")
-def run(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run with a checkpoint of random weights and made-up scores: how good it is does not matter here."""
+def finished(name: str, runs: Path, volume: Path, network: NetworkConfig) -> Run:
+    """Make a run with a checkpoint of random weights and made-up scores: how good it is does not matter here."""
     run = prepare(
         RunConfig(
-            name="fields",
-            runs=str(tmp_path_factory.mktemp("registry") / "runs"),
-            data=DataConfig(source=str(tiny_volume), space=["y", "x"], validity=True),
+            name=name,
+            runs=str(runs),
+            data=DataConfig(source=str(volume), space=["y", "x"], validity=True),
             split=SplitConfig(block=4, buffer=0, fractions=[0.5, 0.2, 0.3]),
-            network=NetworkConfig(layers="4 d4 u4"),
+            network=network,
         )
     )
     (run.checkpoints / "step-000040").mkdir()
@@ -52,6 +51,12 @@ def run(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run.write("metrics.json", {"best_step": 40} | {f"test/{key}": value for key, value in scores.items()})
     Tracker(run.tracking_uri, open_tracking(run)).end("FINISHED")
     return run
+
+
+@pytest.fixture(scope="module")
+def run(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    runs = tmp_path_factory.mktemp("registry") / "runs"
+    return finished("fields", runs, tiny_volume, NetworkConfig(layers="4 d4 u4"))
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +193,20 @@ def test_the_first_version_is_champion_and_the_next_its_challenger(run, register
         client.delete_model_version("fields", "2")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"states": "exact"}, {"force_dtype": "bfloat16"}, {"force_dtype": "float16", "state_bits": 16}],
+    ids=["exact", "bfloat16", "16 bits"],
+)
+def test_a_network_of_any_precision_is_registered(run, tiny_volume, settings):
+    network = NetworkConfig(layers="4*3 d4*3 u4*3", repeat=2, init_gain=4.0, **settings)
+    name = "-".join(map(str, settings.values()))
+    other = finished(name, run.folder.parent, tiny_volume, network)
+    made = register(RegisterConfig(run=str(other.folder)))
+    found = load_model(made.uri, tracking_uri=run.tracking_uri)
+    np.testing.assert_array_equal(probabilities(found, run.volume), probabilities(run_scorer(other), run.volume))
+
+
 SAME = Standing("seg/1", 0.58, "volume-a", "split-a", "1")
 
 
@@ -215,7 +234,7 @@ def test_the_decision_and_its_sentence():
 
 def test_missing_models_are_refused_with_what_there_is(run, registered, tmp_path):
     for uri in ("models:/nothing@champion", "models:/fields/77", "models:/fields@beta"):
-        with pytest.raises(InputError, match=rf"^no {uri} at sqlite:.*; there is models:/fields/1.*@champion = \d"):
+        with pytest.raises(InputError, match=rf"^no {uri} at sqlite:.*; there is .*models:/fields/1.*@champion = \d"):
             load_model(uri, tracking_uri=run.tracking_uri)
     with pytest.raises(InputError, match=r"models:/fields is not a model's URI; write models:/NAME@champion"):
         load_model("models:/fields", tracking_uri=run.tracking_uri)

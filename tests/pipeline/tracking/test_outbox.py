@@ -1,12 +1,14 @@
 """A server that goes away and comes back, and what it gets in the end."""
 
+import errno
+import os
 import threading
 
 from mlflow.tracking import MlflowClient
 
 from pipeline.tracking import outbox
 from pipeline.tracking.journal import Journal
-from pipeline.tracking.outbox import Outbox
+from pipeline.tracking.outbox import Outbox, RefusedError
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.prepare import prepare
 from pipeline.training.train import open_tracking
@@ -90,3 +92,57 @@ def test_mlflow_has_every_step_once_though_it_was_told_twice(recipe, monkeypatch
     assert [point.step for point in client.get_metric_history(run_id, "loss")] == [1, 2, 3]
     assert client.get_run(run_id).info.status == "FINISHED"
     assert run.outbox.read_bytes() == b""
+
+
+def test_a_line_that_a_full_disk_cut_holds_nothing_up_and_is_sent(tmp_path, monkeypatch):
+    server = Server()
+    box = Outbox(tmp_path / "box", server.take, "the server")
+    write, room = os.write, [5]
+
+    def full(file: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done = write(file, data[: room[0]])
+        room[0] -= done
+        return done
+
+    server.up = False
+    monkeypatch.setattr("pipeline.tracking.lines.os.write", full)
+    box.post(["metrics", 1])
+    box.post(["metrics", 2])
+    assert (tmp_path / "box").read_bytes() == b'["met'
+    assert not box.flush()
+    assert not box.flush(), "the server is away still"
+    room[0] = 3
+    box.post(["status", "FINISHED"])
+    server.up = True
+    assert box.close()
+    assert server.got == [["metrics", 1], ["metrics", 2], ["status", "FINISHED"]]
+    assert (tmp_path / "box").read_bytes() == b""
+
+
+def test_what_a_server_refuses_does_not_hold_up_the_rest(tmp_path, capsys):
+    got = []
+
+    def picky(entries):
+        if ["bad"] in entries:
+            raise RefusedError("no such run")
+        got.extend(entries)
+
+    box = Outbox(tmp_path / "box", picky, "the server")
+    for entry in (["good", 1], ["bad"], ["good", 2], ["bad"]):
+        box.post(entry)
+    assert box.close()
+    assert got == [["good", 1], ["good", 2]]
+    assert capsys.readouterr().out == "the server refuses bad and perhaps more (no such run)\n"
+
+
+def test_a_run_that_was_deleted_refuses(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    run_id = client.create_run("0").info.run_id
+    tracker = Tracker(uri, "0" * 32, tmp_path / "box")
+    tracker.tag("a", "b")
+    tracker.close()
+    assert (tmp_path / "box").read_bytes() == b""
+    assert client.get_run(run_id).data.tags.get("a") is None
