@@ -13,7 +13,6 @@ from typing import Any
 
 import ray.tune
 import torch
-from mlflow.exceptions import MlflowException
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from datasets.errors import InputError
@@ -138,7 +137,7 @@ def _patiently(work: Callable[[], str]) -> str:
     for _ in range(_TRIES - 1):
         try:
             return work()
-        except (InputError, MlflowException) as error:
+        except InputError as error:
             print(f"{error}; trying again", flush=True)
             time.sleep(_AGAIN_S)
     return work()
