@@ -102,7 +102,7 @@ def map_to(
     place = Path(out)
     aside = place.with_name(f".{place.name}.mapping")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        aside.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{place.parent} cannot be made ({error.strerror}); choose another place") from error
     with locked(aside, place):

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -179,12 +179,15 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Let no other process of this machine train the run meanwhile: two would delete each other's checkpoints."""
-    lock = folder.with_name(f".{folder.name}.training")
+    lock, first = folder.with_name(f".{folder.name}.training"), not folder.parent.exists()
     with locked(lock, folder):
         try:
             yield
         finally:
             shutil.rmtree(lock, ignore_errors=True)
+            if first:
+                with suppress(OSError):  # a run that was refused leaves no folder of runs
+                    folder.parent.rmdir()
 
 
 @contextmanager

@@ -62,3 +62,14 @@ def test_a_real_browser_shows_it(ended: Run, tmp_path: Path, width: int, dark: b
     assert seen["dark"] is dark
     assert (seen["paper"] == "rgb(18, 22, 28)") is dark
     assert "CONSOLE" not in done.stderr
+
+
+def test_the_page_keeps_its_own_policy(ended: Run, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(CHROMIUM), "--no-sandbox", "--headless=new", "--disable-gpu", "--enable-logging=stderr",
+         "--virtual-time-budget=10000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+         (ended.folder / "report.html").as_uri()],
+        capture_output=True, text=True, timeout=200, check=True,
+    )  # fmt: skip
+    assert "</html>" in done.stdout
+    assert "CONSOLE" not in done.stderr, "a style, script or picture of the page was refused by its policy"

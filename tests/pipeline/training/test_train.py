@@ -345,5 +345,8 @@ def test_a_run_is_trained_by_one_process_at_a_time(recipe):
             with pytest.raises(InputError, match=r"^another process is writing .*busy; wait for its end, or choose"):
                 train(config, **words)
         assert not folder.exists()
+    with pytest.raises(InputError, match=r"^no volume at .*nowhere.zarr"):
+        train(replace(config, runs=str(folder.parent / "none"), data=replace(config.data, source="nowhere.zarr")))
+    assert not (folder.parent / "none").exists()
     train(config)
     assert [path.name for path in Path(config.runs).iterdir() if "busy" in path.name] == ["busy"]
