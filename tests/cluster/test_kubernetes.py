@@ -114,6 +114,14 @@ def test_ray_counts_what_kubernetes_grants(group):
     assert head or group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"], "the autoscaler's to raise"
 
 
+def test_workers_come_with_the_work_and_on_spot_machines_first():
+    assert document("RayCluster", "telegrapher")["spec"]["enableInTreeAutoscaling"] is True
+    markets = [group["template"]["spec"].get("nodeSelector", {}) for group in GROUPS[1:]]
+    assert [list(market.values()) for market in markets] == [["SPOT"], ["ON_DEMAND"]]
+    patience = GROUPS[1]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert 60 < patience < 120, "AWS takes a spot machine two minutes after its notice"
+
+
 @pytest.mark.parametrize("group", GROUPS, ids=["head", "spot", "on-demand"])
 def test_every_node_asks_for_the_token_of_the_secret(group):
     secret = document("RayCluster", "telegrapher")["spec"]["authOptions"]["secretName"]
