@@ -1,5 +1,6 @@
-"""A machine that is reclaimed and one that joins: on with fewer workers, then with more, on the same samples."""
+"""Machines that are reclaimed, join, and are lost: training goes on with fewer workers or more, on the same samples."""
 
+import json
 import os
 import signal
 import threading
@@ -59,7 +60,7 @@ def drain(address: str, node: str, seconds: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_reclaimed_machine_and_one_that_joins_leave_the_same_weights(recipe, monkeypatch):
+def test_machines_that_are_reclaimed_join_and_are_lost_leave_the_same_weights(recipe, monkeypatch):
     import ray
     from ray.cluster_utils import Cluster
 
@@ -75,8 +76,11 @@ def test_a_reclaimed_machine_and_one_that_joins_leave_the_same_weights(recipe, m
     folder = Path(config.runs) / "elastic"
 
     def workers_of_last_step() -> int:
-        history = read_history(Run.open(folder)) if (folder / "history.jsonl").is_file() else []
-        return int(history[-1]["workers"]) if history else 0
+        """Read the line written last, which may be of an earlier step than those before a loss."""
+        path = folder / "history.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        whole = [line for line in lines[-2:] if line.endswith("\n")]
+        return int(json.loads(whole[-1])["workers"]) if whole else 0
 
     cluster = Cluster(
         initialize_head=True,
@@ -107,8 +111,10 @@ def test_a_reclaimed_machine_and_one_that_joins_leave_the_same_weights(recipe, m
         cluster.remove_node(node, allow_graceful=False)
         wait_for(lambda: workers_of_last_step() == 1, training)
         assert len(read_history(Run.open(folder))) > at_notice.step, "what was learned before the notice is lost"
-        cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+        another = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
         wait_for(lambda: workers_of_last_step() == 2, training)
+        cluster.remove_node(another, allow_graceful=False)  # without any notice
+        wait_for(lambda: workers_of_last_step() == 1, training)
         os.kill(workers_now()[0], signal.SIGTERM)
         training.join(120)
     finally:
