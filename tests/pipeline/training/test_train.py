@@ -12,7 +12,6 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from datasets.errors import InputError
-from datasets.journal import locked
 from models.config import ConfigError
 from pipeline.config import ClusterConfig
 from pipeline.run import Run
@@ -335,18 +334,3 @@ def test_a_run_that_never_got_a_checkpoint_is_not_in_the_way(recipe, monkeypatch
         train(recipe("second-try", steps=4))
     monkeypatch.undo()
     train(recipe("second-try", steps=4))
-
-
-def test_a_run_is_trained_by_one_process_at_a_time(recipe):
-    config = recipe("busy", steps=2, validate_every=2)
-    folder = Path(config.runs) / "busy"
-    with locked(folder.with_name(".busy.training"), folder):
-        for words in ({}, {"resume": True}):
-            with pytest.raises(InputError, match=r"^another process is writing .*busy; wait for its end, or choose"):
-                train(config, **words)
-        assert not folder.exists()
-    with pytest.raises(InputError, match=r"^no volume at .*nowhere.zarr"):
-        train(replace(config, runs=str(folder.parent / "none"), data=replace(config.data, source="nowhere.zarr")))
-    assert not (folder.parent / "none").exists()
-    train(config)
-    assert [path.name for path in Path(config.runs).iterdir() if "busy" in path.name] == ["busy"]
