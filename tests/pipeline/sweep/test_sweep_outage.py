@@ -34,15 +34,18 @@ def test_a_sweep_outlives_its_mlflow_server_and_tells_it_everything(recipe, tmp_
     )
     folder = Path(config.runs) / "outlived-sweep"
     away: list[float] = []
+    over = threading.Event()
 
     def disturb() -> None:
         while not (found := list(folder.glob("trial-*/tracking.json"))):
-            time.sleep(0.1)
+            if over.wait(0.1):
+                return
         wait_for_step(found[0].parent, 5)
         server.kill()
         began = time.monotonic()
         while not list(folder.glob("trial-*/checkpoints/step-000040")):  # the first trial ends without a server
-            time.sleep(0.1)
+            if over.wait(0.1):
+                return
         time.sleep(5)
         server.start()
         away.append(time.monotonic() - began)
@@ -53,6 +56,7 @@ def test_a_sweep_outlives_its_mlflow_server_and_tells_it_everything(recipe, tmp_
     try:
         rows = tune(config)
     finally:
+        over.set()
         thread.join()
         ray.shutdown()
         os.environ.pop("RAY_ADDRESS", None)
