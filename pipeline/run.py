@@ -77,6 +77,7 @@ class Prepared:
 
 
 OUTBOX = "mlflow-outbox.jsonl"
+"""What MLflow has not got yet of a run or a sweep, in its folder."""
 
 
 @dataclass(frozen=True)

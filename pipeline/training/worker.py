@@ -69,8 +69,8 @@ class Bell:
 
 
 _notice = threading.Event()
-_AGREE_S = 5.0
 _WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+_AGREE_S = 5.0
 """How long a refusing worker waits for the others to refuse as well."""
 _RESIZE_S = 60.0
 """How often an elastic run looks for machines that have joined; the larger group starts from the newest checkpoint."""
@@ -192,7 +192,7 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
     joined = ray.is_initialized()
     if not joined:
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-        cores = max(os.cpu_count() or 1, config.workers * threads_per_worker(config))
+        cores, ours = max(os.cpu_count() or 1, config.workers * threads_per_worker(config)), _WATCHER not in os.environ
         if config.address == "local":
             os.environ.setdefault(_WATCHER, "0")  # this machine is not taken away
             ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level=logging.ERROR)
@@ -211,8 +211,9 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
         if not joined:
             ray.shutdown()
             if config.address == "local":
-                for name in ("RAY_ADDRESS", _WATCHER):
-                    os.environ.pop(name, None)
+                os.environ.pop("RAY_ADDRESS", None)
+                if ours:
+                    os.environ.pop(_WATCHER, None)
 
 
 def train_on_ray(run: Run, run_id: str, *, callbacks: Sequence[Any] = (), finishing: bool = True) -> None:
