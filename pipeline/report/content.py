@@ -9,10 +9,9 @@ from models.watch import DRIFT
 from pipeline.amount import show_bytes
 from pipeline.pictures.style import class_colours
 from pipeline.planning.plan import COUNTED
-from pipeline.recipe import dump_recipe
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import data_uri
-from pipeline.report.reproduce import attribute, commands, digests, sessions, volume_recipe, without_secrets
+from pipeline.report.reproduce import attribute, commands, digests, run_recipe, sessions, volume_recipe, without_secrets
 from pipeline.run import Run
 from pipeline.scoring.metrics import metric_key, scores
 from pipeline.tracking.session import LIBRARIES
@@ -73,7 +72,7 @@ def describe(found: Evidence) -> dict[str, Any]:
         "part": found.part,
         "contents": CONTENTS,
         "what": _what(found),
-        "settings": without_secrets(dump_recipe(run.config)),
+        "settings": run_recipe(found),
         "pictures": {name: data_uri(path) for name, path in found.pictures.items()},
         "classes": _classes(found),
         "shape": found.volume.label_dims if found.volume else (),

@@ -4,11 +4,13 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
+from pipeline.recipe import dump_recipe
 from pipeline.report.evidence import Evidence
 
 _SECRET = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)|(?<=[?&])(sig|X-Amz-Signature|X-Amz-Credential|token)=[^&\s'\"]+")
@@ -29,6 +31,12 @@ def commands(found: Evidence) -> list[str]:
     again = ["--data.source", without_secrets(source), "--name", f"{run.config.name}-again"]
     lines.append(f".venv/bin/python -m pipeline train run.yaml {shlex.join(again)}")
     return lines
+
+
+def run_recipe(found: Evidence) -> str:
+    """Return the settings as a recipe for any machine: results go to ``runs``, numbers to MLflow beside them."""
+    config = found.run.config
+    return without_secrets(dump_recipe(replace(config, runs="runs", tracking=replace(config.tracking, uri=None))))
 
 
 def volume_recipe(found: Evidence) -> tuple[str, str] | None:

@@ -5,14 +5,32 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.cloud.seaweed import free_ports
 
 USER, PASSWORD = "telegrapher", "test-password-7f3c"
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A server that can be taken down, with what is in it kept, and brought back.
+
+    Attributes
+    ----------
+    uri
+        Of its one database, which is empty at first.
+    start, stop
+        Bring it up, or end it at once and without a word to its clients.
+    """
+
+    uri: str
+    start: Callable[[], None]
+    stop: Callable[[], None]
 
 
 class NoPostgresError(RuntimeError):
@@ -41,8 +59,8 @@ def _who() -> dict[str, Any]:
 
 
 @contextmanager
-def serve_postgres() -> Iterator[str]:
-    """Run a server on an empty cluster; gives the URI of an empty database."""
+def serve_postgres() -> Iterator[Postgres]:
+    """Run a server on an empty cluster."""
     programs, who = find_programs(), _who()
     (port,) = free_ports(1)
     # pytest's own folders are closed to other users, and a socket's path may have 107 letters at most.
@@ -69,9 +87,16 @@ def serve_postgres() -> Iterator[str]:
         )  # fmt: skip
         options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off -c max_connections=40"
         control = [programs / "pg_ctl", "-D", data, "-w", "-t", "60"]
-        # The log is a file, or the server would hold on to our pipe.
-        run(*control, "-l", folder / "log", "-o", options, "start")
+
+        def start() -> None:  # the log is a file, or the server would hold on to our pipe
+            run(*control, "-l", folder / "log", "-o", options, "start")
+
+        def stop() -> None:
+            if (data / "postmaster.pid").exists():
+                run(*control, "-m", "immediate", "stop")
+
+        start()
         try:
-            yield f"postgresql+psycopg://{USER}:{PASSWORD}@127.0.0.1:{port}/postgres"
+            yield Postgres(f"postgresql+psycopg://{USER}:{PASSWORD}@127.0.0.1:{port}/postgres", start, stop)
         finally:
-            run(*control, "-m", "immediate", "stop")
+            stop()

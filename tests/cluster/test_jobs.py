@@ -1,19 +1,25 @@
 """Jobs for real: from a clean checkout to a Ray head that asks for a token, on a volume in a real S3 store."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 
+from pipeline import cli
 from pipeline.run import Run
 from pipeline.training.checkpoint import latest_checkpoint, read_meta
 from tests.cloud.seaweed import BUCKET, Server
 from tests.cluster.head import RAY, ray, serve
+from tests.pipeline.processes import largest_difference, wait_for_step, weights_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
@@ -172,3 +178,48 @@ def test_two_workers_stop_with_a_checkpoint_and_go_on(head, volume, checkout, tm
         assert client.get_run(run_id).info.status == "KILLED"
     history = [json.loads(line)["step"] for line in (run.folder / "history.jsonl").read_text().splitlines()]
     assert history == list(range(1, steps[-1] + 1)), "no step is lost and none taken twice"
+
+
+def driver_of(name: str) -> int:
+    """Find the process that trains the run of a name; its workers and the shell that started it look otherwise."""
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = place.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # ended in between
+            continue
+        if words[1:4] == ["-m", "pipeline", "train"] and words[words.index("--name") + 1] == name:
+            return int(place.parent.name)
+    raise AssertionError(f"nobody trains {name}")
+
+
+def test_a_killed_driver_takes_its_workers_along_and_the_next_job_goes_on(
+    submit, head, volume, tmp_path, s3_server, monkeypatch
+):
+    """The cluster lives on, so that workers left over would write beside those of the next job."""
+    words = recipe(tmp_path, volume, "orphaned", workers=2, steps=40, every=10)
+    whole: list[subprocess.CompletedProcess[str]] = []
+    job = threading.Thread(target=lambda: whole.append(submit(*words)))
+    job.start()
+    wait_for_step(tmp_path / "orphaned", 15)
+    os.kill(driver_of("orphaned"), signal.SIGKILL)
+    job.join()
+    assert whole[0].returncode == 1, whole[0].stdout + whole[0].stderr
+    assert "failed" in whole[0].stdout + whole[0].stderr
+    again = submit(*words, "--resume")
+    assert again.returncode == 0, again.stdout + again.stderr
+    run = Run.open(tmp_path / "orphaned")
+    taken = [json.loads(line)["step"] for line in (run.folder / "history.jsonl").read_text().splitlines()]
+    back = [place for place in range(1, len(taken)) if taken[place] != taken[place - 1] + 1]
+    assert len(back) == 1, "the workers of the first driver went on beside those of the second"
+    assert taken[back[0]] in (11, 21, 31, 41), "from its newest checkpoint"
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = recipe(tmp_path, volume, "alone", workers=0, steps=40, every=10)
+        alone[alone.index("--cluster.address") + 1] = "local"
+        assert cli.main(alone) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert largest_difference(weights_of(Run.open(tmp_path / "alone")), weights_of(run)) == 0

@@ -1,6 +1,7 @@
 """Sweeps for real, on two cores: ASHA, failing trials, several workers a trial, a killed driver, the best finished."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +14,15 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from models.config import hourglass
 from pipeline.config import RunConfig
-from pipeline.config_sweep import SweepConfig
+from pipeline.config_sweep import Range, SweepConfig
 from pipeline.recipe import dump_recipe
+from pipeline.run import Run
 from pipeline.sweep.record import turned_away
+from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import all_checkpoints, folder_name
+from tests.pipeline.processes import weights_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[3]
@@ -96,6 +101,53 @@ def test_trials_of_several_workers_wait_for_each_other_and_end(recipe: Make, two
     parent, children = mlflow_runs(config)
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     assert not any(key.startswith("test/") for run in children for key in run.data.metrics)
+
+
+def test_every_part_of_the_space_is_trained_as_it_was_chosen(recipe: Make, two_cores: None) -> None:
+    from pipeline.sweep.tune import tune
+
+    space: dict[str, Any] = {"depth": [5, 6], "levels": [1, 2], "rank": [2, 4], "coarsening": ["haar", "learned"]}
+    space |= {"step": Range(0.1, 0.4), "rate": Range(1e-3, 1e-1), "batch": [1, 3]}
+    everything = ["score", "parameters", "memory", "time"]
+    config = searching(recipe("wide", steps=4, validate_every=2), **space, objectives=everything, trials=8)
+    rows = tune(config)
+    assert len(rows) == 8
+    drawn = {name: {row["choice"][name] for row in rows} for name in space}
+    assert all(len(values) > 1 for values in drawn.values()), f"something was never varied: {drawn}"
+    for row in rows:
+        run, choice = Run.open(Path(config.runs) / "wide-sweep" / row["trial"]), row["choice"]
+        network, training = run.config.network, run.config.training
+        assert network.layers == hourglass(choice["depth"], choice["rank"], choice["levels"])
+        assert (network.coarsening, network.step) == (choice["coarsening"], choice["step"])
+        assert (training.rate, training.batch) == (choice["rate"], choice["batch"])
+        weights = weights_of(run)
+        assert row["parameters"] == sum(
+            weight.numel() for name, weight in weights.items() if name not in ("mean", "deviation")
+        )
+        assert row["memory"] > 0
+        assert row["time"] > 0
+        assert [line["step"] for line in read_history(run)] == [1, 2, 3, 4]
+    pictures = Path(config.runs) / "wide-sweep" / "pictures"
+    assert all((pictures / f"{name}.png").stat().st_size > 10_000 for name in ("pareto", "parallel"))
+
+
+def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
+    """The README's own words, from nothing, in a folder of its own."""
+    text = (ROOT / "README.md").read_text()
+    (block,) = [found for found in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "pipeline tune" in found]
+    words = block.replace("python -m", f"{sys.executable} -m").replace("pipeline/recipes", f"{ROOT}/pipeline/recipes")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "runs" / "depth-and-rank-sweep"
+    table = (folder / "trials.md").read_text()
+    assert table in done.stdout
+    heads = [line for line in text.splitlines() if line.startswith("| depth | ")]
+    assert heads == [table.splitlines()[0]], "the README's table has the columns that the command prints"
+    assert len(table.splitlines()) == 2 + 8
+    assert {path.name for path in (folder / "pictures").iterdir()} >= {"pareto.png", "parallel.png", "trials.png"}
 
 
 def command(path: Path, *words: str) -> subprocess.Popen[str]:

@@ -2,7 +2,11 @@
 
 import json
 import os
+import threading
+import time
 import urllib.request
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -13,13 +17,17 @@ from mlflow.tracking import MlflowClient
 
 from datasets.objects import open_objects
 from pipeline import cli
+from pipeline.config_sweep import SweepConfig
 from pipeline.mapping.scorer import load_model
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
+from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter
+from pipeline.training.train import train
 from tests.cloud.mlflow_server import serve_mlflow, serve_model
 from tests.cloud.postgres import NoPostgresError, serve_postgres
 from tests.cloud.seaweed import BUCKET
+from tests.pipeline.processes import wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -27,8 +35,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def database():
     try:
-        with serve_postgres() as uri:
-            yield uri
+        with serve_postgres() as running:
+            yield running
     except NoPostgresError as error:
         if os.environ.get("TELEGRAPHER_NEEDS_POSTGRES"):
             raise
@@ -37,7 +45,7 @@ def database():
 
 @pytest.fixture(scope="module")
 def server(database, s3_server, tmp_path_factory):
-    with serve_mlflow(tmp_path_factory.mktemp("mlflow"), database, s3_server) as uri:
+    with serve_mlflow(tmp_path_factory.mktemp("mlflow"), database.uri, s3_server) as uri:
         yield uri
 
 
@@ -99,7 +107,7 @@ def test_from_training_to_a_served_model(
     assert aliases(client)["champion"] == 1
     assert load_model("models:/fields@champion", tracking_uri=server).version == "fields/1"
 
-    with psycopg.connect(database.replace("+psycopg", "")) as connection:
+    with psycopg.connect(database.uri.replace("+psycopg", "")) as connection:
         names = connection.execute("SELECT name, version FROM model_versions ORDER BY version").fetchall()
     assert names == [("fields", 1), ("fields", 2)]
     for name, value in s3_server.environment().items():
@@ -118,6 +126,67 @@ def test_from_training_to_a_served_model(
                 wanted = network.probabilities(torch.from_numpy(block)).numpy()
             np.testing.assert_allclose(ask(address, block), wanted, atol=1e-5)
         assert np.ptp(wanted) > 0.05, "the probabilities are all alike, so nothing would notice another answer"
+
+
+def test_training_outlives_its_database(recipe, server, database, without_credentials, capfd):
+    """The server is there, but cannot store: what it answers then is no refusal, and nothing is left out for it."""
+    config = recipe("patient", steps=300, validate_every=100)
+    config.tracking.uri = server
+    folder = Path(config.runs) / "patient"
+    box = folder / "mlflow-outbox.jsonl"
+
+    def disturb() -> None:
+        wait_for_step(folder, 40)
+        database.stop()
+        missed = len(box.read_bytes())
+        while len(box.read_bytes()) <= missed or not told():
+            time.sleep(0.05)
+        database.start()
+
+    def told() -> bool:
+        seen.append(capfd.readouterr().out)
+        return "does not answer" in "".join(seen)
+
+    seen: list[str] = []
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    run = train(config)
+    thread.join()
+    if box.stat().st_size:  # it was away until the end
+        train(config, resume=True)
+    seen.append(capfd.readouterr().out)
+    assert "refuses" not in "".join(seen)
+    client = MlflowClient(server)
+    points = client.get_metric_history(run.read("tracking.json")["run_id"], "loss")
+    ours = {row["step"]: row["loss"] for row in read_history(run)}
+    assert {point.step: point.value for point in points} == pytest.approx(ours)
+    assert len(ours) == 300
+
+
+def test_workers_and_trials_report_there_and_the_best_is_champion(
+    recipe, server, s3_server, tmp_path, without_credentials, capsys
+):
+    """A sweep whose trials are two workers each: sweep, trials and the best's own run, on Ray, in one store."""
+    config = recipe("there", workers=2, steps=4)
+    config = replace(config, sweep=SweepConfig(depth=[3], rank=[2, 4], levels=[1], trials=2, concurrent=1))
+    config.tracking.uri = server
+    path = tmp_path / "there.yaml"
+    path.write_text(dump_recipe(config))
+    run("tune", path, "--finish")
+    client = MlflowClient(server)
+    experiment = client.get_experiment_by_name("there")
+    runs = {one.info.run_id: one for one in client.search_runs([experiment.experiment_id])}
+    (parent,) = [one for one in runs.values() if one.info.run_name == "there-sweep"]
+    children = [one for one in runs.values() if one.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {one.info.status for one in runs.values()} == {"FINISHED"}
+    assert sorted(one.data.tags["sweep.rank"] for one in children if "sweep.rank" in one.data.tags) == ["2", "4"]
+    for one in children:
+        assert len(client.get_metric_history(one.info.run_id, "loss")) == 4
+    champion = client.get_model_version_by_alias("there", "champion")
+    assert champion.run_id == parent.data.tags["best_run"]
+    assert "test/miou" in runs[champion.run_id].data.metrics
+    names = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert names, "the sweep's pages and pictures go where the artifacts are"
 
 
 def aliases(client: MlflowClient) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Machines that are reclaimed, join, and are lost: training goes on with fewer workers or more, on the same samples."""
+"""Machines that are reclaimed, join, and are lost: training goes on with fewer workers or more, to the same weights."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from pipeline.training.prepare import prepare
 from pipeline.training.state import UNSCORED
 from pipeline.training.storage import stored_behind
 from pipeline.training.train import Interrupted, train
-from tests.pipeline.processes import weights_of, workers_now
+from tests.pipeline.processes import largest_difference, weights_of, workers_now
 
 
 @pytest.mark.parametrize("fewest", [-1, 3])
@@ -69,7 +69,7 @@ def test_machines_that_are_reclaimed_join_and_are_lost_leave_the_same_weights(re
     monkeypatch.setattr(worker, "_RESIZE_S", 3.0)
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     never = 10**6  # no checkpoint is due, so that the one which the notice asks for is all there is to go on from
-    settings = {"steps": never, "batch": 4, "validate_every": never, "optimiser": "sgd", "rate": 1e-3}
+    settings = {"steps": never, "batch": 2, "validate_every": never, "optimiser": "sgd", "rate": 1e-3}
     settings |= {"schedule": "constant"}
     config = recipe("elastic", workers=2, **settings)
     config = replace(config, cluster=replace(config.cluster, min_workers=1))
@@ -108,12 +108,12 @@ def test_machines_that_are_reclaimed_join_and_are_lost_leave_the_same_weights(re
         wait_for(lambda: all_checkpoints(folder / "checkpoints"), training, 15)
         at_notice = read_meta(latest_checkpoint(folder / "checkpoints"))
         assert at_notice.score == UNSCORED
-        cluster.remove_node(node, allow_graceful=False)
+        cluster.remove_node(node, allow_graceful=True)  # by SIGTERM, as a machine goes that is shut down
         wait_for(lambda: workers_of_last_step() == 1, training)
         assert len(read_history(Run.open(folder))) > at_notice.step, "what was learned before the notice is lost"
         another = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
         wait_for(lambda: workers_of_last_step() == 2, training)
-        cluster.remove_node(another, allow_graceful=False)  # without any notice
+        cluster.remove_node(another, allow_graceful=False)  # by SIGKILL, without any notice
         wait_for(lambda: workers_of_last_step() == 1, training)
         os.kill(workers_now()[0], signal.SIGTERM)
         training.join(120)
@@ -127,6 +127,4 @@ def test_machines_that_are_reclaimed_join_and_are_lost_leave_the_same_weights(re
     asked = iter(range(1, step + 1))
     with stored_behind(undisturbed.checkpoints) as store:
         fit(undisturbed, Context(store=store, interrupted=lambda: next(asked) == step))
-    one, other = weights_of(undisturbed), weights_of(run)
-    for name, weight in one.items():  # two workers add their gradients in another order than one
-        assert float((weight - other[name]).norm()) <= 1e-5 * float(weight.norm()), name
+    assert largest_difference(weights_of(undisturbed), weights_of(run)) == 0, "two views have but one sum"

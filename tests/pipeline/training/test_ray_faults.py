@@ -1,4 +1,4 @@
-"""Faults injected for real with Ray: notices to worker and driver, and refusals of all workers or of one."""
+"""Faults injected for real with Ray: one worker of two killed, notices, and refusals of all workers or of one."""
 
 import os
 import signal
@@ -26,6 +26,27 @@ def ray_here():
     ray.init(address="local", num_cpus=4, include_dashboard=True, object_store_memory=150_000_000, log_to_driver=False)
     yield ray
     ray.shutdown()
+
+
+def test_one_worker_of_two_is_killed_and_both_go_on_from_the_same_step(recipe, ray_here):
+    settings = {"steps": 300, "validate_every": 50}
+    plain = train(recipe("plain", **settings))  # one process: two views have but one sum, on one worker or on two
+    config = recipe("halved", workers=2, **settings)
+    killed: list[int] = []
+
+    def strike() -> None:
+        wait_for_step(Path(config.runs) / "halved", 120)
+        killed.append(workers_now()[-1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    run = train(config)
+    thread.join()
+    assert killed
+    assert largest_difference(weights_of(plain), weights_of(run)) == 0
+    steps = (run.folder / "history.jsonl").read_text().splitlines()
+    assert 300 < len(steps) <= 300 + 120, "some steps were taken twice, but it did not begin anew"
 
 
 def test_a_worker_told_to_go_leaves_a_checkpoint_and_loses_nothing(recipe, ray_here):
