@@ -17,7 +17,7 @@ from datasets.config import DataConfig
 from datasets.errors import InputError
 from datasets.order import Order, Sample, plan_steps
 from datasets.prefetch import read_ahead
-from datasets.volume import IGNORE, PART_CODES, Volume, coarsen_labels
+from datasets.volume import IGNORE, LABEL, PART_CODES, Volume, coarsen_labels
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -136,12 +136,12 @@ class Loader:
         """Bytes of one sample; all have one size."""
         sizes = self.windows[0].sizes
         cells = [-(-sizes[self.volume.space.index(dim)] // self.factor) for dim in self.volume.label_dims]
-        return 4 * self.volume.n_channels * math.prod(sizes) + 8 * math.prod(cells)
+        return 4 * self.volume.n_channels * math.prod(sizes) + LABEL.itemsize * math.prod(cells)
 
     def _read(self, window: Window) -> Pair:
         """Read a window's data [C, *N] and its labels on the volume's own grid, none of them in the halo."""
         axes = [self.volume.space.index(dim) for dim in self.volume.label_dims]
-        labels = np.full([window.sizes[axis] for axis in axes], IGNORE, np.int64)
+        labels = np.full([window.sizes[axis] for axis in axes], IGNORE, LABEL)
         core = tuple(window.core[axis] for axis in axes)
         labels[core] = self.volume.read_labels(self.split, "train", window.block)
         return self.volume.read(window.seen), labels
@@ -169,7 +169,7 @@ class Loader:
         )
 
     def samples(self, step: int) -> list[Pair]:
-        """Read this rank's samples of one step: data float32 [C, *N] with NaN for no data, labels int64 [*L]."""
+        """Read this rank's samples of one step: data float32 [C, *N] with NaN for no data, labels int16 [*L]."""
         return [self._sample(sample) for sample in self.plan(step, step + 1)]
 
     def steps(self, start: int, stop: int) -> Generator[list[Pair], None, None]:

@@ -22,6 +22,8 @@ from datasets.store import open_volume
 from datasets.traffic import Traffic
 
 IGNORE = -1
+LABEL = np.dtype(np.int16)
+"""Class indices and `IGNORE` in memory: as small as holds them, for there are as many as cells."""
 
 Part = Literal["train", "validation", "test"]
 PART_CODES: dict[str, int] = {"train": 1, "validation": 2, "test": 3}
@@ -171,7 +173,7 @@ class Volume:
         Returns
         -------
         numpy.ndarray
-            int64 [*label dims]: class index, or `IGNORE`.
+            int16 [*label dims]: class index, or `IGNORE`.
 
         Raises
         ------
@@ -183,7 +185,7 @@ class Volume:
         cells = dict(zip(self.space, block, strict=True)) if block is not None else {}
         where = {dim: cells[dim] for dim in self.label_dims if dim in cells}
         name = "truth" if part == "test" and "truth" in self.dataset else "labels"
-        labels = _cells(self.dataset[name], where, self.label_dims).astype(np.int64)
+        labels = _cells(self.dataset[name], where, self.label_dims).astype(LABEL)
         labels[labels == UNLABELLED] = IGNORE
         if part is not None:
             if split is None:
@@ -243,12 +245,12 @@ def coarsen_labels(labels: np.ndarray, factor: int, classes: int) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        int64 [*ceil(N / factor)].
+        int16 [*ceil(N / factor)].
     """
     padded = np.pad(labels, [(0, -size % factor) for size in labels.shape], constant_values=IGNORE)
     split_shape = [n for size in padded.shape for n in (size // factor, factor)]
     within = tuple(range(1, 2 * labels.ndim, 2))
-    best = np.full([size // factor for size in padded.shape], IGNORE, np.int64)
+    best = np.full([size // factor for size in padded.shape], IGNORE, LABEL)
     most = np.zeros(best.shape, np.int64)
     for index in range(classes):
         count = (padded == index).reshape(split_shape).sum(axis=within)

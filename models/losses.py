@@ -20,7 +20,7 @@ def masked_cross_entropy(
     logits_BKN
         Logits [B, K, *N].
     target_BN
-        Class indices int64 [B, *N]; -1 where there is no label.
+        Class indices [B, *N], of any integer type; -1 where there is no label.
     weights_K
         Weight of each class; none means 1.
 
@@ -34,7 +34,7 @@ def masked_cross_entropy(
         raise ValueError(f"logits {list(logits_BKN.shape)} and target {list(target_BN.shape)} do not fit together")
     labelled = target_BN != IGNORED
     # Only the labelled cells are gathered: labels are sparse, volumes are large.
-    target_M = target_BN[labelled]
+    target_M = target_BN[labelled].long()
     logits_MK = logits_BKN.movedim(1, -1)[labelled]
     logits_MK = logits_MK.to(torch.promote_types(logits_MK.dtype, torch.float32))
     loss_sum = F.cross_entropy(logits_MK, target_M, weight=weights_K, reduction="sum")

@@ -17,7 +17,7 @@ from models.ledger import Ledger
 from models.segmenter import Segmenter
 from models.temporaries import SINGLE, Kept, LayerBytes, rows_of_piece
 
-_LABEL = 8  # int64
+_TARGET, _INDEX = 2, 8  # int16 and int64
 
 
 @dataclass(frozen=True)
@@ -171,13 +171,13 @@ def _step(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], le
     """Book one micro-batch: input, forward pass, loss and backward pass."""
     classes, sides = len(segmenter.classes), _Sides.of(segmenter)
     read, cells = _outputs(segmenter, work, shapes)
-    target = ledger.hold(cells * _LABEL)
+    target = ledger.hold(cells * _TARGET)
     taken = _input(segmenter, work, ledger)
     pair, out = _forward(segmenter, work, shapes, ledger)
     ledger.hold(cells)  # which cells are labelled
     chosen = work.labelled * classes * SINGLE
-    ledger.touch(work.labelled * (len(work.sizes) + 1) * _LABEL + 3 * chosen)
-    ledger.hold(chosen + work.labelled * (len(work.sizes) + 1) * _LABEL)
+    ledger.touch(work.labelled * (len(work.sizes) + 1) * _INDEX + 3 * chosen)
+    ledger.hold(chosen + work.labelled * (len(work.sizes) + 1) * _INDEX)
     ledger.drop(out)
     # The gradient of the logits is scattered into zeros, then widened once for each axis that is cut.
     ledger.touch(2 * read)

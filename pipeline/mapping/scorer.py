@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import xarray as xr
 
@@ -19,7 +18,7 @@ from datasets.store import open_volume
 from datasets.volume import Volume
 from models.segmenter import Segmenter
 from pipeline.planning.memory import memory_here, plan_prediction
-from pipeline.planning.tiling import OutputGrid, Piece, Tiling, map_pieces
+from pipeline.planning.tiling import OutputGrid, Piece, Tiling, Wanted, map_pieces
 from pipeline.registry.description import ModelDescription, describe_run
 from pipeline.run import Run
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter
@@ -88,7 +87,7 @@ class Scorer:
             cells = " x ".join(map(str, volume.shape))
             print(f"mapping {cells} cells in {tiling} (the network reaches {far})", flush=True)
 
-    def map(self, volume: Volume, *, tiling: Tiling | None = None, wanted: np.ndarray | None = None) -> Iterator[Piece]:
+    def map(self, volume: Volume, *, tiling: Tiling | None = None, wanted: Wanted | None = None) -> Iterator[Piece]:
         """Map a volume, without gradients, one piece after the other.
 
         Parameters

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from datasets.blocks import Window, plan_map
 
-Read = Callable[[tuple[slice, ...]], np.ndarray]
+Cells = tuple[slice, ...]
+"""A part of the space, a slice along each axis."""
+Wanted = Callable[[Cells], bool]
+"""Whether anything is wanted of a block."""
+Read = Callable[[Cells], np.ndarray]
 """From a part of the space to raw data, float32 [C, *N]; NaN = no data."""
 
 
@@ -69,7 +73,7 @@ class OutputGrid:
         multiple = int(getattr(getattr(model, "network", None), "multiple", 1))
         return cls(multiple, float(getattr(model, "factor", 1)), list(gone))
 
-    def place(self, cells: Sequence[slice]) -> tuple[slice, ...]:
+    def place(self, cells: Sequence[slice]) -> Cells:
         """Return where cells of the input, beginning on the output's grid, lie on it: a slice for each axis it has."""
         kept = (part for axis, part in enumerate(cells) if axis not in self.gone)
         return tuple(slice(floor(part.start / self.factor), ceil(part.stop / self.factor)) for part in kept)
@@ -93,7 +97,7 @@ class Piece:
         What the volume holds there, [C, *N].
     """
 
-    place: tuple[slice, ...]
+    place: Cells
     found: np.ndarray
     raw: np.ndarray
 
@@ -107,9 +111,11 @@ def map_pieces(
     *,
     device: torch.device | str = "cpu",
     tiling: Tiling | None = None,
-    wanted: np.ndarray | None = None,
+    wanted: Wanted | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Piece]:
-    """Run a network over a volume, without gradients, one piece after the other.
+    """Run a network over a volume, or over one rank's share of its blocks, without gradients, piece after piece.
 
     Parameters
     ----------
@@ -126,12 +132,14 @@ def map_pieces(
     tiling
         Blocks; none maps the volume in one piece.
     wanted
-        bool [*L]: blocks without any wanted cell are neither read nor mapped. None wants all.
+        Asked once of each block right before it is mapped; one that is not wanted is not read. None wants all.
+    rank, world
+        This rank and the number of ranks: rank r takes blocks r, r + world, ...
 
     Yields
     ------
     Piece
-        Each block; together they are the volume, or what is wanted of it.
+        Each block; those of all ranks together are the volume, or what is wanted of it.
     """
     if tiling is None:
         whole = tuple(slice(0, size) for size in shape)
@@ -140,8 +148,8 @@ def map_pieces(
         edges = zip(shape, tiling.block, strict=True)
         block = [size if axis in grid.gone else edge for axis, (size, edge) in enumerate(edges)]
         windows = plan_map(shape, block, tiling.halo, grid.multiple)
-    for window in windows:
-        if wanted is not None and not wanted[grid.place(window.block)].any():
+    for window in windows[rank::world]:
+        if wanted is not None and not wanted(window.block):
             continue
         yield _map_window(module, read, window, grid, device)
 

@@ -9,7 +9,7 @@ from datasets.errors import InputError
 from datasets.volume import Volume
 from pipeline.config import EvaluateConfig
 from pipeline.mapping.scorer import Scorer, load_model, run_scorer
-from pipeline.planning.tiling import Tiling
+from pipeline.planning.tiling import Cells, Tiling
 from pipeline.run import Run
 from pipeline.scoring.leaks import leak_metrics, leak_picture, report_leaks
 from pipeline.scoring.metrics import Scores, confusion, scores
@@ -89,7 +89,7 @@ def test_labels(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str)
     Returns
     -------
     numpy.ndarray
-        int64 on the model's output grid, negative outside the test part.
+        int16 on the model's output grid, negative outside the test part.
 
     Raises
     ------
@@ -127,7 +127,11 @@ def count_hits(scorer: Scorer, volume: Volume, target: np.ndarray, tiling: Tilin
     scorer.announce(volume, tiling)
     classes = len(scorer.description.classes)
     matrix = np.zeros((classes, classes), np.int64)
-    for piece in scorer.map(volume, tiling=tiling, wanted=target >= 0):
+
+    def wanted(cells: Cells) -> bool:
+        return bool((target[scorer.grid.place(cells)] >= 0).any())
+
+    for piece in scorer.map(volume, tiling=tiling, wanted=wanted):
         matrix += confusion(piece.found.argmax(axis=0), target[piece.place], classes)
         del piece  # the next one takes its memory
     return matrix

@@ -19,6 +19,7 @@ from datasets.errors import InputError
 from pipeline.config import RunConfig
 from pipeline.run import Run
 from pipeline.sweep.space import Choice, Cost, trial_config, trial_cost
+from pipeline.tracking.gauges import Gauges
 from pipeline.tracking.journal import Journal, read_history
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.checkpoint import (
@@ -149,6 +150,7 @@ def _train_here(run: Run, gauge: Gauge, gpus: float) -> None:
     if device.type == "cuda" and gpus < 1:
         torch.cuda.set_per_process_memory_fraction(gpus)  # a share is a share: nobody takes a neighbour's memory
     journal, keep = Journal.open(run, gauge.run_id), directory_storage(run.checkpoints)
+    listener = Gauges(journal, run.config.name)
 
     def store(snapshot: Snapshot | None, meta: Meta) -> None:
         keep(snapshot, meta)
@@ -156,4 +158,4 @@ def _train_here(run: Run, gauge: Gauge, gpus: float) -> None:
         ray.tune.report(gauge.read(meta.step, meta.score))
 
     with contextlib.closing(journal):
-        fit(run, Context(device=device, resume=latest_checkpoint(run.checkpoints), store=store, listener=journal))
+        fit(run, Context(device=device, resume=latest_checkpoint(run.checkpoints), store=store, listener=listener))

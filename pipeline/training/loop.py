@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from datasets.errors import InputError
 from datasets.loader import Loader
+from datasets.volume import Part
 from models.segmenter import Segmenter
 from models.watch import GridOverflowError, Watch
-from pipeline.planning.tiling import OutputGrid, Piece, map_pieces
+from pipeline.planning.tiling import Cells, OutputGrid, Piece, Wanted, map_pieces
 from pipeline.run import Run
 from pipeline.scoring.metrics import Scores, confusion, scores
 from pipeline.training.context import Clock, Context
 from pipeline.training.reading import ReadingMeter
 from pipeline.training.state import UNSCORED, Progress, Training
-from pipeline.training.step import NonFiniteError, StepResult, train_step
+from pipeline.training.step import NonFiniteError, StepResult, sum_over_ranks, train_step
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def peak_memory(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def classify(model: nn.Module, run: Run, device: torch.device, *, wanted: np.ndarray | None = None) -> Iterator[Piece]:
+def classify(
+    model: nn.Module, run: Run, device: torch.device, *, wanted: Wanted | None = None, rank: int = 0, world: int = 1
+) -> Iterator[Piece]:
     """Classify a run's volume, in one piece or in the run's blocks.
 
     Parameters
@@ -73,8 +76,8 @@ def classify(model: nn.Module, run: Run, device: torch.device, *, wanted: np.nda
         The run.
     device
         Where the network is.
-    wanted
-        As `pipeline.planning.tiling.map_pieces` takes it.
+    wanted, rank, world
+        As `pipeline.planning.tiling.map_pieces` takes them.
 
     Yields
     ------
@@ -92,6 +95,8 @@ def classify(model: nn.Module, run: Run, device: torch.device, *, wanted: np.nda
             device=device,
             tiling=run.prepared.tiling,
             wanted=wanted,
+            rank=rank,
+            world=world,
         )
     finally:
         model.train(was_training)
@@ -105,14 +110,34 @@ def predict_classes(model: nn.Module, run: Run, device: torch.device) -> np.ndar
     return out
 
 
-def validate(model: nn.Module, run: Run, device: torch.device, part: str = "validation") -> tuple[Scores, np.ndarray]:
-    """Score the network on one part of the split; returns the scores and the confusion matrix."""
+def validate(
+    model: nn.Module,
+    run: Run,
+    device: torch.device,
+    part: Part = "validation",
+    *,
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[Scores, np.ndarray]:
+    """Score the network on one part of the split; returns the scores and the confusion matrix.
+
+    Blocks without a label of that part are not read. The ranks share the others and add what they count, so that all of
+    them know the same scores; every rank takes part.
+    """
     factor, classes = int(getattr(model, "factor", 1)), len(run.volume.classes)
-    target = run.volume.read_labels(run.split, part, factor=factor)  # type: ignore[arg-type]
-    matrix = np.zeros((classes, classes), np.int64)
-    for piece in classify(model, run, device, wanted=target >= 0):
-        matrix += confusion(piece.found, target[piece.place], classes)
+    matrix, target = np.zeros((classes, classes), np.int64), np.empty(0)
+
+    def wanted(cells: Cells) -> bool:
+        nonlocal target
+        target = run.volume.read_labels(run.split, part, cells, factor)
+        return bool((target >= 0).any())
+
+    for piece in classify(model, run, device, wanted=wanted, rank=rank, world=world):
+        matrix += confusion(piece.found, target, classes)
         del piece  # the next one takes its memory
+    if world > 1:
+        counts = sum_over_ranks([float(count) for count in matrix.ravel()], device)
+        matrix = np.array(counts, np.int64).reshape(matrix.shape)
     return scores(matrix), matrix
 
 
@@ -197,9 +222,10 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 watch.warn_of_drift()
             due = progress.step % recipe.validate_every == 0 or progress.step == recipe.steps
             if due:
-                measured = _validate_everywhere(training)
-                score = measured["validation/miou"]
-                values |= measured
+                found, _ = validate(training.model, run, context.device, rank=context.rank, world=context.world)
+                for name in ("miou", "oa", "aa", "kappa"):
+                    values[f"validation/{name}"] = float(np.nan_to_num(getattr(found, name)))
+                score = values["validation/miou"]
                 training.judge(score)
             if due or result.interrupted:
                 values |= meter.report(context.device)
@@ -220,18 +246,3 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 break
     interrupted = result is not None and result.interrupted
     return Outcome(progress, interrupted, training.model, training.best)
-
-
-def _validate_everywhere(training: Training) -> dict[str, float]:
-    """Validate on rank 0 and tell the others, whose early stopping must agree."""
-    run, context = training.run, training.context
-    values = torch.zeros(4, dtype=torch.float64)
-    if context.rank == 0:
-        measured, _ = validate(training.model, run, context.device)
-        values = torch.tensor([measured.miou, measured.oa, measured.aa, measured.kappa], dtype=torch.float64)
-    if context.world > 1:
-        device = "cpu" if torch.distributed.get_backend() == "gloo" else context.device
-        values = values.to(device)
-        torch.distributed.broadcast(values, src=0)
-    miou, oa, aa, kappa = values.nan_to_num(0.0).tolist()
-    return {"validation/miou": miou, "validation/oa": oa, "validation/aa": aa, "validation/kappa": kappa}

@@ -109,7 +109,7 @@ def train_step(
     optimiser
         Its optimiser.
     samples
-        Pairs of data float32 [C, *N] and labels int64 [*L].
+        Pairs of data float32 [C, *N] and labels int16 [*L].
     weights
         Class weights [K], on the model's device.
     micro_batch

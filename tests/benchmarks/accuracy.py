@@ -1,33 +1,26 @@
 """Accuracy over seeds, beside a random forest and MONAI's U-Net on the same split in the same run.
 
 ``python -m tests.benchmarks.accuracy pipeline/recipes/indian-pines.yaml pipeline/recipes/timelapse.yaml --seeds 5``
-prints a Markdown table a recipe. Each seed draws its own split and weights. Finished seeds are kept in the JSON and
-not repeated unless the recipe has changed.
+prints a Markdown table a recipe.
 """
 
-import argparse
 import hashlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.config import ClusterConfig, RunConfig
-from pipeline.recipe import load_recipe
+from pipeline.config import RunConfig
 from pipeline.run import Run
 from pipeline.scoring.baseline import forest_scores
 from pipeline.training.context import Context
 from pipeline.training.loop import Outcome, fit, new_segmenter, validate
-from pipeline.training.prepare import prepare
-from pipeline.training.train import absolute
+from tests.benchmarks.over_seeds import Row, Variant, compare, mean_and_deviation
 from tests.benchmarks.unet import unet_twin
 
-RESULTS = Path(__file__).parent / "results"
 COLUMNS = {"oa": "OA", "aa": "AA", "kappa": "kappa", "miou": "mean IoU"}
 UNET_RATES = (1e-3, 3e-3, 1e-2)
 UNET_STEPS = 2
@@ -57,7 +50,7 @@ def train_unet(run: Run) -> Outcome:
     return max(outcomes, key=lambda outcome: outcome.progress.best_score)
 
 
-def score(run: Run, method: str) -> dict[str, Any]:
+def score(run: Run, method: str) -> Row:
     """Train and score one method on a prepared run."""
     began = time.perf_counter()
     parameters = 0
@@ -90,17 +83,11 @@ def fingerprint(config: RunConfig, method: str) -> str:
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def mean_and_deviation(values: list[float]) -> str:
-    """Write the mean and the sample deviation as the field's tables do: ``.615 ± .012``."""
-    mean, deviation = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return " ± ".join(f"{value:.3f}".replace("0.", ".", 1) for value in (mean, deviation))
-
-
-def table(name: str, results: list[dict[str, Any]]) -> str:
+def table(name: str, results: list[Row]) -> str:
     """Lay out mean and deviation over the seeds as Markdown."""
     lines = [f"| {name} | parameters | OA | AA | kappa | mean IoU | seconds |", "|---|---|---|---|---|---|---|"]
     for method, title in TITLES.items():
-        rows = [row for row in results if row["method"] == method]
+        rows = [row for row in results if row["variant"] == method]
         if not rows:
             continue
         cells = [mean_and_deviation([row[key] for row in rows]) for key in COLUMNS]
@@ -110,41 +97,14 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def variant(method: str) -> Variant:
+    """Make a method one of what is compared."""
+    return Variant(lambda run: score(run, method), lambda config: fingerprint(config, method), {})
+
+
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipes", nargs="+", type=Path)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--methods", default="telegraph,unet,forest")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--runs", default="runs/accuracy", help="folder of the prepared runs")
-    arguments = parser.parse_args()
-    for path in arguments.recipes:
-        place = arguments.results / f"accuracy-{path.stem}.json"
-        results = json.loads(place.read_text())["results"] if place.is_file() else []
-        for seed in range(arguments.seeds):
-            base = load_recipe(path)
-            config = replace(
-                base,
-                runs=arguments.runs,
-                split=replace(base.split, seed=seed),
-                training=replace(base.training, seed=seed),
-                cluster=ClusterConfig(workers=0),
-            )
-            for method in arguments.methods.split(","):
-                mark = fingerprint(config, method)
-                if any(row["mark"] == mark and row["method"] == method for row in results):
-                    continue
-                run = prepare(absolute(config), overwrite=True)
-                row = {"method": method, "seed": seed, "mark": mark, **score(run, method)}
-                results = [old for old in results if (old["method"], old["seed"]) != (method, seed)] + [row]
-                results.sort(key=lambda row: (row["method"], row["seed"]))
-                measured = f"mean IoU {row['miou']:.3f} in {row['seconds']:.0f} s"
-                print(f"{path.stem} seed {seed} {method}: {measured}", flush=True)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                content = {"recipe": path.name, "threads": torch.get_num_threads(), "results": results}
-                place.write_text(json.dumps(content, indent=1))
-        print(f"\n{table(path.stem, results)}\n")
+    compare("accuracy", {method: variant(method) for method in TITLES}, table, __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":

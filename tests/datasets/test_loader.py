@@ -52,7 +52,7 @@ def test_a_view_turns_data_and_labels_alike(block: list[int] | None, views: int)
     for samples in loader(volume, block=block).steps(0, 60):
         for raw, labels in samples:
             assert raw.shape == (3, *cells)
-            assert (raw.dtype, labels.dtype) == (np.float32, np.int64)
+            assert (raw.dtype, labels.dtype) == (np.float32, np.int16)
             assert raw.flags.c_contiguous
             assert labels.flags.c_contiguous
             np.testing.assert_array_equal(labels, raw[0])

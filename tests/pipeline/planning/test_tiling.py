@@ -42,10 +42,10 @@ def segmenter(layers: str, space: int, read_slice: dict[int, int], **changes: ob
     ).double()
 
 
-def mapped(model: Segmenter, raw: np.ndarray, tiling: Tiling | None, wanted: np.ndarray | None = None) -> np.ndarray:
+def mapped(model: Segmenter, raw: np.ndarray, tiling: Tiling | None) -> np.ndarray:
     grid = OutputGrid(model.network.multiple, model.factor, list(model.config.read_slice))
     out = np.zeros((len(model.classes), *grid.sizes(raw.shape[1:])))
-    for piece in map_pieces(model, read_from(raw), raw.shape[1:], grid, tiling=tiling, wanted=wanted):
+    for piece in map_pieces(model, read_from(raw), raw.shape[1:], grid, tiling=tiling):
         out[(slice(None), *piece.place)] = piece.found
     return out
 
@@ -119,15 +119,15 @@ def test_every_cell_is_in_one_block(shape: list[int], edge: int, halo: int, mult
 def test_blocks_that_nobody_wants_are_not_mapped() -> None:
     model, seen = segmenter("4*2", 2, {}), []
     raw = np.random.default_rng(0).normal(size=(2, 24, 24))
-    wanted = np.zeros((24, 24), bool)
-    wanted[20, 3] = True
 
     def read(cells: tuple[slice, ...]) -> np.ndarray:
         seen.append(cells)
         return raw[(slice(None), *cells)]
 
     tiling = Tiling((8, 8), (4, 4))
-    (piece,) = map_pieces(model, read, (24, 24), OutputGrid(), tiling=tiling, wanted=wanted)
+    (piece,) = map_pieces(
+        model, read, (24, 24), OutputGrid(), tiling=tiling, wanted=lambda cells: cells == (slice(16, 24), slice(0, 8))
+    )
     assert seen == [(slice(12, 24), slice(0, 12))]
     assert piece.place == (slice(16, 24), slice(0, 8))
     np.testing.assert_array_equal(piece.raw, raw[:, 16:, :8])
@@ -161,6 +161,9 @@ def test_a_run_that_cannot_hold_the_map_is_validated_in_its_blocks(recipe, capsy
     device = torch.device("cpu")
     np.testing.assert_array_equal(predict_classes(model, again, device), predict_classes(model, whole, device))
     assert validate(model, again, device)[0] == validate(model, whole, device)[0]
+    shares = [validate(model, again, device, rank=rank, world=4)[1] for rank in range(4)]
+    assert sum(share.any() for share in shares) > 1, "one rank does it all"
+    np.testing.assert_array_equal(sum(shares), validate(model, whole, device)[1])
     in_one_piece = train(replace(config, name="in one piece"))
     assert in_one_piece.prepared.tiling is None
     with pytest.raises(InputError, match=r"maps its volume in one piece, which no longer fits; go on with more memory"):

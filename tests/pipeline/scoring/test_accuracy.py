@@ -17,7 +17,8 @@ from pipeline.training.context import Context
 from pipeline.training.loop import Outcome, fit, new_segmenter
 from pipeline.training.prepare import prepare
 from pipeline.training.state import Progress
-from tests.benchmarks import accuracy
+from tests.benchmarks import accuracy, precision
+from tests.benchmarks.over_seeds import RESULTS
 from tests.benchmarks.unet import UNetTwin, nearest_width, size_of, unet, unet_twin
 
 
@@ -124,7 +125,7 @@ def test_the_benchmark_prints_a_table_and_repeats_nothing(
     rows = [line for line in out.splitlines() if line.startswith("| ")]
     assert [row.split("|")[1].strip() for row in rows[1:]] == ["telegraph network", "MONAI U-Net", "random forest"]
     saved = json.loads((tmp_path / "accuracy-tiny.json").read_text())["results"]
-    assert sorted((row["method"], row["seed"]) for row in saved) == [
+    assert sorted((row["variant"], row["seed"]) for row in saved) == [
         (method, seed) for method in ("forest", "telegraph", "unet") for seed in (0, 1)
     ]
     assert all(0 <= row["oa"] <= 1 for row in saved)
@@ -171,20 +172,39 @@ def test_the_unet_gets_the_rate_that_validates_best(
 
 def test_the_table_shows_mean_and_sample_deviation() -> None:
     rows = [
-        {"method": "forest", "oa": 1.0, "aa": value, "kappa": -value, "miou": value, "parameters": 0, "seconds": 1.0}
+        {"variant": "forest", "oa": 1.0, "aa": value, "kappa": -value, "miou": value, "parameters": 0, "seconds": 1.0}
         for value in (0.1, 0.2)
     ]
     line = accuracy.table("tiny", rows).splitlines()[-1]
     assert line == "| random forest | - | 1.000 ± .000 | .150 ± .071 | -.150 ± .071 | .150 ± .071 | 1 |"
 
 
+def test_precision_is_compared_on_the_same_seeds(
+    recipe: Callable[..., RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = tmp_path / "tiny.yaml"
+    place.write_text(dump_recipe(recipe("tiny", steps=4)))
+    command = ["precision", str(place), "--seeds", "2", "--results", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", [*command, "--only", "float32,exact; 16 bits"])
+    precision.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[1:]] == ["| float32", "| exact; 16 bits"]
+    assert rows[1][2] == "+.000 ± .000"
+    assert rows[2][3] == "0e+00 |", "exact states are recovered bit for bit"
+    saved = json.loads((tmp_path / "precision-tiny.json").read_text())["results"]
+    assert all(row["inversion_error"] > 0 for row in saved if row["variant"] == "float32")
+
+
 @pytest.mark.parametrize("name", ["indian-pines", "timelapse"])
 def test_the_kept_results_are_those_of_todays_recipes(name: str) -> None:
     recipe = load_recipe(Path(accuracy.__file__).parents[2] / f"pipeline/recipes/{name}.yaml")
-    kept = json.loads((accuracy.RESULTS / f"accuracy-{name}.json").read_text())["results"]
+    kept = json.loads((RESULTS / f"accuracy-{name}.json").read_text())["results"]
     for row in kept:
         split = replace(recipe.split, seed=row["seed"])
         config = replace(recipe, split=split, training=replace(recipe.training, seed=row["seed"]))
-        assert accuracy.fingerprint(config, row["method"]) == row["mark"]
+        assert accuracy.fingerprint(config, row["variant"]) == row["mark"]
         haloed = replace(config, data=replace(config.data, block=[16, 16], halo=[4, 4]))
-        assert accuracy.fingerprint(haloed, row["method"]) != row["mark"]
+        assert accuracy.fingerprint(haloed, row["variant"]) != row["mark"]

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,26 @@ def test_two_workers_follow_the_same_path_as_one_process(recipe, ray_here):
     losses = [[row["loss"] for row in read_history(run)] for run in (alone, together)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert len(losses[1]) == 12
+
+
+def test_two_workers_share_the_validation(recipe, ray_here):
+    def blocked(name: str, workers: int) -> Run:
+        config = recipe(name, workers=workers, batch=2, memory="40KB")
+        return train(
+            replace(
+                config,
+                network=replace(config.network, layers="4p*2"),
+                data=replace(config.data, block=[8, 8]),
+            )
+        )
+
+    alone, together = blocked("alone", 0), blocked("together", 2)
+    assert together.prepared.tiling is not None, "it was mapped in one piece, of which one worker has nothing"
+    seen = [
+        [row["validation/miou"] for row in read_history(run) if "validation/miou" in row] for run in (alone, together)
+    ]
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 3
 
 
 def test_a_killed_worker_is_replaced_and_ends_with_the_same_weights(recipe, ray_here):

@@ -87,7 +87,7 @@ def test_what_reading_cost_is_reported_and_survives_a_restart(recipe, capsys):
     loud = replace(config, cluster=replace(config.cluster, loader_workers=1, prefetch_bytes=1))
     reading = train(loud, resume=True).read("metrics.json")["reading"]
     assert reading["samples"] == 3 * 6  # the first six steps had no journal
-    sample = 4 * 4 * 16 * 16 + 8 * 16 * 16
+    sample = 4 * 4 * 16 * 16 + 2 * 16 * 16
     assert reading["read_mib"] == pytest.approx(18 * sample / 2**20)
     assert 0 <= reading["warm_waiting_share"] <= 1
     shown = capsys.readouterr().out
