@@ -17,7 +17,7 @@ from datasets.config import DataConfig
 from datasets.errors import InputError
 from datasets.order import Order, Sample, plan_steps
 from datasets.prefetch import read_ahead
-from datasets.volume import IGNORE, LABEL, PART_CODES, Volume, coarsen_labels
+from datasets.volume import IGNORE, LABEL, Volume, coarsen_labels
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -44,11 +44,9 @@ def plan_samples(
     """
 
     def has_labels(window: Window) -> bool:
-        cells = dict(zip(volume.space, window.block, strict=True))
-        codes = split.isel({dim: cells[str(dim)] for dim in split.dims})
-        if not (codes == PART_CODES["train"]).any():  # saves reading the labels
-            return False
-        return bool((volume.read_labels(split, "train", window.block) != IGNORE).any())
+        return volume.meets(split, "train", window.block) and bool(
+            (volume.read_labels(split, "train", window.block) != IGNORE).any()
+        )
 
     windows = plan_windows(volume.shape, data.block, data.halo, factor)
     found = list(read_ahead(windows, has_labels, workers=workers, ahead=2 * max(workers, 1)))

@@ -149,6 +149,11 @@ class Volume:
             values[~_cells(self.dataset["valid"], where, order)] = np.nan
         return values.reshape(self.n_channels, *values.shape[len(self.channel_dims) :])
 
+    def meets(self, split: xr.DataArray, part: Part, block: tuple[slice, ...]) -> bool:
+        """Tell whether any cell of a block lies in a part of the split; nothing is read for it."""
+        cells = dict(zip(self.space, block, strict=True))
+        return bool((split.isel({dim: cells[str(dim)] for dim in split.dims}) == PART_CODES[part]).any())
+
     def read_labels(
         self,
         split: xr.DataArray | None = None,

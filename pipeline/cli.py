@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from datasets.errors import UnfinishedError
+from pipeline.masking import without_secrets
 from pipeline.recipe import build, parse, recipe_parser
 from pipeline.refusal import refusal
 
@@ -176,13 +177,13 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         run_command(words[0], words[1:])
     except UnfinishedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
         text = refusal(error)
         if text is None:
             raise
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {without_secrets(text)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

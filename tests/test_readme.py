@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import COMMANDS
+from pipeline.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "cluster/README.md"]
@@ -21,6 +21,14 @@ def commands() -> list[list[str]]:
     lines = "\n".join(block for page in PAGES for block in blocks(page, "bash")).replace("\\\n", " ").splitlines()
     found = [shlex.split(line, comments=True) for line in lines if "-m pipeline" in line]
     return [words[words.index("pipeline") + 1 :] for words in found]
+
+
+def test_the_plan_is_what_the_command_prints(capsys):
+    (shown,) = [block for block in blocks("README.md", "console") if block.startswith("network ")]
+    (words,) = [words for words in commands() if words[0] == "plan"]
+    assert main(words) == 0
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in shown.splitlines() if line not in printed] == []
 
 
 def test_the_first_two_blocks_are_the_two_commands():

@@ -89,14 +89,17 @@ class Piece:
 
     Attributes
     ----------
+    cells
+        Where it lies in the volume, a slice for each axis.
     place
-        Where it lies on the output's grid, a slice for each axis.
+        Where it lies on the output's grid, a slice for each axis of that.
     found
         What the network says of it, [..., *place].
     raw
         What the volume holds there, [C, *N].
     """
 
+    cells: Cells
     place: Cells
     found: np.ndarray
     raw: np.ndarray
@@ -132,9 +135,9 @@ def map_pieces(
     tiling
         Blocks; none maps the volume in one piece.
     wanted
-        Asked once of each block right before it is mapped; one that is not wanted is not read. None wants all.
+        Asked once of each block, before any is mapped; one that is not wanted is not read. None wants all.
     rank, world
-        This rank and the number of ranks: rank r takes blocks r, r + world, ...
+        This rank and the number of ranks: of those that are wanted, rank r takes block r, r + world, ...
 
     Yields
     ------
@@ -148,9 +151,8 @@ def map_pieces(
         edges = zip(shape, tiling.block, strict=True)
         block = [size if axis in grid.gone else edge for axis, (size, edge) in enumerate(edges)]
         windows = plan_map(shape, block, tiling.halo, grid.multiple)
-    for window in windows[rank::world]:
-        if wanted is not None and not wanted(window.block):
-            continue
+    chosen = [window for window in windows if wanted is None or wanted(window.block)]
+    for window in chosen[rank::world]:
         yield _map_window(module, read, window, grid, device)
 
 
@@ -162,6 +164,7 @@ def _map_window(
     found = module(torch.from_numpy(np.ascontiguousarray(raw))[None].to(device))[0]
     core: tuple[Any, ...] = (..., *grid.place(window.core))
     return Piece(
+        window.block,
         grid.place(window.block),
         np.ascontiguousarray(found[core].cpu().numpy()),
         np.ascontiguousarray(raw[(slice(None), *window.core)]),

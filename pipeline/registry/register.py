@@ -22,6 +22,7 @@ from mlflow.types import Schema, TensorSpec
 
 from datasets.errors import InputError
 from pipeline.config import RegisterConfig
+from pipeline.masking import without_secrets
 from pipeline.recipe import dump_recipe
 from pipeline.registry.card import model_card
 from pipeline.registry.champion import Standing
@@ -130,7 +131,7 @@ def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metr
         beside = {
             "README.md": card,
             DESCRIPTION_FILE: json.dumps(d.to_json(), indent=1),
-            RECIPE_FILE: dump_recipe(run.config),
+            RECIPE_FILE: without_secrets(dump_recipe(run.config)),
             "metrics.json": json.dumps(metrics, indent=1),
         }
         for file, text in beside.items():
@@ -144,7 +145,7 @@ def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metr
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"],
             extra_files=[str(Path(folder) / file) for file in beside],
             metadata=d.to_json(),
-            params=flatten(asdict(run.config)),
+            params={key: without_secrets(str(value)) for key, value in flatten(asdict(run.config)).items()},
         )
     return info.model_uri, info.model_id
 

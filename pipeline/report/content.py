@@ -7,11 +7,12 @@ import numpy as np
 
 from models.watch import DRIFT
 from pipeline.amount import show_bytes
+from pipeline.masking import without_secrets
 from pipeline.pictures.style import class_colours
 from pipeline.planning.plan import COUNTED
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import data_uri
-from pipeline.report.reproduce import attribute, commands, digests, run_recipe, sessions, volume_recipe, without_secrets
+from pipeline.report.reproduce import attribute, commands, digests, portable, sessions, volume_recipe
 from pipeline.run import Run
 from pipeline.scoring.metrics import metric_key, scores
 from pipeline.tracking.session import LIBRARIES
@@ -72,7 +73,7 @@ def describe(found: Evidence) -> dict[str, Any]:
         "part": found.part,
         "contents": CONTENTS,
         "what": _what(found),
-        "settings": run_recipe(found),
+        "settings": portable(run.config),
         "pictures": {name: data_uri(path) for name, path in found.pictures.items()},
         "classes": _classes(found),
         "shape": found.volume.label_dims if found.volume else (),

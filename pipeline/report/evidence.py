@@ -21,7 +21,7 @@ from pipeline.run import Run
 from pipeline.scoring.metrics import confusion
 from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import Meta, best_checkpoint, load_segmenter, read_meta
-from pipeline.training.loop import predict_classes
+from pipeline.training.validation import predict_classes
 
 OF_A_RUN = ("split", "prediction", "confusion", "curves", "leaks")
 """Pictures that a run draws at its end (`pipeline.training.finish`)."""

@@ -1,7 +1,6 @@
 """How to make a run again: the command lines, the volume's recipe, how it was started, and what must agree."""
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from pipeline.config import RunConfig
+from pipeline.masking import without_secrets
 from pipeline.recipe import dump_recipe
 from pipeline.report.evidence import Evidence
-
-_SECRET = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)|(?<=[?&])(sig|X-Amz-Signature|X-Amz-Credential|token)=[^&\s'\"]+")
 
 
 def commands(found: Evidence) -> list[str]:
@@ -33,10 +32,10 @@ def commands(found: Evidence) -> list[str]:
     return lines
 
 
-def run_recipe(found: Evidence) -> str:
-    """Return the settings as a recipe for any machine: results go to ``runs``, numbers to MLflow beside them."""
-    config = found.run.config
-    return without_secrets(dump_recipe(replace(config, runs="runs", tracking=replace(config.tracking, uri=None))))
+def portable(config: RunConfig) -> str:
+    """Write settings as a recipe for any machine: local Ray, results in ``runs``, numbers in MLflow beside them."""
+    cluster, tracking = replace(config.cluster, address="local"), replace(config.tracking, uri=None)
+    return without_secrets(dump_recipe(replace(config, runs="runs", cluster=cluster, tracking=tracking)))
 
 
 def volume_recipe(found: Evidence) -> tuple[str, str] | None:
@@ -74,11 +73,6 @@ def sessions(found: Evidence) -> list[tuple[str, str, str]]:
 def attribute(found: Evidence, name: str) -> str:
     """Return what the volume says of itself, such as its title; empty where it says nothing."""
     return "" if found.volume is None else without_secrets(str(found.volume.dataset.attrs.get(name, "")))
-
-
-def without_secrets(text: str) -> str:
-    """Leave out passwords and signatures of addresses: a page is passed on."""
-    return _SECRET.sub("***", text)
 
 
 def _here(source: str) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 from pipeline.amount import show_bytes
 from pipeline.config import RunConfig
 from pipeline.config_sweep import SEARCHED, Range
-from pipeline.recipe import dump_recipe, load_recipe
+from pipeline.masking import without_secrets
+from pipeline.recipe import load_recipe
 from pipeline.report.content import Rows, machine_in_words, versions
 from pipeline.report.page import data_uri, render, write_page
-from pipeline.report.reproduce import without_secrets
+from pipeline.report.reproduce import portable
 from pipeline.run import Run
 from pipeline.sweep.record import read_trials, turned_away
 from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, in_words, show
@@ -59,7 +60,7 @@ def describe_sweep(folder: Path, config: RunConfig, state: Mapping[str, Any]) ->
     """Put all that is known of a sweep into what the template shows; `state` is what it noted when it began."""
     found, refused = read_trials(folder), turned_away(folder)
     rows: list[Row] = found["rows"] if found else []
-    failed = [error.strip().splitlines()[-1] for error in found["failed"]] if found else []
+    failed = [without_secrets(error.strip().splitlines()[-1]) for error in found["failed"]] if found else []
     runs = [Run.open(path.parent) for path in sorted(folder.glob("trial-*/prepared.json"))]
     noted = next((run for run in runs if run.read("machine.json")), None)
     ended = f"{len(rows)} trials" if found else f"not ended (still at work, or stopped); {len(runs)} trials begun"
@@ -80,11 +81,11 @@ def describe_sweep(folder: Path, config: RunConfig, state: Mapping[str, Any]) ->
             if (folder / "pictures" / f"{name}.png").is_file()
         },
         "captions": _PICTURES,
-        "refused": [(in_words(row["choice"]), row["reason"]) for row in refused],
+        "refused": [(in_words(row["choice"]), without_secrets(row["reason"])) for row in refused],
         "failed": failed,
         "machine": machine_in_words(noted) if noted else [("machine", _NOT_NOTED)],
         "versions": versions(noted) if noted else [],
-        "settings": without_secrets(dump_recipe(config)),
+        "settings": portable(config),
         "best": in_words(rows[0]["choice"]) if rows else None,
         "commands": _commands(config, state.get("code", "unknown"), finished=bool(found)),
     }

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.recipe import dump_recipe, load_recipe
 from pipeline.training.checkpoint import all_checkpoints
 from pipeline.training.train import flatten
 
-_FREE = ("cluster.max_failures", "cluster.address", "runs", "training.memory")
+_FREE = ("cluster.max_failures", "cluster.address", "runs")
 """Settings that a resumed sweep may change; all others make its trials other trials."""
 
 
@@ -78,6 +78,26 @@ def begin(folder: Path, config: RunConfig, state: dict[str, Any]) -> None:
     (folder / "sweep.json").write_text(json.dumps(state, indent=1))
 
 
+def started_with(folder: Path, config: RunConfig) -> str | None:
+    """Return the MLflow store of a sweep that goes on.
+
+    Raises
+    ------
+    InputError
+        Where the recipe, or the environment, names another: it does not know the sweep.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return config.tracking.uri  # `sweep_folder` refuses what is no sweep
+    known = load_recipe(path).tracking.uri
+    if config.tracking.uri not in (None, known):
+        raise InputError(
+            f"--resume: tracking.uri is {config.tracking.uri!r} (MLFLOW_TRACKING_URI counts too), but {folder} was "
+            f"started with {known!r}; give that one, or none"
+        )
+    return known
+
+
 def reopen(folder: Path, config: RunConfig) -> dict[str, Any]:
     """Read what `begin` wrote.
 
@@ -87,8 +107,7 @@ def reopen(folder: Path, config: RunConfig) -> dict[str, Any]:
         Where the recipe is not the one that the sweep was started with.
     """
     before = load_recipe(folder / "config.yaml")
-    then = flatten(asdict(before))
-    now = flatten(asdict(replace(config, tracking=before.tracking)))
+    then, now = flatten(asdict(before)), flatten(asdict(config))
     changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(_FREE)]
     if changed:
         key = min(changed)

@@ -17,6 +17,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from datasets.errors import InputError
 from pipeline.config import RunConfig
+from pipeline.refusal import refusal
 from pipeline.run import Run
 from pipeline.sweep.space import Choice, Cost, trial_config, trial_cost
 from pipeline.tracking.gauges import Gauges
@@ -33,9 +34,11 @@ from pipeline.training.checkpoint import (
 from pipeline.training.context import Context
 from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
-from pipeline.training.storage import directory_storage
+from pipeline.training.storage import stored_behind
 from pipeline.training.train import open_tracking
 
+REFUSED = "refused.txt"
+"""Why a trial cannot go on, in its folder: Tune tries a trial again that fails, and cannot tell who was lost."""
 _TRIES, _AGAIN_S = 30, 10.0
 
 
@@ -108,6 +111,8 @@ def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) ->
         MLflow run of the sweep.
     """
     place = Path(folder) / trial_name(ray.tune.get_context().get_trial_id())
+    if (place / REFUSED).is_file():
+        raise InputError((place / REFUSED).read_text())
     known = (place / "prepared.json").is_file()
     run = Run.open(place) if known else prepare(trial_config(config, choice, place.name, folder))
     run_id = _patiently(lambda: open_tracking(run, parent=parent))
@@ -127,8 +132,11 @@ def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) ->
         if newest is not None and read_meta(newest).step == gauge.first:
             # It had ended before the driver was killed; without a report Tune would not count it.
             ray.tune.report(gauge.read(gauge.first, read_meta(best_checkpoint(run.folder)).score))
-    except Exception:
+    except Exception as error:
         Tracker(run.tracking_uri, run_id, run.outbox).end("FAILED")
+        text = refusal(error)
+        if text is not None:
+            run.write_text(REFUSED, text)
         raise
     Tracker(run.tracking_uri, run_id, run.outbox).end("FINISHED")
 
@@ -149,13 +157,12 @@ def _train_here(run: Run, gauge: Gauge, gpus: float) -> None:
     device = torch.device("cuda" if run.config.cluster.gpu else "cpu")
     if device.type == "cuda" and gpus < 1:
         torch.cuda.set_per_process_memory_fraction(gpus)  # a share is a share: nobody takes a neighbour's memory
-    journal, keep = Journal.open(run, gauge.run_id), directory_storage(run.checkpoints)
-    listener = Gauges(journal, run.config.name)
+    resume = latest_checkpoint(run.checkpoints)
+    with contextlib.closing(Journal.open(run, gauge.run_id)) as journal, stored_behind(run.checkpoints) as keep:
 
-    def store(snapshot: Snapshot | None, meta: Meta) -> None:
-        keep(snapshot, meta)
-        journal.tracker.flush()
-        ray.tune.report(gauge.read(meta.step, meta.score))
+        def store(snapshot: Snapshot | None, meta: Meta) -> None:
+            keep(snapshot, meta)
+            journal.tracker.flush()
+            ray.tune.report(gauge.read(meta.step, meta.score))
 
-    with contextlib.closing(journal):
-        fit(run, Context(device=device, resume=latest_checkpoint(run.checkpoints), store=store, listener=listener))
+        fit(run, Context(device=device, resume=resume, store=store, listener=Gauges(journal, run.config.name)))

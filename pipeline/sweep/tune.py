@@ -23,19 +23,19 @@ from datasets.volume import Volume
 from pipeline.amount import show_bytes
 from pipeline.config import RunConfig
 from pipeline.run import OUTBOX
-from pipeline.sweep.folder import begin, reopen, sweep_folder
+from pipeline.sweep.folder import begin, reopen, started_with, sweep_folder
 from pipeline.sweep.halving import Halving
 from pipeline.sweep.record import TURNED_AWAY, forget_trials
 from pipeline.sweep.results import Ended, check_best, finish_best, report
 from pipeline.sweep.searcher import Search
 from pipeline.sweep.shares import check_shares, memory_of_trial, trial_share, trials_at_once
 from pipeline.sweep.space import Planner, check_space, smallest, trial_config
-from pipeline.sweep.trial import run_trial, trial_name
+from pipeline.sweep.trial import REFUSED, run_trial, trial_name
 from pipeline.sweep.trials import DIRECTIONS, Row, in_words
 from pipeline.tracking.store import store_uri
 from pipeline.tracking.tracker import Status, Tracker, connect, create_run
 from pipeline.training.prepare import prepare
-from pipeline.training.train import absolute
+from pipeline.training.train import absolute, alone
 from pipeline.training.worker import cluster
 
 
@@ -124,12 +124,13 @@ def tune(
     check_shares(config)
     Volume.open(config.data)  # refused before anything is made
     folder = (Path(config.runs) / f"{config.name}-sweep").resolve()
-    uri = store_uri(config.tracking.uri, folder.parent)
+    said = started_with(folder, config) if resume else config.tracking.uri
+    uri = store_uri(said, folder.parent)
     experiment = config.tracking.experiment or config.name
     config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
     if finish:
         check_best(config, resume=resume, overwrite=overwrite)
-    with sweep_folder(folder, resume=resume, overwrite=overwrite):
+    with alone(folder), sweep_folder(folder, resume=resume, overwrite=overwrite):
         state = reopen(folder, config) if resume else _begin(config, folder, uri, experiment)
         rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"], folder / OUTBOX))
     if finish:
@@ -181,6 +182,8 @@ def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
     status: Status = "FAILED"
     Tracker(tracker.uri, tracker.run_id).reopen()
     forget_trials(folder)
+    for refused in folder.glob(f"trial-*/{REFUSED}"):
+        refused.unlink()  # whoever goes on may have put right what it says
     try:
         with cluster(config.cluster), _stopped_by_sigterm():
             results = _tuner(config, folder, tracker.run_id).fit()
@@ -222,7 +225,13 @@ def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
             max_concurrent_trials=trials_at_once(config, ray.cluster_resources()),
             trial_dirname_creator=_dirname,
         ),
-        run_config=ray.tune.RunConfig(name=place.name, storage_path=str(folder), verbose=0, callbacks=[Closer(folder)]),
+        run_config=ray.tune.RunConfig(
+            name=place.name,
+            storage_path=str(folder),
+            verbose=0,
+            callbacks=[Closer(folder)],
+            failure_config=ray.tune.FailureConfig(max_failures=config.cluster.max_failures),
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a run as gauges on Ray: what its metrics page and Prometheus show of a run while it trains."""
+"""The numbers of a run as gauges on Ray: what Prometheus reads of each node, and Grafana shows, while it trains."""
 
 from ray.util.metrics import Gauge
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.masking import without_secrets
 from pipeline.tracking.lines import Lines
 
 Entry = list[Any]
@@ -153,7 +154,7 @@ class Outbox:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return without_secrets((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def _entries(lines: list[bytes]) -> list[Entry]:

@@ -20,7 +20,11 @@ LIBRARIES = ("torch", "numpy", "ray", "mlflow", "zarr", "xarray", "dask", "obsto
 
 
 def note_start(run: Run) -> None:
-    """Add to the run's ``started.json`` when, by which command and from which commit it was started or resumed."""
+    """Add to the run's ``started.json`` when, by which command and from which commit it was started or resumed.
+
+    How it ended before counts no more.
+    """
+    (run.folder / "outcome.json").unlink(missing_ok=True)
     now = {"at": _now(), "command": _command(), "code": code_version(), "workers": run.config.cluster.workers}
     run.write("started.json", {"sessions": [*run.read("started.json").get("sessions", []), now]})
 

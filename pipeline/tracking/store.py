@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from pipeline.masking import without_secrets
+
 
 def store_uri(said: str | None, runs: Path | str) -> str:
     """Return the URI that was said, or MLFLOW_TRACKING_URI, or that of SQLite in the folder of all runs."""
@@ -12,4 +14,5 @@ def store_uri(said: str | None, runs: Path | str) -> str:
 
 def where_to_look(uri: str) -> str:
     """Return the address of a server, or the command that serves another store."""
-    return uri if uri.startswith("http") else f"{sys.executable} -m mlflow ui --backend-store-uri {uri}"
+    shown = without_secrets(uri)
+    return shown if uri.startswith("http") else f"{sys.executable} -m mlflow ui --backend-store-uri {shown}"

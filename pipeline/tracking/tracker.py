@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from datasets.errors import InputError
+from pipeline.masking import without_secrets
 from pipeline.tracking.outbox import Entry, Outbox, RefusedError
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -38,10 +39,20 @@ def connect(uri: str) -> MlflowClient:
         client.search_experiments(max_results=1)
     except Exception as error:  # the store's driver decides the type: HTTP, SQL, file system
         raise InputError(
-            f"MLflow does not answer at {uri} ({str(error).splitlines()[0]}); start the server, or set tracking.uri "
-            "(none means SQLite beside the runs)"
+            f"MLflow does not answer at {without_secrets(uri)} ({without_secrets(str(error).splitlines()[0])}); start "
+            "the server, or set tracking.uri (none means SQLite beside the runs)"
         ) from error
     return client
+
+
+def knows(uri: str, run_id: str) -> bool:
+    """Tell whether a run is in a tracking store; see `connect` for what it raises."""
+    client = connect(uri)
+    try:
+        client.get_run(run_id)
+    except MlflowException:
+        return False
+    return True
 
 
 def create_run(
@@ -95,7 +106,7 @@ def create_run(
     run_id: str = client.create_run(experiment_id, run_name=name, tags=marks).info.run_id
     client.log_batch(
         run_id,
-        params=[Param(key, str(value)[:6000]) for key, value in parameters.items()],
+        params=[Param(key, without_secrets(str(value))[:6000]) for key, value in parameters.items()],
         tags=[RunTag(key, value) for key, value in marks.items()],
     )
     return run_id
@@ -118,7 +129,7 @@ class Tracker:
     def __init__(self, uri: str, run_id: str, outbox: Path | None = None) -> None:
         self.uri, self.run_id = uri, run_id
         self._client = None if outbox else connect(uri)
-        self._outbox = Outbox(outbox, self._send, f"MLflow at {uri}") if outbox else None
+        self._outbox = Outbox(outbox, self._send, f"MLflow at {without_secrets(uri)}") if outbox else None
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Take the numbers of one step."""

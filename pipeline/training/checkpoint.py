@@ -183,7 +183,12 @@ def rebuild(config: dict[str, Any], state: Mapping[str, torch.Tensor]) -> Segmen
 
 def all_checkpoints(folder: Path) -> list[Path]:
     """List the checkpoints below `folder`, oldest first, without a look inside."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    found = (path for path in folder.glob("step-*") if path.is_dir() and path.name.removeprefix("step-").isdigit())
+    return sorted(found, key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
@@ -240,7 +245,7 @@ def keep_best_and_two(folder: Path, newest: Path) -> None:
 
     Those of later steps than the newest are broken: training has gone back behind them.
     """
-    found = [path for path in all_checkpoints(folder) if path <= newest and (path / _SUMS).is_file()]
+    found = [path for path in all_checkpoints(folder) if _step(path) <= _step(newest) and (path / _SUMS).is_file()]
     best = max(found, key=_score)
     for path in all_checkpoints(folder):
         if path not in (best, *found[-2:]):

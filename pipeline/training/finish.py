@@ -11,8 +11,9 @@ from pipeline.scoring.leaks import leak_metrics, report_leaks
 from pipeline.scoring.metrics import confusion, scores
 from pipeline.tracking.journal import Journal, read_history
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter, read_meta
-from pipeline.training.loop import Outcome, peak_memory, predict_classes
+from pipeline.training.loop import Outcome, peak_memory
 from pipeline.training.reading import summarise_reading
+from pipeline.training.validation import predict_classes
 
 
 def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -> None:
@@ -29,9 +30,9 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
     device
         Where the network runs.
     """
-    tracker = journal.tracker
-    run.write("outcome.json", {"step": outcome.progress.step, "interrupted": outcome.interrupted})
+    tracker, ended = journal.tracker, {"step": outcome.progress.step, "interrupted": outcome.interrupted}
     if outcome.interrupted:
+        run.write("outcome.json", ended)
         tracker.flush()
         return
     best = best_checkpoint(run.folder)
@@ -60,6 +61,7 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
         **flat,
     }
     run.write("metrics.json", summary)
+    run.write("outcome.json", ended)  # not before: a run that is killed while it is scored has not ended
     card = run.folder / "model-card.md"
     card.write_text(model_card(run.config.name, describe_run(run, model), summary))
     flat |= leak_metrics(leaks)

@@ -4,7 +4,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -14,16 +14,14 @@ from torch import Tensor, nn
 
 from datasets.errors import InputError
 from datasets.loader import Loader
-from datasets.volume import Part
 from models.segmenter import Segmenter
 from models.watch import GridOverflowError, Watch
-from pipeline.planning.tiling import Cells, OutputGrid, Piece, Wanted, map_pieces
 from pipeline.run import Run
-from pipeline.scoring.metrics import Scores, confusion, scores
 from pipeline.training.context import Clock, Context
 from pipeline.training.reading import ReadingMeter
 from pipeline.training.state import UNSCORED, Progress, Training
-from pipeline.training.step import NonFiniteError, StepResult, sum_over_ranks, train_step
+from pipeline.training.step import NonFiniteError, StepResult, train_step
+from pipeline.training.validation import Known, validate
 
 
 @dataclass(frozen=True)
@@ -63,84 +61,6 @@ def peak_memory(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def classify(
-    model: nn.Module, run: Run, device: torch.device, *, wanted: Wanted | None = None, rank: int = 0, world: int = 1
-) -> Iterator[Piece]:
-    """Classify a run's volume, in one piece or in the run's blocks.
-
-    Parameters
-    ----------
-    model
-        The network.
-    run
-        The run.
-    device
-        Where the network is.
-    wanted, rank, world
-        As `pipeline.planning.tiling.map_pieces` takes them.
-
-    Yields
-    ------
-    Piece
-        Class indices, uint8.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        yield from map_pieces(
-            lambda raw: model(raw).argmax(dim=1).to(torch.uint8),
-            run.volume.read,
-            run.volume.shape,
-            OutputGrid.of(model, list(run.volume.read_slice)),
-            device=device,
-            tiling=run.prepared.tiling,
-            wanted=wanted,
-            rank=rank,
-            world=world,
-        )
-    finally:
-        model.train(was_training)
-
-
-def predict_classes(model: nn.Module, run: Run, device: torch.device) -> np.ndarray:
-    """Classify all cells of a run's volume; see `classify`. Returns uint8 [*L]."""
-    out = np.empty(OutputGrid.of(model, list(run.volume.read_slice)).sizes(run.volume.shape), np.uint8)
-    for piece in classify(model, run, device):
-        out[piece.place] = piece.found
-    return out
-
-
-def validate(
-    model: nn.Module,
-    run: Run,
-    device: torch.device,
-    part: Part = "validation",
-    *,
-    rank: int = 0,
-    world: int = 1,
-) -> tuple[Scores, np.ndarray]:
-    """Score the network on one part of the split; returns the scores and the confusion matrix.
-
-    Blocks without a label of that part are not read. The ranks share the others and add what they count, so that all of
-    them know the same scores; every rank takes part.
-    """
-    factor, classes = int(getattr(model, "factor", 1)), len(run.volume.classes)
-    matrix, target = np.zeros((classes, classes), np.int64), np.empty(0)
-
-    def wanted(cells: Cells) -> bool:
-        nonlocal target
-        target = run.volume.read_labels(run.split, part, cells, factor)
-        return bool((target >= 0).any())
-
-    for piece in classify(model, run, device, wanted=wanted, rank=rank, world=world):
-        matrix += confusion(piece.found, target, classes)
-        del piece  # the next one takes its memory
-    if world > 1:
-        counts = sum_over_ranks([float(count) for count in matrix.ravel()], device)
-        matrix = np.array(counts, np.int64).reshape(matrix.shape)
-    return scores(matrix), matrix
-
-
 def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segmenter) -> Outcome:
     """Train a prepared run to its end, to early stopping, or to an interruption.
 
@@ -178,7 +98,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
     clock, spoken = Clock(progress.step, recipe.steps), -math.inf
     meter = ReadingMeter(loader, getattr(run.volume, "traffic", None))
     result: StepResult | None = None
-    score, noticed = progress.best_score, False
+    score, noticed, holding = progress.best_score, False, Known()
     with closing(loader.steps(progress.step, recipe.steps)) as steps:
         for samples in steps:
             if recipe.patience and progress.stale >= recipe.patience:
@@ -222,7 +142,9 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 watch.warn_of_drift()
             due = progress.step % recipe.validate_every == 0 or progress.step == recipe.steps
             if due:
-                found, _ = validate(training.model, run, context.device, rank=context.rank, world=context.world)
+                found, _ = validate(
+                    training.model, run, context.device, known=holding, rank=context.rank, world=context.world
+                )
                 for name in ("miou", "oa", "aa", "kappa"):
                     values[f"validation/{name}"] = float(np.nan_to_num(getattr(found, name)))
                 score = values["validation/miou"]

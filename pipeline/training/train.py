@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -15,12 +16,13 @@ from datasets.errors import InputError
 from datasets.journal import locked
 from datasets.provenance import code_version
 from pipeline.config import RunConfig
+from pipeline.masking import without_secrets
 from pipeline.planning.memory import check_training
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.tracking.session import note_start
 from pipeline.tracking.store import where_to_look
-from pipeline.tracking.tracker import Status, Tracker, connect, create_run
+from pipeline.tracking.tracker import Status, Tracker, connect, create_run, knows
 from pipeline.training.checkpoint import all_checkpoints
 from pipeline.training.local import train_here
 from pipeline.training.prepare import prepare
@@ -70,7 +72,10 @@ def open_tracking(run: Run, *, parent: str | None = None) -> str:
         parent=parent,
     )
     run.write("tracking.json", {"uri": run.tracking_uri, "run_id": run_id})
-    Tracker(run.tracking_uri, run_id).artifact(run.folder / "config.yaml")
+    with tempfile.TemporaryDirectory() as aside:
+        recipe = Path(aside) / "config.yaml"
+        recipe.write_text(without_secrets(dump_recipe(run.config)))
+        Tracker(run.tracking_uri, run_id).artifact(recipe)
     return run_id
 
 
@@ -86,14 +91,41 @@ def _reopen(config: RunConfig) -> Run:
             "repeat the recipe it was started with, or choose another --name"
         )
     training = replace(run.config.training, **{name: getattr(config.training, name) for name in _FREE})
-    run = replace(run, config=replace(run.config, cluster=config.cluster, training=training))
-    if any(now[f"training.{name}"] != then[f"training.{name}"] for name in _FREE):
+    tracking = replace(run.config.tracking, uri=_known_to(config.tracking.uri, run))
+    is_new = (training, tracking) != (run.config.training, run.config.tracking)
+    run = replace(run, config=replace(run.config, cluster=config.cluster, training=training, tracking=tracking))
+    if is_new:
         run.write_text("config.yaml", dump_recipe(run.config))  # what the workers read
     return run
 
 
+def _known_to(uri: str | None, run: Run) -> str | None:
+    """Return the MLflow store of a run that goes on: its own, or another where the same run is by now."""
+    run_id = run.read("tracking.json").get("run_id")
+    if uri is None or uri == run.tracking_uri or run_id is None:
+        return run.config.tracking.uri
+    if not knows(uri, run_id):
+        raise InputError(
+            f"--resume: MLflow at {uri} does not know the run of {run.folder}, which was started with "
+            f"{run.tracking_uri}; give that one as tracking.uri (or MLFLOW_TRACKING_URI), or none"
+        )
+    run.write("tracking.json", {"uri": uri, "run_id": run_id})
+    return uri
+
+
 def absolute(config: RunConfig) -> RunConfig:
-    """Make local paths absolute, and name the MLflow store: workers have another current folder and environment."""
+    """Make local paths absolute, and name the MLflow store: workers have another current folder and environment.
+
+    Raises
+    ------
+    InputError
+        Where the runs would go into what Ray has unpacked for a job, which only one node has, and Ray deletes.
+    """
+    if any(part.startswith("_ray_pkg_") for part in Path(config.runs).resolve().parts):
+        raise InputError(
+            f"runs is {config.runs!r}, which lies in this job's upload, where Ray deletes it; give a folder that "
+            "every node reaches and that stays, such as --runs /shared/runs"
+        )
     source = config.data.source
     if source and "://" not in source:
         source = str(Path(source).resolve())
@@ -155,7 +187,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     if config.tracking.uri and not resume:  # what a run that goes on has for MLflow can wait
         connect(config.tracking.uri)
     folder = (Path(config.runs) / config.name).resolve()
-    with _alone(folder):
+    with alone(folder), _old_run_kept(folder, resume=resume, overwrite=overwrite):
         if resume:
             run = _reopen(config)
             if run.prepared.tiling is None and check_training(run.config, run.volume) is not None:
@@ -163,13 +195,11 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
                     f"{run.folder} maps its volume in one piece, which no longer fits; go on with more memory, or "
                     "train again under another --name"
                 )
-            interrupted = _work(run)
         else:
-            with _old_run_kept(folder, overwrite):
-                run = prepare(config, overwrite=overwrite)
-                if run.prepared.tiling is not None:
-                    print(f"the whole volume does not fit: validated and tested in {run.prepared.tiling}", flush=True)
-                interrupted = _work(run)
+            run = prepare(config, overwrite=overwrite)
+            if run.prepared.tiling is not None:
+                print(f"the whole volume does not fit: validated and tested in {run.prepared.tiling}", flush=True)
+        interrupted = _work(run)
     _announce(run, interrupted)
     if interrupted:
         raise Interrupted
@@ -177,8 +207,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let no other process of this machine train the run meanwhile: two would delete each other's checkpoints."""
+def alone(folder: Path) -> Iterator[None]:
+    """Let no other process of this machine work on a run or a sweep meanwhile: two would spoil each other's folders."""
     lock, first = folder.with_name(f".{folder.name}.training"), not folder.parent.exists()
     with locked(lock, folder):
         try:
@@ -191,24 +221,29 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _old_run_kept(folder: Path, overwrite: bool) -> Iterator[None]:
+def _old_run_kept(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Keep the run that is to be replaced until the new one has a checkpoint; without one, put it back."""
-    is_run = (folder / "prepared.json").is_file()
-    if folder.exists() and not (overwrite and is_run):
-        yield  # what lies there is refused, or is no run
-        return
-    old = folder.with_name(f".{folder.name}.replaced")
-    if is_run:
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
+    old, checkpoints = folder.with_name(f".{folder.name}.replaced"), folder / "checkpoints"
+    if not resume:
+        if old.exists() and not all_checkpoints(checkpoints):  # whoever wanted to replace it was killed
+            shutil.rmtree(folder, ignore_errors=True)
+            old.rename(folder)
+        is_run = (folder / "prepared.json").is_file()
+        if folder.exists() and not (overwrite and is_run):
+            yield  # what lies there is refused, or is no run
+            return
+        if is_run:
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
     try:
         yield
     finally:
-        if not all_checkpoints(folder / "checkpoints"):
+        if all_checkpoints(checkpoints):
+            shutil.rmtree(old, ignore_errors=True)
+        elif not resume:
             shutil.rmtree(folder, ignore_errors=True)
-            if is_run:
+            if old.exists():
                 old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _work(run: Run) -> bool:

@@ -10,7 +10,8 @@ import torch
 
 from pipeline.run import Run
 from pipeline.training.context import Context, Silent
-from pipeline.training.loop import fit, validate
+from pipeline.training.loop import fit
+from pipeline.training.validation import validate
 from tests.benchmarks.accuracy import fingerprint
 from tests.benchmarks.over_seeds import Row, Variant, compare, mean_and_deviation
 
@@ -53,7 +54,10 @@ def table(name: str, results: list[Row]) -> str:
         if not rows:
             continue
         scores = mean_and_deviation([row["miou"] for row in rows])
-        differences = mean_and_deviation([row["miou"] - found["float32", row["seed"]]["miou"] for row in rows], "+")
+        pairs = [
+            (row["miou"], found["float32", row["seed"]]["miou"]) for row in rows if ("float32", row["seed"]) in found
+        ]
+        differences = mean_and_deviation([one - other for one, other in pairs], "+") if pairs else "-"
         error = max(row["inversion_error"] for row in rows)
         lines.append(f"| {mode} | {scores} | {differences} | {error:.0e} |")
     return "\n".join(lines)

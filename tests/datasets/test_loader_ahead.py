@@ -25,7 +25,7 @@ def test_reading_ahead_changes_nothing_but_the_thread(workers: int, monkeypatch:
 
     monkeypatch.setattr(Volume, "read", late)
     assert all(same(a, b) for a, b in zip(tested.steps(3, 9), expected, strict=True))
-    assert (tested.waited, tested.samples_read, tested.bytes_read) == (tested.waited, 18, 18 * (3 + 2) * 4 * 16)
+    assert (tested.waited, tested.samples_read, tested.bytes_read) == (tested.waited, 18, 18 * (3 * 4 + 2) * 16)
     assert tested.waited > 0
     assert all(name.startswith("loader") for name in readers) if workers else readers == {"MainThread"}
     assert list(tested.steps(4, 4)) == list(tested.steps(5, 4)) == []

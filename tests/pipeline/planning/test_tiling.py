@@ -27,8 +27,8 @@ from pipeline.planning.tiling import OutputGrid, Tiling, map_pieces
 from pipeline.registry.register import register
 from pipeline.run import Run
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter
-from pipeline.training.loop import predict_classes, validate
 from pipeline.training.train import train
+from pipeline.training.validation import predict_classes, validate
 
 
 def segmenter(layers: str, space: int, read_slice: dict[int, int], **changes: object) -> Segmenter:

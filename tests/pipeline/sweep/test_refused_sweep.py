@@ -10,6 +10,7 @@ from datasets.errors import InputError
 from pipeline.config import RunConfig
 from pipeline.config_sweep import SweepConfig
 from pipeline.sweep.tune import tune
+from pipeline.training.train import alone
 
 Make = Callable[..., RunConfig]
 
@@ -29,3 +30,10 @@ def test_a_refused_sweep_leaves_no_database(recipe: Make) -> None:
     with pytest.raises(InputError, match="--resume: there is no sweep at"):
         tune(config, resume=True)
     assert not list(Path(config.runs).glob("*"))
+
+
+def test_a_sweep_has_one_driver(recipe: Make) -> None:
+    config = replace(recipe(), sweep=SweepConfig(depth=[3, 5], rank=[2], levels=[1]))
+    folder = Path(config.runs) / f"{config.name}-sweep"
+    with alone(folder), pytest.raises(InputError, match=rf"another process is writing {folder}; wait for its end"):
+        tune(config)

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,7 +23,8 @@ from pipeline.run import Run
 from pipeline.sweep.record import turned_away
 from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import all_checkpoints, folder_name
-from tests.pipeline.processes import weights_of
+from pipeline.training.train import train
+from tests.pipeline.processes import largest_difference, weights_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[3]
@@ -103,6 +105,42 @@ def test_trials_of_several_workers_wait_for_each_other_and_end(recipe: Make, two
     assert not any(key.startswith("test/") for run in children for key in run.data.metrics)
 
 
+def test_a_trial_whose_process_is_lost_goes_on_from_its_checkpoint(recipe: Make, two_cores: None) -> None:
+    import ray
+    from ray.util.state import list_actors
+
+    from pipeline.sweep.tune import tune
+
+    config = searching(recipe("lost", steps=400, validate_every=50), depth=[3], rank=[2], trials=1)
+    folder = Path(config.runs) / "lost-sweep"
+    killed: list[int] = []
+
+    def strike() -> None:
+        limit = time.monotonic() + 300
+        while max(lines_of(folder).values(), default=0) < 120:
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        (trial,) = list_actors(
+            ray.get_runtime_context().gcs_address,
+            filters=[("state", "=", "ALIVE"), ("class_name", "=", "ImplicitFunc")],
+        )
+        killed.append(trial.pid)
+        os.kill(trial.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    (row,) = tune(config)
+    thread.join()
+    assert killed
+    run = Run.open(folder / row["trial"])
+    assert row["step"] == 400
+    assert 400 < lines_of(folder)[row["trial"]] < 400 + 130, "it did not begin anew"
+    _, (child,) = mlflow_runs(config)
+    assert child.info.status == "FINISHED"
+    plain = train(replace(run.config, name="plain", runs=config.runs))
+    assert largest_difference(weights_of(plain), weights_of(run)) == 0
+
+
 def test_every_part_of_the_space_is_trained_as_it_was_chosen(recipe: Make, two_cores: None) -> None:
     from pipeline.sweep.tune import tune
 
@@ -138,10 +176,11 @@ def cells(lines: list[str]) -> dict[str, list[str]]:
 
 
 def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
-    """The README's own words, from nothing, in a folder of its own."""
+    """The README's own words but for fewer steps, from nothing, in a folder of its own."""
     text = (ROOT / "README.md").read_text()
     (block,) = [found for found in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "pipeline tune" in found]
     words = block.replace("python -m", f"{sys.executable} -m").replace("pipeline/recipes", f"{ROOT}/pipeline/recipes")
+    words = f"{words.strip()} --training.steps 4 --training.validate_every 2"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False, timeout=900,

@@ -14,7 +14,7 @@ from datasets.errors import InputError
 from pipeline.config import RunConfig
 from pipeline.config_sweep import SweepConfig
 from pipeline.pictures.sweep import Scale, draw_parallel, draw_pareto
-from pipeline.sweep.folder import begin, has_result, reopen, sweep_folder
+from pipeline.sweep.folder import begin, has_result, reopen, started_with, sweep_folder
 from pipeline.sweep.results import check_best
 from pipeline.sweep.trials import in_words, pareto_front, rank_trials, trials_table
 from pipeline.training.checkpoint import Meta, folder_name
@@ -186,6 +186,10 @@ def test_a_resumed_sweep_is_the_one_that_was_started(recipe: Callable[..., RunCo
     begin(tmp_path, config, {"run_id": "abc", "memory": None})
     elsewhere = replace(config, cluster=replace(config.cluster, address="auto"))
     assert reopen(tmp_path, elsewhere) == {"run_id": "abc", "memory": None}
+    assert started_with(tmp_path, config) == config.tracking.uri
+    strange = replace(config, tracking=replace(config.tracking, uri="http://strange:5000"))
+    with pytest.raises(InputError, match=r"--resume: tracking.uri is 'http://strange:5000' .* was started with"):
+        started_with(tmp_path, strange)
     other = replace(config, sweep=replace(config.sweep, rank=[2, 4]))
     with pytest.raises(InputError) as refused:
         reopen(tmp_path, other)

@@ -1,4 +1,4 @@
-"""Faults injected for real without Ray: an MLflow server that is killed, a disk that fills up or can only be read."""
+"""Faults injected for real without Ray: an MLflow server that is killed, a disk that is full, read-only or slow."""
 
 import os
 import shutil
@@ -18,11 +18,13 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from datasets.errors import InputError
+from pipeline.recipe import dump_recipe
+from pipeline.run import Run
 from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import latest_checkpoint, whole_checkpoints
 from pipeline.training.prepare import prepare
 from pipeline.training.train import _work, train
-from tests.pipeline.processes import largest_difference, wait_for_step, weights_of
+from tests.pipeline.processes import ROOT, largest_difference, wait_for_step, weights_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -177,3 +179,38 @@ def test_a_disk_that_fails_stops_the_run_with_its_last_checkpoint_and_nothing_ha
     assert latest_checkpoint(run.checkpoints).name == "step-000400"
     assert largest_difference(weights_of(plain), weights_of(run)) == 0
     assert torch.isfinite(next(iter(weights_of(run).values()))).all()
+
+
+@pytest.fixture
+def slow_disk() -> list[str]:
+    """Words that run a program on a disk that takes a second for every file that is to be safe on it."""
+    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=1000000"]
+    if shutil.which("strace") is None:
+        pytest.skip("no strace here; apt-get install strace")
+    tried = subprocess.run([*words, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"this process may not trace another: {tried.stderr.strip()}")
+    return words
+
+
+def test_a_disk_that_is_slow_holds_the_training_up_but_costs_nothing(recipe, slow_disk, tmp_path):
+    settings = {"steps": 90, "validate_every": 30}
+    plain = train(recipe("plain", **settings))
+    config = recipe("patient", **settings)
+    path = tmp_path / "patient.yaml"
+    path.write_text(dump_recipe(config))
+    done = subprocess.run(
+        [*slow_disk, sys.executable, "-m", "pipeline", "train", str(path)],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = Run.open(Path(config.runs) / "patient")
+    waits = (
+        f"training waits for {run.checkpoints}: the checkpoint of step 30 took longer to write than the steps up to 60"
+    )
+    assert done.stdout.count(waits) == 1, done.stdout
+    assert done.stdout.count("training waits for") == 1, "it is said once"
+    assert len(read_history(run)) == 90
+    assert [path.name for path in whole_checkpoints(run.checkpoints)][-1:] == ["step-000090"]
+    assert not list(run.checkpoints.glob(".step-*"))
+    assert largest_difference(weights_of(plain), weights_of(run)) == 0

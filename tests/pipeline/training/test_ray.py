@@ -80,7 +80,8 @@ def test_a_killed_worker_is_replaced_and_ends_with_the_same_weights(recipe, ray_
     assert done.is_set()
     assert len(killed) == 1
     assert largest_difference(weights_of(plain), weights_of(struck)) == 0
-    assert len((struck.folder / "history.jsonl").read_text().splitlines()) > 400, "some steps were taken twice"
+    taken = len((struck.folder / "history.jsonl").read_text().splitlines())
+    assert 400 < taken < 400 + 130, "some steps were taken twice, but it did not begin anew"
     assert MlflowClient(struck.tracking_uri).get_run(struck.read("tracking.json")["run_id"]).info.status == "FINISHED"
 
 

@@ -305,32 +305,3 @@ def test_an_interruption_on_a_validation_step_keeps_the_validation(recipe, stop)
     assert same(weights_of(plain), weights_of(resumed))
     assert plain.read("metrics.json")["validation_miou"] == resumed.read("metrics.json")["validation_miou"]
     assert plain.read("metrics.json")["best_step"] == resumed.read("metrics.json")["best_step"]
-
-
-def _no_cluster(*_arguments):
-    raise ConnectionError("no cluster")
-
-
-def test_the_old_run_stays_until_the_new_one_has_a_checkpoint(recipe, monkeypatch):
-    first = train(recipe("kept", steps=4))
-    before = weights_of(first)
-    monkeypatch.setattr("pipeline.training.train.train_here", _no_cluster)
-    with pytest.raises(ConnectionError):
-        train(recipe("kept", steps=8), overwrite=True)
-    assert same(before, weights_of(Run.open(first.folder)))
-    monkeypatch.undo()
-    refused = recipe("kept", steps=8)
-    with pytest.raises(InputError):
-        train(replace(refused, data=replace(refused.data, source="")), overwrite=True)
-    assert same(before, weights_of(Run.open(first.folder)))
-    train(recipe("kept", steps=8), overwrite=True)
-    assert Run.open(first.folder).config.training.steps == 8
-    assert [path.name for path in first.folder.parent.iterdir() if path.name.startswith(".")] == []
-
-
-def test_a_run_that_never_got_a_checkpoint_is_not_in_the_way(recipe, monkeypatch):
-    monkeypatch.setattr("pipeline.training.train.train_here", _no_cluster)
-    with pytest.raises(ConnectionError):
-        train(recipe("second-try", steps=4))
-    monkeypatch.undo()
-    train(recipe("second-try", steps=4))

@@ -1,0 +1,112 @@
+"""A run's volume as its network classifies it, and the scores of that on a part of the split."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from datasets.volume import Part
+from pipeline.planning.tiling import Cells, OutputGrid, Piece, Wanted, map_pieces
+from pipeline.run import Run
+from pipeline.scoring.metrics import Scores, confusion, scores
+from pipeline.training.step import sum_over_ranks
+
+Known = dict[tuple[tuple[int, int], ...], bool]
+"""Whether a block, by the first cell and the one behind its last along each axis, holds labels."""
+
+
+def classify(
+    model: nn.Module, run: Run, device: torch.device, *, wanted: Wanted | None = None, rank: int = 0, world: int = 1
+) -> Iterator[Piece]:
+    """Classify a run's volume, in one piece or in the run's blocks.
+
+    Parameters
+    ----------
+    model
+        The network.
+    run
+        The run.
+    device
+        Where the network is.
+    wanted, rank, world
+        As `pipeline.planning.tiling.map_pieces` takes them.
+
+    Yields
+    ------
+    Piece
+        Class indices, uint8.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        yield from map_pieces(
+            lambda raw: model(raw).argmax(dim=1).to(torch.uint8),
+            run.volume.read,
+            run.volume.shape,
+            OutputGrid.of(model, list(run.volume.read_slice)),
+            device=device,
+            tiling=run.prepared.tiling,
+            wanted=wanted,
+            rank=rank,
+            world=world,
+        )
+    finally:
+        model.train(was_training)
+
+
+def predict_classes(model: nn.Module, run: Run, device: torch.device) -> np.ndarray:
+    """Classify all cells of a run's volume; see `classify`. Returns uint8 [*L]."""
+    out = np.empty(OutputGrid.of(model, list(run.volume.read_slice)).sizes(run.volume.shape), np.uint8)
+    for piece in classify(model, run, device):
+        out[piece.place] = piece.found
+    return out
+
+
+def validate(
+    model: nn.Module,
+    run: Run,
+    device: torch.device,
+    part: Part = "validation",
+    *,
+    known: Known | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[Scores, np.ndarray]:
+    """Score the network on one part of the split.
+
+    Parameters
+    ----------
+    model, run, device
+        The network, its run, and where it is.
+    part
+        The part.
+    known
+        Which blocks hold labels of that part, as far as earlier calls found out; is added to.
+    rank, world
+        This rank and the number of ranks, which share the blocks that hold labels; the others are not read.
+
+    Returns
+    -------
+    tuple of (Scores, numpy.ndarray)
+        Scores and confusion matrix, the same on all ranks; every rank takes part.
+    """
+    factor, classes = int(getattr(model, "factor", 1)), len(run.volume.classes)
+    matrix, known = np.zeros((classes, classes), np.int64), {} if known is None else known
+
+    def labels(cells: Cells) -> np.ndarray:
+        return run.volume.read_labels(run.split, part, cells, factor)
+
+    def holds_labels(cells: Cells) -> bool:
+        key = tuple((cut.start, cut.stop) for cut in cells)
+        if key not in known:
+            known[key] = run.volume.meets(run.split, part, cells) and bool((labels(cells) >= 0).any())
+        return known[key]
+
+    for piece in classify(model, run, device, wanted=holds_labels, rank=rank, world=world):
+        matrix += confusion(piece.found, labels(piece.cells), classes)
+        del piece  # the next one takes its memory
+    if world > 1:
+        counts = sum_over_ranks([float(count) for count in matrix.ravel()], device)
+        matrix = np.array(counts, np.int64).reshape(matrix.shape)
+    return scores(matrix), matrix
