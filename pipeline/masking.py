@@ -2,12 +2,17 @@
 
 import re
 
-_QUERY = "sig|token|credential|key|passw|secret|auth"
-_SECRET = re.compile(
-    rf"(?<=://)[^/@\s'\"]+(?=@)|(?<=[?&])([^=&\s'\"]*(?:{_QUERY})[^=&\s'\"]*)=[^&\s'\"]+", re.IGNORECASE
-)
+_HOST = r"(?=[\w.\-\[\]:]+(?:[/?\s'\",)\]]|$))"
+_USER = rf"(?<=://)(?:[^\s:/@'\"]{{0,256}}:[^\s]{{1,256}}?|[^\s:/@'\"]{{1,256}})@{_HOST}"
+_KEY = r"[^=&?\s'\"]{0,64}"
+_VALUE = rf"(?<=[?&]){_KEY}(?:sig|token|credential|key|passw|secret|auth){_KEY}=[^&\s'\"]+"
+_USERS, _VALUES = re.compile(_USER), re.compile(_VALUE, re.IGNORECASE)
+MASK = "***"
 
 
 def without_secrets(text: str) -> str:
-    """Leave out the user of an address, and the values of its query that open what it names."""
-    return _SECRET.sub("***", text)
+    """Leave out the user of an address, and the values of its query that open what it names.
+
+    A password may hold all but a blank, as SQLAlchemy takes it; rather more is left out than too little.
+    """
+    return _VALUES.sub(MASK, _USERS.sub(f"{MASK}@", text))

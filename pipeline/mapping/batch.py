@@ -19,6 +19,7 @@ from pipeline.mapping.predict import check_model, check_place
 from pipeline.mapping.scorer import Scorer, load_model
 from pipeline.mapping.table import Row, read_table
 from pipeline.mapping.volume_map import identity, map_to
+from pipeline.masking import without_secrets
 from pipeline.tracking.store import store_uri
 
 State = Literal["mapped", "finished before", "failed"]
@@ -145,7 +146,8 @@ def find_map(row: Row, scorer: Scorer) -> Literal["finished", "other", "unknown"
         attrs = dict(open_node(row.out).attrs)
     except InputError:
         return "other"
-    if (attrs.get("format"), attrs.get("volume"), attrs.get("model_digest")) != (FORMAT, row.source, scorer.digest):
+    wanted = {"format": FORMAT, "volume": without_secrets(row.source), "model_digest": scorer.digest}
+    if not wanted.items() <= attrs.items():
         return "other"
     try:
         volume = scorer.open(row.source)

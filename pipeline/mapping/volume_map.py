@@ -24,6 +24,7 @@ from datasets.progress import Progress
 from datasets.viewing import read_for_viewing, thinning
 from datasets.volume import Volume
 from pipeline.mapping.scorer import Scorer
+from pipeline.masking import without_secrets
 from pipeline.pictures.maps import draw_volume
 from pipeline.pictures.sections import backdrop
 from pipeline.pictures.style import class_colours, grid_axes
@@ -163,11 +164,11 @@ class _Map:
                 "title": f"Prediction of {attrs.get('title', 'a volume')}",
                 "model": self.scorer.uri,
                 "model_version": self.scorer.version,
-                "source": str(attrs.get("source", "")),
+                "source": without_secrets(str(attrs.get("source", ""))),
                 "source_sha256": str(attrs.get("source_sha256", "")),
                 "licence": str(attrs.get("licence", "")),
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "volume": self.source,
+                "volume": without_secrets(self.source),
                 **identity(self.scorer, self.volume),
             },
         )

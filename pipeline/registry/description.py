@@ -5,10 +5,12 @@ from typing import Any
 
 from models.reach import reach
 from models.segmenter import Segmenter
+from pipeline.masking import without_secrets
 from pipeline.run import Run
 
 FORMAT_VERSION = 3
 """3 holds the network."""
+_OF_THE_SOURCE = ("title", "source", "source_sha256", "licence")
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
         padding=segmenter.config.network.padding,
         data={key: str(data.attrs[key]) for key in ("long_name", "units") if key in data.attrs},
         training={
-            **{key: str(attrs[key]) for key in ("title", "source", "source_sha256", "licence") if key in attrs},
+            **{key: without_secrets(str(attrs[key])) for key in _OF_THE_SOURCE if key in attrs},
             "run": run.config.name,
             "shape": [int(size) for size in volume.shape],
             "volume_digest": prepared.volume_digest,

@@ -10,6 +10,7 @@ from datasets.split import make_split
 from datasets.volume import Volume
 from pipeline.config import PromoteConfig, RunConfig
 from pipeline.mapping.scorer import Scorer
+from pipeline.masking import MASK
 from pipeline.registry.champion import Standing, compare, difference
 from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, label, read_recipe, read_scorer, standing
 from pipeline.scoring.evaluate import count_hits, test_labels
@@ -126,6 +127,11 @@ def _test_part(recipe: RunConfig, stand: Standing, source: str | None, start: st
     """Open a version's volume and draw its split again; both must be those that it was tested on."""
     data = recipe.data if source is None else replace(recipe.data, source=source)
     way_out = "say where it lies with --source, or pass --force if you know better"
+    if MASK in data.source:
+        raise InputError(
+            f"{start}, and of the address of the volume of {stand.version} what opens it was not kept ({data.source}); "
+            f"{way_out}"
+        )
     try:
         volume = Volume.open(data)
     except InputError as error:

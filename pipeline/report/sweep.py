@@ -153,10 +153,12 @@ def _unfinished(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
 def _commands(config: RunConfig, code: str, *, finished: bool) -> list[str]:
     start = [] if code == "unknown" else [f"git checkout {code.removesuffix('-dirty')}"]
     tune = ".venv/bin/python -m pipeline tune sweep.yaml"
-    more = "--resume --finish" if finished else "--resume"
+    why = "retrain, test and register the best" if finished else "go on with this one"
+    more = ["--resume", *(["--finish"] if finished else []), "--runs", config.runs]
+    more += ["--cluster.address", config.cluster.address] if config.cluster.address != "local" else []
     return [
         *start,
         "python3 -m venv .venv && .venv/bin/pip install -e .",
         f"{tune} --name {shlex.quote(f'{config.name}-again')}",
-        f"{tune} {more}    # {'retrain, test and register the best' if finished else 'go on with this one'}",
+        f"{tune} {shlex.join(more)}    # {why}",
     ]

@@ -4,17 +4,19 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError
 from pipeline.config import RunConfig
 from pipeline.recipe import dump_recipe, load_recipe
+from pipeline.tracking.store import store_uri
+from pipeline.tracking.tracker import knows
 from pipeline.training.checkpoint import all_checkpoints
 from pipeline.training.train import flatten
 
-_FREE = ("cluster.max_failures", "cluster.address", "runs")
+_FREE = ("cluster.address", "runs")
 """Settings that a resumed sweep may change; all others make its trials other trials."""
 
 
@@ -79,23 +81,34 @@ def begin(folder: Path, config: RunConfig, state: dict[str, Any]) -> None:
 
 
 def started_with(folder: Path, config: RunConfig) -> str | None:
-    """Return the MLflow store of a sweep that goes on.
+    """Return the MLflow store of a sweep that goes on: its own, or another that knows it by now.
 
     Raises
     ------
     InputError
-        Where the recipe, or the environment, names another: it does not know the sweep.
+        Where the recipe, or the environment, names a store that does not know the sweep.
     """
-    path = folder / "config.yaml"
-    if not path.is_file():
+    if not (folder / "sweep.json").is_file():
         return config.tracking.uri  # `sweep_folder` refuses what is no sweep
-    known = load_recipe(path).tracking.uri
-    if config.tracking.uri not in (None, known):
+    known = str(load_recipe(folder / "config.yaml").tracking.uri)
+    moved = known.startswith("sqlite:///") and not Path(known.removeprefix("sqlite:///")).exists()
+    said = store_uri(config.tracking.uri, folder.parent)
+    if said == known or (config.tracking.uri is None and not moved):
+        return known
+    if not knows(said, json.loads((folder / "sweep.json").read_text())["run_id"]):
         raise InputError(
-            f"--resume: tracking.uri is {config.tracking.uri!r} (MLFLOW_TRACKING_URI counts too), but {folder} was "
-            f"started with {known!r}; give that one, or none"
+            f"--resume: MLflow at {said} does not know the sweep of {folder}, which was started with {known}; give "
+            "that one as tracking.uri (or MLFLOW_TRACKING_URI), or none"
         )
-    return known
+    for place in (folder, *folder.glob("trial-*")):
+        if (place / "config.yaml").is_file():
+            before = load_recipe(place / "config.yaml")
+            after = replace(before, tracking=replace(before.tracking, uri=said))
+            (place / "config.yaml").write_text(dump_recipe(after))
+        if (place / "tracking.json").is_file():
+            run = json.loads((place / "tracking.json").read_text())
+            (place / "tracking.json").write_text(json.dumps(run | {"uri": said}, indent=1))
+    return said
 
 
 def reopen(folder: Path, config: RunConfig) -> dict[str, Any]:

@@ -135,8 +135,11 @@ def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) ->
     except Exception as error:
         Tracker(run.tracking_uri, run_id, run.outbox).end("FAILED")
         text = refusal(error)
+        if text is None and run.config.cluster.workers:
+            text = f"{type(error).__name__}: {error}"  # Ray Train has tried again already
         if text is not None:
-            run.write_text(REFUSED, text)
+            with contextlib.suppress(OSError):  # the disk may be what it complains of
+                run.write_text(REFUSED, text)
         raise
     Tracker(run.tracking_uri, run_id, run.outbox).end("FINISHED")
 

@@ -50,8 +50,10 @@ def knows(uri: str, run_id: str) -> bool:
     client = connect(uri)
     try:
         client.get_run(run_id)
-    except MlflowException:
-        return False
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise InputError(f"MLflow at {without_secrets(uri)} does not answer ({error}); try again later") from error
     return True
 
 

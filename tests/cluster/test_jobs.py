@@ -210,8 +210,9 @@ def test_a_killed_driver_takes_its_workers_along_and_the_next_job_goes_on(
     run = Run.open(tmp_path / "orphaned")
     taken = [json.loads(line)["step"] for line in (run.folder / "history.jsonl").read_text().splitlines()]
     back = [place for place in range(1, len(taken)) if taken[place] != taken[place - 1] + 1]
-    assert len(back) == 1, "the workers of the first driver went on beside those of the second"
-    assert taken[back[0]] in (11, 21, 31, 41), "from its newest checkpoint"
+    assert len(back) <= 1, "the workers of the first driver went on beside those of the second"
+    assert all(taken[place] in (11, 21, 31) for place in back), "not from its newest checkpoint"
+    assert set(taken) == set(range(1, 41))
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     before = torch.get_num_threads()

@@ -28,7 +28,8 @@ def test_a_sweep_at_work_shows_what_there_is(sweep: Path, capsys: pytest.Capture
         "depth 3, levels 1, rank 9000, learning rate 0.002</th><td>needs &lt;124&gt; MB",
         "memory of a worker</dt><dd>2.5 MB",
         "git checkout abc123\n",
-        "--resume    # go on with this one",
+        " --resume --runs ",
+        "    # go on with this one",
     ):
         assert words in text, words
     assert "<img" not in text
@@ -44,7 +45,8 @@ def test_a_sweep_that_ended_shows_trials_pictures_and_failures(
         "A trial failed: ValueError: it &lt;broke&gt;",
         'src="data:image/png;base64,',
         "The best is depth 5, levels 1, rank 2, learning rate 0.004.",
-        "--resume --finish    # retrain, test and register the best",
+        "--resume --finish --runs ",
+        "    # retrain, test and register the best",
     ):
         assert words in text, words
     assert "at &lt;here&gt;" not in text

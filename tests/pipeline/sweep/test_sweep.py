@@ -134,7 +134,7 @@ def test_a_trial_whose_process_is_lost_goes_on_from_its_checkpoint(recipe: Make,
     assert killed
     run = Run.open(folder / row["trial"])
     assert row["step"] == 400
-    assert 400 < lines_of(folder)[row["trial"]] < 400 + 130, "it did not begin anew"
+    assert 400 <= lines_of(folder)[row["trial"]] < 400 + 110, "it did not begin anew"
     _, (child,) = mlflow_runs(config)
     assert child.info.status == "FINISHED"
     plain = train(replace(run.config, name="plain", runs=config.runs))

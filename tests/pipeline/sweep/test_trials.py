@@ -1,6 +1,7 @@
 """What is made of a sweep's trials: ranks, the Pareto front, the table, the pictures, and the folder they lie in."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ from datasets.errors import InputError
 from pipeline.config import RunConfig
 from pipeline.config_sweep import SweepConfig
 from pipeline.pictures.sweep import Scale, draw_parallel, draw_pareto
+from pipeline.recipe import load_recipe
 from pipeline.sweep.folder import begin, has_result, reopen, started_with, sweep_folder
 from pipeline.sweep.results import check_best
 from pipeline.sweep.trials import in_words, pareto_front, rank_trials, trials_table
+from pipeline.tracking.tracker import create_run
 from pipeline.training.checkpoint import Meta, folder_name
 
 ALL = ["score", "parameters", "memory", "time"]
@@ -183,14 +186,33 @@ def test_a_refused_sweep_leaves_nothing_and_an_interrupted_one_can_go_on(tmp_pat
 
 def test_a_resumed_sweep_is_the_one_that_was_started(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
     config = replace(recipe("one"), sweep=SweepConfig(depth=[3], rank=[2], levels=[1]))
+    config = replace(config, tracking=replace(config.tracking, uri="http://mlflow:5000"))
     begin(tmp_path, config, {"run_id": "abc", "memory": None})
     elsewhere = replace(config, cluster=replace(config.cluster, address="auto"))
     assert reopen(tmp_path, elsewhere) == {"run_id": "abc", "memory": None}
-    assert started_with(tmp_path, config) == config.tracking.uri
-    strange = replace(config, tracking=replace(config.tracking, uri="http://strange:5000"))
-    with pytest.raises(InputError, match=r"--resume: tracking.uri is 'http://strange:5000' .* was started with"):
-        started_with(tmp_path, strange)
     other = replace(config, sweep=replace(config.sweep, rank=[2, 4]))
     with pytest.raises(InputError) as refused:
         reopen(tmp_path, other)
     assert str(refused.value).startswith(f"--resume: sweep.rank is [2, 4] but {tmp_path} was started with [2]; ")
+
+
+def test_a_sweep_goes_on_with_the_mlflow_that_knows_it(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
+    folder, old = tmp_path / "one-sweep", f"sqlite:///{tmp_path / 'old.db'}"
+    config = replace(recipe("one"), sweep=SweepConfig(depth=[3], rank=[2], levels=[1]))
+    config = replace(config, tracking=replace(config.tracking, uri=old))
+    run_id = create_run(old, "one", "one-sweep", parameters={}, tags={})
+    (folder / "trial-1").mkdir(parents=True)
+    (folder / "trial-1" / "tracking.json").write_text(json.dumps({"uri": old, "run_id": "b"}))
+    begin(folder, config, {"run_id": run_id, "memory": None})
+    silent = replace(config, tracking=replace(config.tracking, uri=None))
+    assert started_with(folder, silent) == started_with(folder, config) == old
+    moved = f"sqlite:///{tmp_path / 'moved.db'}"
+    asked = replace(config, tracking=replace(config.tracking, uri=moved))
+    with pytest.raises(InputError, match=r"--resume: MLflow at .*moved.db does not know the sweep of .*; give"):
+        started_with(folder, asked)
+    shutil.copyfile(tmp_path / "old.db", tmp_path / "moved.db")
+    assert started_with(folder, asked) == moved
+    assert load_recipe(folder / "config.yaml").tracking.uri == moved
+    assert json.loads((folder / "trial-1" / "tracking.json").read_text()) == {"uri": moved, "run_id": "b"}
+    (tmp_path / "moved.db").rename(tmp_path / "mlflow.db")  # with the folder of all runs
+    assert started_with(folder, silent) == f"sqlite:///{tmp_path / 'mlflow.db'}"

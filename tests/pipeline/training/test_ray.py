@@ -81,7 +81,7 @@ def test_a_killed_worker_is_replaced_and_ends_with_the_same_weights(recipe, ray_
     assert len(killed) == 1
     assert largest_difference(weights_of(plain), weights_of(struck)) == 0
     taken = len((struck.folder / "history.jsonl").read_text().splitlines())
-    assert 400 < taken < 400 + 130, "some steps were taken twice, but it did not begin anew"
+    assert 400 <= taken < 400 + 110, "some steps were taken twice, but it did not begin anew"
     assert MlflowClient(struck.tracking_uri).get_run(struck.read("tracking.json")["run_id"]).info.status == "FINISHED"
 
 

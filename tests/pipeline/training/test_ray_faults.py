@@ -46,7 +46,7 @@ def test_one_worker_of_two_is_killed_and_both_go_on_from_the_same_step(recipe, r
     assert killed
     assert largest_difference(weights_of(plain), weights_of(run)) == 0
     steps = (run.folder / "history.jsonl").read_text().splitlines()
-    assert 300 < len(steps) <= 300 + 120, "some steps were taken twice, but it did not begin anew"
+    assert 300 <= len(steps) < 300 + 110, "some steps were taken twice, but it did not begin anew"
 
 
 def test_a_worker_told_to_go_leaves_a_checkpoint_and_loses_nothing(recipe, ray_here):

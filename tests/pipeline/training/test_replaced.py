@@ -51,6 +51,14 @@ def test_an_overwrite_that_is_killed_costs_nothing(recipe):
     (first.folder / "prepared.json").write_text("{}")
     with pytest.raises(InputError, match=r"kept exists already; .* --overwrite"):
         train(recipe("kept", steps=8))
+    refused = recipe("kept", steps=8)
+    with pytest.raises(InputError, match=r"data.source is empty"):
+        train(replace(refused, data=replace(refused.data, source="")), overwrite=True)
+    assert largest_difference(before, weights_of(Run.open(first.folder))) == 0
+    killed = _old_run_kept(first.folder, resume=False, overwrite=True)
+    killed.__enter__()
+    assert not first.folder.exists()
+    train(recipe("kept", steps=4), resume=True)
     assert largest_difference(before, weights_of(Run.open(first.folder))) == 0
     killed = _old_run_kept(first.folder, resume=False, overwrite=True)
     killed.__enter__()
