@@ -41,7 +41,7 @@ def test_two_workers_follow_the_same_path_as_one_process(recipe, ray_here):
 
 def test_two_workers_share_the_validation(recipe, ray_here):
     def blocked(name: str, workers: int) -> Run:
-        config = recipe(name, workers=workers, batch=2, memory="40KB")
+        config = recipe(name, workers=workers, batch=2, memory="0.04MB")
         return train(
             replace(
                 config,
