@@ -124,15 +124,16 @@ def tune(
     check_shares(config)
     Volume.open(config.data)  # refused before anything is made
     folder = (Path(config.runs) / f"{config.name}-sweep").resolve()
-    said = started_with(folder, config) if resume else config.tracking.uri
-    uri = store_uri(said, folder.parent)
-    experiment = config.tracking.experiment or config.name
-    config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
-    if finish:
-        check_best(config, resume=resume, overwrite=overwrite)
-    with alone(folder), sweep_folder(folder, resume=resume, overwrite=overwrite):
-        state = reopen(folder, config) if resume else _begin(config, folder, uri, experiment)
-        rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"], folder / OUTBOX))
+    with alone(folder):
+        said = started_with(folder, config) if resume else config.tracking.uri
+        uri = store_uri(said, folder.parent)
+        experiment = config.tracking.experiment or config.name
+        config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
+        if finish:
+            check_best(config, resume=resume, overwrite=overwrite)
+        with sweep_folder(folder, resume=resume, overwrite=overwrite):
+            state = reopen(folder, config) if resume else _begin(config, folder, uri, experiment)
+            rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"], folder / OUTBOX))
     if finish:
         finish_best(config, rows[0], Tracker(uri, state["run_id"], folder / OUTBOX), resume=resume, overwrite=overwrite)
     return rows

@@ -224,11 +224,12 @@ def alone(folder: Path) -> Iterator[None]:
 def _old_run_kept(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Keep the run that is to be replaced until the new one has a checkpoint; without one, put it back."""
     old, checkpoints = folder.with_name(f".{folder.name}.replaced"), folder / "checkpoints"
-    if old.exists() and (overwrite or not folder.exists()) and not all_checkpoints(checkpoints):
+    is_run = (folder / "prepared.json").is_file()
+    if old.exists() and ((is_run and overwrite) or not folder.exists()) and not all_checkpoints(checkpoints):
         shutil.rmtree(folder, ignore_errors=True)  # whoever wanted to replace the old run was killed
         old.rename(folder)
+        is_run = True
     if not resume:
-        is_run = (folder / "prepared.json").is_file()
         if folder.exists() and not (overwrite and is_run):
             yield  # what lies there is refused, or is no run
             return

@@ -67,6 +67,18 @@ def test_an_overwrite_that_is_killed_costs_nothing(recipe):
     assert [path.name for path in first.folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_what_is_no_run_is_not_deleted_for_one_that_was_hidden(recipe):
+    first = train(recipe("kept", steps=4))
+    killed = _old_run_kept(first.folder, resume=False, overwrite=True)
+    killed.__enter__()  # and never leaves
+    first.folder.mkdir()
+    (first.folder / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match=r"kept is no run"):
+        train(recipe("kept", steps=8), overwrite=True)
+    assert (first.folder / "mine.txt").read_text() == "precious"
+    assert (first.folder.with_name(".kept.replaced") / "prepared.json").is_file()
+
+
 def test_a_run_goes_on_with_the_mlflow_that_knows_it(recipe, tmp_path, monkeypatch):
     config = recipe("moved", steps=4)
     run = train(config)
