@@ -1,6 +1,7 @@
 """Fixtures shared by the whole suite."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from tests.cloud.faults import FaultyProxy, faulty_proxy
 from tests.cloud.seaweed import BUCKET, Server, serve
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # the tests' runs stay out of anybody's server
+# Before torch is imported: tests run side by side, and sums in one order are equal to the bit.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 Ray spells it so; else its workers wait for all others
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C, which is tested
 
 
 @pytest.fixture(scope="session")

@@ -142,6 +142,7 @@ def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metr
             signature=signature,
             input_example=example_batch(d),
             serialization_format="pt2",
+            validate_serving_input=False,  # would load the program once more, which takes long; `_verify` does more
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"],
             extra_files=[str(Path(folder) / file) for file in beside],
             metadata=d.to_json(),

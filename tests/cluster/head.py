@@ -38,6 +38,7 @@ def serve(cpus: int) -> Iterator[dict[str, str]]:
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "NO_PROXY": "127.0.0.1,localhost"}
     environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "600"  # a busy machine starts workers slowly
+    environment["RAY_worker_niceness"] = "0"
     environment["PATH"] = (
         f"{Path(RAY).parent}{os.pathsep}{environment['PATH']}"  # `python` is the one with dependencies
     )

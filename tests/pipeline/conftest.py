@@ -1,13 +1,17 @@
 """A tiny volume and recipe that a network learns in seconds."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import mlflow.store.db.utils as mlflow_tables
 import numpy as np
 import pytest
-import torch
+import sqlalchemy
 import xarray as xr
+from matplotlib.figure import Figure
 
 from datasets.config import DataConfig, SplitConfig
 from datasets.store import write_volume
@@ -50,13 +54,29 @@ def tiny_dataset(seed: int = 0, size: int = 24, bands: int = 4) -> xr.Dataset:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute on one thread: the volumes are too small for more, and sums in one order are equal to the bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+@pytest.fixture(scope="session", autouse=True)
+def tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give new SQLite stores of MLflow a copy of their tables: it makes them by all its migrations, which takes 2 s."""
+    made = tmp_path_factory.mktemp("mlflow") / "tables.db"
+    make = mlflow_tables._initialize_tables
+
+    def copy(engine: sqlalchemy.Engine) -> None:
+        if engine.dialect.name != "sqlite":
+            return make(engine)
+        if not made.exists():
+            make(sqlalchemy.create_engine(f"sqlite:///{made}"))
+        with closing(sqlite3.connect(made)) as source, closing(engine.raw_connection()) as target:
+            source.backup(target.driver_connection)
+
+    mlflow_tables._initialize_tables = copy
     yield
-    torch.set_num_threads(before)
+    mlflow_tables._initialize_tables = make
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave pictures empty where no test looks into them: to render those of a tiny run takes longer than to train."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **how: Path(path).touch())
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def write(tmp_path: Path, text: str) -> None:
 def test_points_on_the_map(drilled: ConvertConfig, tmp_path: Path, seed: int, radius: float) -> None:
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(499990, 500095, 5), rng.uniform(4999990, 5000075, 5)
-    x[0], y[0], codes = 500040, 5000030, rng.integers(1, 3, 5)
+    x[0], y[0], codes = X[4], Y[3], rng.integers(1, 3, 5)  # a label at least, however small the radius
     write(
         tmp_path,
         "x,y,class\n"

@@ -17,6 +17,8 @@ from pipeline.planning.memory import Memory
 from pipeline.recipe import dump_recipe
 from pipeline.training.train import train
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SEISMIC = str(Path(__file__).parents[3] / "pipeline" / "recipes" / "paper" / "seismic.yaml")
 
 

@@ -30,6 +30,8 @@ from pipeline.training.checkpoint import best_checkpoint, load_segmenter
 from pipeline.training.train import train
 from pipeline.training.validation import predict_classes, validate
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def segmenter(layers: str, space: int, read_slice: dict[int, int], **changes: object) -> Segmenter:
     torch.manual_seed(0)

@@ -7,6 +7,8 @@ from pipeline.run import Run
 from pipeline.tracking.store import store_uri
 from pipeline.training.train import train
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def test_mlflows_own_variable_names_the_store(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'team.db'}")

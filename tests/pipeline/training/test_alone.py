@@ -9,6 +9,8 @@ from datasets.errors import InputError
 from datasets.journal import locked
 from pipeline.training.train import train
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def test_a_run_is_trained_by_one_process_at_a_time(recipe):
     config = recipe("busy", steps=2, validate_every=2)

@@ -23,6 +23,8 @@ from pipeline.training.checkpoint import (
 from pipeline.training.storage import Behind, directory_storage, stored_behind
 from pipeline.training.train import train
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 FILES = ("model.pt", "training.pt", "segmenter.json", "meta.json", "SHA256SUMS")
 
 

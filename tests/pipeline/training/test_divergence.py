@@ -18,6 +18,8 @@ from pipeline.training.step import NonFiniteError, build_optimiser, train_step
 from pipeline.training.storage import directory_storage
 from pipeline.training.train import train
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_step_without_a_finite_loss_leaves_the_weights_alone(recipe, value):

@@ -12,6 +12,8 @@ from pipeline.tracking.journal import read_history
 from pipeline.training.train import _old_run_kept, train
 from tests.pipeline.processes import largest_difference, weights_of
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def _no_cluster(*_: object) -> None:
     raise ConnectionError("no cluster")

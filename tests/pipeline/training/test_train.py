@@ -23,6 +23,8 @@ from pipeline.training.prepare import class_weights, prepare
 from pipeline.training.storage import directory_storage
 from pipeline.training.train import Interrupted, train
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def weights_of(run: Run) -> dict[str, torch.Tensor]:
     return load_segmenter(latest_checkpoint(run.checkpoints)).state_dict()
