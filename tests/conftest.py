@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.faults import FaultyProxy, faulty_proxy
+from tests.cloud.mlflow_server import serve_mlflow
+from tests.cloud.postgres import NoPostgresError, Postgres, serve_postgres
 from tests.cloud.seaweed import BUCKET, Server, serve
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # the tests' runs stay out of anybody's server
+os.environ["NO_PROXY"] = "127.0.0.1,localhost"  # no test leaves this machine
 # Before torch is imported: tests run side by side, and sums in one order are equal to the bit.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 Ray spells it so; else its workers wait for all others
@@ -47,3 +50,22 @@ def faulty_s3(s3_server: Server, s3: str, monkeypatch: pytest.MonkeyPatch) -> It
     with faulty_proxy(s3_server.port) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
         yield proxy
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[Postgres]:
+    """A real PostgreSQL on loopback, or a skip where this machine has none."""
+    try:
+        with serve_postgres() as running:
+            yield running
+    except NoPostgresError as error:
+        if os.environ.get("TELEGRAPHER_NEEDS_POSTGRES"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(database: Postgres, s3_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URI of a team's MLflow: a server with its runs in PostgreSQL and its artifacts in the S3 store."""
+    with serve_mlflow(tmp_path_factory.mktemp("mlflow-server"), database.uri, s3_server) as uri:
+        yield uri

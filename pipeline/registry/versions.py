@@ -26,6 +26,7 @@ from pipeline.recipe import load_recipe
 from pipeline.registry.champion import Standing
 from pipeline.registry.description import ModelDescription
 from pipeline.registry.export import PROGRAM_PREFIX
+from pipeline.tracking.store import lacks_file
 from pipeline.tracking.tracker import connect
 from pipeline.training.checkpoint import rebuild
 
@@ -78,10 +79,9 @@ class Registry:
         InputError
             Where there is no database, or MLflow does not answer.
         """
-        database = uri.removeprefix("sqlite:///")
-        if database != uri and not Path(database).is_file():
+        if lacks_file(uri):
             raise InputError(
-                f"no MLflow database at {database}, so no {wanted}; register a model first, "
+                f"no MLflow database at {uri.removeprefix('sqlite:///')}, so no {wanted}; register a model first, "
                 "or say where it is with --tracking_uri or --runs"
             )
         return cls(uri, connect(uri))

@@ -10,6 +10,7 @@ from pipeline.report.evidence import gather
 from pipeline.report.page import render, write_page
 from pipeline.report.sweep import write_sweep_report
 from pipeline.run import Run
+from pipeline.tracking.store import lacks_file
 
 NAME = "report.html"
 
@@ -79,11 +80,10 @@ def _log(uri: str, run_id: str, page: Path) -> str:
     """Upload the page to an MLflow run; returns what became of it. The page is there either way."""
     from pipeline.tracking.tracker import Tracker  # MLflow takes two seconds to import, and the page is written by then
 
-    file = uri.removeprefix("sqlite:///")
     if not run_id:
         return "not logged: it has no MLflow run"
-    if file != uri and not Path(file).is_file():
-        return f"not logged: there is no {file}"
+    if lacks_file(uri):
+        return f"not logged: there is no {uri.removeprefix('sqlite:///')}"
     try:
         Tracker(uri, run_id).artifact(page)
     except Exception as error:  # the store decides the type: HTTP, SQL, file system, a run deleted there

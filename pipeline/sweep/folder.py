@@ -11,8 +11,8 @@ from typing import Any
 from datasets.errors import InputError
 from pipeline.config import RunConfig
 from pipeline.recipe import dump_recipe, load_recipe
-from pipeline.tracking.store import store_uri
-from pipeline.tracking.tracker import knows
+from pipeline.tracking.store import lacks_file, store_uri
+from pipeline.tracking.tracker import must_know
 from pipeline.training.checkpoint import all_checkpoints
 from pipeline.training.train import flatten
 
@@ -91,15 +91,11 @@ def started_with(folder: Path, config: RunConfig) -> str | None:
     if not (folder / "sweep.json").is_file():
         return config.tracking.uri  # `sweep_folder` refuses what is no sweep
     known = str(load_recipe(folder / "config.yaml").tracking.uri)
-    moved = known.startswith("sqlite:///") and not Path(known.removeprefix("sqlite:///")).exists()
+    moved = lacks_file(known)
     said = store_uri(config.tracking.uri, folder.parent)
     if said == known or (config.tracking.uri is None and not moved):
         return known
-    if not knows(said, json.loads((folder / "sweep.json").read_text())["run_id"]):
-        raise InputError(
-            f"--resume: MLflow at {said} does not know the sweep of {folder}, which was started with {known}; give "
-            "that one as tracking.uri (or MLFLOW_TRACKING_URI), or none"
-        )
+    must_know(said, json.loads((folder / "sweep.json").read_text())["run_id"], f"sweep of {folder}", known)
     for place in (folder, *folder.glob("trial-*")):
         if (place / "config.yaml").is_file():
             before = load_recipe(place / "config.yaml")

@@ -12,6 +12,12 @@ def store_uri(said: str | None, runs: Path | str) -> str:
     return said or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).resolve() / 'mlflow.db'}"
 
 
+def lacks_file(uri: str) -> bool:
+    """Tell whether a store is a SQLite database without a file, which it would get by being opened."""
+    file = uri.removeprefix("sqlite:///")
+    return file != uri and not Path(file).is_file()
+
+
 def where_to_look(uri: str) -> str:
     """Return the address of a server, or the command that serves another store."""
     shown = without_secrets(uri)

@@ -16,6 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from datasets.errors import InputError
 from pipeline.masking import without_secrets
 from pipeline.tracking.outbox import Entry, Outbox, RefusedError
+from pipeline.tracking.store import lacks_file
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _FINAL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST")
@@ -45,16 +46,38 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
-def knows(uri: str, run_id: str) -> bool:
-    """Tell whether a run is in a tracking store; see `connect` for what it raises."""
-    client = connect(uri)
-    try:
-        client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise InputError(f"MLflow at {without_secrets(uri)} does not answer ({error}); try again later") from error
-    return True
+def must_know(uri: str, run_id: str, what: str, before: str) -> None:
+    """Make sure that a tracking store knows the MLflow run of what goes on with it.
+
+    Parameters
+    ----------
+    uri
+        The store.
+    run_id
+        The MLflow run.
+    what
+        What goes on, in words.
+    before
+        URI of the store that it was started with.
+
+    Raises
+    ------
+    InputError
+        Where the store does not know the run, or does not answer.
+    """
+    if not lacks_file(uri):
+        try:
+            connect(uri).get_run(run_id)
+            return
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise InputError(
+                    f"MLflow at {without_secrets(uri)} does not answer ({error}); try again later"
+                ) from error
+    raise InputError(
+        f"--resume: MLflow at {uri} does not know the {what}, which was started with {before}; give that one as "
+        "tracking.uri (or MLFLOW_TRACKING_URI), or none"
+    )
 
 
 def create_run(

@@ -22,7 +22,7 @@ from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.tracking.session import note_start
 from pipeline.tracking.store import where_to_look
-from pipeline.tracking.tracker import Status, Tracker, connect, create_run, knows
+from pipeline.tracking.tracker import Status, Tracker, connect, create_run, must_know
 from pipeline.training.checkpoint import all_checkpoints
 from pipeline.training.local import train_here
 from pipeline.training.prepare import prepare
@@ -104,11 +104,7 @@ def _known_to(uri: str | None, run: Run) -> str | None:
     run_id = run.read("tracking.json").get("run_id")
     if uri is None or uri == run.tracking_uri or run_id is None:
         return run.config.tracking.uri
-    if not knows(uri, run_id):
-        raise InputError(
-            f"--resume: MLflow at {uri} does not know the run of {run.folder}, which was started with "
-            f"{run.tracking_uri}; give that one as tracking.uri (or MLFLOW_TRACKING_URI), or none"
-        )
+    must_know(uri, run_id, f"run of {run.folder}", run.tracking_uri)
     run.write("tracking.json", {"uri": uri, "run_id": run_id})
     return uri
 

@@ -110,8 +110,11 @@ def test_the_walk_of_the_page_ends_with_a_sweep(head, checkout):
     assert table in done.stdout
 
 
-def test_one_worker_on_a_volume_in_the_store(submit, volume, tmp_path, s3_server):
-    done = submit(*recipe(tmp_path, volume, "one", workers=1, steps=6, every=3))
+def test_one_worker_on_a_volume_in_the_store_reports_to_the_teams_server(
+    submit, volume, tmp_path, s3_server, mlflow_server
+):
+    words = recipe(tmp_path, volume, "one", workers=1, steps=6, every=3)
+    done = submit(*words, "--tracking.uri", mlflow_server)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("ray job submit --working-dir ")
     assert s3_server.environment()["AWS_SECRET_ACCESS_KEY"] not in done.stdout + done.stderr
@@ -119,7 +122,8 @@ def test_one_worker_on_a_volume_in_the_store(submit, volume, tmp_path, s3_server
     assert "succeeded" in done.stdout + done.stderr
     run = Run.open(tmp_path / "one")
     assert run.read("metrics.json")["steps"] == 6
-    tags = MlflowClient(run.tracking_uri).get_run(run.read("tracking.json")["run_id"]).data.tags
+    assert run.tracking_uri == mlflow_server
+    tags = MlflowClient(mlflow_server).get_run(run.read("tracking.json")["run_id"]).data.tags
     commit = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     known = subprocess.run(commit, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     assert tags["code_version"] == known.removesuffix("-dirty"), "the upload is no checkout, but knows its commit"

@@ -1,6 +1,4 @@
-"""A batch as a team runs it: volumes and maps behind URIs, a registered model, tasks on Ray."""
-
-from pathlib import Path
+"""A batch as a team runs it: volumes and maps behind URIs, a model of MLflow's server, tasks on Ray."""
 
 import pytest
 import xarray as xr
@@ -21,22 +19,22 @@ def run(*words: object) -> None:
     assert cli.main([str(word) for word in words]) == 0
 
 
-def test_volumes_and_maps_in_the_store_and_the_champion_on_ray(recipe, s3, tmp_path, capsys):
+def test_volumes_and_maps_in_the_store_and_the_champion_on_ray(recipe, s3, mlflow_server, tmp_path, capsys):
     import ray
 
-    config = recipe("fields", steps=4)
-    path = tmp_path / "fields.yaml"
+    config = recipe("plots", steps=4)
+    config.tracking.uri = mlflow_server
+    path = tmp_path / "plots.yaml"
     path.write_text(dump_recipe(config))
     run("train", path)
-    run("register", tmp_path / "runs" / "fields", "--name", "fields")
+    run("register", tmp_path / "runs" / "plots")
     names = ("north", "south", "west")
     for seed, name in enumerate(names):
         write_volume(tiny_dataset(seed + 5), f"{s3}/volumes/{name}.zarr")
     rows = [f"{s3}/volumes/{name}.zarr,{s3}/maps/{name}.zarr" for name in names]
     table = tmp_path / "volumes.csv"
     table.write_text("\n".join(["input,output", *rows[:2]]) + "\n")
-    uri = f"sqlite:///{Path(config.runs) / 'mlflow.db'}"
-    words = ["batch", "models:/fields@champion", table, "--tracking_uri", uri]
+    words = ["batch", "models:/plots@champion", table, "--tracking_uri", mlflow_server]
     words += ["--cluster.workers", 2, "--cluster.cpus_per_worker", 1]
     capsys.readouterr()
     ray.init(address="local", num_cpus=2, include_dashboard=True, object_store_memory=100_000_000, log_to_driver=False)
@@ -51,8 +49,8 @@ def test_volumes_and_maps_in_the_store_and_the_champion_on_ray(recipe, s3, tmp_p
     for name in names:
         stored = open_objects(f"{s3}/maps/{name}.zarr").store
         found = xr.open_zarr(ObjectStore(stored, read_only=True), mask_and_scale=False)
-        words = ["models:/fields/1", f"{s3}/volumes/{name}.zarr", str(tmp_path / f"{name}.zarr")]
-        here = xr.open_zarr(predict(PredictConfig(*words, tracking_uri=uri)), mask_and_scale=False)
+        words = ["models:/plots/1", f"{s3}/volumes/{name}.zarr", str(tmp_path / f"{name}.zarr")]
+        here = xr.open_zarr(predict(PredictConfig(*words, tracking_uri=mlflow_server)), mask_and_scale=False)
         xr.testing.assert_allclose(found.load().drop_attrs(), here.load().drop_attrs())
-        assert found.attrs["model_version"] == "fields/1"
+        assert found.attrs["model_version"] == "plots/1"
         assert found["class"].attrs["class_names"] == ["water", "land"]

@@ -210,6 +210,7 @@ def test_a_sweep_goes_on_with_the_mlflow_that_knows_it(recipe: Callable[..., Run
     asked = replace(config, tracking=replace(config.tracking, uri=moved))
     with pytest.raises(InputError, match=r"--resume: MLflow at .*moved.db does not know the sweep of .*; give"):
         started_with(folder, asked)
+    assert not (tmp_path / "moved.db").exists(), "to be asked, it was made"
     shutil.copyfile(tmp_path / "old.db", tmp_path / "moved.db")
     assert started_with(folder, asked) == moved
     assert load_recipe(folder / "config.yaml").tracking.uri == moved

@@ -24,36 +24,17 @@ from pipeline.run import Run
 from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter
 from pipeline.training.train import train
-from tests.cloud.mlflow_server import serve_mlflow, serve_model
-from tests.cloud.postgres import NoPostgresError, serve_postgres
+from tests.cloud.mlflow_server import serve_model
 from tests.cloud.seaweed import BUCKET
 from tests.pipeline.processes import wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module")
-def database():
-    try:
-        with serve_postgres() as running:
-            yield running
-    except NoPostgresError as error:
-        if os.environ.get("TELEGRAPHER_NEEDS_POSTGRES"):
-            raise
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def server(database, s3_server, tmp_path_factory):
-    with serve_mlflow(tmp_path_factory.mktemp("mlflow"), database.uri, s3_server) as uri:
-        yield uri
-
-
 @pytest.fixture
 def without_credentials(monkeypatch):
     for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_S3"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 
 def run(*words: object) -> None:
@@ -70,18 +51,18 @@ def ask(address: str, raw: np.ndarray) -> np.ndarray:
 
 
 def test_from_training_to_a_served_model(
-    recipe, tiny_volume, server, database, s3_server, tmp_path, without_credentials, monkeypatch, capsys
+    recipe, tiny_volume, mlflow_server, database, s3_server, tmp_path, without_credentials, monkeypatch, capsys
 ):
     for seed in (1, 2):
         config = recipe(f"seed-{seed}", steps=4, seed=seed)
-        config.tracking.uri = server
+        config.tracking.uri = mlflow_server
         path = tmp_path / f"seed-{seed}.yaml"
         path.write_text(dump_recipe(config))
         run("train", path)
         run("register", tmp_path / "runs" / f"seed-{seed}", "--name", "fields")
-    client = MlflowClient(server)
+    client = MlflowClient(mlflow_server)
     assert aliases(client) == {"champion": 1, "challenger": 2}
-    where = ["--tracking_uri", server]
+    where = ["--tracking_uri", mlflow_server]
     run("promote", "fields", *where)
     decided = capsys.readouterr().out.splitlines()[-1]
     assert "on the same test split" in decided
@@ -105,10 +86,12 @@ def test_from_training_to_a_served_model(
     assert capsys.readouterr().out.splitlines()[-1] == "2 volumes: 1 finished before, 1 mapped"
     run("promote", "fields", "--rollback", *where)
     assert aliases(client)["champion"] == 1
-    assert load_model("models:/fields@champion", tracking_uri=server).version == "fields/1"
+    assert load_model("models:/fields@champion", tracking_uri=mlflow_server).version == "fields/1"
 
     with psycopg.connect(database.uri.replace("+psycopg", "")) as connection:
-        names = connection.execute("SELECT name, version FROM model_versions ORDER BY version").fetchall()
+        names = connection.execute(
+            "SELECT name, version FROM model_versions WHERE name = 'fields' ORDER BY version"
+        ).fetchall()
     assert names == [("fields", 1), ("fields", 2)]
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
@@ -118,7 +101,7 @@ def test_from_training_to_a_served_model(
     for name in without:
         monkeypatch.delenv(name)
 
-    with serve_model(tmp_path / "served", "models:/fields/2", server) as address:
+    with serve_model(tmp_path / "served", "models:/fields/2", mlflow_server) as address:
         for shape in ((1, 4, 24, 24), (2, 4, 9, 13)):
             block = np.random.default_rng(1).normal(size=shape).astype(np.float32)
             block[0, :, 2, 3] = np.nan
@@ -128,10 +111,10 @@ def test_from_training_to_a_served_model(
         assert np.ptp(wanted) > 0.05, "the probabilities are all alike, so nothing would notice another answer"
 
 
-def test_training_outlives_its_database(recipe, server, database, without_credentials, capfd):
+def test_training_outlives_its_database(recipe, mlflow_server, database, without_credentials, capfd):
     """The server is there, but cannot store: what it answers then is no refusal, and nothing is left out for it."""
     config = recipe("patient", steps=300, validate_every=100)
-    config.tracking.uri = server
+    config.tracking.uri = mlflow_server
     folder = Path(config.runs) / "patient"
     box = folder / "mlflow-outbox.jsonl"
 
@@ -158,7 +141,7 @@ def test_training_outlives_its_database(recipe, server, database, without_creden
     seen.append(capfd.readouterr().out)
     assert "does not answer" in "".join(seen)
     assert "refuses" not in "".join(seen)
-    client = MlflowClient(server)
+    client = MlflowClient(mlflow_server)
     points = client.get_metric_history(run.read("tracking.json")["run_id"], "loss")
     ours = {row["step"]: row["loss"] for row in read_history(run)}
     assert {point.step: point.value for point in points} == pytest.approx(ours)
@@ -166,16 +149,16 @@ def test_training_outlives_its_database(recipe, server, database, without_creden
 
 
 def test_workers_and_trials_report_there_and_the_best_is_champion(
-    recipe, server, s3_server, tmp_path, without_credentials, capsys
+    recipe, mlflow_server, s3_server, tmp_path, without_credentials, capsys
 ):
     """A sweep whose trials are two workers each: sweep, trials and the best's own run, on Ray, in one store."""
     config = recipe("there", workers=2, steps=4)
     config = replace(config, sweep=SweepConfig(depth=[3], rank=[2, 4], levels=[1], trials=2, concurrent=1))
-    config.tracking.uri = server
+    config.tracking.uri = mlflow_server
     path = tmp_path / "there.yaml"
     path.write_text(dump_recipe(config))
     run("tune", path, "--finish")
-    client = MlflowClient(server)
+    client = MlflowClient(mlflow_server)
     experiment = client.get_experiment_by_name("there")
     runs = {one.info.run_id: one for one in client.search_runs([experiment.experiment_id])}
     (parent,) = [one for one in runs.values() if one.info.run_name == "there-sweep"]

@@ -90,6 +90,7 @@ def test_a_run_goes_on_with_the_mlflow_that_knows_it(recipe, tmp_path, monkeypat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", strange)
     with pytest.raises(InputError, match=rf"--resume: MLflow at {strange} does not know the run of .*; give that one"):
         train(config, resume=True)
+    assert not (tmp_path / "strange.db").exists(), "to be asked, it was made"
     moved = tmp_path / "moved.db"
     shutil.copyfile(Path(config.runs) / "mlflow.db", moved)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved}")
