@@ -270,7 +270,7 @@ def test_on_ray_a_lost_process_costs_one_volume(models, volumes, tmp_path, capsy
             os._exit(1)
         return number * number + threads
 
-    ray.init(address="local", num_cpus=2, include_dashboard=True, object_store_memory=100_000_000, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
     try:
         found = dict(spread(end_or_square, [1, 3, 2], ClusterConfig(workers=1, cpus_per_worker=1, max_failures=1)))
         assert {0: found[0], 1: found[1]} == {0: 2, 1: 10}, "a process that was lost once is not tried again"

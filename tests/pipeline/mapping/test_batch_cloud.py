@@ -37,7 +37,7 @@ def test_volumes_and_maps_in_the_store_and_the_champion_on_ray(recipe, s3, mlflo
     words = ["batch", "models:/plots@champion", table, "--tracking_uri", mlflow_server]
     words += ["--cluster.workers", 2, "--cluster.cpus_per_worker", 1]
     capsys.readouterr()
-    ray.init(address="local", num_cpus=2, include_dashboard=True, object_store_memory=100_000_000, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
     try:
         run(*words)
         assert capsys.readouterr().out.splitlines()[-1] == "2 volumes: 2 mapped"

@@ -22,7 +22,7 @@ from pipeline.run import Run
 from pipeline.sweep.record import turned_away
 from pipeline.tracking.journal import read_history
 from pipeline.training.train import train
-from tests.pipeline.processes import largest_difference, weights_of
+from tests.pipeline.processes import largest_difference, weights_of, workers_now
 from tests.pipeline.sweep.sweeps import Make, lines_of, mlflow_runs, searching
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -35,7 +35,7 @@ def two_cores() -> Iterator[None]:
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=True, object_store_memory=150_000_000, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150_000_000, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -91,9 +91,6 @@ def test_trials_of_several_workers_wait_for_each_other_and_end(recipe: Make, two
 
 
 def test_a_trial_whose_process_is_lost_goes_on_from_its_checkpoint(recipe: Make, two_cores: None) -> None:
-    import ray
-    from ray.util.state import list_actors
-
     from pipeline.sweep.tune import tune
 
     config = searching(recipe("lost", steps=600, validate_every=50), depth=[3], rank=[2], trials=1)
@@ -101,15 +98,10 @@ def test_a_trial_whose_process_is_lost_goes_on_from_its_checkpoint(recipe: Make,
     killed: list[int] = []
 
     def strike() -> None:
-        end, trials = time.monotonic() + 300, []
-        while not trials and time.monotonic() < end:  # before it trains: to be told of it takes many tiny steps
-            time.sleep(0.1)
-            if ray.is_initialized():
-                wanted = [("state", "=", "ALIVE"), ("class_name", "=", "ImplicitFunc")]
-                trials = list_actors(ray.get_runtime_context().gcs_address, filters=wanted)
+        end = time.monotonic() + 300
         while max(lines_of(folder).values(), default=0) < 120 and time.monotonic() < end:
             time.sleep(0.02)
-        killed.append(trials[0].pid)
+        killed.append(workers_now("ImplicitFunc")[-1])
         os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=strike)

@@ -83,7 +83,7 @@ def test_machines_that_are_reclaimed_join_and_are_lost_leave_the_same_weights(re
 
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": True},
+        head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000},
     )
     failures: list[BaseException] = []
 

@@ -25,7 +25,7 @@ def ray_here():
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
     import ray
 
-    ray.init(address="local", num_cpus=4, include_dashboard=True, object_store_memory=150_000_000, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=150_000_000, log_to_driver=False)
     yield ray
     ray.shutdown()
 
