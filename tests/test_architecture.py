@@ -16,7 +16,7 @@ SOURCES = sorted(path for house in (*HOUSES, "tests") for path in (ROOT / house)
 OURS = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
 DOORS = {
     "ray": "pipeline/mapping/spread pipeline/sweep/halving pipeline/sweep/searcher pipeline/sweep/trial "
-    "pipeline/sweep/tune pipeline/tracking/gauges pipeline/training/worker",
+    "pipeline/sweep/tune pipeline/tracking/gauges pipeline/training/rank pipeline/training/worker",
     "optuna": "pipeline/sweep/searcher",
     "mlflow": "pipeline/registry/register pipeline/registry/versions pipeline/tracking/tracker",
     "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/prediction "

@@ -1,7 +1,6 @@
-"""Ray Train around the loop: ranks, devices, restarts, signals; training's only door to Ray.
+"""Ray Train around the loop: the cluster, its workers, restarts, signals.
 
-Checkpoints go where they go without Ray: the run's folder, which every worker must reach anyhow, by our own storage,
-which sums them and writes behind the training. Ray's would count one only once its controller has asked for it.
+Ray's controller, a process of its own, reads this file to launch the workers; so what only they need is imported late.
 """
 
 import contextlib
@@ -11,8 +10,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -22,24 +21,16 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 import ray
 import ray.train
-import ray.train.collective
-import torch
-from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from torch import nn
 
 from datasets.errors import InputError
 from pipeline.config import ClusterConfig
 from pipeline.refusal import refusal
-from pipeline.run import Run
-from pipeline.tracking.gauges import Gauges
-from pipeline.tracking.journal import Journal
-from pipeline.training.checkpoint import Meta, Snapshot, latest_checkpoint
-from pipeline.training.context import Context
-from pipeline.training.finish import finish
 from pipeline.training.interrupt import on_interrupt
-from pipeline.training.loop import fit
-from pipeline.training.storage import Store, stored_behind
+
+if TYPE_CHECKING:
+    from pipeline.run import Run
 
 
 @ray.remote(num_cpus=0)
@@ -107,10 +98,6 @@ def threads_per_worker(config: ClusterConfig) -> int:
     return config.cpus_per_worker or max(1, (os.cpu_count() or 1) // max(config.workers, 1))
 
 
-def _wrap(model: nn.Module) -> nn.Module:
-    return prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
-
-
 def work(settings: dict[str, Any]) -> None:
     """Train on one worker; Ray calls this in its own process.
 
@@ -124,11 +111,13 @@ def work(settings: dict[str, Any]) -> None:
         test scores, and the settings of the ``cluster``, which on a resumed run need not be those that the folder
         remembers.
     """
+    from pipeline.training.rank import train_rank
+
     bell, ranks = settings["bell"], ray.train.get_context()
     if ray.get(bell.refusal.remote()) is not None:
         return
     try:
-        _train(settings)
+        train_rank(settings, _notice.is_set)
     except (ValueError, OSError) as error:
         text = refusal(error)
         if text is None:
@@ -138,46 +127,6 @@ def work(settings: dict[str, Any]) -> None:
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
-
-
-def _train(settings: dict[str, Any]) -> None:
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else every report is announced between our lines
-    ranks = ray.train.get_context()
-    torch.set_num_threads(settings["threads"])
-    run = Run.open(settings["folder"])
-    run = replace(run, config=replace(run.config, cluster=ClusterConfig(**settings["cluster"])))
-    context = Context(
-        rank=ranks.get_world_rank(),
-        world=ranks.get_world_size(),
-        device=get_device(),
-        interrupted=lambda: _notice.is_set() or ray.get(settings["bell"].is_rung.remote()),
-        leaving=lambda: ray.train.get_preemption_info() is not None,
-        wrap=_wrap if ranks.get_world_size() > 1 else lambda model: model,
-    )
-    newest = latest_checkpoint(run.checkpoints) if context.rank == 0 else None
-    context.resume = ray.train.collective.broadcast_from_rank_zero(newest)
-    told = (lambda store: store) if settings["finishing"] else _told
-    if context.rank != 0:
-        context.store = told(context.store)
-        fit(run, context)
-        return
-    with contextlib.closing(Journal.open(run, settings["run_id"])) as journal:
-        context.listener = Gauges(journal, run.config.name)
-        with stored_behind(run.checkpoints) as store:
-            context.store = told(store)
-            outcome = fit(run, context)
-        if settings["finishing"]:
-            finish(run, outcome, journal, context.device)
-
-
-def _told(store: Store) -> Store:
-    """Report each checkpoint to Ray too, on every rank at once, for those who listen to the trainer."""
-
-    def both(snapshot: Snapshot | None, meta: Meta) -> None:
-        store(snapshot, meta)
-        ray.train.report({"step": meta.step, "score": meta.score})
-
-    return both
 
 
 @contextlib.contextmanager
@@ -216,7 +165,7 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
                     os.environ.pop(_WATCHER, None)
 
 
-def train_on_ray(run: Run, run_id: str, *, callbacks: Sequence[Any] = (), finishing: bool = True) -> None:
+def train_on_ray(run: "Run", run_id: str, *, callbacks: Sequence[Any] = (), finishing: bool = True) -> None:
     """Train a prepared run with Ray Train; the run's folder holds what came out.
 
     Parameters

@@ -127,9 +127,9 @@ def test_every_part_of_the_space_is_trained_as_it_was_chosen(recipe: Make, two_c
     space: dict[str, Any] = {"depth": [5, 6], "levels": [1, 2], "rank": [2, 4], "coarsening": ["haar", "learned"]}
     space |= {"step": Range(0.1, 0.4), "rate": Range(1e-3, 1e-1), "batch": [1, 3]}
     everything = ["score", "parameters", "memory", "time"]
-    config = searching(recipe("wide", steps=4, validate_every=2), **space, objectives=everything, trials=8)
+    config = searching(recipe("wide", steps=4, validate_every=2), **space, objectives=everything, trials=5)
     rows = tune(config)
-    assert len(rows) == 8
+    assert len(rows) == 5
     drawn = {name: {row["choice"][name] for row in rows} for name in space}
     assert all(len(values) > 1 for values in drawn.values()), f"something was never varied: {drawn}"
     for row in rows:
@@ -156,11 +156,11 @@ def cells(lines: list[str]) -> dict[str, list[str]]:
 
 
 def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
-    """The README's own words but for fewer steps, from nothing, in a folder of its own."""
+    """The README's own words but for fewer steps and trials, from nothing, in a folder of its own."""
     text = (ROOT / "README.md").read_text()
     (block,) = [found for found in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "pipeline tune" in found]
     words = block.replace("python -m", f"{sys.executable} -m").replace("pipeline/recipes", f"{ROOT}/pipeline/recipes")
-    words = f"{words.strip()} --training.steps 4 --training.validate_every 2"
+    words = f"{words.strip()} --training.steps 4 --training.validate_every 2 --sweep.trials 3"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False, timeout=900,
@@ -173,6 +173,7 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
     made = cells([line for line in table.splitlines() if line.startswith("| ")])
     assert shown.keys() <= made.keys(), "the README's table has another column than the command prints"
     pairs = [sorted(zip(found["depth"], found["rank"], found["parameters"], strict=True)) for found in (shown, made)]
-    assert pairs[0] == pairs[1]
-    assert len(table.splitlines()) == 2 + 8
+    assert len(pairs[0]) == 8
+    assert len(pairs[1]) == 3
+    assert set(pairs[1]) <= set(pairs[0])
     assert {path.name for path in (folder / "pictures").iterdir()} >= {"pareto.png", "parallel.png", "trials.png"}

@@ -60,14 +60,14 @@ def test_two_workers_share_the_validation(recipe, ray_here):
 
 
 def test_a_killed_worker_is_replaced_and_ends_with_the_same_weights(recipe, ray_here):
-    settings = {"steps": 400, "validate_every": 40}
-    plain = train(recipe("plain", workers=1, **settings))
+    settings = {"steps": 200, "validate_every": 40}
+    plain = train(recipe("plain", **settings))
     config = recipe("struck", workers=1, **settings)
     done = threading.Event()
     killed = []
 
     def strike():
-        wait_for_step(Path(config.runs) / "struck", 130)
+        wait_for_step(Path(config.runs) / "struck", 90)
         for pid in workers_now():
             killed.append(pid)
             os.kill(pid, signal.SIGKILL)
@@ -81,12 +81,12 @@ def test_a_killed_worker_is_replaced_and_ends_with_the_same_weights(recipe, ray_
     assert len(killed) == 1
     assert largest_difference(weights_of(plain), weights_of(struck)) == 0
     taken = len((struck.folder / "history.jsonl").read_text().splitlines())
-    assert 400 <= taken < 400 + 110, "some steps were taken twice, but it did not begin anew"
+    assert 200 <= taken < 200 + 90, "some steps were taken twice, but it did not begin anew"
     assert MlflowClient(struck.tracking_uri).get_run(struck.read("tracking.json")["run_id"]).info.status == "FINISHED"
 
 
 def test_ctrl_c_and_a_killed_driver_lose_nothing(recipe, tmp_path):
-    settings = {"steps": 600, "validate_every": 50}
+    settings = {"steps": 400, "validate_every": 50}
     plain = train(recipe("plain", **settings))
     config = recipe("broken", workers=1, **settings)
     path = tmp_path / "broken.yaml"
@@ -100,7 +100,7 @@ def test_ctrl_c_and_a_killed_driver_lose_nothing(recipe, tmp_path):
     assert process.returncode == 130, output
     run = Run.open(folder)
     stopped = run.read("outcome.json")["step"]
-    assert read_meta(latest_checkpoint(run.checkpoints)).step == stopped < 600
+    assert read_meta(latest_checkpoint(run.checkpoints)).step == stopped < 250
     client, run_id = MlflowClient(run.tracking_uri), run.read("tracking.json")["run_id"]
     assert client.get_run(run_id).info.status == "KILLED"
 
@@ -110,8 +110,6 @@ def test_ctrl_c_and_a_killed_driver_lose_nothing(recipe, tmp_path):
     process.communicate()
     assert not (folder / "metrics.json").exists()
 
-    process = command(path, "--resume")
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+    train(replace(config, cluster=replace(config.cluster, workers=0)), resume=True)
     assert client.get_run(run_id).info.status == "FINISHED"
     assert largest_difference(weights_of(plain), weights_of(run)) == 0
