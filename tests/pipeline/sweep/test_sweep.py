@@ -127,9 +127,10 @@ def test_every_part_of_the_space_is_trained_as_it_was_chosen(recipe: Make, two_c
     space: dict[str, Any] = {"depth": [5, 6], "levels": [1, 2], "rank": [2, 4], "coarsening": ["haar", "learned"]}
     space |= {"step": Range(0.1, 0.4), "rate": Range(1e-3, 1e-1), "batch": [1, 3]}
     everything = ["score", "parameters", "memory", "time"]
-    config = searching(recipe("wide", steps=4, validate_every=2), **space, objectives=everything, trials=5)
+    config = recipe("wide", steps=4, validate_every=2, seed=2)  # of this seed, four draws vary every part
+    config = searching(config, **space, objectives=everything, trials=4)
     rows = tune(config)
-    assert len(rows) == 5
+    assert len(rows) == 4
     drawn = {name: {row["choice"][name] for row in rows} for name in space}
     assert all(len(values) > 1 for values in drawn.values()), f"something was never varied: {drawn}"
     for row in rows:

@@ -103,8 +103,8 @@ def test_machines_that_are_reclaimed_join_and_are_lost_leave_the_same_weights(re
         training.start()
         wait_for(lambda: workers_of_last_step() == 2, training)
         assert not all_checkpoints(folder / "checkpoints")
-        drain(cluster.address, node.node_id, 20)
-        wait_for(lambda: all_checkpoints(folder / "checkpoints"), training, 15)
+        drain(cluster.address, node.node_id, 60)
+        wait_for(lambda: all_checkpoints(folder / "checkpoints"), training, 50)
         at_notice = read_meta(latest_checkpoint(folder / "checkpoints"))
         assert at_notice.score == UNSCORED
         cluster.remove_node(node, allow_graceful=True)  # by SIGTERM, as a machine goes that is shut down
