@@ -86,8 +86,7 @@ def test_a_loss_of_nan_on_two_workers_is_refused_once(recipe, ray_here, monkeypa
 
 
 def test_a_refusal_of_one_worker_ends_both(recipe, ray_here):
-    config = recipe("lonely", workers=2)
-    run = train(config)
+    run, config = train(recipe("lonely")), recipe("lonely", workers=2)
     for path in all_checkpoints(run.checkpoints):  # only rank 0 looks at them; the other waits for its word
         (path / "model.pt").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"no checkpoint in .* is whole"):
