@@ -117,3 +117,12 @@ def test_what_help_needs_imports_nothing_heavy() -> None:
     code = f"import sys, {', '.join(LIGHT)}; print(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) & HEAVY == set()
+
+
+def test_rays_controller_reads_no_network():
+    """It is a process of its own, which a run waits for before its workers are started."""
+    code = "import sys, pipeline.training.worker; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    read = set(done.stdout.split())
+    assert {"ray.train", "pipeline.config"} <= read
+    assert not read & {"models.network", "mlflow", "dask", "rioxarray", "matplotlib"}

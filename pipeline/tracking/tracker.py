@@ -75,8 +75,8 @@ def must_know(uri: str, run_id: str, what: str, before: str) -> None:
                     f"MLflow at {without_secrets(uri)} does not answer ({error}); try again later"
                 ) from error
     raise InputError(
-        f"--resume: MLflow at {uri} does not know the {what}, which was started with {before}; give that one as "
-        "tracking.uri (or MLFLOW_TRACKING_URI), or none"
+        f"--resume: MLflow at {without_secrets(uri)} does not know the {what}, which was started with "
+        f"{without_secrets(before)}; give that one as tracking.uri (or MLFLOW_TRACKING_URI), or none"
     )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from mlflow.tracking import MlflowClient
 
 from pipeline import cli
@@ -219,12 +218,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_next_job_goes_on(
     assert set(taken) == set(range(1, 25))
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        alone = recipe(tmp_path, volume, "alone", workers=0, steps=24, every=6)
-        alone[alone.index("--cluster.address") + 1] = "local"
-        assert cli.main(alone) == 0
-    finally:
-        torch.set_num_threads(before)
+    alone = recipe(tmp_path, volume, "alone", workers=0, steps=24, every=6)
+    alone[alone.index("--cluster.address") + 1] = "local"
+    assert cli.main(alone) == 0
     assert largest_difference(weights_of(Run.open(tmp_path / "alone")), weights_of(run)) == 0
