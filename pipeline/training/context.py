@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import nn
 
 from pipeline.training.checkpoint import Meta, Snapshot
 
@@ -56,8 +55,6 @@ class Context:
         Whether the machine of a worker is about to be taken away; a checkpoint is then due at once.
     listener
         Where the numbers go; only rank 0 speaks.
-    wrap
-        Wraps the model for data-parallel training.
     """
 
     rank: int = 0
@@ -68,7 +65,6 @@ class Context:
     interrupted: Callable[[], bool] = lambda: False
     leaving: Callable[[], bool] = lambda: False
     listener: Listener = field(default_factory=Silent)
-    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
 
 
 class Clock:

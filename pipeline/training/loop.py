@@ -20,7 +20,7 @@ from pipeline.run import Run
 from pipeline.training.context import Clock, Context
 from pipeline.training.reading import ReadingMeter
 from pipeline.training.state import UNSCORED, Progress, Training
-from pipeline.training.step import NonFiniteError, StepResult, train_step
+from pipeline.training.step import DivergedError, StepResult, train_step
 from pipeline.training.validation import Known, validate
 
 
@@ -103,11 +103,11 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
         for samples in steps:
             if recipe.patience and progress.stale >= recipe.patience:
                 break
-            training.parallel.train()
+            training.model.train()
             started = time.perf_counter()
             try:
                 result = train_step(
-                    training.parallel,
+                    training.model,
                     training.optimiser,
                     samples,
                     weights,
@@ -118,7 +118,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 )
             except GridOverflowError as error:
                 raise InputError(f"step {progress.step + 1}: {error}; earlier checkpoints are kept") from error
-            except NonFiniteError as error:
+            except DivergedError as error:
                 raise InputError(f"step {progress.step + 1}: {error}; {training.way_out()}") from error
             rate = float(training.schedule.get_last_lr()[0])
             training.schedule.step()

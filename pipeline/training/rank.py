@@ -14,8 +14,7 @@ import ray
 import ray.train
 import ray.train.collective
 import torch
-from ray.train.torch import get_device, prepare_model
-from torch import nn
+from ray.train.torch import get_device
 
 from pipeline.config import ClusterConfig
 from pipeline.run import Run
@@ -49,7 +48,6 @@ def train_rank(settings: dict[str, Any], noticed: Callable[[], bool]) -> None:
         device=get_device(),
         interrupted=lambda: noticed() or ray.get(settings["bell"].is_rung.remote()),
         leaving=lambda: ray.train.get_preemption_info() is not None,
-        wrap=_wrap if ranks.get_world_size() > 1 else lambda model: model,
     )
     newest = latest_checkpoint(run.checkpoints) if context.rank == 0 else None
     context.resume = ray.train.collective.broadcast_from_rank_zero(newest)
@@ -65,10 +63,6 @@ def train_rank(settings: dict[str, Any], noticed: Callable[[], bool]) -> None:
             outcome = fit(run, context)
         if settings["finishing"]:
             finish(run, outcome, journal, context.device)
-
-
-def _wrap(model: nn.Module) -> nn.Module:
-    return prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
 
 
 def _told(store: Store) -> Store:

@@ -17,6 +17,7 @@ from pipeline.config import TrainingConfig
 from pipeline.run import Run
 from pipeline.training.checkpoint import Meta, Snapshot, copied
 from pipeline.training.context import Context
+from pipeline.training.gradient_sum import share_weights
 from pipeline.training.step import build_optimiser, rate_factor
 
 UNSCORED = -1.0
@@ -49,7 +50,8 @@ class Training:
     def __init__(self, run: Run, context: Context, build: Callable[[Run], nn.Module]) -> None:
         self.run, self.context = run, context
         self.model = build(run).to(context.device)
-        self.parallel = context.wrap(self.model)
+        if context.world > 1:
+            share_weights(self.model)
         self.optimiser: Optimizer
         self.schedule: LambdaLR
         self.optimiser, self.schedule = build_optimiser(self.model, run.config.training)

@@ -1,13 +1,11 @@
-"""One optimiser step in plain torch: gradient accumulation, exact weighting over ranks, clipping.
+"""One optimiser step in plain torch: micro-batches, exact weighting and sums over ranks, clipping.
 
 B batch, C channels, K classes, N the space.
 """
 
-import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from models.losses import masked_cross_entropy
 from pipeline.config import TrainingConfig
+from pipeline.training.gradient_sum import LARGEST, GradientSum, grouped
 
 
 def rate_factor(step: int, config: TrainingConfig) -> float:
@@ -48,8 +47,8 @@ def build_optimiser(model: nn.Module, config: TrainingConfig) -> tuple[Optimizer
     return optimiser, LambdaLR(optimiser, lambda step: rate_factor(step, config))
 
 
-class NonFiniteError(ArithmeticError):
-    """Loss or gradient are not finite; the weights are as they were before the step, on every rank alike."""
+class DivergedError(ArithmeticError):
+    """Loss or gradient are not finite, or too large; the weights are as before the step, on every rank alike."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class StepResult:
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
     """Add each value over the ranks; `device` is where NCCL adds. Every rank takes part."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not grouped():
         return values
     total = torch.tensor(values, dtype=torch.float64, device="cpu" if dist.get_backend() == "gloo" else device)
     dist.all_reduce(total)
@@ -100,12 +99,12 @@ def train_step(
     """Take one optimiser step on this rank's share of the global batch.
 
     The loss of every rank is divided by the label weight of the *global* batch, so that the gradient is that of the
-    whole batch on one rank, however unevenly the labels fall.
+    whole batch on one rank, however unevenly the labels fall; with a `micro_batch` of 1, it is so to the bit.
 
     Parameters
     ----------
     model
-        Maps raw data [B, C, *N] to logits [B, K, *L]; may be wrapped in DistributedDataParallel.
+        Maps raw data [B, C, *N] to logits [B, K, *L]; not wrapped: the gradients are added here.
     optimiser
         Its optimiser.
     samples
@@ -126,31 +125,33 @@ def train_step(
 
     Raises
     ------
-    NonFiniteError
+    DivergedError
         Before the optimiser moves the weights; loss and gradient are those of all ranks, so all of them raise it.
     """
     device = weights.device
     host_weights = weights.cpu().numpy()
-    share = sum(float(host_weights[labels[labels >= 0]].sum()) for _, labels in samples)
-    total, stops, leaves = sum_over_ranks([share, float(interrupted), float(leaving)], device)
-    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    # Whole numbers first, weights after: the label weight too has the same bits on any number of ranks.
+    counts = sum((np.bincount(labels[labels >= 0], minlength=len(host_weights)) for _, labels in samples), np.zeros(1))
+    *counted, stops, leaves = sum_over_ranks([*counts.tolist(), float(interrupted), float(leaving)], device)
+    total = max(float(np.dot(counted, host_weights)), 1e-12)
     optimiser.zero_grad(set_to_none=True)
+    gradient = GradientSum(model)
     loss_share, voxels = 0.0, 0
-    starts = range(0, len(samples), micro_batch)
-    for start in starts:
+    for start in range(0, len(samples), micro_batch):
         chosen = samples[start : start + micro_batch]
         raw_BCN = torch.from_numpy(np.stack([raw for raw, _ in chosen])).to(device)
         target_BL = torch.from_numpy(np.stack([labels for _, labels in chosen])).to(device)
-        last = start == starts[-1]
-        hold: Any = contextlib.nullcontext() if last or world == 1 else model.no_sync()  # type: ignore[operator]
-        with hold:
-            loss_sum, _ = masked_cross_entropy(model(raw_BCN), target_BL, weights)
-            (loss_sum * (world / max(total, 1e-12))).backward()
-        loss_share += float(loss_sum.detach()) / max(total, 1e-12)
+        loss_sum, _ = masked_cross_entropy(model(raw_BCN), target_BL, weights)
+        (loss_sum / total).backward()
+        gradient.add()
+        loss_share += float(loss_sum.detach()) / total
         voxels += int(np.prod(raw_BCN.shape[2:])) * len(chosen)
-    (loss,) = sum_over_ranks([loss_share], device)
+    loss, bound = sum_over_ranks([loss_share, float(gradient.bound)], device)
+    gradient.finish()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip if clip > 0 else float("inf"))
-    if not (math.isfinite(loss) and math.isfinite(float(norm))):
-        raise NonFiniteError(f"the loss is {loss:g} and the norm of its gradient {float(norm):g}")
+    if not (math.isfinite(loss) and math.isfinite(bound)):
+        raise DivergedError(f"the loss is {loss:g} and the largest entry of its gradient {bound:g}")
+    if bound > LARGEST:
+        raise DivergedError(f"the gradient has entries of {bound:g}, and {LARGEST:g} is the largest that can be added")
     optimiser.step()
     return StepResult(loss, float(norm), voxels, stops > 0, leaves > 0)

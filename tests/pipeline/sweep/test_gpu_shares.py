@@ -36,16 +36,22 @@ def test_trials_share_gpus(
     )
     assert trials_at_once(config, ray_here.cluster_resources()) == at_once
 
+    present = tmp_path / "present"
+    present.mkdir()
+
     def trial(choice: dict[str, Any]) -> None:
+        """Wait, however slow the machine, until all that may run do; then stay, so that one too many would be seen."""
         import os
         import time
 
         import ray
 
         began = time.time()
-        seen = os.environ["CUDA_VISIBLE_DEVICES"]
+        (present / str(os.getpid())).touch()
+        while len(os.listdir(present)) < at_once and time.time() < began + 100:
+            time.sleep(0.1)
         time.sleep(3)
-        ray.tune.report({"began": began, "ended": time.time(), "seen": seen})
+        ray.tune.report({"began": began, "ended": time.time(), "seen": os.environ["CUDA_VISIBLE_DEVICES"]})
 
     results = ray_here.tune.Tuner(
         ray_here.tune.with_resources(trial, trial_share(config)),

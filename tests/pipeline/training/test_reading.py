@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.run import Run
 from pipeline.training.context import Context
@@ -131,7 +130,7 @@ def rank_of_two(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     run, notes = Run.open(folder), Notes()
     store = directory_storage(run.checkpoints) if rank == 0 else lambda *_: None
-    fit(run, Context(rank=rank, world=2, listener=notes, store=store, wrap=DistributedDataParallel))
+    fit(run, Context(rank=rank, world=2, listener=notes, store=store))
     if rank == 0:
         run.write("notes.json", {"rows": notes.rows})
     dist.barrier()
