@@ -64,11 +64,11 @@ def largest_sizes(
 def most_layers(segmenter: Segmenter, work: Workload, memory: int) -> int | None:
     """Return how many layers fit where every layer of the network is repeated as often as the others, or None.
 
-    Depth costs no state, only weights: their gradients, the optimiser's states and, with several micro-batches, the sum
-    of the gradients come with them.
+    Depth costs no state, only weights: their gradients, the sum of those in int64 and the optimiser's states come with
+    them.
     """
     spare = memory - training_peak(segmenter, work)
     if spare < 0:
         return None
-    copies = 2 + (1 if work.optimiser == "sgd" else 2) + int(work.accumulates)
+    copies = 4 + (1 if work.optimiser == "sgd" else 2)
     return len(segmenter.network.plan.layers) * (1 + spare // (copies * parameter_bytes(segmenter)))

@@ -33,11 +33,9 @@ class Workload:
     labelled
         Labelled cells of all of them; only they enter the loss.
     accumulates
-        Whether the gradients of earlier micro-batches are held already.
+        Whether the sum of the gradients of earlier micro-batches, in int64, is held already.
     optimiser
         Its states are two numbers a weight, or one for sgd with momentum.
-    cuda
-        Whether it runs on a GPU, whose optimiser works on all weights at once.
     """
 
     sizes: tuple[int, ...]
@@ -45,7 +43,6 @@ class Workload:
     labelled: int = 0
     accumulates: bool = False
     optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
-    cuda: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,11 @@ def training_peak(segmenter: Segmenter, work: Workload) -> int:
     shapes = layer_shapes(segmenter.network, work.sizes)
     states = 1 if work.optimiser == "sgd" else 2
     ledger.hold((1 + states) * weights)
-    with ledger.holding(weights if work.accumulates else 0):
+    with ledger.holding(2 * weights if work.accumulates else 0):
         _step(segmenter, work, shapes, ledger)
-    # After the last backward pass: gradients, and the optimiser's own temporaries.
-    largest = SINGLE * max(shape.kernel for shape in shapes)
-    ledger.touch(weights + (weights if work.cuda else 2 * largest))
+    # After the last backward pass: the sum beside the gradients, and a kernel's as float64 and int64.
+    # The optimiser's own temporaries, when the sum has gone, are less.
+    ledger.touch(2 * weights + 4 * SINGLE * max(shape.kernel for shape in shapes))
     return ledger.peak
 
 
@@ -113,7 +110,7 @@ def stored_peak(segmenter: Segmenter, work: Workload) -> int:
     hidden = 1 if segmenter.config.network.activation == "relu" else 2  # ReLU is differentiated by its outcome
     stored = sum(shape.cells * (shape.channels + hidden * shape.rank) for shape in shapes) * work.batch * kept.force
     largest = max(shape.cells * shape.channels for shape in shapes) * work.batch * SINGLE
-    copies = 2 + (1 if work.optimiser == "sgd" else 2) + int(work.accumulates)
+    copies = 2 + (1 if work.optimiser == "sgd" else 2) + 2 * int(work.accumulates)
     # Beside what is stored: the newest state and its increment, and the gradient of each.
     return stored + 4 * largest + copies * parameter_bytes(segmenter)
 

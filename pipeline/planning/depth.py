@@ -57,7 +57,7 @@ def memory_over_depth(run: Run, block: tuple[int, ...]) -> list[Depth]:
         Cells of a sample, its halo included.
     """
     config, made = run.config, run.prepared.segmenter
-    work = training_work(config.training, block, workers=config.cluster.workers, cuda=config.cluster.gpu)
+    work = training_work(config.training, block, workers=config.cluster.workers)
     found: dict[int, Depth] = {}
     for times in (0, *TIMES):
         segmenter = trial_of(replace(made, network=repeated(made.network, times)))

@@ -64,7 +64,7 @@ def scaled_axes(data: DataConfig, shape: Sequence[int]) -> dict[int, int]:
     return {axis: sizes[dim] for axis, dim in enumerate(data.space) if dim in (data.keep or [])}
 
 
-def training_work(training: TrainingConfig, sizes: tuple[int, ...], *, workers: int, cuda: bool) -> Workload:
+def training_work(training: TrainingConfig, sizes: tuple[int, ...], *, workers: int) -> Workload:
     """Return what a worker holds at once; the loss is counted as if nothing were labelled, so nothing fits wrongly."""
     share = -(-training.batch // max(workers, 1))
     return Workload(
@@ -72,7 +72,6 @@ def training_work(training: TrainingConfig, sizes: tuple[int, ...], *, workers: 
         batch=min(share, training.micro_batch),
         accumulates=share > training.micro_batch,
         optimiser=training.optimiser,
-        cuda=cuda,
     )
 
 
@@ -135,7 +134,7 @@ def planned_step(config: RunConfig, volume: Volume) -> tuple[Segmenter, Workload
         scaled=scaled_axes(config.data, volume.shape),
     )
     sizes = seen_sizes(volume.shape, config.data.block, config.data.halo)
-    work = training_work(config.training, sizes, workers=config.cluster.workers, cuda=config.cluster.gpu)
+    work = training_work(config.training, sizes, workers=config.cluster.workers)
     return segmenter, work
 
 
@@ -174,7 +173,7 @@ def _shorter(network: NetworkConfig) -> str:
 
 
 def _ways_out(segmenter: Segmenter, work: Workload, memory: Memory) -> str:
-    single = Workload(work.sizes, 1, accumulates=True, optimiser=work.optimiser, cuda=work.cuda)
+    single = Workload(work.sizes, 1, accumulates=True, optimiser=work.optimiser)
     ways = []
     if work.batch > 1 and training_peak(segmenter, single) <= memory.size:
         ways.append("set training.micro_batch to 1")

@@ -101,7 +101,7 @@ def plan(config: PlanConfig, *, json: bool = False) -> Plan:
 def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], shape: tuple[int, ...]) -> Plan:
     """Compute all figures of a plan for a network without weights, trained on `block` and mapping `shape` cells."""
     workers = max(config.cluster.workers, 1)
-    work = training_work(config.training, block, workers=workers, cuda=config.cluster.gpu)
+    work = training_work(config.training, block, workers=workers)
     samples = -(-config.training.batch // workers)
     shapes, whole = layer_shapes(segmenter.network, block), layer_shapes(segmenter.network, shape)
     full = sum(layer.full_kernel + layer.rank for layer in shapes)

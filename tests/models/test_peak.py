@@ -110,4 +110,4 @@ def test_nothing_fits_into_too_little() -> None:
 @pytest.mark.parametrize("name", ["2-D few channels", "2-D exact bfloat16", "2-D many channels predicted"])
 def test_the_resident_peak_is_predicted_within_a_tenth(name: str) -> None:
     case = next(case for case in CASES if case.name == name)
-    assert predicted(case, "cpu") == pytest.approx(measure_apart(case, "cpu"), rel=0.1)
+    assert predicted(case) == pytest.approx(measure_apart(case, "cpu"), rel=0.1)

@@ -55,7 +55,7 @@ def test_json_holds_the_same_and_overrides_count(recipe, tmp_path, capsys):
     assert (shallow["layers"], deep["layers"], shallow["shape"]) == (3, 62, [24, 24])
     assert deep["stored_bytes"] > 5 * shallow["stored_bytes"]
     grown = deep["training_bytes"] - shallow["training_bytes"]
-    assert grown < 6 * (deep["parameter_bytes"] - shallow["parameter_bytes"])
+    assert grown < 6.2 * (deep["parameter_bytes"] - shallow["parameter_bytes"])
     assert shallow["memory"] == 2 * 10**9
     assert shallow["largest_volume"] > shallow["largest_block"] > [24, 24]
 
