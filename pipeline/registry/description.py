@@ -1,5 +1,6 @@
 """What a trained network expects and gives, as plain JSON that travels with it: a registered model explains itself."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,10 +66,7 @@ class ModelDescription:
     @property
     def channels(self) -> int:
         """Input channels."""
-        product = 1
-        for size in self.channel_sizes:
-            product *= size
-        return product
+        return math.prod(self.channel_sizes)
 
     @property
     def quantity(self) -> str:
@@ -103,22 +101,13 @@ class ModelDescription:
 
 
 def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
-    """Describe the network of a run.
-
-    Parameters
-    ----------
-    run
-        The run.
-    segmenter
-        Its network.
-    """
+    """Describe the network of a run."""
     volume, prepared, split = run.volume, run.prepared, run.config.split
     data, attrs = volume.dataset["data"], volume.dataset.attrs
-    statistics_shape = prepared.mean.shape[1:]
     return ModelDescription(
         classes=list(volume.classes),
         space=list(volume.space),
-        sizes=[None if size == 1 else size for size in statistics_shape],
+        sizes=[None if size == 1 else size for size in prepared.mean.shape[1:]],
         channel_dims=list(volume.channel_dims),
         channel_sizes=[int(data.sizes[dim]) for dim in volume.channel_dims],
         label_dims=list(volume.label_dims),

@@ -50,6 +50,13 @@ def tracking_at(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # none takes it back
 
 
+def _parse(uri: str) -> re.Match[str]:
+    match = _NAME.match(uri)
+    if match is None:
+        raise InputError(f"{uri} is not a model's URI; write models:/NAME@{CHAMPION} or models:/NAME/3")
+    return match
+
+
 def label(version: ModelVersion) -> str:
     """Name a version as ``NAME/3``."""
     return f"{version.name}/{version.version}"
@@ -57,15 +64,7 @@ def label(version: ModelVersion) -> str:
 
 @dataclass(frozen=True)
 class Registry:
-    """A registry that answers.
-
-    Attributes
-    ----------
-    uri
-        MLflow tracking URI.
-    client
-        Its client.
-    """
+    """A registry that answers, by its MLflow tracking URI and a client of it."""
 
     uri: str
     client: MlflowClient
@@ -94,9 +93,7 @@ class Registry:
         InputError
             Where the URI is not one, or there is no such version; the message lists what there is.
         """
-        match = _NAME.match(model)
-        if match is None:
-            raise InputError(f"{model} is not a model's URI; write models:/NAME@{CHAMPION} or models:/NAME/3")
+        match = _parse(model)
         try:
             if match["alias"]:
                 return self.client.get_model_version_by_alias(match["name"], match["alias"])
@@ -146,12 +143,7 @@ class Registry:
             self.client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
-        """Make the champion before the present one champion again.
-
-        Returns
-        -------
-        ModelVersion, ModelVersion
-            The champion from now on, and the one that it replaces.
+        """Make the champion before the present one champion again; returns it, and the one that it replaces.
 
         Raises
         ------
@@ -224,8 +216,8 @@ def standing(version: ModelVersion) -> Standing:
 def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
     """Make a version's network again, from its description and the weights of its program.
 
-    The program itself is for those who have none of our code: it keeps what a layer makes until the next is done, on
-    the CPU. The network takes less memory, which can be planned, and runs on a GPU.
+    The program is for those who have none of our code. The network takes less memory, which can be planned, and runs on
+    a GPU.
 
     Raises
     ------
@@ -254,15 +246,8 @@ def read_recipe(folder: Path) -> RunConfig | None:
 
 
 def load_registered(uri: str, *, tracking_uri: str) -> Scorer:
-    """Load a version from the registry; see `pipeline.mapping.scorer.load_model`.
-
-    Raises
-    ------
-    InputError
-        Where the URI is not one, MLflow does not answer, or there is no such model; the message lists what there is.
-    """
-    if _NAME.match(uri) is None:
-        raise InputError(f"{uri} is not a model's URI; write models:/NAME@{CHAMPION} or models:/NAME/3")
+    """Load a version from the registry; see `pipeline.mapping.scorer.load_model`."""
+    _parse(uri)  # a wrong one is refused before MLflow is asked
     registry = Registry.open(tracking_uri, uri)
     version = registry.find(uri)
     return read_scorer(registry.fetch(version), version, uri)

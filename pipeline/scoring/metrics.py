@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MEANS = {"oa": "OA", "aa": "AA", "kappa": "kappa", "miou": "mean IoU"}
+"""Scores over all classes, with their titles."""
 _REFUSED_BY_MLFLOW = re.compile(r"[^\w\-. ]")
 
 
@@ -45,20 +47,12 @@ class Scores:
     support: list[int]
 
     def as_dict(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
-        """Return flat metrics for MLflow: ``oa``, ``aa``, ``kappa``, ``miou``, and ``iou/NAME`` of each present class.
-
-        Parameters
-        ----------
-        names
-            Class names; characters that MLflow refuses in a key become ``_``.
-        prefix
-            Put before every key, for example ``"test/"``.
-        """
-        values = {"oa": self.oa, "aa": self.aa, "kappa": self.kappa, "miou": self.miou}
+        """Return flat metrics for MLflow, named after `prefix`: the four means, ``iou/NAME`` of each present class."""
+        values = {f"{prefix}{key}": getattr(self, key) for key in MEANS}
         for name, iou, support in zip(names, self.iou, self.support, strict=True):
             if support:
-                values[f"iou/{metric_key(name)}"] = iou
-        return {prefix + key: value for key, value in values.items()}
+                values[f"{prefix}iou/{metric_key(name)}"] = iou
+        return values
 
     def table(self, names: Sequence[str]) -> str:
         """Return a table for the terminal: one line a class, then the four means."""
@@ -72,7 +66,7 @@ class Scores:
 
 
 def metric_key(name: str) -> str:
-    """Return a class name as it may stand in MLflow's key of a metric."""
+    """Return a class name as it may stand in MLflow's key of a metric: what MLflow refuses becomes ``_``."""
     return _REFUSED_BY_MLFLOW.sub("_", name)
 
 
