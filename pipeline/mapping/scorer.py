@@ -39,10 +39,8 @@ class Scorer:
         What that was: ``NAME/3`` of the registry, or run and step.
     description
         What goes in and what comes out.
-    segmenter
-        The network, in evaluation mode.
-    device
-        Where it is.
+    segmenter, device
+        The network, in evaluation mode, and where it is.
     """
 
     uri: str
@@ -80,7 +78,7 @@ class Scorer:
         return plan_prediction(self.segmenter, volume.shape, memory, approximate=approximate)
 
     def announce(self, volume: Volume, tiling: Tiling | None) -> None:
-        """Say in which blocks a volume is mapped, where it is."""
+        """Say in which blocks a volume is mapped, if any."""
         if tiling is not None:
             reach = self.description.reach
             far = "across the whole volume" if reach is None else str(reach)
@@ -88,29 +86,15 @@ class Scorer:
             print(f"mapping {cells} cells in {tiling} (the network reaches {far})", flush=True)
 
     def map(self, volume: Volume, *, tiling: Tiling | None = None, wanted: Wanted | None = None) -> Iterator[Piece]:
-        """Map a volume, without gradients, one piece after the other.
-
-        Parameters
-        ----------
-        volume
-            One that `open` returned, or that `check` accepts.
-        tiling, wanted
-            As `pipeline.planning.tiling.map_pieces` takes them.
+        """Map a volume that `check` accepts, without gradients, one piece after the other, by `map_pieces`.
 
         Yields
         ------
         Piece
             Probabilities, float32 [K, *place].
         """
-        return map_pieces(
-            self.segmenter.probabilities,
-            volume.read,
-            volume.shape,
-            self.grid,
-            device=self.device,
-            tiling=tiling,
-            wanted=wanted,
-        )
+        network, shape = self.segmenter.probabilities, volume.shape
+        return map_pieces(network, volume.read, shape, self.grid, device=self.device, tiling=tiling, wanted=wanted)
 
     @property
     def digest(self) -> str:
@@ -215,14 +199,12 @@ def load_model(uri: str, *, tracking_uri: str) -> Scorer:
     Raises
     ------
     InputError
-        Where there is no such model; the message lists what there is.
+        Where there is no such model, or MLflow does not answer; the message lists what there is.
     """
     if uri.startswith("models:/"):
-        from pipeline.registry.versions import (
-            load_registered,  # MLflow takes seconds to import, and a folder does not need it
-        )
+        from pipeline.registry import versions  # MLflow takes seconds to import, and a folder does not need it
 
-        return load_registered(uri, tracking_uri=tracking_uri)
+        return versions.load_registered(uri, tracking_uri=tracking_uri)
     if (Path(uri) / "prepared.json").is_file():
         return run_scorer(Run.open(uri))
     raise InputError(

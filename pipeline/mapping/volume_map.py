@@ -33,15 +33,7 @@ from pipeline.planning.tiling import Piece, Tiling
 
 @dataclass(frozen=True)
 class Mapped:
-    """What came out.
-
-    Attributes
-    ----------
-    written
-        The store, and what lies beside it.
-    shares
-        Share of each class, in words.
-    """
+    """What came out: the store and what lies beside it, and the share of each class in words."""
 
     written: list[str]
     shares: str
@@ -96,7 +88,8 @@ def map_to(
         raise InputError(f"halo is {halo}, but without a block the whole volume is seen; set a block")
     tiling = scorer.plan(volume, share) if block is None else _blocks(scorer, volume, block, halo)
     scorer.announce(volume, tiling)
-    made = _Map(scorer, volume, source, tiling, Progress("mapping", _bytes(volume), speak=speak))
+    progress = Progress("mapping", 4 * volume.n_channels * math.prod(volume.shape), speak=speak)
+    made = _Map(scorer, volume, source, tiling, progress)
     if is_remote(out):
         made.write(out)
         return Mapped([out], made.shares())
@@ -112,10 +105,6 @@ def map_to(
             return Mapped([out, *made.draw(place, aside)], made.shares())
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-
-
-def _bytes(volume: Volume) -> int:
-    return 4 * volume.n_channels * math.prod(volume.shape)
 
 
 def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | None) -> Tiling:
@@ -137,15 +126,7 @@ def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | 
 
 
 class _Map:
-    """A map that is being made.
-
-    Parameters
-    ----------
-    scorer, volume, source, tiling
-        What is mapped, and how.
-    progress
-        Counts the bytes of the volume.
-    """
+    """A map that is being made; `progress` counts the bytes of the volume."""
 
     def __init__(self, scorer: Scorer, volume: Volume, source: str, tiling: Tiling | None, progress: Progress) -> None:
         self.scorer, self.volume, self.source, self.tiling = scorer, volume, source, tiling
@@ -215,17 +196,7 @@ class _Map:
     def draw(self, place: Path, aside: Path) -> list[str]:
         """Draw the finished map, and write it as a GeoTIFF where it is one over y and x; says what cannot be made.
 
-        Parameters
-        ----------
-        place
-            The map.
-        aside
-            Folder in which files are made before they take their place.
-
-        Returns
-        -------
-        list of str
-            The files.
+        The files are made in the folder `aside` before they take their place; returns their paths.
         """
         classes = xr.open_zarr(place, mask_and_scale=False, decode_coords="all")["class"]
         written = []

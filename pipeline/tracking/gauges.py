@@ -16,15 +16,7 @@ SHOWN = {
 
 
 class Gauges:
-    """A listener that shows numbers on Ray and passes everything on to another.
-
-    Parameters
-    ----------
-    listener
-        The other: the run's journal.
-    run
-        Name of the run, a tag of each gauge.
-    """
+    """A listener that shows numbers on Ray, tagged by the run's name, and passes everything on to the run's journal."""
 
     def __init__(self, listener: Listener, run: str) -> None:
         self.listener = listener
