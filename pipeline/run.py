@@ -32,7 +32,7 @@ class Prepared:
     weights
         Weight of each class in the loss.
     counts
-        Labelled cells per class of each part of the split.
+        Labelled cells of each class, by part of the split.
     volume_digest, split_digest
         SHA-256 of the volume's identity and of the split: two runs compare only where both agree.
     tiling

@@ -110,8 +110,8 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
 def find_map(row: Row, scorer: Scorer) -> Literal["finished", "other", "unknown"]:
     """Tell whether the place of a line holds the map of its volume, as it is now, by this model.
 
-    It is unknown where the volume does not open; its task will then say so, and writes nothing. A store that was not
-    made by ``convert`` is known by its place, type and shape only.
+    Unknown where the volume does not open: its task will say so. A store that was not made by ``convert`` is known by
+    its place, type and shape only.
     """
     try:
         attrs = dict(open_node(row.out).attrs)
@@ -128,9 +128,9 @@ def find_map(row: Row, scorer: Scorer) -> Literal["finished", "other", "unknown"
 
 
 def map_task(task: Task, threads: int) -> Result:
-    """Map one volume in a process of its own; what goes wrong with it is told, not raised.
+    """Map one volume in a process of its own; what goes wrong is told, not raised.
 
-    It may fill as much of the machine's memory as its threads are of the machine's cores: others may work beside it.
+    Others may work beside it: it fills as much of the machine's memory as its threads are of the machine's cores.
     """
     share = min(1.0, threads / (os.cpu_count() or 1))
     return _map(lambda: _loaded(task.model, task.tracking_uri), task, threads, share)
@@ -138,7 +138,7 @@ def map_task(task: Task, threads: int) -> Result:
 
 @lru_cache(maxsize=1)
 def _loaded(model: str, tracking_uri: str) -> Scorer:
-    """Load the model once for all volumes that one process maps."""
+    """Load the model once for all volumes of a process."""
     return load_model(model, tracking_uri=tracking_uri)
 
 

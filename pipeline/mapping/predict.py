@@ -23,7 +23,7 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> str | Path:
     Raises
     ------
     InputError
-        Before any work, where the model, the source and the place do not exist, do not fit, or would be overwritten.
+        Before any work, where model, source or place do not exist, do not fit, or would be overwritten.
     """
     if not (config.model and config.source and config.out):
         raise InputError(

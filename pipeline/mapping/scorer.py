@@ -24,7 +24,7 @@ from pipeline.run import Run
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter
 
 _FILLED = 0.9
-"""How much of the memory that is free is planned to be filled: others work here too."""
+"""Share of the free memory that is planned to be filled: others work here too."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Scorer:
         share
             How much of the machine's memory may be filled; a GPU is not shared.
         approximate
-            Whether a network that reaches too far for blocks that fit is mapped in some that see less.
+            Whether blocks may see less than the network reaches where none that fit see it all.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class Scorer:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights and of what goes in and comes out, whatever the model is called."""
+        """SHA-256 of the weights and of what goes in and comes out."""
         d = self.description
         shape = [d.classes, d.space, d.channel_dims, d.channel_sizes, d.label_dims, sorted(d.read_slice.items())]
         digest = hashlib.sha256(json.dumps(shape).encode())
@@ -107,12 +107,12 @@ class Scorer:
         return digest.hexdigest()
 
     def open(self, source: str | Path) -> Volume:
-        """Open a volume as this model sees it; labels are left out.
+        """Open a volume as this model sees it, without labels.
 
         Raises
         ------
         InputError
-            Where there is no volume, or its dimensions, channels or sizes are not the model's.
+            Where there is no volume, or it does not pass `check`.
         """
         return self.view(open_volume(source), str(source))
 
@@ -125,13 +125,7 @@ class Scorer:
         return Volume.of(dataset, DataConfig(source=where, space=d.space, read_slice=read_slice))
 
     def check(self, dataset: xr.Dataset, where: str) -> None:
-        """Compare an opened volume with what the model expects.
-
-        Raises
-        ------
-        InputError
-            Where they differ, naming both.
-        """
+        """Raise `InputError` where the dimensions, channels or sizes of an opened volume are not the model's."""
         d, data = self.description, dataset["data"]
         found, expected = [str(dim) for dim in data.dims], [*d.channel_dims, *d.space]
         if set(found) != set(expected):
@@ -165,7 +159,8 @@ def _check_size(start: str, size: int, version: str, d: ModelDescription) -> Non
     if size < least:
         raise InputError(f"{start}, too few for {version}, which needs at least {least}")
     if size % d.multiple and d.padding == "refuse":
-        lower, upper = size // d.multiple * d.multiple, -(-size // d.multiple) * d.multiple
+        lower = size - size % d.multiple
+        upper = lower + d.multiple
         raise InputError(
             f"{start}, but {version} takes multiples of {d.multiple} only (network.padding: refuse); "
             f"cut or extend it to {f'{lower} or {upper}' if lower else upper}"
@@ -194,7 +189,7 @@ def load_model(uri: str, *, tracking_uri: str) -> Scorer:
     uri
         ``models:/NAME@alias``, ``models:/NAME/VERSION``, or the folder of a run (its best checkpoint).
     tracking_uri
-        MLflow tracking URI of the registry; not used for a folder.
+        MLflow tracking URI of the registry.
 
     Raises
     ------

@@ -1,7 +1,4 @@
-"""One volume to its map: mapped piece by piece, written as it comes, and drawn.
-
-K classes.
-"""
+"""One volume to its map: mapped piece by piece, written as it comes, and drawn."""
 
 import hashlib
 import math
@@ -40,7 +37,7 @@ class Mapped:
 
 
 def identity(scorer: Scorer, volume: Volume) -> dict[str, str]:
-    """Say what decides a map, the place of its volume aside: two maps with the same attributes are the same."""
+    """Return what decides a map but for the place of its volume: two maps with the same attributes are the same."""
     made = f"{volume.digest()} {volume.dataset.attrs.get('created', '')}"
     return {"model_digest": scorer.digest, "input_digest": hashlib.sha256(made.encode()).hexdigest()}
 
@@ -68,10 +65,8 @@ def map_to(
     ----------
     scorer
         The model.
-    source, out
-        Volume and place, as `pipeline.mapping.predict` accepts them.
-    block, halo
-        As `PredictConfig` has them.
+    source, out, block, halo
+        As in `PredictConfig`.
     share
         How much of the machine's memory this may fill.
     speak
@@ -80,8 +75,8 @@ def map_to(
     Raises
     ------
     InputError
-        Where the volume does not exist, does not fit the model or the memory, cannot be read, or holds no data at all,
-        or the place cannot be written, or is being written by another process.
+        Where the volume does not exist, does not fit the model or the memory, cannot be read or holds no data at all,
+        or the place cannot be written or is being written by another process.
     """
     volume = scorer.open(source)
     if block is None and halo is not None:
@@ -108,7 +103,7 @@ def map_to(
 
 
 def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | None) -> Tiling:
-    """Return the blocks that the user wants, amid a halo as wide as the network reaches if no other is wanted."""
+    """Return the blocks that the user wants, by default amid a halo as wide as the network reaches."""
     reach = scorer.description.reach
     if halo is None and reach is None:
         raise InputError(
@@ -157,7 +152,7 @@ class _Map:
             write_prediction(layout, self._pieces(), out, block=self._block())
 
     def shares(self) -> str:
-        """Say how much of the volume each class takes, once it is written."""
+        """Say how much of the written map each class takes."""
         classes, counts = self.scorer.description.classes, self.counts
         cells = counts[: len(classes)].sum()
         shares = [f"{name} {100 * count / cells:.1f}%" for name, count in zip(classes, counts, strict=False)]

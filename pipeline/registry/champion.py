@@ -8,18 +8,9 @@ _SAME = {"volume_digest": "volume", "split_digest": "split", "factor": "grid"}
 
 @dataclass(frozen=True)
 class Standing:
-    """How a version did, and on what.
+    """How a version, ``NAME/3``, did: its mean IoU on the test part of a split of a volume.
 
-    Attributes
-    ----------
-    version
-        ``NAME/3``.
-    miou
-        Mean IoU on the test part.
-    volume_digest, split_digest
-        Identity of the volume and of the split.
-    factor
-        How much coarser than the volume the scored grid is.
+    The grid of the scored cells is coarser than the volume's by `factor`.
     """
 
     version: str

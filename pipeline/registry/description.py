@@ -1,4 +1,4 @@
-"""What a trained network expects and gives, as plain JSON that travels with it: a registered model explains itself."""
+"""What a trained network expects and gives, as plain JSON that travels with it."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ class ModelDescription:
     space
         Dimensions that the network convolves over, in order.
     sizes
-        Cells along each dimension of `space` where only one size works; none where any does.
+        Cells along each dimension of `space` that takes only one size; none for any other.
     channel_dims, channel_sizes
         Dimensions flattened to input channels, in order, and their sizes.
     label_dims
@@ -33,7 +33,7 @@ class ModelDescription:
     read_slice
         Axis of `space` that the output lacks -> cell at which it is read.
     factor
-        The output's cells are larger than the input's by this, along every dimension.
+        How much larger the output's cells are than the input's, along every dimension.
     multiple
         The coarsest grid's cell in cells of the input: sizes are padded to a multiple of it.
     padding
@@ -41,9 +41,9 @@ class ModelDescription:
     data
         Name and units of the data.
     training
-        Title, source, licence and digests of the training volume, the split, and the labels of each part.
+        Title, source, licence and digests of the training volume, the split, and its labels.
     reach
-        How far an output cell looks, in cells of the input; none where it looks around the whole volume.
+        Cells of the input that an output cell looks far; none where it sees the whole volume.
     network
         `models.config.SegmenterConfig` as JSON: with the weights of the program, the network itself.
     """
@@ -76,8 +76,7 @@ class ModelDescription:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and texts."""
-        plain = asdict(self)
-        plain["read_slice"] = {str(axis): cell for axis, cell in self.read_slice.items()}
+        plain = asdict(self) | {"read_slice": {str(axis): cell for axis, cell in self.read_slice.items()}}
         return {"format": "telegrapher-model", "format_version": FORMAT_VERSION, **plain}
 
     @classmethod

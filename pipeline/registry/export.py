@@ -1,4 +1,4 @@
-"""A segmenter in the form that `torch.export` turns into one program for every size of volume, and its files.
+"""A segmenter as one program for every size of volume, by `torch.export`, and as ONNX.
 
 B batch, C channels, K classes, N space, L space of the output.
 """
@@ -16,7 +16,7 @@ from models.unrolled import unrolled
 from pipeline.registry.description import ModelDescription
 
 PROGRAM_PREFIX = "segmenter."
-"""What a program puts before the names of the network's weights."""
+"""What stands before the names of the network's weights in a program."""
 _MOST_CELLS = 2**31
 
 
@@ -36,12 +36,7 @@ class Exportable(nn.Module):
 
     Written plainly, "padded to a multiple" makes the exporter guard dozens of facts about the traced size, and the
     program refuses most others. Here the number of coarse cells is read from data, so every later size is a multiple
-    of it by construction and nothing is left to guard.
-
-    Parameters
-    ----------
-    segmenter
-        The network, on the CPU; its weights are frozen.
+    of it by construction and nothing is left to guard. The network is on the CPU; its weights are frozen.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:

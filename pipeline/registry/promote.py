@@ -78,7 +78,7 @@ def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = Fals
 
 
 def _candidate(registry: Registry, model: str) -> Any:
-    """Find the version that is to become champion; none where nobody challenges the champion."""
+    """Find the version that is to become champion; none where the champion has no challenger."""
     if model.startswith("models:/"):
         return registry.find(model)
     registry.require(model)

@@ -71,13 +71,7 @@ class Registry:
 
     @classmethod
     def open(cls, uri: str, wanted: str) -> "Registry":
-        """Open the registry that should hold `wanted`.
-
-        Raises
-        ------
-        InputError
-            Where there is no database, or MLflow does not answer.
-        """
+        """Open the registry that should hold `wanted`; `InputError` where there is none, or MLflow does not answer."""
         if lacks_file(uri):
             raise InputError(
                 f"no MLflow database at {uri.removeprefix('sqlite:///')}, so no {wanted}; register a model first, "
@@ -86,13 +80,7 @@ class Registry:
         return cls(uri, connect(uri))
 
     def find(self, model: str) -> ModelVersion:
-        """Find a version by its URI.
-
-        Raises
-        ------
-        InputError
-            Where the URI is not one, or there is no such version; the message lists what there is.
-        """
+        """Find a version by its URI; `InputError`, which lists what there is, where it is no URI or there is none."""
         match = _parse(model)
         try:
             if match["alias"]:
@@ -123,7 +111,7 @@ class Registry:
             return Path(mlflow.artifacts.download_artifacts(f"models:/{label(version)}"))
 
     def enter(self, version: ModelVersion) -> bool:
-        """Give a new version its alias: the first is the champion, any later one challenges it."""
+        """Give a new version its alias; tells whether it is the champion, as the first is: any other challenges it."""
         first = self.alias(version.name, CHAMPION) is None
         if first:
             self._crown(version, "the first version")
@@ -143,7 +131,7 @@ class Registry:
             self.client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
-        """Make the champion before the present one champion again; returns it, and the one that it replaces.
+        """Make the former champion the champion again; returns it, and the one that it replaces.
 
         Raises
         ------
@@ -174,7 +162,7 @@ class Registry:
         return back, present
 
     def _former(self, name: str, present: ModelVersion) -> list[int]:
-        """Return former champions, oldest first; what names the present one is left of a move that was cut short."""
+        """Return former champions, oldest first; the present one among them is left of a move that was cut short."""
         former = json.loads(self.client.get_registered_model(name).tags.get(FORMER, "[]"))
         while former and former[-1] == int(present.version):
             former.pop()
@@ -222,7 +210,7 @@ def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
     Raises
     ------
     InputError
-        Where the version was not registered by this program, or by another version of it.
+        Where the version was not registered by this version of our program.
     """
     stored = next(folder.rglob(DESCRIPTION_FILE), None)
     if stored is None:

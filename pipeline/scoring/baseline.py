@@ -13,7 +13,7 @@ from pipeline.run import Run
 from pipeline.scoring.metrics import Scores, confusion, scores
 
 MOST_CELLS = 60_000
-"""Training cells that the forest sees at most; more no longer move its score and take minutes."""
+"""Training cells that the forest sees at most; more take minutes and no longer move its score."""
 
 ATTRIBUTES = (
     "amplitude",
@@ -71,20 +71,13 @@ def seismic_attributes(amplitude: np.ndarray, vertical: int) -> np.ndarray:
 
 
 def cell_features(raw: np.ndarray, keep: list[int]) -> np.ndarray:
-    """Gather everything that the volume holds at a cell of the labels: its spectrum, its series.
-
-    Parameters
-    ----------
-    raw
-        Data [C, *N]; NaN for no data.
-    keep
-        Axes of N that the labels have.
+    """Gather all that a volume [C, *N], NaN for no data, holds at a cell of the labels, which have its axes `keep`.
 
     Returns
     -------
     numpy.ndarray
-        float32 [*L, F]: the values, no data filled with the feature's mean, then one validity bit for each feature
-        that is missing anywhere.
+        float32 [*L, F]: the values, no data as the feature's mean, then a validity bit of each feature that is missing
+        anywhere.
     """
     kept = [1 + axis for axis in keep]
     rest = [axis for axis in range(raw.ndim) if axis not in kept]

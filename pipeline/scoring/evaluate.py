@@ -1,4 +1,4 @@
-"""Scores on the test part of a run's split, labelled cells only, with the random forest beside them if wanted."""
+"""Scores on the labelled cells of a run's test part, with the random forest beside them if wanted."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,17 +20,7 @@ from pipeline.training.checkpoint import best_checkpoint, read_meta
 def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     """Score a run, or another model, on the test part of the run's split; prints the table and whether the split leaks.
 
-    Parameters
-    ----------
-    config
-        Which run, and which model where it is not the run's own.
-    baseline
-        Whether a random forest is trained and scored on the same cells.
-
-    Returns
-    -------
-    Scores
-        Of the model.
+    With `baseline` a random forest is trained and scored on the same cells; the scores returned are the model's.
 
     Raises
     ------

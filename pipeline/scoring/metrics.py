@@ -1,8 +1,8 @@
 """Scores of a segmentation from its confusion matrix.
 
-K classes; rows of a confusion matrix are the true classes, columns the predicted ones. A class that the target does
-not hold has no accuracy and no IoU: both are NaN and left out of the means, although cells wrongly given to it still
-count against the classes that they were taken from.
+K classes; rows of a confusion matrix are the true classes, columns the predicted ones. A class that the target lacks
+has no accuracy and no IoU: both are NaN and left out of the means, although cells wrongly given to it count against the
+classes that they were taken from.
 """
 
 import re
@@ -18,7 +18,7 @@ _REFUSED_BY_MLFLOW = re.compile(r"[^\w\-. ]")
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores over the labelled cells; all are shares between 0 and 1 except kappa, which is negative below chance.
+    """Scores over the labelled cells, shares between 0 and 1 except kappa, which is negative below chance.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ def scores(matrix: np.ndarray) -> Scores:
     Returns
     -------
     Scores
-        NaN where a score is undefined: all means of an empty matrix, and kappa where one class is all there is.
+        NaN where undefined: all means of an empty matrix, and kappa where one class is all there is.
     """
     matrix = matrix.astype(np.float64)
     total = matrix.sum()

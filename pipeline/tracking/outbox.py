@@ -27,7 +27,7 @@ class Outbox:
     Parameters
     ----------
     path
-        File of the entries, in the run's folder; empty where nothing waits.
+        File of the entries; empty where nothing waits.
     send
         Sends some entries, in order, or raises: `RefusedError` for what may be left out, anything else where the server
         does not answer.

@@ -47,16 +47,14 @@ def connect(uri: str) -> MlflowClient:
 
 
 def must_know(uri: str, run_id: str, what: str, before: str) -> None:
-    """Make sure that the tracking store at `uri` knows the MLflow run of what goes on with it.
+    """Make sure that a tracking store knows the MLflow run of what goes on with it.
 
     Parameters
     ----------
     uri, run_id
         The store and the run.
-    what
-        What goes on, in words.
-    before
-        URI of the store that it was started with.
+    what, before
+        What goes on, in words, and the URI of the store that it was started with.
 
     Raises
     ------
@@ -94,14 +92,10 @@ def create_run(
     ----------
     uri
         Tracking URI.
-    experiment
-        Experiment, made where it does not exist.
-    name
-        Name of the run.
-    parameters
-        Flat configuration.
-    tags
-        Code version, data hash and the like.
+    experiment, name
+        Experiment, made where it does not exist, and name of the run.
+    parameters, tags
+        Flat configuration; code version, data hash and the like.
     artifacts
         Folder for the artifacts of a new experiment; none leaves it to the server.
     parent
@@ -137,8 +131,8 @@ class Tracker:
     uri, run_id
         Tracking URI and the run.
     outbox
-        File for what MLflow has not got yet. With it nothing here waits for MLflow or fails with it; without, each
-        call sends at once.
+        File for what MLflow has not got yet: nothing here then waits for MLflow or fails with it. Without, each call
+        sends at once.
     """
 
     def __init__(self, uri: str, run_id: str, outbox: Path | None = None) -> None:
