@@ -8,14 +8,7 @@ _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "T
 
 
 def parse_amount(text: str, place: str) -> int:
-    """Read an amount such as ``80GB`` or ``7.5 GiB`` as bytes.
-
-    Parameters
-    ----------
-    text
-        Number and unit.
-    place
-        The setting it comes from, for the error.
+    """Read an amount such as ``80GB`` or ``7.5 GiB`` as bytes; an error names the setting, `place`.
 
     Raises
     ------
@@ -34,7 +27,6 @@ def parse_amount(text: str, place: str) -> int:
 
 def show_bytes(size: float) -> str:
     """Write bytes with three digits, in thousands: ``2.19 GB``."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
-        if size >= factor or unit == "MB":
-            return f"{size / factor:.3g} {unit}" if size < 999.5 * factor else f"{size / factor:.0f} {unit}"
-    raise AssertionError  # the last unit always serves
+    unit = next((unit for unit in ("TB", "GB") if size >= _UNITS[unit]), "MB")
+    amount = size / _UNITS[unit]
+    return f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:.0f} {unit}"

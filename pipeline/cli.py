@@ -1,7 +1,7 @@
 """The command line: one parser per subcommand over its configuration dataclass. Imports nothing heavy before the work.
 
-Every refusal of input ends with one sentence on stderr and exit code 2, work of which some parts failed with 1, an
-interruption with 130.
+A refusal of input ends with one sentence on stderr and exit code 2, work that failed in part with 1, an interruption
+with 130.
 """
 
 import sys
@@ -19,94 +19,80 @@ from pipeline.refusal import refusal
 
 @dataclass(frozen=True)
 class Command:
-    """One subcommand.
-
-    Attributes
-    ----------
-    summary
-        What it does, in a line.
-    config
-        ``module:Class`` of its configuration.
-    function
-        ``module:function`` that does the work, given the configuration.
-    places
-        Settings that may be given by position.
-    flags
-        Switches passed on as keyword arguments, with their help.
-    """
+    """One subcommand: the function of its name in `module` does the work, given its configuration."""
 
     summary: str
-    config: str
-    function: str
-    places: tuple[str, ...]
-    flags: tuple[tuple[str, str], ...] = ()
+    config: str  # module:Class
+    module: str
+    places: tuple[str, ...]  # settings that may be given by position
+    flags: tuple[tuple[str, str], ...] = ()  # switches passed on as keyword arguments, with their help
 
 
 _RUN = "pipeline.config:RunConfig"
 COMMANDS = {
     "quickstart": Command(
         "go the whole way once: survey, training, registry, map, scores",
-        "pipeline.quickstart:QuickstartConfig", "pipeline.quickstart:quickstart", (),
+        "pipeline.quickstart:QuickstartConfig", "pipeline.quickstart", (),
         (("overwrite", "replace what an earlier quickstart left"),),
     ),
     "synthesize": Command(
         "make a synthetic 3-D seismic survey with known geology",
-        "datasets.config:SynthesisConfig", "datasets.synthetic:synthesize", ("recipe",),
+        "datasets.config:SynthesisConfig", "datasets.synthetic", ("recipe",),
     ),
     "convert": Command(
         "turn SEG-Y, ENVI, GeoTIFF, netCDF, .mat, .npy or .grd into a labelled Zarr volume",
-        "datasets.config_convert:ConvertConfig", "datasets.convert:convert", ("recipe",),
+        "datasets.config_convert:ConvertConfig", "datasets.convert", ("recipe",),
     ),
     "inspect": Command(
         "examine a volume, alone or before a recipe: what it holds, what is wrong with it, a picture",
-        "pipeline.config:InspectConfig", "pipeline.checkup.inspect:inspect", ("source",),
+        "pipeline.config:InspectConfig", "pipeline.checkup.inspect", ("source",),
         (("json", "print the report as JSON"),),
     ),
     "plan": Command(
         "say what a recipe costs before it runs: parameters, FLOPs, peak memory, what fits",
-        "pipeline.config:PlanConfig", "pipeline.planning.plan:plan", ("recipe",),
+        "pipeline.config:PlanConfig", "pipeline.planning.plan", ("recipe",),
         (("json", "print JSON instead of text"),),
     ),
     "train": Command(
         "train a network on a volume",
-        _RUN, "pipeline.training.train:train", ("recipe",),
+        _RUN, "pipeline.training.train", ("recipe",),
         (("resume", "go on with the run of this name"), ("overwrite", "replace the run of this name")),
     ),
     "tune": Command(
         "search depth, block rank, learning rate and more with Ray Tune",
-        _RUN, "pipeline.sweep.tune:tune", ("recipe",),
+        _RUN, "pipeline.sweep.tune", ("recipe",),
         (("resume", "go on with the sweep of this name; its finished trials are kept"),
          ("overwrite", "replace the sweep of this name, once the new one has a result"),
          ("finish", "retrain the best, score it once on the test part, and register it")),
     ),
     "evaluate": Command(
         "score a run on the test part of its split",
-        "pipeline.config:EvaluateConfig", "pipeline.scoring.evaluate:evaluate", ("run",),
+        "pipeline.config:EvaluateConfig", "pipeline.scoring.evaluate", ("run",),
         (("baseline", "add a random forest trained on the same split to the table"),),
     ),
     "report": Command(
         "write one self-contained HTML page of a run or a sweep: scores, pictures, how to make it again",
-        "pipeline.config:ReportConfig", "pipeline.report.report:report", ("run",),
+        "pipeline.config:ReportConfig", "pipeline.report.report", ("run",),
         (("overwrite", "replace the page at --out"),),
     ),
     "register": Command(
         "put a run's best checkpoint into the model registry",
-        "pipeline.config:RegisterConfig", "pipeline.registry.register:register", ("run",),
+        "pipeline.config:RegisterConfig", "pipeline.registry.register", ("run",),
     ),
     "promote": Command(
         "make the challenger of a registered model its champion, if it is better on the same test split",
-        "pipeline.config:PromoteConfig", "pipeline.registry.promote:promote", ("model",),
+        "pipeline.config:PromoteConfig", "pipeline.registry.promote", ("model",),
         (("rollback", "make the champion before the present one champion again"),
          ("force", "make it the champion without a comparison")),
     ),
     "predict": Command(
         "map a whole volume with a registered model or a run",
-        "pipeline.config:PredictConfig", "pipeline.mapping.predict:predict", ("model", "source", "out"),
+        "pipeline.config:PredictConfig", "pipeline.mapping.predict", ("model", "source", "out"),
         (("overwrite", "replace the map of this name"),),
     ),
     "batch": Command(
         "map every volume of a table with columns input and output, spread over a Ray cluster",
-        "pipeline.config:BatchConfig", "pipeline.mapping.batch:batch", ("model", "table"),
+        "pipeline.config:BatchConfig", "pipeline.mapping.batch", ("model", "table"),
         (("overwrite", "replace maps of other models and volumes"),),
     ),
 }  # fmt: skip
@@ -115,19 +101,15 @@ COMMANDS = {
 def usage() -> str:
     """Return the overview of all subcommands."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: python -m pipeline COMMAND [ARGUMENTS] [--setting value ...]",
-            "",
-            "Segment whole geoscience volumes with fully invertible telegraph networks.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "`python -m pipeline COMMAND --help` explains a command; recipes are in pipeline/recipes.",
-        ]
-    )
+    commands = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return f"""usage: python -m pipeline COMMAND [ARGUMENTS] [--setting value ...]
+
+Segment whole geoscience volumes with fully invertible telegraph networks.
+
+commands:
+{commands}
+
+`python -m pipeline COMMAND --help` explains a command; recipes are in pipeline/recipes."""
 
 
 def _load(reference: str) -> Any:
@@ -162,7 +144,7 @@ def run_command(name: str, words: Sequence[str]) -> None:
     switch = "overwrite" in config.__dataclass_fields__
     parsed = parse(parser, _by_name(words, command.places, switch))
     flags = {flag: bool(parsed.pop(flag, False)) for flag, _ in command.flags}
-    _load(command.function)(build(config, parser, parsed), **flags)
+    _load(f"{command.module}:{name}")(build(config, parser, parsed), **flags)
 
 
 def main(words: Sequence[str] | None = None) -> int:

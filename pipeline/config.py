@@ -11,6 +11,13 @@ from pipeline.amount import parse_amount
 from pipeline.config_sweep import SweepConfig
 
 
+def _refuse_below(least: int, config: object, group: str, *names: str) -> None:
+    said = "must not be negative" if least == 0 else f"must be {least} or more"
+    for name in names:
+        if getattr(config, name) < least:
+            raise InputError(f"{group}.{name} is {getattr(config, name)}; it {said}")
+
+
 @dataclass
 class TrainingConfig:
     """How the network is trained; the step itself is plain torch.
@@ -20,7 +27,7 @@ class TrainingConfig:
     steps
         Optimiser steps.
     batch
-        Samples (blocks or augmented views of the whole volume) a step, over all workers.
+        Samples (blocks, or views of the whole volume) a step, over all workers.
     micro_batch
         Samples a worker runs at once; the gradients of a step accumulate over them.
     optimiser
@@ -30,7 +37,7 @@ class TrainingConfig:
     schedule
         ``constant``, or ``one_cycle``: a linear rise over the first three tenths, then a cosine fall to zero.
     drops
-        Step -> factor on the rate from that step on (paper: ``{120: 0.1}``).
+        Step -> factor on the rate from there on (paper: ``{120: 0.1}``).
     weight_decay
         Decoupled weight decay, used by adamw.
     augment
@@ -38,18 +45,18 @@ class TrainingConfig:
     augment_until
         Step from which augmentation ends (paper: 240 of 480); none means never.
     clip
-        Largest norm of the gradient; larger ones are scaled down. 0 switches it off.
+        Norm that larger gradients are scaled down to; 0 switches it off.
     class_weights
-        Weight of a class from its share p of the training labels: ``none``, ``sqrt`` (p^-1/2) or ``inverse`` (p^-1).
+        Weight of a class by its share p of the training labels: ``none``, ``sqrt`` (p^-1/2) or ``inverse`` (p^-1).
     validate_every
-        Steps between two validations, each of which leaves a checkpoint.
+        Steps between validations, each of which leaves a checkpoint.
     patience
         Validations without a better score after which training stops; 0 means never.
     seed
         Seed of weights, order and views.
     memory
-        Memory that a worker may fill, such as ``80GB``; a recipe that needs more is refused before data is read. None
-        means what this machine has.
+        Memory that a worker may fill, such as ``80GB``; a recipe that needs more is refused before data is read.
+        None means what this machine has.
     """
 
     steps: int = 100
@@ -72,12 +79,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.memory is not None:
             parse_amount(self.memory, "training.memory")
-        for name in ("steps", "batch", "micro_batch", "validate_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"training.{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("rate", "clip", "weight_decay", "patience"):
-            if getattr(self, name) < 0:
-                raise InputError(f"training.{name} is {getattr(self, name)}; it must not be negative")
+        _refuse_below(1, self, "training", "steps", "batch", "micro_batch", "validate_every")
+        _refuse_below(0, self, "training", "rate", "clip", "weight_decay", "patience")
 
 
 @dataclass
@@ -89,17 +92,17 @@ class ClusterConfig:
     workers
         Ray Train workers; 0 trains in this process, without Ray.
     min_workers
-        Workers to go on with where machines are lost; as others join, there are up to `workers` again. 0: `workers`.
+        Workers to go on with where machines are lost, up to `workers` again as others join; 0 means `workers`.
     gpu
         Whether each worker takes a GPU (NCCL between them) rather than CPU cores (gloo).
     cpus_per_worker
-        CPU cores a worker reserves and computes with; 0 shares this machine's evenly.
+        CPU cores that a worker reserves and uses; 0 shares this machine's evenly.
     loader_workers
-        Threads in each worker that read samples ahead of the network; 0 reads each when the network waits for it.
+        Threads of each worker that read samples ahead; 0 reads each when the network waits for it.
     prefetch_bytes
-        Bytes of samples that each worker holds ready at most, beside those of the current step; one sample always is.
+        Bytes of samples that each worker holds ready at most beside the current step's; one sample always is.
     max_failures
-        Times a lost worker group is started again from the newest checkpoint.
+        Times that lost workers are started again from the newest checkpoint.
     address
         Ray cluster to join: ``local`` starts one for this run, ``auto`` joins the one that RAY_ADDRESS names.
     """
@@ -120,9 +123,7 @@ class ClusterConfig:
             raise InputError(
                 f"cluster.min_workers is {self.min_workers}; it must lie between 0 and cluster.workers {self.workers}"
             )
-        for name in ("loader_workers", "prefetch_bytes"):
-            if getattr(self, name) < 0:
-                raise InputError(f"cluster.{name} is {getattr(self, name)}; it must not be negative")
+        _refuse_below(0, self, "cluster", "loader_workers", "prefetch_bytes")
 
 
 @dataclass
@@ -179,7 +180,7 @@ class PlanConfig(RunConfig):
     shape
         Cells along `data.space`; none means the volume's, or `data.block` where there is no volume yet.
     channels, classes
-        Channels of the raw data and number of classes; none means the volume's, or 1 and 2 where there is none yet.
+        Channels of the raw data and number of classes; none means the volume's, or 1 and 2 where there is none.
     """
 
     memory: str | None = None
@@ -202,9 +203,9 @@ class InspectConfig:
     Attributes
     ----------
     source
-        Path or URI of a converted volume (Zarr), or a recipe of ``train``, whose volume is then looked at.
+        Path or URI of a converted volume (Zarr), or a recipe of ``train``, to look at its volume.
     recipe
-        Recipe of ``train`` that the volume is tried with: labels by part, what an epoch reads.
+        Recipe of ``train`` to try the volume with: labels by part, what an epoch reads.
     picture
         PNG to draw; none means beside the volume, or here where that is remote.
     """
@@ -242,9 +243,9 @@ class PromoteConfig:
     model
         ``NAME``, whose challenger is meant, ``models:/NAME@challenger`` or ``models:/NAME/3``.
     source
-        Where the volume lies that the version was tested on, should it be needed; none means where it lay then.
+        Where the volume that the version was tested on lies, if needed; none means where it lay then.
     tracking_uri
-        MLflow tracking URI of the registry; none means MLFLOW_TRACKING_URI, or else SQLite in the folder `runs`.
+        MLflow tracking URI of the registry; none means MLFLOW_TRACKING_URI, or else SQLite in `runs`.
     runs
         Folder of all runs.
     """
@@ -266,15 +267,14 @@ class PredictConfig:
     source
         Path or URI of a converted volume (Zarr).
     out
-        Zarr store to write; the picture and, for a map, the GeoTIFF get the same name with another suffix.
+        Zarr store to write; the picture and a map's GeoTIFF get its name with another suffix.
     block
-        Cells along each space dimension that are mapped at once; none means the whole volume in one piece, or where the
-        memory does not hold that, the largest blocks that give the same values.
+        Cells along each space dimension that are mapped at once; none means the whole volume, or where the memory does
+        not hold that, the largest blocks that give the same values.
     halo
-        Cells around a block, on either side, that the network sees too; none means as many as it reaches, which leaves
-        no seam.
+        Cells on either side of a block that the network sees too; none means as many as it reaches: no seam is left.
     tracking_uri
-        MLflow tracking URI of the registry; none means MLFLOW_TRACKING_URI, or else SQLite in the folder `runs`.
+        MLflow tracking URI of the registry; none means MLFLOW_TRACKING_URI, or else SQLite in `runs`.
     runs
         Folder of all runs.
     """

@@ -9,7 +9,6 @@ Objective = Literal["score", "parameters", "memory", "time"]
 LAYOUT = ("depth", "levels", "rank")
 """Parts of the search space that make an hourglass together."""
 SEARCHED = (*LAYOUT, "coarsening", "step", "rate", "batch")
-"""All parts of the search space."""
 
 
 @dataclass
@@ -36,7 +35,7 @@ class SweepConfig:
     Attributes
     ----------
     depth, levels, rank
-        Number of layers, levels of coarsening, and block rank of an hourglass; all three empty keep `network.layers`.
+        Layers, levels of coarsening, and block rank of an hourglass; all three empty keep `network.layers`.
     coarsening
         Kinds of the transform between levels: ``haar``, ``learned``.
     step
@@ -46,17 +45,17 @@ class SweepConfig:
     batch
         Views (or blocks) a step.
     objectives
-        What is searched for: ``score`` (mean IoU on the validation part, never on the test part), and beside it fewer
+        What is searched for: ``score`` (mean IoU on the validation part, never the test part), and beside it fewer
         ``parameters``, less ``memory`` (the planned peak of a worker), less ``time`` (median seconds of a step).
     trials
-        Configurations that are trained; those that are turned away come on top.
+        Configurations that are trained, beside those that are turned away.
     concurrent
         Trials that run at once; 0 means as many as the cluster holds.
     gpus
-        Share of a GPU that a trial takes, where `cluster.gpu` is true: 0.5 lets two trials share one.
+        Share of a GPU that a trial takes where `cluster.gpu` is true: 0.5 lets two share one.
     stop_early
-        Whether ASHA stops trials with a weak validation score; none means only where the score is the one objective,
-        because a weak score may be the price of a small network.
+        Whether ASHA stops trials with a weak validation score; none means where the score is the one objective, because
+        a weak score may be the price of a small network.
     grace
         Validations a trial is granted before ASHA may stop it.
     reduction

@@ -13,6 +13,6 @@ MASK = "***"
 def without_secrets(text: str) -> str:
     """Leave out the user of an address, and the values of its query that open what it names.
 
-    A password may hold all but a blank, as SQLAlchemy takes it; rather more is left out than too little.
+    A password may hold all but a blank, as SQLAlchemy takes it; rather too much is left out than too little.
     """
     return _VALUES.sub(MASK, _USERS.sub(f"{MASK}@", text))

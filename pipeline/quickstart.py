@@ -28,12 +28,7 @@ class QuickstartConfig:
 def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
     """Make a survey, train on it, register the model, map the whole volume, score the map, and write a report.
 
-    Parameters
-    ----------
-    config
-        Recipes and the place of the map.
-    overwrite
-        Replace what an earlier quickstart left.
+    With `overwrite` they replace what an earlier quickstart left.
 
     Raises
     ------

@@ -45,15 +45,12 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Any:
         key, complaint = _explain(str(error))
         by_hand = key is not None and any(word.split("=")[0] == f"--{key}" for word in words)
         place = f"recipe {recipe}: " if recipe is not None and not by_hand else ""
-        near = get_close_matches(f"--{key}", _settings(parser), n=1) if complaint is None else []
+        settings = [option for action in parser._actions for option in action.option_strings]
+        near = get_close_matches(f"--{key}", settings, n=1) if complaint is None else []
         hint = f"did you mean {near[0].removeprefix('--')}? " if near else ""
         raise InputError(
             f"{place}{complaint or f'{key} is not a setting'}; {hint}`{parser.prog} --help` lists all settings"
         ) from error
-
-
-def _settings(parser: ArgumentParser) -> list[str]:
-    return [option for action in parser._actions for option in action.option_strings]
 
 
 def _explain(message: str) -> tuple[str | None, str | None]:
@@ -65,7 +62,7 @@ def _explain(message: str) -> tuple[str | None, str | None]:
     if found := re.fullmatch(r"Group '(.+)' does not accept option '(.+)'", message):
         return f"{found[1]}.{found[2]}", None
     if found := re.fullmatch(r"Parser key \"(.+?)\":\s*(.+)", message, re.S):
-        key, detail = found[1], found[2]
+        key, detail = found.groups()
         if wanted := re.search(r"Expected an? (.+)\. Got value: (.*)", detail, re.S):
             return key, f"{key} is {wanted[2]!r}, expected {_kind(wanted[1], wanted[2])}"
         if wanted := re.search(r"Subtypes: \[(.+?)\]\n.*Given value: (.*)", detail, re.S):
@@ -96,7 +93,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     path
         YAML file.
     overrides
-        Dotted overrides, as on the command line: ``["--training.steps", "10"]``.
+        As on the command line: ``["--training.steps", "10"]``.
 
     Raises
     ------

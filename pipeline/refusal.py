@@ -11,7 +11,6 @@ _SYSTEM = {
     errno.EACCES: "permission denied; choose another place, or ask for access to this one",
     errno.EROFS: "this disk can only be read; choose another place",
 }
-"""Refusals of the operating system that the user can do something about."""
 
 
 def refusal(error: BaseException) -> str | None:

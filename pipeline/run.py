@@ -32,7 +32,7 @@ class Prepared:
     weights
         Weight of each class in the loss.
     counts
-        Labelled cells per class of each part of the split.
+        Labelled cells of each class, by part of the split.
     volume_digest, split_digest
         SHA-256 of the volume's identity and of the split: two runs compare only where both agree.
     tiling
@@ -50,30 +50,23 @@ class Prepared:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and numbers."""
-        return {
+        return vars(self) | {
             "segmenter": self.segmenter.to_json(),
             "mean": self.mean.tolist(),
             "deviation": self.deviation.tolist(),
-            "weights": self.weights,
-            "counts": self.counts,
-            "volume_digest": self.volume_digest,
-            "split_digest": self.split_digest,
             "tiling": None if self.tiling is None else self.tiling.to_json(),
         }
 
     @classmethod
     def from_json(cls, text: dict[str, Any]) -> "Prepared":
         """Undo `to_json`."""
-        return cls(
-            segmenter=SegmenterConfig.from_json(text["segmenter"]),
-            mean=np.asarray(text["mean"], np.float32),
-            deviation=np.asarray(text["deviation"], np.float32),
-            weights=text["weights"],
-            counts=text["counts"],
-            volume_digest=text["volume_digest"],
-            split_digest=text["split_digest"],
-            tiling=Tiling.from_json(text.get("tiling")),
-        )
+        typed = {
+            "segmenter": SegmenterConfig.from_json(text["segmenter"]),
+            "mean": np.asarray(text["mean"], np.float32),
+            "deviation": np.asarray(text["deviation"], np.float32),
+            "tiling": Tiling.from_json(text.get("tiling")),
+        }
+        return cls(**text | typed)
 
 
 OUTBOX = "mlflow-outbox.jsonl"
@@ -82,17 +75,7 @@ OUTBOX = "mlflow-outbox.jsonl"
 
 @dataclass(frozen=True)
 class Run:
-    """A prepared run.
-
-    Attributes
-    ----------
-    folder
-        Absolute path: workers have another current folder.
-    config
-        The full configuration.
-    prepared
-        What was found out before the first step.
-    """
+    """A prepared run; its folder is an absolute path, because workers have another current folder."""
 
     folder: Path
     config: RunConfig
@@ -113,11 +96,8 @@ class Run:
                 f"{folder} is not the folder of a run (it has no prepared.json); "
                 "name one that `python -m pipeline train` made, such as runs/NAME"
             )
-        return cls(
-            folder,
-            load_recipe(folder / "config.yaml"),
-            Prepared.from_json(json.loads((folder / "prepared.json").read_text())),
-        )
+        prepared = Prepared.from_json(json.loads((folder / "prepared.json").read_text()))
+        return cls(folder, load_recipe(folder / "config.yaml"), prepared)
 
     @cached_property
     def volume(self) -> Volume:

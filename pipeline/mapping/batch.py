@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -23,21 +23,12 @@ from pipeline.masking import without_secrets
 from pipeline.tracking.store import store_uri
 
 State = Literal["mapped", "finished before", "failed"]
+Result = tuple[State, float, str]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One volume to map.
-
-    Attributes
-    ----------
-    model
-        The model, by a name that always means the same weights.
-    tracking_uri
-        MLflow tracking URI of the registry.
-    source, out
-        Volume and place.
-    """
+    """One volume to map, and the place; the model goes by a name that always means the same weights."""
 
     model: str
     tracking_uri: str
@@ -47,19 +38,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one volume.
-
-    Attributes
-    ----------
-    row
-        Its line of the table.
-    state
-        Whether it was mapped, was found finished, or failed.
-    seconds
-        How long that took.
-    words
-        Shares of the classes, or why it failed.
-    """
+    """What became of the volume of one line: how long it took, and in words the classes' shares or why it failed."""
 
     row: Row
     state: State
@@ -77,14 +56,7 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
     """Map every volume of a table, each whole or not at all; prints a line a volume and a summary.
 
     Maps of the same model and volume that are there already are not made again, so the same command goes on where it
-    was stopped.
-
-    Parameters
-    ----------
-    config
-        Model, table and cluster.
-    overwrite
-        Whether maps of other models or volumes are replaced.
+    was stopped. With `overwrite`, maps of other models or volumes are replaced.
 
     Returns
     -------
@@ -124,12 +96,11 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
     tasks = [Task(fixed, uri, rows[index].source, rows[index].out) for index in todo]
     for number, result in _results(tasks, scorer, config.cluster):
         index = todo[number]
-        outcomes[index] = Outcome(rows[index], *_judge(result))
+        outcomes[index] = Outcome(rows[index], *result)
         print(f"[{len(outcomes)}/{len(rows)}] {outcomes[index]}", flush=True)
     ordered = [outcomes[index] for index in range(len(rows))]
     print(summary(ordered))
-    failed = sum(outcome.state == "failed" for outcome in ordered)
-    if failed:
+    if failed := sum(outcome.state == "failed" for outcome in ordered):
         raise UnfinishedError(
             f"{failed} of {len(rows)} volumes failed, for the reasons above; the same command tries them again"
         )
@@ -139,8 +110,8 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
 def find_map(row: Row, scorer: Scorer) -> Literal["finished", "other", "unknown"]:
     """Tell whether the place of a line holds the map of its volume, as it is now, by this model.
 
-    It is unknown where the volume does not open; its task will then say so, and writes nothing. A store that was not
-    made by ``convert`` is known by its place, type and shape only.
+    Unknown where the volume does not open: its task will say so. A store that was not made by ``convert`` is known by
+    its place, type and shape only.
     """
     try:
         attrs = dict(open_node(row.out).attrs)
@@ -156,10 +127,10 @@ def find_map(row: Row, scorer: Scorer) -> Literal["finished", "other", "unknown"
     return "finished" if identity(scorer, volume).items() <= attrs.items() else "other"
 
 
-def map_task(task: Task, threads: int) -> tuple[State, float, str]:
-    """Map one volume in a process of its own; what goes wrong with it is told, not raised.
+def map_task(task: Task, threads: int) -> Result:
+    """Map one volume in a process of its own; what goes wrong is told, not raised.
 
-    It may fill as much of the machine's memory as its threads are of the machine's cores: others may work beside it.
+    Others may work beside it: it fills as much of the machine's memory as its threads are of the machine's cores.
     """
     share = min(1.0, threads / (os.cpu_count() or 1))
     return _map(lambda: _loaded(task.model, task.tracking_uri), task, threads, share)
@@ -167,11 +138,11 @@ def map_task(task: Task, threads: int) -> tuple[State, float, str]:
 
 @lru_cache(maxsize=1)
 def _loaded(model: str, tracking_uri: str) -> Scorer:
-    """Load the model once for all volumes that one process maps."""
+    """Load the model once for all volumes of a process."""
     return load_model(model, tracking_uri=tracking_uri)
 
 
-def _map(model: Callable[[], Scorer], task: Task, threads: int, share: float = 1.0) -> tuple[State, float, str]:
+def _map(model: Callable[[], Scorer], task: Task, threads: int, share: float = 1.0) -> Result:
     began = time.perf_counter()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -188,21 +159,17 @@ def _map(model: Callable[[], Scorer], task: Task, threads: int, share: float = 1
     return state, time.perf_counter() - began, " ".join(words.split())
 
 
-def _results(tasks: Sequence[Task], scorer: Scorer, config: ClusterConfig) -> Iterator[tuple[int, Any]]:
-    if config.workers and tasks:
-        from pipeline.mapping.spread import spread  # Ray is imported only where it is wanted
-
-        yield from spread(map_task, tasks, config)
+def _results(tasks: Sequence[Task], scorer: Scorer, config: ClusterConfig) -> Iterator[tuple[int, Result]]:
+    if not (config.workers and tasks):
+        for index, task in enumerate(tasks):
+            yield index, _map(lambda: scorer, task, config.cpus_per_worker or torch.get_num_threads())
         return
-    for index, task in enumerate(tasks):
-        yield index, _map(lambda: scorer, task, config.cpus_per_worker or torch.get_num_threads())
+    from pipeline.mapping.spread import spread  # Ray is imported only where it is wanted
 
-
-def _judge(result: Any) -> tuple[State, float, str]:
-    if isinstance(result, Exception):
-        return "failed", 0.0, f"its process was lost ({' '.join(str(result).split())[:300]})"
-    state, seconds, words = result
-    return state, seconds, words
+    for index, result in spread(map_task, tasks, config):
+        if isinstance(result, Exception):
+            result = "failed", 0.0, f"its process was lost ({' '.join(str(result).split())[:300]})"
+        yield index, result
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:

@@ -12,14 +12,7 @@ from pipeline.tracking.store import store_uri
 
 
 def predict(config: PredictConfig, *, overwrite: bool = False) -> str | Path:
-    """Map a whole volume with a registered model or a run.
-
-    Parameters
-    ----------
-    config
-        Model, source and where the prediction goes.
-    overwrite
-        Whether an existing prediction is replaced.
+    """Map a whole volume with a registered model or a run; with `overwrite` in the place of an existing prediction.
 
     Returns
     -------
@@ -30,7 +23,7 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> str | Path:
     Raises
     ------
     InputError
-        Before any work, where the model, the source and the place do not exist, do not fit, or would be overwritten.
+        Before any work, where model, source or place do not exist, do not fit, or would be overwritten.
     """
     if not (config.model and config.source and config.out):
         raise InputError(
@@ -39,8 +32,7 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> str | Path:
         )
     check_name(config.out, config.source)
     check_place(config.out, overwrite)
-    uri = store_uri(config.tracking_uri, config.runs)
-    scorer = load_model(config.model, tracking_uri=uri)
+    scorer = load_model(config.model, tracking_uri=store_uri(config.tracking_uri, config.runs))
     check_model(scorer)
     made = map_to(scorer, config.source, config.out, block=config.block, halo=config.halo, speak=True)
     print(f"{scorer.version}: {made.shares}")

@@ -24,7 +24,7 @@ from pipeline.run import Run
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter
 
 _FILLED = 0.9
-"""How much of the memory that is free is planned to be filled: others work here too."""
+"""Share of the free memory that is planned to be filled: others work here too."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,8 @@ class Scorer:
         What that was: ``NAME/3`` of the registry, or run and step.
     description
         What goes in and what comes out.
-    segmenter
-        The network, in evaluation mode.
-    device
-        Where it is.
+    segmenter, device
+        The network, in evaluation mode, and where it is.
     """
 
     uri: str
@@ -66,7 +64,7 @@ class Scorer:
         share
             How much of the machine's memory may be filled; a GPU is not shared.
         approximate
-            Whether a network that reaches too far for blocks that fit is mapped in some that see less.
+            Whether blocks may see less than the network reaches where none that fit see it all.
 
         Raises
         ------
@@ -80,7 +78,7 @@ class Scorer:
         return plan_prediction(self.segmenter, volume.shape, memory, approximate=approximate)
 
     def announce(self, volume: Volume, tiling: Tiling | None) -> None:
-        """Say in which blocks a volume is mapped, where it is."""
+        """Say in which blocks a volume is mapped, if any."""
         if tiling is not None:
             reach = self.description.reach
             far = "across the whole volume" if reach is None else str(reach)
@@ -88,33 +86,19 @@ class Scorer:
             print(f"mapping {cells} cells in {tiling} (the network reaches {far})", flush=True)
 
     def map(self, volume: Volume, *, tiling: Tiling | None = None, wanted: Wanted | None = None) -> Iterator[Piece]:
-        """Map a volume, without gradients, one piece after the other.
-
-        Parameters
-        ----------
-        volume
-            One that `open` returned, or that `check` accepts.
-        tiling, wanted
-            As `pipeline.planning.tiling.map_pieces` takes them.
+        """Map a volume that `check` accepts, without gradients, one piece after the other, by `map_pieces`.
 
         Yields
         ------
         Piece
             Probabilities, float32 [K, *place].
         """
-        return map_pieces(
-            self.segmenter.probabilities,
-            volume.read,
-            volume.shape,
-            self.grid,
-            device=self.device,
-            tiling=tiling,
-            wanted=wanted,
-        )
+        network, shape = self.segmenter.probabilities, volume.shape
+        return map_pieces(network, volume.read, shape, self.grid, device=self.device, tiling=tiling, wanted=wanted)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights and of what goes in and comes out, whatever the model is called."""
+        """SHA-256 of the weights and of what goes in and comes out."""
         d = self.description
         shape = [d.classes, d.space, d.channel_dims, d.channel_sizes, d.label_dims, sorted(d.read_slice.items())]
         digest = hashlib.sha256(json.dumps(shape).encode())
@@ -123,12 +107,12 @@ class Scorer:
         return digest.hexdigest()
 
     def open(self, source: str | Path) -> Volume:
-        """Open a volume as this model sees it; labels are left out.
+        """Open a volume as this model sees it, without labels.
 
         Raises
         ------
         InputError
-            Where there is no volume, or its dimensions, channels or sizes are not the model's.
+            Where there is no volume, or it does not pass `check`.
         """
         return self.view(open_volume(source), str(source))
 
@@ -141,13 +125,7 @@ class Scorer:
         return Volume.of(dataset, DataConfig(source=where, space=d.space, read_slice=read_slice))
 
     def check(self, dataset: xr.Dataset, where: str) -> None:
-        """Compare an opened volume with what the model expects.
-
-        Raises
-        ------
-        InputError
-            Where they differ, naming both.
-        """
+        """Raise `InputError` where the dimensions, channels or sizes of an opened volume are not the model's."""
         d, data = self.description, dataset["data"]
         found, expected = [str(dim) for dim in data.dims], [*d.channel_dims, *d.space]
         if set(found) != set(expected):
@@ -181,7 +159,8 @@ def _check_size(start: str, size: int, version: str, d: ModelDescription) -> Non
     if size < least:
         raise InputError(f"{start}, too few for {version}, which needs at least {least}")
     if size % d.multiple and d.padding == "refuse":
-        lower, upper = size // d.multiple * d.multiple, -(-size // d.multiple) * d.multiple
+        lower = size - size % d.multiple
+        upper = lower + d.multiple
         raise InputError(
             f"{start}, but {version} takes multiples of {d.multiple} only (network.padding: refuse); "
             f"cut or extend it to {f'{lower} or {upper}' if lower else upper}"
@@ -210,19 +189,17 @@ def load_model(uri: str, *, tracking_uri: str) -> Scorer:
     uri
         ``models:/NAME@alias``, ``models:/NAME/VERSION``, or the folder of a run (its best checkpoint).
     tracking_uri
-        MLflow tracking URI of the registry; not used for a folder.
+        MLflow tracking URI of the registry.
 
     Raises
     ------
     InputError
-        Where there is no such model; the message lists what there is.
+        Where there is no such model, or MLflow does not answer; the message lists what there is.
     """
     if uri.startswith("models:/"):
-        from pipeline.registry.versions import (
-            load_registered,  # MLflow takes seconds to import, and a folder does not need it
-        )
+        from pipeline.registry import versions  # MLflow takes seconds to import, and a folder does not need it
 
-        return load_registered(uri, tracking_uri=tracking_uri)
+        return versions.load_registered(uri, tracking_uri=tracking_uri)
     if (Path(uri) / "prepared.json").is_file():
         return run_scorer(Run.open(uri))
     raise InputError(

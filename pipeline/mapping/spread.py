@@ -17,17 +17,9 @@ def spread(
 ) -> Iterator[tuple[int, Any]]:
     """Call a function on every task, `config.workers` at once.
 
-    A task whose process or node is lost is tried again `config.max_failures` times; one that Ray ends because the
-    memory runs out is not, since Ray itself would try it for ever.
-
-    Parameters
-    ----------
-    function
-        Called with a task and the number of its cores; it must be importable where Ray runs it.
-    tasks
-        What it is called with.
-    config
-        The cluster, and the resources of one call.
+    The function is called with a task and the number of its cores; it must be importable where Ray runs it. A task
+    whose process or node is lost is tried again `config.max_failures` times; one that Ray ends because the memory runs
+    out is not, since Ray itself would try it for ever.
 
     Yields
     ------

@@ -13,15 +13,7 @@ COLUMNS = ("input", "output")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
-
-    Attributes
-    ----------
-    source, out
-        Volume and place: URIs or absolute paths.
-    where
-        Table and line, for an error.
-    """
+    """One line of the table: volume and place, URIs or absolute paths, and for an error where the line is."""
 
     source: str
     out: str

@@ -1,7 +1,4 @@
-"""One volume to its map: mapped piece by piece, written as it comes, and drawn.
-
-K classes.
-"""
+"""One volume to its map: mapped piece by piece, written as it comes, and drawn."""
 
 import hashlib
 import math
@@ -33,22 +30,14 @@ from pipeline.planning.tiling import Piece, Tiling
 
 @dataclass(frozen=True)
 class Mapped:
-    """What came out.
-
-    Attributes
-    ----------
-    written
-        The store, and what lies beside it.
-    shares
-        Share of each class, in words.
-    """
+    """What came out: the store and what lies beside it, and the share of each class in words."""
 
     written: list[str]
     shares: str
 
 
 def identity(scorer: Scorer, volume: Volume) -> dict[str, str]:
-    """Say what decides a map, the place of its volume aside: two maps with the same attributes are the same."""
+    """Return what decides a map but for the place of its volume: two maps with the same attributes are the same."""
     made = f"{volume.digest()} {volume.dataset.attrs.get('created', '')}"
     return {"model_digest": scorer.digest, "input_digest": hashlib.sha256(made.encode()).hexdigest()}
 
@@ -76,10 +65,8 @@ def map_to(
     ----------
     scorer
         The model.
-    source, out
-        Volume and place, as `pipeline.mapping.predict` accepts them.
-    block, halo
-        As `PredictConfig` has them.
+    source, out, block, halo
+        As in `PredictConfig`.
     share
         How much of the machine's memory this may fill.
     speak
@@ -88,15 +75,16 @@ def map_to(
     Raises
     ------
     InputError
-        Where the volume does not exist, does not fit the model or the memory, cannot be read, or holds no data at all,
-        or the place cannot be written, or is being written by another process.
+        Where the volume does not exist, does not fit the model or the memory, cannot be read or holds no data at all,
+        or the place cannot be written or is being written by another process.
     """
     volume = scorer.open(source)
     if block is None and halo is not None:
         raise InputError(f"halo is {halo}, but without a block the whole volume is seen; set a block")
     tiling = scorer.plan(volume, share) if block is None else _blocks(scorer, volume, block, halo)
     scorer.announce(volume, tiling)
-    made = _Map(scorer, volume, source, tiling, Progress("mapping", _bytes(volume), speak=speak))
+    progress = Progress("mapping", 4 * volume.n_channels * math.prod(volume.shape), speak=speak)
+    made = _Map(scorer, volume, source, tiling, progress)
     if is_remote(out):
         made.write(out)
         return Mapped([out], made.shares())
@@ -114,12 +102,8 @@ def map_to(
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _bytes(volume: Volume) -> int:
-    return 4 * volume.n_channels * math.prod(volume.shape)
-
-
 def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | None) -> Tiling:
-    """Return the blocks that the user wants, amid a halo as wide as the network reaches if no other is wanted."""
+    """Return the blocks that the user wants, by default amid a halo as wide as the network reaches."""
     reach = scorer.description.reach
     if halo is None and reach is None:
         raise InputError(
@@ -137,15 +121,7 @@ def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | 
 
 
 class _Map:
-    """A map that is being made.
-
-    Parameters
-    ----------
-    scorer, volume, source, tiling
-        What is mapped, and how.
-    progress
-        Counts the bytes of the volume.
-    """
+    """A map that is being made; `progress` counts the bytes of the volume."""
 
     def __init__(self, scorer: Scorer, volume: Volume, source: str, tiling: Tiling | None, progress: Progress) -> None:
         self.scorer, self.volume, self.source, self.tiling = scorer, volume, source, tiling
@@ -176,7 +152,7 @@ class _Map:
             write_prediction(layout, self._pieces(), out, block=self._block())
 
     def shares(self) -> str:
-        """Say how much of the volume each class takes, once it is written."""
+        """Say how much of the written map each class takes."""
         classes, counts = self.scorer.description.classes, self.counts
         cells = counts[: len(classes)].sum()
         shares = [f"{name} {100 * count / cells:.1f}%" for name, count in zip(classes, counts, strict=False)]
@@ -215,17 +191,7 @@ class _Map:
     def draw(self, place: Path, aside: Path) -> list[str]:
         """Draw the finished map, and write it as a GeoTIFF where it is one over y and x; says what cannot be made.
 
-        Parameters
-        ----------
-        place
-            The map.
-        aside
-            Folder in which files are made before they take their place.
-
-        Returns
-        -------
-        list of str
-            The files.
+        The files are made in the folder `aside` before they take their place; returns their paths.
         """
         classes = xr.open_zarr(place, mask_and_scale=False, decode_coords="all")["class"]
         written = []

@@ -3,32 +3,13 @@
 from typing import Any
 
 from pipeline.registry.description import ModelDescription
+from pipeline.scoring.metrics import MEANS
 
 
 def model_card(name: str, description: ModelDescription, metrics: dict[str, Any]) -> str:
-    """Write the card of a model in Markdown.
-
-    Parameters
-    ----------
-    name
-        Name of the registered model.
-    description
-        What the model expects and gives.
-    metrics
-        The run's ``metrics.json``.
-
-    Returns
-    -------
-    str
-        The card.
-    """
-    sections = [
-        _what(name, description),
-        _data(description),
-        _scores(description, metrics),
-        _limits(description),
-        _use(name, description),
-    ]
+    """Write the card of the registered model `name` in Markdown; `metrics` are its run's ``metrics.json``."""
+    d = description
+    sections = [_what(name, d), _data(d), _scores(metrics), _limits(d), _use(name, d)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -36,20 +17,16 @@ def _what(name: str, d: ModelDescription) -> str:
     channels = " x ".join(f"{size} {dim}" for dim, size in zip(d.channel_dims, d.channel_sizes, strict=True)) or "1"
     gone = "".join(f", read at {d.space[axis]} cell {cell}" for axis, cell in d.read_slice.items())
     coarser = "" if d.factor == 1 else f", on a grid {d.factor:g} times coarser"
-    return "\n".join(
-        [
-            f"# {name}",
-            "",
-            f"A telegraph network (fully invertible, hyperbolic) over {', '.join(d.space)}; {len(d.classes)} classes.",
-            "",
-            f"- in: raw float32 [batch, {d.channels}, {', '.join(d.space)}], NaN where there is no data; channels: "
-            f"{channels}{_units(d)}",
-            f"- out: probabilities float32 [batch, {len(d.classes)}, {', '.join(d.label_dims)}]{gone}{coarser}",
-            f"- classes, in order: {', '.join(d.classes)}",
-            f"- {_reach(d)}",
-            "- normalisation is inside the model",
-        ]
-    )
+    units = f" ({d.quantity})" if d.quantity else ""
+    return f"""# {name}
+
+A telegraph network (fully invertible, hyperbolic) over {", ".join(d.space)}; {len(d.classes)} classes.
+
+- in: raw float32 [batch, {d.channels}, {", ".join(d.space)}], NaN where there is no data; channels: {channels}{units}
+- out: probabilities float32 [batch, {len(d.classes)}, {", ".join(d.label_dims)}]{gone}{coarser}
+- classes, in order: {", ".join(d.classes)}
+- {_reach(d)}
+- normalisation is inside the model"""
 
 
 def _reach(d: ModelDescription) -> str:
@@ -59,10 +36,6 @@ def _reach(d: ModelDescription) -> str:
     start = f" that begin on multiples of {d.multiple} cells" if d.multiple > 1 else ""
     never = f"; {' and '.join(whole)} must never be cut" if whole else ""
     return f"an output cell looks {d.reach} cells far: blocks amid such a halo{start} leave no seam{never}"
-
-
-def _units(d: ModelDescription) -> str:
-    return f" ({d.quantity})" if d.quantity else ""
 
 
 def _data(d: ModelDescription) -> str:
@@ -89,9 +62,9 @@ def _data(d: ModelDescription) -> str:
     return "\n".join(lines)
 
 
-def _scores(d: ModelDescription, metrics: dict[str, Any]) -> str:
+def _scores(metrics: dict[str, Any]) -> str:
     lines = ["## Scores on the test part, labelled cells only", "", "| score | value |", "|---|---|"]
-    for key, title in (("oa", "OA"), ("aa", "AA"), ("kappa", "kappa"), ("miou", "mean IoU")):
+    for key, title in MEANS.items():
         lines.append(f"| {title} | {metrics[f'test/{key}']:.3f} |")
     for key, value in metrics.items():
         if key.startswith("test/iou/"):
@@ -110,13 +83,10 @@ def _limits(d: ModelDescription) -> str:
         "- The whole volume was the network's input, test cells included (without their labels).",
         "- Probabilities are not calibrated.",
     ]
-    few = [
-        name for name, cells in zip(d.classes, d.training["labelled_cells"].get("test", []), strict=False) if cells < 50
-    ]
-    if few:
+    tested = d.training["labelled_cells"].get("test", [])
+    if few := [name for name, cells in zip(d.classes, tested, strict=False) if cells < 50]:
         lines.append(f"- Fewer than 50 test cells, so little is known about: {', '.join(few)}.")
-    fixed = [f"{size} {dim}" for dim, size in zip(d.space, d.sizes, strict=True) if size is not None]
-    if fixed:
+    if fixed := [f"{size} {dim}" for dim, size in zip(d.space, d.sizes, strict=True) if size is not None]:
         lines.append(f"- Normalised entry by entry, so it takes exactly {', '.join(fixed)}.")
     if d.padding == "refuse" and d.multiple > 1:
         lines.append(f"- Sizes must divide by {d.multiple}.")
@@ -127,14 +97,10 @@ def _use(name: str, d: ModelDescription) -> str:
     enough = [(2 + d.read_slice.get(axis, 0) // d.multiple) * d.multiple for axis in range(len(d.space))]
     sizes = [size or other for size, other in zip(d.sizes, enough, strict=True)]
     example = ", ".join(str(size) for size in (1, d.channels, *sizes))
-    return "\n".join(
-        [
-            "## Use without the code that trained it",
-            "",
-            "```python",
-            "import mlflow, numpy",
-            f'model = mlflow.pyfunc.load_model("models:/{name}@champion")',
-            f"probabilities = model.predict(numpy.zeros(({example}), numpy.float32))",
-            "```",
-        ]
-    )
+    return f"""## Use without the code that trained it
+
+```python
+import mlflow, numpy
+model = mlflow.pyfunc.load_model("models:/{name}@champion")
+probabilities = model.predict(numpy.zeros(({example}), numpy.float32))
+```"""

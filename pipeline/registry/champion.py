@@ -2,21 +2,15 @@
 
 from dataclasses import dataclass
 
+_SAME = {"volume_digest": "volume", "split_digest": "split", "factor": "grid"}
+"""What two versions must have been tested on alike for their scores to compare."""
+
 
 @dataclass(frozen=True)
 class Standing:
-    """How a version did, and on what: two standings compare only where everything but the score agrees.
+    """How a version, ``NAME/3``, did: its mean IoU on the test part of a split of a volume.
 
-    Attributes
-    ----------
-    version
-        ``NAME/3``.
-    miou
-        Mean IoU on the test part.
-    volume_digest, split_digest
-        Identity of the volume and of the split.
-    factor
-        How much coarser than the volume the scored grid is.
+    The grid of the scored cells is coarser than the volume's by `factor`.
     """
 
     version: str
@@ -27,26 +21,17 @@ class Standing:
 
     def tags(self) -> dict[str, str]:
         """Return the tags from which `of` reads a standing."""
-        return {
-            "test_miou": repr(self.miou),
-            "volume_digest": self.volume_digest,
-            "split_digest": self.split_digest,
-            "factor": self.factor,
-        }
+        return {"test_miou": repr(self.miou)} | {key: getattr(self, key) for key in _SAME}
 
     @classmethod
     def of(cls, version: str, tags: dict[str, str]) -> "Standing":
         """Read the standing of a registered version; what its tags lack stays empty and compares with nothing."""
-        return cls(
-            version,
-            float(tags.get("test_miou", "nan")),
-            *(tags.get(key, "") for key in ("volume_digest", "split_digest", "factor")),
-        )
+        return cls(version, float(tags.get("test_miou", "nan")), *(tags.get(key, "") for key in _SAME))
 
 
 def difference(new: Standing, champion: Standing) -> str:
     """Say what two versions were tested on that differs; empty where their scores compare."""
-    for key, thing in (("volume_digest", "volume"), ("split_digest", "split"), ("factor", "grid")):
+    for key, thing in _SAME.items():
         mine, theirs = getattr(new, key), getattr(champion, key)
         if mine != theirs or not mine:
             return f"different {thing}s ({mine[:12] or 'unknown'} against {theirs[:12] or 'unknown'})"
@@ -54,28 +39,13 @@ def difference(new: Standing, champion: Standing) -> str:
 
 
 def compare(new: Standing, champion: Standing | None) -> tuple[bool, str]:
-    """Decide whether a new version becomes champion.
-
-    Parameters
-    ----------
-    new
-        The new version.
-    champion
-        The present champion; none where there is none.
-
-    Returns
-    -------
-    bool, str
-        The decision, and the sentence that gives its reason.
-    """
+    """Decide whether a new version becomes champion; returns the decision, and the sentence that gives its reason."""
     if champion is None:
         return True, f"{new.version} becomes champion: there was none."
     stays = f"{champion.version} stays champion, not {new.version}"
     if found := difference(new, champion):
-        return (
-            False,
-            f"{stays}: they were tested on {found}, so they do not compare; pass --force if you know better.",
-        )
+        reason = f"they were tested on {found}, so they do not compare; pass --force if you know better."
+        return False, f"{stays}: {reason}"
     scores = f"{new.miou:.4f} against {champion.miou:.4f} on the same test split"
     if new.miou > champion.miou:
         return True, f"{new.version} becomes champion in place of {champion.version}: test mIoU {scores}."

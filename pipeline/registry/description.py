@@ -1,5 +1,6 @@
-"""What a trained network expects and gives, as plain JSON that travels with it: a registered model explains itself."""
+"""What a trained network expects and gives, as plain JSON that travels with it."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ class ModelDescription:
     space
         Dimensions that the network convolves over, in order.
     sizes
-        Cells along each dimension of `space` where only one size works; none where any does.
+        Cells along each dimension of `space` that takes only one size; none for any other.
     channel_dims, channel_sizes
         Dimensions flattened to input channels, in order, and their sizes.
     label_dims
@@ -32,7 +33,7 @@ class ModelDescription:
     read_slice
         Axis of `space` that the output lacks -> cell at which it is read.
     factor
-        The output's cells are larger than the input's by this, along every dimension.
+        How much larger the output's cells are than the input's, along every dimension.
     multiple
         The coarsest grid's cell in cells of the input: sizes are padded to a multiple of it.
     padding
@@ -40,9 +41,9 @@ class ModelDescription:
     data
         Name and units of the data.
     training
-        Title, source, licence and digests of the training volume, the split, and the labels of each part.
+        Title, source, licence and digests of the training volume, the split, and its labels.
     reach
-        How far an output cell looks, in cells of the input; none where it looks around the whole volume.
+        Cells of the input that an output cell looks far; none where it sees the whole volume.
     network
         `models.config.SegmenterConfig` as JSON: with the weights of the program, the network itself.
     """
@@ -65,10 +66,7 @@ class ModelDescription:
     @property
     def channels(self) -> int:
         """Input channels."""
-        product = 1
-        for size in self.channel_sizes:
-            product *= size
-        return product
+        return math.prod(self.channel_sizes)
 
     @property
     def quantity(self) -> str:
@@ -78,8 +76,7 @@ class ModelDescription:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and texts."""
-        plain = asdict(self)
-        plain["read_slice"] = {str(axis): cell for axis, cell in self.read_slice.items()}
+        plain = asdict(self) | {"read_slice": {str(axis): cell for axis, cell in self.read_slice.items()}}
         return {"format": "telegrapher-model", "format_version": FORMAT_VERSION, **plain}
 
     @classmethod
@@ -103,22 +100,13 @@ class ModelDescription:
 
 
 def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
-    """Describe the network of a run.
-
-    Parameters
-    ----------
-    run
-        The run.
-    segmenter
-        Its network.
-    """
+    """Describe the network of a run."""
     volume, prepared, split = run.volume, run.prepared, run.config.split
     data, attrs = volume.dataset["data"], volume.dataset.attrs
-    statistics_shape = prepared.mean.shape[1:]
     return ModelDescription(
         classes=list(volume.classes),
         space=list(volume.space),
-        sizes=[None if size == 1 else size for size in statistics_shape],
+        sizes=[None if size == 1 else size for size in prepared.mean.shape[1:]],
         channel_dims=list(volume.channel_dims),
         channel_sizes=[int(data.sizes[dim]) for dim in volume.channel_dims],
         label_dims=list(volume.label_dims),

@@ -1,4 +1,4 @@
-"""A segmenter in the form that `torch.export` turns into one program for every size of volume, and its files.
+"""A segmenter as one program for every size of volume, by `torch.export`, and as ONNX.
 
 B batch, C channels, K classes, N space, L space of the output.
 """
@@ -16,15 +16,15 @@ from models.unrolled import unrolled
 from pipeline.registry.description import ModelDescription
 
 PROGRAM_PREFIX = "segmenter."
-"""What a program puts before the names of the network's weights."""
+"""What stands before the names of the network's weights in a program."""
 _MOST_CELLS = 2**31
 
 
 def tolerance(network: NetworkConfig) -> float:
     """Return by how much the probabilities of a program may differ from the network's.
 
-    Where a force falls between two numbers, of its own precision or of the grid of exact states, the last bit of a sum
-    decides to which it is rounded.
+    The last bit of a sum may decide to which of two numbers, of its own precision or of the grid of exact states, a
+    force is rounded.
     """
     if network.state_bits == 16 or network.force_dtype != "float32":
         return 2e-2
@@ -36,12 +36,7 @@ class Exportable(nn.Module):
 
     Written plainly, "padded to a multiple" makes the exporter guard dozens of facts about the traced size, and the
     program refuses most others. Here the number of coarse cells is read from data, so every later size is a multiple
-    of it by construction and nothing is left to guard.
-
-    Parameters
-    ----------
-    segmenter
-        The network, on the CPU; its weights are frozen.
+    of it by construction and nothing is left to guard. The network is on the CPU; its weights are frozen.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:
@@ -81,19 +76,12 @@ def _pad(x: Tensor, axis: int, size: int, multiple: int, padding: str) -> Tensor
     extended = x.index_select(axis, cells.clamp(max=size - 1))
     if padding == "zeros":
         inside = (cells < size).to(x.dtype)
-        extended = extended * inside.view(-1, *[1] * (x.dim() - axis - 1))
+        return extended * inside.view(-1, *[1] * (x.dim() - axis - 1))
     return extended
 
 
-def _program(segmenter: Segmenter, example_BCN: Tensor) -> torch.export.ExportedProgram:
-    sizes = segmenter.mean.shape[1:]
-    free = [0, *(axis for axis, size in enumerate(sizes, start=2) if size == 1)]  # statistics may fix an axis
-    dynamic = {axis: torch.export.Dim.DYNAMIC for axis in free}
-    return torch.export.export(Exportable(segmenter), (example_BCN,), dynamic_shapes=(dynamic,))
-
-
-def write_program(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
-    """Write a torch program that takes any batch and space: raw data [B, C, *N] to probabilities [B, K, *L].
+def exported(segmenter: Segmenter, example_BCN: Tensor) -> torch.export.ExportedProgram:
+    """Make a torch program that takes any batch and space: raw data [B, C, *N] to probabilities [B, K, *L].
 
     Exact states go along as floating-point numbers on the same grid. Coarsening rounds once instead of shear by shear,
     so the program agrees with the network to some steps of the grid, not to the bit.
@@ -104,15 +92,15 @@ def write_program(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path
         The network, on the CPU; its weights are frozen.
     example_BCN
         An input to trace, of a batch of two or more.
-    path
-        The file, usually ``.pt2``.
     """
-    torch.export.save(_program(segmenter, example_BCN), path)
-    return path
+    sizes = segmenter.mean.shape[1:]
+    free = [0, *(axis for axis, size in enumerate(sizes, start=2) if size == 1)]  # statistics may fix an axis
+    dynamic = {axis: torch.export.Dim.DYNAMIC for axis in free}
+    return torch.export.export(Exportable(segmenter), (example_BCN,), dynamic_shapes=(dynamic,))
 
 
 def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
-    """Write the same program as ONNX, with input ``raw`` and output ``probabilities``; needs the extra ``onnx``.
+    """Write the program as ONNX, with input ``raw`` and output ``probabilities``; needs the extra ``onnx``.
 
     Raises
     ------
@@ -125,7 +113,7 @@ def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
             "write a torch program instead, or train with float16 or float32"
         )
     program = torch.onnx.export(
-        _program(segmenter, example_BCN), (), input_names=["raw"], output_names=["probabilities"], verbose=False
+        exported(segmenter, example_BCN), (), input_names=["raw"], output_names=["probabilities"], verbose=False
     )
     assert program is not None
     program.save(path)
@@ -133,14 +121,14 @@ def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
 
 
 def example_batch(description: ModelDescription, extra: int = 0) -> np.ndarray:
-    """Make an input that a model accepts, small, with different sizes on every axis, and with a no-data cell.
+    """Make a small input that a model accepts, of another size along each axis, and with a no-data cell.
 
     Parameters
     ----------
     description
         What the model expects.
     extra
-        Coarse cells by which every axis is longer: another input that the program was not traced with.
+        Coarse cells by which every axis is longer: an input that the program was not traced with.
 
     Returns
     -------

@@ -30,7 +30,7 @@ def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = Fals
     config
         Which version.
     rollback
-        Make the champion before the present one champion again, instead.
+        Make the former champion the champion again, instead.
     force
         Make it the champion whatever the scores say.
 
@@ -51,10 +51,12 @@ def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = Fals
             "--rollback takes the NAME of a model and nothing else; to choose the version yourself, write "
             "python -m pipeline promote models:/NAME/3 --force"
         )
-    uri = store_uri(config.tracking_uri, config.runs)
-    registry = Registry.open(uri, config.model)
+    registry = Registry.open(store_uri(config.tracking_uri, config.runs), config.model)
     if rollback:
-        return _roll_back(registry, config.model)
+        registry.require(config.model)
+        back, withdrawn = registry.roll_back(config.model)
+        print(f"{label(back)} is champion again, in place of {label(withdrawn)}.")
+        return True
     new = _candidate(registry, config.model)
     if new is None:
         return False
@@ -62,29 +64,21 @@ def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = Fals
     if old is not None and old.version == new.version:
         print(f"{label(new)} is the champion already.")
         return False
+    mine, theirs = standing(new), None if old is None else standing(old)
     if force:
         wins, reason = True, f"{label(new)} becomes champion as it was told to (--force), without a comparison."
-    elif old is None:
-        wins, reason = compare(standing(new), None)
-    elif difference(standing(new), standing(old)) and standing(new).factor == standing(old).factor:
-        wins, reason = compare(*_score_both(registry, new, old, config.source))
     else:
-        wins, reason = compare(standing(new), standing(old))
+        if theirs is not None and difference(mine, theirs) and mine.factor == theirs.factor:
+            mine, theirs = _score_both(registry, new, old, config.source)
+        wins, reason = compare(mine, theirs)
     if wins:
         registry.promote(new, reason)
     print(reason)
     return wins
 
 
-def _roll_back(registry: Registry, model: str) -> bool:
-    registry.require(model)
-    back, withdrawn = registry.roll_back(model)
-    print(f"{label(back)} is champion again, in place of {label(withdrawn)}.")
-    return True
-
-
 def _candidate(registry: Registry, model: str) -> Any:
-    """Find the version that is to become champion; none where nobody challenges the champion."""
+    """Find the version that is to become champion; none where the champion has no challenger."""
     if model.startswith("models:/"):
         return registry.find(model)
     registry.require(model)
@@ -99,8 +93,8 @@ def _candidate(registry: Registry, model: str) -> Any:
 
 def _score_both(registry: Registry, new: Any, old: Any, source: str | None) -> tuple[Standing, Standing]:
     """Score two versions on the test part of the first, and say what the second may have seen of it."""
-    found = difference(standing(new), standing(old))
-    start = f"{label(new)} and {label(old)} were tested on {found}"
+    tested = standing(new)
+    start = f"{label(new)} and {label(old)} were tested on {difference(tested, standing(old))}"
     folder = registry.fetch(new)
     recipe = read_recipe(folder)
     if recipe is None:
@@ -108,7 +102,7 @@ def _score_both(registry: Registry, new: Any, old: Any, source: str | None) -> t
             f"{start}, and {label(new)} does not carry the recipe that says where its test cells are; "
             "register its run again, or pass --force if you know better"
         )
-    volume, split = _test_part(recipe, standing(new), source, start)
+    volume, split = _test_part(recipe, tested, source, start)
     print(f"{start}; scoring both on the test part of {label(new)} ...", flush=True)
     old_folder = registry.fetch(old)
     measured = []
@@ -118,7 +112,7 @@ def _score_both(registry: Registry, new: Any, old: Any, source: str | None) -> t
             miou = _test_miou(scorer, volume, split, recipe.data.source)
         except InputError as error:
             raise InputError(f"{start}, and cannot be compared: {error}; pass --force if you know better") from error
-        measured.append(replace(standing(new), version=label(version), miou=miou))
+        measured.append(replace(tested, version=label(version), miou=miou))
     print(_seen(volume, split, read_recipe(old_folder), new, old))
     return measured[0], measured[1]
 

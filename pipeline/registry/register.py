@@ -1,7 +1,4 @@
-"""MLflow's model registry: a run's best checkpoint becomes a version that needs none of our code.
-
-B batch, C channels, K classes, N the space.
-"""
+"""MLflow's model registry: a run's best checkpoint becomes a version that needs none of our code."""
 
 import json
 import tempfile
@@ -15,12 +12,16 @@ import mlflow
 import mlflow.pytorch
 import numpy as np
 import torch
+from mlflow.entities import Run as Record
+from mlflow.entities import RunInfo
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
 from datasets.errors import InputError
+from models.segmenter import Segmenter
 from pipeline.config import RegisterConfig
 from pipeline.masking import without_secrets
 from pipeline.recipe import dump_recipe
@@ -28,27 +29,19 @@ from pipeline.registry.card import model_card
 from pipeline.registry.champion import Standing
 from pipeline.registry.description import ModelDescription, describe_run
 from pipeline.registry.export import Exportable, example_batch, tolerance
-from pipeline.registry.versions import DESCRIPTION_FILE, RECIPE_FILE, Registry, tracking_at
+from pipeline.registry.versions import DESCRIPTION_FILE, RECIPE_FILE, Registry, label, tracking_at
 from pipeline.run import Run
+from pipeline.scoring.metrics import MEANS
 from pipeline.tracking.tracker import connect
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter, read_meta
 from pipeline.training.train import flatten
 
-_SCORES = ("test/oa", "test/aa", "test/kappa", "test/miou")
 _LONGEST_TEXT = 5000  # of MLflow's database column
 
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """A version that `register` made.
-
-    Attributes
-    ----------
-    name, version
-        Name in the registry and number.
-    champion
-        Whether the alias ``champion`` now points at it, because it is the first; if not, ``challenger`` does.
-    """
+    """A version that `register` made, and whether it is the champion, because it is the first, or a challenger."""
 
     name: str
     version: int
@@ -62,16 +55,6 @@ class RegisteredVersion:
 
 def register(config: RegisterConfig) -> RegisteredVersion:
     """Put a run's best checkpoint into the registry: the first version is the champion, later ones challenge it.
-
-    Parameters
-    ----------
-    config
-        Which run, under which name.
-
-    Returns
-    -------
-    RegisteredVersion
-        The new version.
 
     Raises
     ------
@@ -91,37 +74,32 @@ def register(config: RegisterConfig) -> RegisteredVersion:
         )
     run_id = str(run.read("tracking.json").get("run_id"))
     client = connect(uri)
-    record = _find_run(client, run_id, run, uri)
-    segmenter = load_segmenter(checkpoint)
-    description = describe_run(run, segmenter)
-    card = model_card(name, description, metrics)
-    with tracking_at(uri):
-        with _resumed(client, run_id):
-            model_uri, model_id = _log(Exportable(segmenter).eval(), description, card, run, metrics)
-        _verify(model_uri, segmenter, description)
-        return _enter(Registry(uri, client), name, model_uri, model_id, record, description, card, metrics)
-
-
-def _find_run(client: MlflowClient, run_id: str, run: Run, uri: str) -> Any:
     try:
-        return client.get_run(run_id)
+        record = client.get_run(run_id)
     except MlflowException as error:
         raise InputError(
             f"MLflow at {uri} does not know the run of {run.folder} (id {run_id}); "
             "give the --tracking_uri that it was trained with, or train it again"
         ) from error
+    segmenter = load_segmenter(checkpoint)
+    description = describe_run(run, segmenter)
+    card = model_card(name, description, metrics)
+    with tracking_at(uri):
+        with _resumed(client, record.info):
+            logged = _log(Exportable(segmenter).eval(), description, card, run, metrics)
+        _verify(logged.model_uri, segmenter, description)
+        return _enter(Registry(uri, client), name, logged, record, description, card, metrics)
 
 
 @contextmanager
-def _resumed(client: MlflowClient, run_id: str) -> Iterator[None]:
+def _resumed(client: MlflowClient, info: RunInfo) -> Iterator[None]:
     """Make a finished run active again; its status and its end stay what they were."""
-    info = client.get_run(run_id).info
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=info.run_id):
         yield
-    client.set_terminated(run_id, info.status, info.end_time)
+    client.set_terminated(info.run_id, info.status, info.end_time)
 
 
-def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metrics: dict[str, Any]) -> tuple[str, str]:
+def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metrics: dict[str, Any]) -> ModelInfo:
     sizes = tuple(-1 if size is None else size for size in d.sizes)
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("float32"), (-1, d.channels, *sizes))]),
@@ -136,7 +114,7 @@ def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metr
         }
         for file, text in beside.items():
             (Path(folder) / file).write_text(text)
-        info = mlflow.pytorch.log_model(
+        return mlflow.pytorch.log_model(
             module,
             name="model",
             signature=signature,
@@ -148,10 +126,9 @@ def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metr
             metadata=d.to_json(),
             params={key: without_secrets(str(value)) for key, value in flatten(asdict(run.config)).items()},
         )
-    return info.model_uri, info.model_id
 
 
-def _verify(model_uri: str, segmenter: Any, d: ModelDescription) -> None:
+def _verify(model_uri: str, segmenter: Segmenter, d: ModelDescription) -> None:
     """Compare the stored program with the network on sizes that it was not traced with."""
     stored, allowed = mlflow.pytorch.load_model(model_uri), tolerance(segmenter.config.network)
     for extra in (1, d.multiple):
@@ -168,9 +145,8 @@ def _verify(model_uri: str, segmenter: Any, d: ModelDescription) -> None:
 def _enter(
     registry: Registry,
     name: str,
-    model_uri: str,
-    model_id: str,
-    record: Any,
+    logged: ModelInfo,
+    record: Record,
     d: ModelDescription,
     card: str,
     metrics: dict[str, Any],
@@ -180,40 +156,35 @@ def _enter(
         client.get_registered_model(name)
     except MlflowException:
         client.create_registered_model(name, description=f"{' x '.join(d.space)} to {', '.join(d.classes)}")
-    standing = Standing(
-        name,
-        float(metrics["test/miou"]),
-        d.training["volume_digest"],
-        d.training["split_digest"],
-        f"{d.factor:g}",
-    )
-    scores = {key.replace("test/", "test_"): repr(value) for key, value in metrics.items() if key in _SCORES}
-    tags = (
-        scores
-        | standing.tags()
-        | {
-            "classes": json.dumps(d.classes),
-            "space": json.dumps(d.space),
-            "channel_dims": json.dumps(dict(zip(d.channel_dims, d.channel_sizes, strict=True))),
-            "label_dims": json.dumps(d.label_dims),
-            "read_slice": json.dumps({d.space[axis]: cell for axis, cell in d.read_slice.items()}),
-            "units": d.data.get("units", ""),
-            "split": json.dumps(d.training["split"]),
-            "best_step": str(metrics["best_step"]),
-            "source_sha256": d.training.get("source_sha256", ""),
-            "shape": json.dumps(d.training["shape"]),
-            "code_version": record.data.tags.get("code_version", "unknown"),
-        }
-    )
+    learned = d.training
+    miou, factor = float(metrics["test/miou"]), f"{d.factor:g}"
+    tags = {
+        **{f"test_{key}": repr(metrics[f"test/{key}"]) for key in MEANS},
+        **Standing(name, miou, learned["volume_digest"], learned["split_digest"], factor).tags(),
+        "classes": json.dumps(d.classes),
+        "space": json.dumps(d.space),
+        "channel_dims": json.dumps(dict(zip(d.channel_dims, d.channel_sizes, strict=True))),
+        "label_dims": json.dumps(d.label_dims),
+        "read_slice": json.dumps({d.space[axis]: cell for axis, cell in d.read_slice.items()}),
+        "units": d.data.get("units", ""),
+        "split": json.dumps(learned["split"]),
+        "best_step": str(metrics["best_step"]),
+        "source_sha256": learned.get("source_sha256", ""),
+        "shape": json.dumps(learned["shape"]),
+        "code_version": record.data.tags.get("code_version", "unknown"),
+    }
     made = client.create_model_version(
-        name, model_uri, record.info.run_id, tags=tags, description=card[:_LONGEST_TEXT], model_id=model_id
+        name,
+        logged.model_uri,
+        record.info.run_id,
+        tags=tags,
+        description=card[:_LONGEST_TEXT],
+        model_id=logged.model_id,
     )
     registered = RegisteredVersion(name, int(made.version), registry.enter(made))
     print(f"registered {registered.uri}")
-    print(
-        f"{name}/{registered.version} is the champion: it is the first."
-        if registered.champion
-        else f"{name}/{registered.version} is the challenger; `python -m pipeline promote {name}` compares it with the "
-        "champion."
-    )
+    if registered.champion:
+        print(f"{label(made)} is the champion: it is the first.")
+    else:
+        print(f"{label(made)} is the challenger; `python -m pipeline promote {name}` compares it with the champion.")
     return registered

@@ -50,6 +50,13 @@ def tracking_at(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # none takes it back
 
 
+def _parse(uri: str) -> re.Match[str]:
+    match = _NAME.match(uri)
+    if match is None:
+        raise InputError(f"{uri} is not a model's URI; write models:/NAME@{CHAMPION} or models:/NAME/3")
+    return match
+
+
 def label(version: ModelVersion) -> str:
     """Name a version as ``NAME/3``."""
     return f"{version.name}/{version.version}"
@@ -57,28 +64,14 @@ def label(version: ModelVersion) -> str:
 
 @dataclass(frozen=True)
 class Registry:
-    """A registry that answers.
-
-    Attributes
-    ----------
-    uri
-        MLflow tracking URI.
-    client
-        Its client.
-    """
+    """A registry that answers, by its MLflow tracking URI and a client of it."""
 
     uri: str
     client: MlflowClient
 
     @classmethod
     def open(cls, uri: str, wanted: str) -> "Registry":
-        """Open the registry that should hold `wanted`.
-
-        Raises
-        ------
-        InputError
-            Where there is no database, or MLflow does not answer.
-        """
+        """Open the registry that should hold `wanted`; `InputError` where there is none, or MLflow does not answer."""
         if lacks_file(uri):
             raise InputError(
                 f"no MLflow database at {uri.removeprefix('sqlite:///')}, so no {wanted}; register a model first, "
@@ -87,16 +80,8 @@ class Registry:
         return cls(uri, connect(uri))
 
     def find(self, model: str) -> ModelVersion:
-        """Find a version by its URI.
-
-        Raises
-        ------
-        InputError
-            Where the URI is not one, or there is no such version; the message lists what there is.
-        """
-        match = _NAME.match(model)
-        if match is None:
-            raise InputError(f"{model} is not a model's URI; write models:/NAME@{CHAMPION} or models:/NAME/3")
+        """Find a version by its URI; `InputError`, which lists what there is, where it is no URI or there is none."""
+        match = _parse(model)
         try:
             if match["alias"]:
                 return self.client.get_model_version_by_alias(match["name"], match["alias"])
@@ -126,7 +111,7 @@ class Registry:
             return Path(mlflow.artifacts.download_artifacts(f"models:/{label(version)}"))
 
     def enter(self, version: ModelVersion) -> bool:
-        """Give a new version its alias: the first is the champion, any later one challenges it."""
+        """Give a new version its alias; tells whether it is the champion, as the first is: any other challenges it."""
         first = self.alias(version.name, CHAMPION) is None
         if first:
             self._crown(version, "the first version")
@@ -146,12 +131,7 @@ class Registry:
             self.client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
-        """Make the champion before the present one champion again.
-
-        Returns
-        -------
-        ModelVersion, ModelVersion
-            The champion from now on, and the one that it replaces.
+        """Make the former champion the champion again; returns it, and the one that it replaces.
 
         Raises
         ------
@@ -182,7 +162,7 @@ class Registry:
         return back, present
 
     def _former(self, name: str, present: ModelVersion) -> list[int]:
-        """Return former champions, oldest first; what names the present one is left of a move that was cut short."""
+        """Return former champions, oldest first; the present one among them is left of a move that was cut short."""
         former = json.loads(self.client.get_registered_model(name).tags.get(FORMER, "[]"))
         while former and former[-1] == int(present.version):
             former.pop()
@@ -224,13 +204,13 @@ def standing(version: ModelVersion) -> Standing:
 def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
     """Make a version's network again, from its description and the weights of its program.
 
-    The program itself is for those who have none of our code: it keeps what a layer makes until the next is done, on
-    the CPU. The network takes less memory, which can be planned, and runs on a GPU.
+    The program is for those who have none of our code. The network takes less memory, which can be planned, and runs on
+    a GPU.
 
     Raises
     ------
     InputError
-        Where the version was not registered by this program, or by another version of it.
+        Where the version was not registered by this version of our program.
     """
     stored = next(folder.rglob(DESCRIPTION_FILE), None)
     if stored is None:
@@ -254,15 +234,8 @@ def read_recipe(folder: Path) -> RunConfig | None:
 
 
 def load_registered(uri: str, *, tracking_uri: str) -> Scorer:
-    """Load a version from the registry; see `pipeline.mapping.scorer.load_model`.
-
-    Raises
-    ------
-    InputError
-        Where the URI is not one, MLflow does not answer, or there is no such model; the message lists what there is.
-    """
-    if _NAME.match(uri) is None:
-        raise InputError(f"{uri} is not a model's URI; write models:/NAME@{CHAMPION} or models:/NAME/3")
+    """Load a version from the registry; see `pipeline.mapping.scorer.load_model`."""
+    _parse(uri)  # a wrong one is refused before MLflow is asked
     registry = Registry.open(tracking_uri, uri)
     version = registry.find(uri)
     return read_scorer(registry.fetch(version), version, uri)

@@ -12,9 +12,8 @@ from datasets.volume import IGNORE
 from pipeline.run import Run
 from pipeline.scoring.metrics import Scores, confusion, scores
 
-TREES = 200
 MOST_CELLS = 60_000
-"""Training cells that the forest sees at most; more no longer move its score and take minutes."""
+"""Training cells that the forest sees at most; more take minutes and no longer move its score."""
 
 ATTRIBUTES = (
     "amplitude",
@@ -47,9 +46,9 @@ def seismic_attributes(amplitude: np.ndarray, vertical: int) -> np.ndarray:
     """
     x = np.nan_to_num(amplitude).astype(np.float32)
     lateral = [axis for axis in range(x.ndim) if axis != vertical]
-    window = tuple(9 if axis == vertical else 3 for axis in range(x.ndim))
     traces = tuple(1 if axis == vertical else 3 for axis in range(x.ndim))
     samples = tuple(9 if axis == vertical else 1 for axis in range(x.ndim))
+    window = tuple(map(max, traces, samples))
     analytic = hilbert(x, axis=vertical)
     envelope = np.abs(analytic).astype(np.float32)
     phase = np.unwrap(np.angle(analytic), axis=vertical)
@@ -72,20 +71,13 @@ def seismic_attributes(amplitude: np.ndarray, vertical: int) -> np.ndarray:
 
 
 def cell_features(raw: np.ndarray, keep: list[int]) -> np.ndarray:
-    """Gather everything that the volume holds at a cell of the labels: its spectrum, its series.
-
-    Parameters
-    ----------
-    raw
-        Data [C, *N]; NaN for no data.
-    keep
-        Axes of N that the labels have.
+    """Gather all that a volume [C, *N], NaN for no data, holds at a cell of the labels, which have its axes `keep`.
 
     Returns
     -------
     numpy.ndarray
-        float32 [*L, F]: the values, no data filled with the feature's mean, then one validity bit for each feature
-        that is missing anywhere.
+        float32 [*L, F]: the values, no data as the feature's mean, then a validity bit of each feature that is missing
+        anywhere.
     """
     kept = [1 + axis for axis in keep]
     rest = [axis for axis in range(raw.ndim) if axis not in kept]
@@ -109,31 +101,16 @@ def features_of(run: Run) -> np.ndarray:
     return cell_features(raw, [volume.space.index(dim) for dim in volume.label_dims])
 
 
-def forest(run: Run, *, trees: int = TREES) -> np.ndarray:
-    """Train the forest on the run's training labels and classify every cell.
-
-    Parameters
-    ----------
-    run
-        The run; its split and training seed are used.
-    trees
-        Number of trees.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*L].
-    """
+def forest(run: Run, *, trees: int = 200) -> np.ndarray:
+    """Train the forest on the run's training labels, with its seed, and classify every cell: uint8 [*L]."""
     features = features_of(run)
     target = run.volume.read_labels(run.split, "train")
-    draw = np.random.default_rng(run.config.training.seed)
+    seed = run.config.training.seed
     cells = np.flatnonzero(target != IGNORE)
     if cells.size > MOST_CELLS:
-        cells = draw.choice(cells, MOST_CELLS, replace=False)
+        cells = np.random.default_rng(seed).choice(cells, MOST_CELLS, replace=False)
     flat = features.reshape(-1, features.shape[-1])
-    model = RandomForestClassifier(
-        trees, class_weight="balanced_subsample", n_jobs=-1, random_state=run.config.training.seed
-    )
+    model = RandomForestClassifier(trees, class_weight="balanced_subsample", n_jobs=-1, random_state=seed)
     model.fit(flat[cells], target.reshape(-1)[cells])
     return model.predict(flat).astype(np.uint8).reshape(target.shape)
 

@@ -1,4 +1,4 @@
-"""Scores on the test part of a run's split, labelled cells only, with the random forest beside them if wanted."""
+"""Scores on the labelled cells of a run's test part, with the random forest beside them if wanted."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from pipeline.mapping.scorer import Scorer, load_model, run_scorer
 from pipeline.planning.tiling import Cells, Tiling
 from pipeline.run import Run
 from pipeline.scoring.leaks import leak_metrics, leak_picture, report_leaks
-from pipeline.scoring.metrics import Scores, confusion, scores
+from pipeline.scoring.metrics import MEANS, Scores, confusion, scores
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.checkpoint import best_checkpoint, read_meta
 
@@ -20,17 +20,7 @@ from pipeline.training.checkpoint import best_checkpoint, read_meta
 def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     """Score a run, or another model, on the test part of the run's split; prints the table and whether the split leaks.
 
-    Parameters
-    ----------
-    config
-        Which run, and which model where it is not the run's own.
-    baseline
-        Whether a random forest is trained and scored on the same cells.
-
-    Returns
-    -------
-    Scores
-        Of the model.
+    With `baseline` a random forest is trained and scored on the same cells; the scores returned are the model's.
 
     Raises
     ------
@@ -49,25 +39,23 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     measured = scores(matrix)
     columns = {scorer.version: measured}
     if baseline:
-        columns["random forest"] = _forest_scores(run)
+        from pipeline.scoring.baseline import forest_scores  # scikit-learn is imported only where it is wanted
+
+        columns["random forest"] = forest_scores(run)
     print(table(names, columns))
     leaks = report_leaks(run)
     print(f"split: {leaks.statement()}")
     if config.model:
         return measured
     step = read_meta(best_checkpoint(run.folder)).step
-    flat = {f"test/{key}": value for key, value in measured.as_dict(names).items()}
+    flat = measured.as_dict(names, "test/")
     if baseline:
-        flat |= {f"forest/{key}": value for key, value in columns["random forest"].as_dict(names).items()}
-    run.write(
-        "metrics.json",
-        run.read("metrics.json")
-        | {"best_step": step, "confusion": matrix.tolist(), "leaks": leaks.statement(), **flat},
-    )
+        flat |= columns["random forest"].as_dict(names, "forest/")
+    found = {"best_step": step, "confusion": matrix.tolist(), "leaks": leaks.statement(), **flat}
+    run.write("metrics.json", run.read("metrics.json") | found)
     if tracker is not None:
         numbers = flat | leak_metrics(leaks)
         tracker.metrics(step, {key: value for key, value in numbers.items() if np.isfinite(value)})
-        tracker.flush()
         for name in ("metrics.json", "leaks.json"):
             tracker.artifact(run.folder / name)
         tracker.artifact(leak_picture(run), "pictures")
@@ -115,10 +103,8 @@ def count_hits(scorer: Scorer, volume: Volume, target: np.ndarray, tiling: Tilin
 
     Parameters
     ----------
-    scorer
-        The model.
-    volume
-        The volume, as the model sees it.
+    scorer, volume
+        The model, and the volume as it sees it.
     target
         What `test_labels` read.
     tiling
@@ -137,26 +123,11 @@ def count_hits(scorer: Scorer, volume: Volume, target: np.ndarray, tiling: Tilin
     return matrix
 
 
-def _forest_scores(run: Run) -> Scores:
-    from pipeline.scoring.baseline import forest_scores  # scikit-learn is imported only where it is wanted
-
-    return forest_scores(run)
-
-
 def table(names: Sequence[str], columns: Mapping[str, Scores]) -> str:
-    """Lay scores of several models side by side: IoU of each class, then OA, AA, kappa and mean IoU.
+    """Lay scores of several models side by side: IoU of each class in `names`, then OA, AA, kappa and mean IoU.
 
-    Parameters
-    ----------
-    names
-        Class names.
-    columns
-        Scores of each model, all on the same cells unless their grids differ.
-
-    Returns
-    -------
-    str
-        The table; a single model gets its own, with the accuracy of each class.
+    The models are scored on the same cells unless their grids differ. A single one gets a table with the accuracy of
+    each class.
     """
     if len(columns) == 1:
         ((title, only),) = columns.items()
@@ -173,7 +144,7 @@ def table(names: Sequence[str], columns: Mapping[str, Scores]) -> str:
             for one, w in zip(columns.values(), widths, strict=True)
         )
         lines.append(f"{name:<{width}}  {cells:9d}  {shown}")
-    for key, title in (("oa", "OA"), ("aa", "AA"), ("kappa", "kappa"), ("miou", "mean IoU")):
+    for key, title in MEANS.items():
         shown = "  ".join(f"{getattr(one, key):>{w}.3f}" for one, w in zip(columns.values(), widths, strict=True))
         lines.append(f"{title:<{width}}  {sum(first.support):9d}  {shown}")
     return "\n".join(lines)

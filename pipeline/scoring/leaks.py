@@ -11,10 +11,7 @@ from pipeline.run import Run
 def report_leaks(run: Run) -> LeakReport:
     """Measure how far apart the parts of a run's split lie; writes ``leaks.json`` and ``pictures/leaks.png``.
 
-    Parameters
-    ----------
-    run
-        The run. Its kept split is measured, not a new one: the codes by which training and scoring read their labels.
+    The kept split is measured, not a new one: the codes by which training and scoring read their labels.
     """
     report = measure_leaks(run.split, run.config.split.buffer)
     run.write("leaks.json", report.to_json())

@@ -1,8 +1,8 @@
 """Scores of a segmentation from its confusion matrix.
 
-K classes; rows of a confusion matrix are the true classes, columns the predicted ones. A class that the target does
-not hold has no accuracy and no IoU: both are NaN and left out of the means, although cells wrongly given to it still
-count against the classes that they were taken from.
+K classes; rows of a confusion matrix are the true classes, columns the predicted ones. A class that the target lacks
+has no accuracy and no IoU: both are NaN and left out of the means, although cells wrongly given to it count against the
+classes that they were taken from.
 """
 
 import re
@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MEANS = {"oa": "OA", "aa": "AA", "kappa": "kappa", "miou": "mean IoU"}
+"""Scores over all classes, with their titles."""
 _REFUSED_BY_MLFLOW = re.compile(r"[^\w\-. ]")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores over the labelled cells; all are shares between 0 and 1 except kappa, which is negative below chance.
+    """Scores over the labelled cells, shares between 0 and 1 except kappa, which is negative below chance.
 
     Attributes
     ----------
@@ -45,20 +47,12 @@ class Scores:
     support: list[int]
 
     def as_dict(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
-        """Return flat metrics for MLflow: ``oa``, ``aa``, ``kappa``, ``miou``, and ``iou/NAME`` of each present class.
-
-        Parameters
-        ----------
-        names
-            Class names; characters that MLflow refuses in a key become ``_``.
-        prefix
-            Put before every key, for example ``"test/"``.
-        """
-        values = {"oa": self.oa, "aa": self.aa, "kappa": self.kappa, "miou": self.miou}
+        """Return flat metrics for MLflow, named after `prefix`: the four means, ``iou/NAME`` of each present class."""
+        values = {f"{prefix}{key}": getattr(self, key) for key in MEANS}
         for name, iou, support in zip(names, self.iou, self.support, strict=True):
             if support:
-                values[f"iou/{metric_key(name)}"] = iou
-        return {prefix + key: value for key, value in values.items()}
+                values[f"{prefix}iou/{metric_key(name)}"] = iou
+        return values
 
     def table(self, names: Sequence[str]) -> str:
         """Return a table for the terminal: one line a class, then the four means."""
@@ -72,7 +66,7 @@ class Scores:
 
 
 def metric_key(name: str) -> str:
-    """Return a class name as it may stand in MLflow's key of a metric."""
+    """Return a class name as it may stand in MLflow's key of a metric: what MLflow refuses becomes ``_``."""
     return _REFUSED_BY_MLFLOW.sub("_", name)
 
 
@@ -121,7 +115,7 @@ def scores(matrix: np.ndarray) -> Scores:
     Returns
     -------
     Scores
-        NaN where a score is undefined: all means of an empty matrix, and kappa where one class is all there is.
+        NaN where undefined: all means of an empty matrix, and kappa where one class is all there is.
     """
     matrix = matrix.astype(np.float64)
     total = matrix.sum()

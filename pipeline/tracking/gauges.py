@@ -5,6 +5,7 @@ from ray.util.metrics import Gauge
 from pipeline.training.context import Listener
 
 SHOWN = {
+    "step": "Steps taken.",
     "loss": "Training loss of the last step.",
     "validation/miou": "Mean IoU of the last validation.",
     "waiting_share": "Share of the step time spent waiting for samples.",
@@ -16,20 +17,11 @@ SHOWN = {
 
 
 class Gauges:
-    """A listener that shows numbers on Ray and passes everything on to another.
-
-    Parameters
-    ----------
-    listener
-        The other: the run's journal.
-    run
-        Name of the run, a tag of each gauge.
-    """
+    """A listener that shows numbers on Ray, tagged by the run's name, and passes everything on to the run's journal."""
 
     def __init__(self, listener: Listener, run: str) -> None:
         self.listener = listener
         self._tags = {"run": run}
-        self._step = Gauge("telegrapher_step", "Steps taken.", ("run",))
         self._gauges = {
             key: Gauge(f"telegrapher_{key.replace('/', '_')}", text, ("run",)) for key, text in SHOWN.items()
         }
@@ -37,9 +29,9 @@ class Gauges:
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Show the numbers of one step; those of the last validation stay."""
         self.listener.metrics(step, values)
-        self._step.set(step, self._tags)
-        for key in SHOWN.keys() & values.keys():
-            self._gauges[key].set(values[key], self._tags)
+        for key, value in {"step": step, **values}.items():
+            if key in self._gauges:
+                self._gauges[key].set(value, self._tags)
 
     def progress(self, line: str) -> None:
         """Pass a line on."""

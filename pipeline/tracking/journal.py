@@ -1,7 +1,6 @@
 """What rank 0 writes down: each step's numbers as JSON lines in the run's folder, and the same to MLflow."""
 
 import json
-import sys
 from collections.abc import Mapping
 
 from pipeline.run import Run
@@ -28,15 +27,7 @@ def read_history(run: Run) -> list[dict[str, float]]:
 
 
 class Journal:
-    """A listener that writes to the run's folder and to MLflow.
-
-    Parameters
-    ----------
-    run
-        The run.
-    tracker
-        Its MLflow run.
-    """
+    """A listener that writes to the folder of a run and to MLflow."""
 
     def __init__(self, run: Run, tracker: Tracker) -> None:
         self.run, self.tracker = run, tracker
@@ -55,7 +46,7 @@ class Journal:
 
     def progress(self, line: str) -> None:
         """Print one line."""
-        print(line, file=sys.stdout, flush=True)
+        print(line, flush=True)
 
     def close(self) -> None:
         """Hand MLflow what waits, as far as it answers."""

@@ -9,10 +9,7 @@ from typing import Any
 class Lines:
     """Adds rows to a file, each whole, and never stops the training over it.
 
-    Parameters
-    ----------
-    path
-        The file; made where it does not exist. A line that a killed process left unfinished is ended.
+    The file is made where it does not exist; a line that a killed process left unfinished is ended.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,13 +49,7 @@ class Lines:
         os.ftruncate(self._file, 0)
 
     def take(self, start: int) -> bytes:
-        """Take all rows that wait for room, with the one in the file that was cut off, and empty the file.
-
-        Parameters
-        ----------
-        start
-            Bytes of the file whose rows are done with.
-        """
+        """Take all rows that wait for room, with those in the file from byte `start` on, and empty the file."""
         if not self._waiting:
             return b""
         rest = os.pread(self._file, len(self) - start, start) + self._waiting

@@ -27,12 +27,12 @@ class Outbox:
     Parameters
     ----------
     path
-        File of the entries, in the run's folder; empty where nothing waits.
+        File of the entries; empty where nothing waits.
     send
         Sends some entries, in order, or raises: `RefusedError` for what may be left out, anything else where the server
         does not answer.
     server
-        Name of the server for the user.
+        Its name for the user.
     """
 
     def __init__(self, path: Path, send: Callable[[list[Entry]], None], server: str) -> None:
@@ -143,10 +143,11 @@ class Outbox:
         """Send what a full disk has left in memory."""
         with self._state:
             rest = self._lines.take(self._sent)
-            self._sent = 0 if rest else self._sent
+            if not rest:
+                return
+            self._sent = 0
         try:
-            if rest:
-                self._hand_over(_entries(rest.splitlines()))
+            self._hand_over(_entries(rest.splitlines()))
         except Exception:
             with self._state:
                 self._lines.put_back(rest)

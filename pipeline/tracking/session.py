@@ -32,8 +32,7 @@ def note_start(run: Run) -> None:
 def note_machine(run: Run) -> None:
     """Write the run's ``machine.json``: the machine of the process that trains, before it builds the network.
 
-    The peak of this process' resident memory starts anew here, so that it is that of the training and not of what was
-    read to prepare it.
+    The peak of this process' resident memory starts anew here: it is that of the training, not of its preparation.
     """
     with contextlib.suppress(OSError):  # another system than Linux, or a container that keeps /proc to itself
         Path("/proc/self/clear_refs").write_text("5")
@@ -42,16 +41,14 @@ def note_machine(run: Run) -> None:
 
 def machine() -> dict[str, Any]:
     """Describe this machine, the versions of what runs on it, and the memory that this process holds already."""
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return {
         "at": _now(),
         "system": platform.platform(),
         "processor": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
-        "cores": cores,
-        "memory": int((_field("/proc/meminfo", "MemTotal") or "0").split()[0]) * 1024 or None,
-        "gpus": gpus,
-        "resident": int((_field("/proc/self/status", "VmRSS") or "0").split()[0]) * 1024 or None,
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "memory": _memory("/proc/meminfo", "MemTotal"),
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "resident": _memory("/proc/self/status", "VmRSS"),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
     }
 
@@ -71,6 +68,11 @@ def _field(path: str, name: str) -> str | None:
         return None
     found = re.search(rf"^{name}\s*:\s*(.+)$", Path(path).read_text(), re.MULTILINE)
     return found[1] if found else None
+
+
+def _memory(path: str, name: str) -> int | None:
+    """Read one of Linux' amounts of memory, given in KiB, as bytes."""
+    return int((_field(path, name) or "0").split()[0]) * 1024 or None
 
 
 def _version(name: str) -> str:

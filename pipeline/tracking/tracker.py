@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -51,14 +51,10 @@ def must_know(uri: str, run_id: str, what: str, before: str) -> None:
 
     Parameters
     ----------
-    uri
-        The store.
-    run_id
-        The MLflow run.
-    what
-        What goes on, in words.
-    before
-        URI of the store that it was started with.
+    uri, run_id
+        The store and the run.
+    what, before
+        What goes on, in words, and the URI of the store that it was started with.
 
     Raises
     ------
@@ -90,51 +86,41 @@ def create_run(
     artifacts: Path | None = None,
     parent: str | None = None,
 ) -> str:
-    """Create a run.
+    """Create a run; returns its id.
 
     Parameters
     ----------
     uri
         Tracking URI.
-    experiment
-        Experiment, made where it does not exist.
-    name
-        Name of the run.
-    parameters
-        Flat configuration.
-    tags
-        Code version, data hash and the like.
+    experiment, name
+        Experiment, made where it does not exist, and name of the run.
+    parameters, tags
+        Flat configuration; code version, data hash and the like.
     artifacts
         Folder for the artifacts of a new experiment; none leaves it to the server.
     parent
         Run that this one is a child of.
-
-    Returns
-    -------
-    str
-        The run's id.
     """
     client = connect(uri)
-    found = client.get_experiment_by_name(experiment)
+    experiment_id = _experiment(client, experiment, artifacts)
+    marks = dict(tags) | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+    run_id: str = client.create_run(experiment_id, run_name=name, tags=marks).info.run_id
+    shown = {key: without_secrets(str(value))[:6000] for key, value in parameters.items()}
+    client.log_batch(run_id, params=[Param(key, text) for key, text in shown.items()])
+    return run_id
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    found = client.get_experiment_by_name(name)
     if found is None:
         location = None if artifacts is None else artifacts.resolve().as_uri()
         try:
-            experiment_id = client.create_experiment(experiment, artifact_location=location)
-        except MlflowException:  # somebody else made it in between
-            found = client.get_experiment_by_name(experiment)
+            return client.create_experiment(name, artifact_location=location)
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # somebody else made it in between
             if found is None:
                 raise
-            experiment_id = found.experiment_id
-    else:
-        experiment_id = found.experiment_id
-    marks = dict(tags) | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
-    run_id: str = client.create_run(experiment_id, run_name=name, tags=marks).info.run_id
-    client.log_batch(
-        run_id,
-        params=[Param(key, without_secrets(str(value))[:6000]) for key, value in parameters.items()],
-        tags=[RunTag(key, value) for key, value in marks.items()],
-    )
-    return run_id
+    return found.experiment_id
 
 
 class Tracker:
@@ -142,13 +128,11 @@ class Tracker:
 
     Parameters
     ----------
-    uri
-        Tracking URI.
-    run_id
-        The run.
+    uri, run_id
+        Tracking URI and the run.
     outbox
-        File for what MLflow has not got yet. With it nothing here waits for MLflow or fails with it; without, each
-        call sends at once.
+        File for what MLflow has not got yet: nothing here then waits for MLflow or fails with it. Without, each call
+        sends at once.
     """
 
     def __init__(self, uri: str, run_id: str, outbox: Path | None = None) -> None:
@@ -175,10 +159,7 @@ class Tracker:
 
     def reopen(self) -> None:
         """Mark a run that goes on as running again; with an outbox, the next to open it says so."""
-        if self._outbox:
-            self._outbox.post(["status", "RUNNING"], later=True)
-        else:
-            self._send([["status", "RUNNING"]])
+        self._post("status", "RUNNING", later=True)
 
     def end(self, status: Status) -> None:
         """Send what waits and close the run."""
@@ -195,20 +176,14 @@ class Tracker:
         if self._outbox:
             self._outbox.close()
 
-    def _post(self, *entry: Any) -> None:
+    def _post(self, *entry: Any, later: bool = False) -> None:
         if self._outbox:
-            self._outbox.post(list(entry))
+            self._outbox.post(list(entry), later=later)
         else:
             self._send([list(entry)])
 
     def _send(self, entries: list[Entry]) -> None:
-        """Send entries in order; numbers that follow each other travel together. Sending twice changes nothing.
-
-        Raises
-        ------
-        RefusedError
-            Where MLflow answers that it will never take them, as for a run that was deleted.
-        """
+        """Send entries in order; with an outbox, what MLflow will never take, as of a deleted run, is told apart."""
         try:
             self._send_all(entries)
         except MlflowException as error:
@@ -217,13 +192,12 @@ class Tracker:
             raise
 
     def _send_all(self, entries: list[Entry]) -> None:
+        """Send entries in order; numbers that follow each other travel together. Sending twice changes nothing."""
         if self._client is None:
             self._client = connect(self.uri)
         for kind, group in itertools.groupby(entries, key=lambda entry: entry[0]):
             if kind == "metrics":
-                metrics = [Metric(*row) for entry in group for row in entry[1]]
-                for start in range(0, len(metrics), 1000):
-                    self._client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
+                self._client.log_batch(self.run_id, metrics=[Metric(*row) for entry in group for row in entry[1]])
                 continue
             for entry in group:
                 self._send_one(kind, *entry[1:])

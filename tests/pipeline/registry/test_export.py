@@ -12,7 +12,7 @@ import torch
 from datasets.errors import InputError
 from models.config import NetworkConfig, SegmenterConfig
 from models.segmenter import Segmenter
-from pipeline.registry.export import write_onnx, write_program
+from pipeline.registry.export import exported, write_onnx
 
 EXACT = {"states": "exact", "coarsening": "learned", "boundary": "reflect"}
 CASES = [
@@ -70,7 +70,8 @@ def test_an_onnx_file_serves_any_size_and_equals_the_network(
 
 def test_a_program_file_equals_the_network(tmp_path: Path) -> None:
     model = segmenter(2, "3 d8g4 u4p", EXACT | {"force_dtype": "bfloat16"})
-    served = torch.export.load(write_program(model, example(2), tmp_path / "model.pt2")).module()
+    torch.export.save(exported(model, example(2)), tmp_path / "model.pt2")
+    served = torch.export.load(tmp_path / "model.pt2").module()
     for raw in others(2):
         with torch.no_grad():
             torch.testing.assert_close(served(raw), model.probabilities(raw), rtol=0, atol=2e-2)
