@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from pipeline.recipe import dump_recipe, load_recipe
 from pipeline.tracking.store import lacks_file, store_uri
 from pipeline.tracking.tracker import must_know
 from pipeline.training.checkpoint import all_checkpoints
-from pipeline.training.train import flatten
+from pipeline.training.prepare import check_place
+from pipeline.training.train import check_unchanged, put_back
 
 _FREE = ("cluster.address", "runs")
 """Settings that a resumed sweep may change; all others make its trials other trials."""
@@ -49,15 +50,9 @@ def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Non
             raise InputError(f"--resume: there is no sweep at {folder}; start it without --resume")
     else:
         if old.exists() and not has_result(folder):  # the driver that wanted to replace it was killed
-            shutil.rmtree(folder, ignore_errors=True)
-            old.rename(folder)
-        if folder.exists() and not overwrite:
-            raise InputError(
-                f"{folder} exists already; choose another --name, pass --resume to go on with it, "
-                "or pass --overwrite to replace it"
-            )
-        if folder.exists() and not ((folder / "sweep.json").is_file() or (folder / "tune").is_dir()):
-            raise InputError(f"{folder} is no sweep, so --overwrite does not replace it; choose another --name")
+            put_back(old, folder)
+        is_sweep = (folder / "sweep.json").is_file() or (folder / "tune").is_dir()
+        check_place(folder, "sweep", is_one=is_sweep, overwrite=overwrite)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
@@ -68,14 +63,11 @@ def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Non
         if has_result(folder):
             shutil.rmtree(old, ignore_errors=True)
         elif not resume and (old.exists() or not (folder / "tune").is_dir()):
-            shutil.rmtree(folder, ignore_errors=True)
-            if old.exists():
-                old.rename(folder)
+            put_back(old, folder)
 
 
 def begin(folder: Path, config: RunConfig, state: dict[str, Any]) -> None:
     """Write down what a resumed sweep needs: the recipe, the MLflow run, the memory that was planned for."""
-    (folder / "pictures").mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(dump_recipe(config))
     (folder / "sweep.json").write_text(json.dumps(state, indent=1))
 
@@ -115,14 +107,6 @@ def reopen(folder: Path, config: RunConfig) -> dict[str, Any]:
     InputError
         Where the recipe is not the one that the sweep was started with.
     """
-    before = load_recipe(folder / "config.yaml")
-    then, now = flatten(asdict(before)), flatten(asdict(config))
-    changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(_FREE)]
-    if changed:
-        key = min(changed)
-        raise InputError(
-            f"--resume: {key} is {now.get(key)!r} but {folder} was started with {then.get(key)!r}; "
-            "repeat the recipe it was started with, or choose another --name"
-        )
+    check_unchanged(folder, load_recipe(folder / "config.yaml"), config, _FREE)
     state: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
     return state

@@ -1,6 +1,6 @@
 """What is left of a sweep: table, pictures, MLflow's numbers, and the best configuration as a finished run."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from datasets.errors import InputError
@@ -17,23 +17,7 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.training.train import train
 
 
-@dataclass
-class Ended:
-    """How the trials of a sweep ended.
-
-    Attributes
-    ----------
-    rows
-        Choice, report and name of each trial that came to its end or was stopped.
-    failed
-        Errors of the others.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-
-
-def report(config: RunConfig, folder: Path, tracker: Tracker, ended: Ended) -> list[Row]:
+def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], failed: list[str]) -> list[Row]:
     """Rank the trials, print and draw them, and hand all to MLflow.
 
     Parameters
@@ -44,8 +28,8 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: Ended) -> l
         Folder of the sweep; receives ``trials.md`` and the pictures.
     tracker
         MLflow run of the sweep.
-    ended
-        Its trials.
+    ended, failed
+        Choice, report and name of each trial that came to its end or was stopped; errors of the others.
 
     Returns
     -------
@@ -58,12 +42,10 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: Ended) -> l
         Where no trial came to a score.
     """
     refused = turned_away(folder)
-    tracker.metrics(0, {"trials": len(ended.rows), "failed": len(ended.failed), "turned_away": len(refused)})
-    if not ended.rows:
-        raise RuntimeError(
-            f"no trial reported a score; see {folder / 'tune'}; the first failed with {ended.failed[:1]}"
-        )
-    rows = rank_trials(ended.rows, config.sweep.objectives, config.training.steps)
+    tracker.metrics(0, {"trials": len(ended), "failed": len(failed), "turned_away": len(refused)})
+    if not ended:
+        raise RuntimeError(f"no trial reported a score; see {folder / 'tune'}; the first failed with {failed[:1]}")
+    rows = rank_trials(ended, config.sweep.objectives, config.training.steps)
     tracker.metrics(0, {"best/score": rows[0]["score"], "stopped": sum(row["stopped"] for row in rows)})
     for row in rows:
         child = Tracker(str(config.tracking.uri), row["run_id"], folder / row["trial"] / OUTBOX)
@@ -74,26 +56,26 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: Ended) -> l
     tracker.artifact(folder / "trials.md")
     if refused:
         tracker.artifact(folder / TURNED_AWAY)
-    for path in draw(config, folder / "pictures", rows):
+    for path in _draw(config, folder / "pictures", rows):
         tracker.artifact(path, "pictures")
-    write_trials(folder, rows, ended.failed)
+    write_trials(folder, rows, failed)
     page, *_ = write_sweep_report(folder)
     tracker.artifact(page)
     print(table)
     print(
         f"searched on the validation part: {len(rows)} trials, {sum(row['stopped'] for row in rows)} of them stopped "
-        f"early; {len(ended.failed)} failed; {len(refused)} configurations turned away by the planner"
+        f"early; {len(failed)} failed; {len(refused)} configurations turned away by the planner"
     )
     if refused:
         print(f"  {in_words(refused[0]['choice'])}: {refused[0]['reason']}")
-    if ended.failed:
+    if failed:
         print(f"  the logs of those that failed are in {folder / 'tune'}; --resume tries them again")
     print(f"trials and pictures: {folder}")
     print(f"report:              {page}")
     return rows
 
 
-def draw(config: RunConfig, folder: Path, rows: list[Row]) -> list[Path]:
+def _draw(config: RunConfig, folder: Path, rows: list[Row]) -> list[Path]:
     """Draw all searched parts side by side and, where there are any, depth and rank, and the Pareto front."""
     folder.mkdir(exist_ok=True)
     objectives = config.sweep.objectives

@@ -84,9 +84,6 @@ class Search(Searcher):
         else:
             self.study.tell(number, [float(result[name]) for name in self.metric])
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Wait for the end of the trial."""
-
     def save(self, checkpoint_path: str) -> None:
         """Write what was learnt."""
         state = {name: getattr(self, name) for name in ("study", "guided", "blind", "seen", "numbers")}

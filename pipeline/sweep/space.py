@@ -1,6 +1,6 @@
 """The search space of a sweep: what it may hold, the recipe of one choice, and what the planner says of it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -146,54 +146,33 @@ def trial_cost(config: RunConfig, volume: Volume) -> Cost:
     )
 
 
-@dataclass(frozen=True)
-class Planner:
-    """Turns away what cannot run, before anything is started.
-
-    Attributes
-    ----------
-    config
-        The base recipe; its `training.memory` is what a worker may fill.
-    volume
-        Its volume.
-    """
-
-    config: RunConfig
-    volume: Volume
-
-    def refusal(self, choice: Choice) -> str | None:
-        """Say why a choice cannot run, in a sentence; None where it can."""
-        try:
-            recipe = trial_config(self.config, choice, "trial", self.config.runs)
-            trial_cost(recipe, self.volume)
-        except (InputError, ConfigError) as error:
-            return str(error)
-        return None
+def why_not(config: RunConfig, volume: Volume, choice: Choice) -> str | None:
+    """Say in a sentence why a choice cannot run where a worker may fill `training.memory`; None where it can."""
+    try:
+        trial_cost(trial_config(config, choice, "trial", config.runs), volume)
+    except (InputError, ConfigError) as error:
+        return str(error)
+    return None
 
 
-def smallest(config: RunConfig, refusal: Callable[[Choice], str | None]) -> Choice:
-    """Return a choice of few weights and a small batch that can run: the one that a sweep is checked with.
+def smallest(config: RunConfig, volume: Volume) -> Choice:
+    """Return the choice that a sweep is checked with: it can run, with the least depth, rank and batch.
 
     Raises
     ------
     InputError
-        Where not even such a choice can run.
+        Where no such choice can run, at any levels and kind of coarsening.
     """
+    lists: list[Sequence[Any]] = []
+    for name, values in config.sweep.domains.items():
+        if isinstance(values, Range):
+            lists.append([values.low])
+        else:
+            lists.append(values if name in ("levels", "coarsening") else [min(values)])
     reason = None
-    for choice in _small_choices(config.sweep):
-        reason = refusal(choice)
+    for combination in product(*lists):
+        choice = dict(zip(config.sweep.domains, combination, strict=True))
+        reason = why_not(config, volume, choice)
         if reason is None:
             return choice
     raise InputError(f"no configuration of the sweep can run; of a small one the planner says: {reason}")
-
-
-def _small_choices(sweep: SweepConfig) -> Iterable[Choice]:
-    """List the choices with the least depth, rank and batch, at all levels and kinds of coarsening."""
-    lists: dict[str, list[Any]] = {}
-    for name, values in sweep.domains.items():
-        if isinstance(values, Range):
-            lists[name] = [values.low]
-        else:
-            lists[name] = list(values) if name in ("levels", "coarsening") else [min(values)]
-    for combination in product(*lists.values()):
-        yield dict(zip(lists, combination, strict=True))

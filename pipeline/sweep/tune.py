@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +27,21 @@ from pipeline.run import OUTBOX
 from pipeline.sweep.folder import begin, reopen, started_with, sweep_folder
 from pipeline.sweep.halving import Halving
 from pipeline.sweep.record import TURNED_AWAY, forget_trials
-from pipeline.sweep.results import Ended, check_best, finish_best, report
+from pipeline.sweep.results import check_best, finish_best, report
 from pipeline.sweep.searcher import Search
-from pipeline.sweep.shares import check_shares, memory_of_trial, trial_share, trials_at_once
-from pipeline.sweep.space import Planner, check_space, smallest, trial_config
+from pipeline.sweep.shares import check_shares, memory_of_trial, trial_share, trials_at_once, worker_threads
+from pipeline.sweep.space import check_space, smallest, trial_config, why_not
 from pipeline.sweep.trial import REFUSED, run_trial, trial_name
 from pipeline.sweep.trials import DIRECTIONS, Row, in_words
 from pipeline.tracking.store import store_uri
 from pipeline.tracking.tracker import Status, Tracker, connect, create_run
 from pipeline.training.prepare import prepare
-from pipeline.training.train import absolute, alone
+from pipeline.training.train import absolute, alone, flatten
 from pipeline.training.worker import cluster
 
 
 class Closer(ray.tune.Callback):
-    """Says how a trial ended and closes its MLflow run, as soon as Tune is done with it.
-
-    Parameters
-    ----------
-    folder
-        Folder of the sweep.
-    """
+    """Says how a trial of the sweep in `folder` ended and closes its MLflow run, as soon as Tune is done with it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,20 +49,23 @@ class Closer(ray.tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close a trial that ended by itself or was stopped."""
         found = trial.last_result
-        print(
-            f"{trial_name(trial.trial_id)}  {in_words(trial.config)}:  validation mIoU {found.get('score', 0):.3f} "
-            f"after {found.get('step', 0)} steps",
-            flush=True,
-        )
-        close_trial(self.folder / trial_name(trial.trial_id), "FINISHED")
+        ending = f"validation mIoU {found.get('score', 0):.3f} after {found.get('step', 0)} steps"
+        self._close(trial, ending, "FINISHED")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close a trial that failed, or whose process died."""
-        print(f"{trial_name(trial.trial_id)}  {in_words(trial.config)}:  failed", flush=True)
-        close_trial(self.folder / trial_name(trial.trial_id), "FAILED")
+        self._close(trial, "failed", "FAILED")
+
+    def _close(self, trial: Any, ending: str, status: Status) -> None:
+        print(f"{_name(trial)}  {in_words(trial.config)}:  {ending}", flush=True)
+        _close_trial(self.folder / _name(trial), status)
 
 
-def close_trial(place: Path, status: Status, *, only_running: bool = False) -> None:
+def _name(trial: Any) -> str:
+    return trial_name(trial.trial_id)
+
+
+def _close_trial(place: Path, status: Status, *, only_running: bool = False) -> None:
     """End the MLflow run of a trial, where it has come to have one."""
     path = place / "tracking.json"
     if not path.is_file():
@@ -81,16 +79,16 @@ def close_trial(place: Path, status: Status, *, only_running: bool = False) -> N
             Tracker(known["uri"], known["run_id"], place / OUTBOX).end(status)
 
 
-def collect(results: Any) -> Ended:
-    """Take from Tune's results what a sweep reports: a row a trial, and the errors of those that failed."""
-    ended = Ended()
-    for result in (results[number] for number in range(len(results))):
+def _collect(results: Any) -> tuple[list[Row], list[str]]:
+    """Take from Tune's results a row for each trial that came to its end or was stopped, and the others' errors."""
+    rows, failed = [], []
+    for result in results:
         if result.error is not None:
-            ended.failed.append(str(result.error))
+            failed.append(str(result.error))
         elif result.metrics and "run_id" in result.metrics:
             kept = {name: result.metrics[name] for name in (*DIRECTIONS, "step", "run_id")}
-            ended.rows.append({"choice": result.config, "trial": Path(result.path).name, **kept})
-    return ended
+            rows.append({"choice": result.config, "trial": Path(result.path).name, **kept})
+    return rows, failed
 
 
 def tune(
@@ -143,8 +141,7 @@ def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[s
     """Check everything that can be checked before Ray starts, and open the sweep's folder and its MLflow run."""
     at_once = 1
     if config.cluster.address == "local":
-        workers = max(config.cluster.workers, 1)
-        cores = max(os.cpu_count() or 1, workers * (config.cluster.cpus_per_worker or 1))
+        cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * worker_threads(config))
         at_once = trials_at_once(config, {"CPU": cores, "GPU": torch.cuda.device_count()})
     memory = memory_of_trial(config, at_once)
     planned = _within(config, memory.size if memory else None)
@@ -153,16 +150,14 @@ def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[s
         if memory is None
         else f"memory of a trial's worker: {show_bytes(memory.size)} {memory.where}"
     )
-    choice = smallest(planned, Planner(planned, Volume.open(config.data)).refusal)
+    choice = smallest(planned, Volume.open(config.data))
     shutil.rmtree(prepare(trial_config(planned, choice, "checked", folder)).folder)
+    searched = config.sweep.domains | {"trials": config.sweep.trials, "objectives": config.sweep.objectives}
     run_id = create_run(
         uri,
         experiment,
         folder.name,
-        parameters={
-            f"sweep.{name}": value for name, value in (config.sweep.domains | {"trials": config.sweep.trials}).items()
-        }
-        | {"sweep.objectives": config.sweep.objectives},
+        parameters=flatten({"sweep": searched}),
         tags={"folder": str(folder)},
         artifacts=folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
     )
@@ -188,7 +183,7 @@ def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
     try:
         with cluster(config.cluster), _stopped_by_sigterm():
             results = _tuner(config, folder, tracker.run_id).fit()
-        rows = report(config, folder, tracker, collect(results))
+        rows = report(config, folder, tracker, *_collect(results))
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -196,7 +191,7 @@ def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
         raise
     finally:
         for place in folder.glob("trial-*"):
-            close_trial(place, "KILLED", only_running=True)
+            _close_trial(place, "KILLED", only_running=True)
         tracker.end(status)
     return rows
 
@@ -214,7 +209,7 @@ def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
         sweep.domains,
         {name: DIRECTIONS[name] for name in sweep.objectives},
         config.training.seed,
-        Planner(config, Volume.open(config.data)).refusal,
+        partial(why_not, config, Volume.open(config.data)),
         log,
     )
     return ray.tune.Tuner(
@@ -224,7 +219,7 @@ def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
             search_alg=search,
             scheduler=Halving(config, folder) if sweep.stops_early else None,
             max_concurrent_trials=trials_at_once(config, ray.cluster_resources()),
-            trial_dirname_creator=_dirname,
+            trial_dirname_creator=_name,
         ),
         run_config=ray.tune.RunConfig(
             name=place.name,
@@ -234,10 +229,6 @@ def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
             failure_config=ray.tune.FailureConfig(max_failures=config.cluster.max_failures),
         ),
     )
-
-
-def _dirname(trial: Any) -> str:
-    return trial_name(trial.trial_id)
 
 
 @contextmanager

@@ -32,10 +32,6 @@ class Silent:
         """Ignore."""
 
 
-def _no_storage(snapshot: Snapshot | None, meta: Meta) -> None:
-    """Keep nothing."""
-
-
 @dataclass
 class Context:
     """What surrounds the loop.
@@ -64,7 +60,7 @@ class Context:
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     resume: Path | None = None
-    store: Callable[[Snapshot | None, Meta], None] = _no_storage
+    store: Callable[[Snapshot | None, Meta], None] = lambda snapshot, meta: None
     interrupted: Callable[[], bool] = lambda: False
     leaving: Callable[[], bool] = lambda: False
     listener: Listener = field(default_factory=Silent)
@@ -76,7 +72,6 @@ class Clock:
 
     def __init__(self, start: int, stop: int) -> None:
         self.start, self.stop = start, stop
-        self.began = time.perf_counter()
         self.after_first: float | None = None
 
     def left(self, step: int) -> str:

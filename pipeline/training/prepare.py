@@ -55,6 +55,23 @@ def _check_grid(config: RunConfig, factor: float) -> None:
         )
 
 
+def check_place(folder: Path, kind: str, *, is_one: bool, overwrite: bool) -> None:
+    """Refuse a folder that is in the way of a new run or sweep, unless it is one itself and may be replaced.
+
+    Raises
+    ------
+    InputError
+        With the folder and what to do.
+    """
+    if folder.exists() and not overwrite:
+        raise InputError(
+            f"{folder} exists already; choose another --name, pass --resume to go on with it, "
+            "or pass --overwrite to replace it"
+        )
+    if folder.exists() and not is_one:
+        raise InputError(f"{folder} is no {kind}, so --overwrite does not replace it; choose another --name")
+
+
 def split_digest(split: xr.DataArray) -> str:
     """SHA-256 that two splits share only if every cell is in the same part."""
     return hashlib.sha256(split.values.tobytes()).hexdigest()
@@ -81,13 +98,7 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
         Where the volume, its labels and the recipe do not fit together; nothing is written then.
     """
     folder = (Path(config.runs) / config.name).resolve()
-    if folder.exists() and not overwrite:
-        raise InputError(
-            f"{folder} exists already; choose another --name, pass --resume to go on with it, "
-            "or pass --overwrite to replace it"
-        )
-    if folder.exists() and not (folder / "prepared.json").is_file():
-        raise InputError(f"{folder} is no run, so --overwrite does not replace it; choose another --name")
+    check_place(folder, "run", is_one=(folder / "prepared.json").is_file(), overwrite=overwrite)
     volume = Volume.open(config.data)
     tiling = check_training(config, volume)
     split = make_split(volume, config.split)

@@ -1,6 +1,5 @@
 """Model, optimiser, schedule and record of a run: everything that a checkpoint holds and a resumed run needs."""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -9,8 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from datasets.errors import InputError
 from pipeline.config import TrainingConfig
@@ -50,8 +47,6 @@ class Training:
         self.run, self.context = run, context
         self.model = build(run).to(context.device)
         self.parallel = context.wrap(self.model)
-        self.optimiser: Optimizer
-        self.schedule: LambdaLR
         self.optimiser, self.schedule = build_optimiser(self.model, run.config.training)
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
@@ -72,16 +67,14 @@ class Training:
 
     def _set_rate(self, recipe: TrainingConfig) -> None:
         """Take another peak rate than the checkpoint's, where the resumed run was given one."""
-        if self.schedule.base_lrs == [recipe.rate] * len(self.schedule.base_lrs):
+        if self.schedule.base_lrs == [recipe.rate]:
             return
-        self.schedule.base_lrs = [recipe.rate] * len(self.schedule.base_lrs)
         rate = recipe.rate * rate_factor(self.progress.step, recipe)
-        self.schedule._last_lr = [rate] * len(self.schedule.base_lrs)
-        for group in self.optimiser.param_groups:
-            group["initial_lr"], group["lr"] = recipe.rate, rate
+        self.schedule.base_lrs, self.schedule._last_lr = [recipe.rate], [rate]
+        (group,) = self.optimiser.param_groups
+        group["initial_lr"], group["lr"] = recipe.rate, rate
 
-    def state(self) -> dict[str, Any]:
-        """Everything besides the weights that the next step depends on."""
+    def _state(self) -> dict[str, Any]:
         device = self.context.device
         return {
             "optimiser": self.optimiser.state_dict(),
@@ -107,7 +100,7 @@ class Training:
             self.context.store(None, meta)
             return
         segmenter = self.run.prepared.segmenter.to_json()
-        self.context.store(Snapshot(meta, copied(self.model.state_dict()), copied(self.state()), segmenter), meta)
+        self.context.store(Snapshot(meta, copied(self.model.state_dict()), copied(self._state()), segmenter), meta)
 
     def way_out(self) -> str:
         """Say what helps a run whose numbers have left the finite ones."""
@@ -123,6 +116,6 @@ class Training:
         """Note a validation score."""
         if score > self.progress.best_score:
             self.progress.best_score, self.progress.best_step, self.progress.stale = score, self.progress.step, 0
-            self.best = copy.deepcopy({name: value.cpu() for name, value in self.model.state_dict().items()})
+            self.best = copied(self.model.state_dict())
         else:
             self.progress.stale += 1

@@ -79,17 +79,28 @@ def open_tracking(run: Run, *, parent: str | None = None) -> str:
     return run_id
 
 
-def _reopen(config: RunConfig) -> Run:
-    run = Run.open(Path(config.runs) / config.name)
-    then, now = flatten(asdict(run.config)), flatten(asdict(absolute(config)))
-    free = ("cluster.", "tracking.", "sweep.", "runs", *(f"training.{name}" for name in _FREE))
+def check_unchanged(folder: Path, before: RunConfig, config: RunConfig, free: tuple[str, ...]) -> None:
+    """Refuse to go on with a run or a sweep by another recipe; settings whose names begin as in `free` may change.
+
+    Raises
+    ------
+    InputError
+        With the first setting that differs.
+    """
+    then, now = flatten(asdict(before)), flatten(asdict(config))
     changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(free)]
     if changed:
         key = min(changed)
         raise InputError(
-            f"--resume: {key} is {now.get(key)!r} but {run.folder} was started with {then.get(key)!r}; "
+            f"--resume: {key} is {now.get(key)!r} but {folder} was started with {then.get(key)!r}; "
             "repeat the recipe it was started with, or choose another --name"
         )
+
+
+def _reopen(config: RunConfig) -> Run:
+    run = Run.open(Path(config.runs) / config.name)
+    free = ("cluster.", "tracking.", "sweep.", "runs", *(f"training.{name}" for name in _FREE))
+    check_unchanged(run.folder, run.config, config, free)
     training = replace(run.config.training, **{name: getattr(config.training, name) for name in _FREE})
     tracking = replace(run.config.tracking, uri=_known_to(config.tracking.uri, run))
     is_new = (training, tracking) != (run.config.training, run.config.tracking)
@@ -216,14 +227,20 @@ def alone(folder: Path) -> Iterator[None]:
                     folder.parent.rmdir()
 
 
+def put_back(old: Path, folder: Path) -> None:
+    """Remove a folder, and put back the old one that it was to replace, where there is one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if old.exists():
+        old.rename(folder)
+
+
 @contextmanager
 def _old_run_kept(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Keep the run that is to be replaced until the new one has a checkpoint; without one, put it back."""
     old, checkpoints = folder.with_name(f".{folder.name}.replaced"), folder / "checkpoints"
     is_run = (folder / "prepared.json").is_file()
     if old.exists() and ((is_run and overwrite) or not folder.exists()) and not all_checkpoints(checkpoints):
-        shutil.rmtree(folder, ignore_errors=True)  # whoever wanted to replace the old run was killed
-        old.rename(folder)
+        put_back(old, folder)  # whoever wanted to replace the old run was killed
         is_run = True
     if not resume:
         if folder.exists() and not (overwrite and is_run):
@@ -238,9 +255,7 @@ def _old_run_kept(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[No
         if all_checkpoints(checkpoints):
             shutil.rmtree(old, ignore_errors=True)
         elif not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-            if old.exists():
-                old.rename(folder)
+            put_back(old, folder)
 
 
 def _work(run: Run) -> bool:

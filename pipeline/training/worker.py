@@ -181,12 +181,12 @@ def train_on_ray(run: "Run", run_id: str, *, callbacks: Sequence[Any] = (), fini
     """
     config = run.config.cluster
     threads = threads_per_worker(config)
-    resources = {"CPU": threads, "GPU": 1} if config.gpu else {"CPU": threads}
     with cluster(config):
-        if config.gpu and config.address == "local" and ray.cluster_resources().get("GPU", 0) < config.workers:
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if config.gpu and config.address == "local" and gpus < config.workers:
             raise InputError(
-                f"cluster.gpu asks for {config.workers} GPUs, but this machine has "
-                f"{ray.cluster_resources().get('GPU', 0):g}; set it to false, or join a cluster by cluster.address"
+                f"cluster.gpu asks for {config.workers} GPUs, but this machine has {gpus:g}; set it to false, or join "
+                "a cluster by cluster.address"
             )
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         bell = Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # the decorator's work
@@ -203,7 +203,7 @@ def train_on_ray(run: "Run", run_id: str, *, callbacks: Sequence[Any] = (), fini
             scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # typed as its predecessor
                 num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,  # type: ignore[arg-type]
                 use_gpu=config.gpu,
-                resources_per_worker=resources,
+                resources_per_worker={"CPU": threads},  # and, with use_gpu, one GPU
                 elastic_resize_monitor_interval_s=_RESIZE_S,
             ),
             torch_config=HeedingTorchConfig(),
