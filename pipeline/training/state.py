@@ -1,4 +1,4 @@
-"""Model, optimiser, schedule and record of a run: everything that a checkpoint holds and a resumed run needs."""
+"""What a checkpoint holds and a resumed run needs."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from datasets.errors import InputError
 from pipeline.config import TrainingConfig
@@ -27,7 +27,7 @@ class Progress:
     Attributes
     ----------
     step
-        Optimiser steps taken: the cursor of the data too, as ``step * training.batch`` samples were taken by all ranks.
+        Optimiser steps taken; all ranks together have taken ``step * training.batch`` samples.
     best_score, best_step
         Best mean IoU on the validation part, and where.
     stale
@@ -41,7 +41,7 @@ class Progress:
 
 
 class Training:
-    """Model, optimiser, schedule and record of one run: what a checkpoint holds."""
+    """Model, optimiser, schedule and record of one run."""
 
     def __init__(self, run: Run, context: Context, build: Callable[[Run], nn.Module]) -> None:
         self.run, self.context = run, context
@@ -49,7 +49,6 @@ class Training:
         self.parallel = context.wrap(self.model)
         self.optimiser, self.schedule = build_optimiser(self.model, run.config.training)
         self.progress = Progress()
-        self.best: dict[str, Tensor] | None = None
         if context.resume is not None:
             self._restore(context.resume)
 
@@ -66,7 +65,7 @@ class Training:
             torch.cuda.set_rng_state(state["random_cuda"], device)
 
     def _set_rate(self, recipe: TrainingConfig) -> None:
-        """Take another peak rate than the checkpoint's, where the resumed run was given one."""
+        """Take the resumed run's peak rate, which may be another than the checkpoint's."""
         if self.schedule.base_lrs == [recipe.rate]:
             return
         rate = recipe.rate * rate_factor(self.progress.step, recipe)
@@ -85,13 +84,7 @@ class Training:
         }
 
     def save(self, score: float) -> None:
-        """Hand a checkpoint to the storage; every rank takes part.
-
-        Raises
-        ------
-        InputError
-            Where a weight is not finite; such a checkpoint would lead nowhere.
-        """
+        """Hand a checkpoint to the storage; every rank takes part. One with a weight that is not finite is refused."""
         meta = Meta(self.progress.step, score)
         for name, value in self.model.state_dict().items():
             if not torch.isfinite(value).all():
@@ -103,7 +96,7 @@ class Training:
         self.context.store(Snapshot(meta, copied(self.model.state_dict()), copied(self._state()), segmenter), meta)
 
     def way_out(self) -> str:
-        """Say what helps a run whose numbers have left the finite ones."""
+        """Say what helps a run whose numbers are no longer finite."""
         recipe = self.run.config.training
         clip = f"a training.clip below {recipe.clip:g}" if recipe.clip else "a training.clip such as 1"
         return (
@@ -116,6 +109,5 @@ class Training:
         """Note a validation score."""
         if score > self.progress.best_score:
             self.progress.best_score, self.progress.best_step, self.progress.stale = score, self.progress.step, 0
-            self.best = copied(self.model.state_dict())
         else:
             self.progress.stale += 1
