@@ -1,12 +1,9 @@
-"""Sweeps with Ray Tune: Optuna's TPE chooses, the planner turns away, ASHA stops the weak, MLflow keeps them all."""
+"""Sweeps with Ray Tune: Optuna's TPE chooses, the planner turns away, ASHA stops the weak, MLflow keeps all."""
 
 import json
 import os
 import shutil
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +32,7 @@ from pipeline.sweep.trial import REFUSED, run_trial, trial_name
 from pipeline.sweep.trials import DIRECTIONS, Row, in_words
 from pipeline.tracking.store import store_uri
 from pipeline.tracking.tracker import Status, Tracker, connect, create_run
+from pipeline.training.interrupt import handled
 from pipeline.training.prepare import prepare
 from pipeline.training.train import absolute, alone, flatten
 from pipeline.training.worker import cluster
@@ -100,10 +98,8 @@ def tune(
     ----------
     config
         The recipe; its ``sweep`` part holds the search space.
-    resume
-        Go on with the sweep of this name.
-    overwrite
-        Replace the sweep of this name, once the new one has a result.
+    resume, overwrite
+        Go on with the sweep of this name; replace it, once the new one has a result.
     finish
         Retrain the best, score it once on the test part, and register it.
 
@@ -138,7 +134,7 @@ def tune(
 
 
 def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[str, Any]:
-    """Check everything that can be checked before Ray starts, and open the sweep's folder and its MLflow run."""
+    """Check all that can be checked before Ray starts, and open the sweep's folder and its MLflow run."""
     at_once = 1
     if config.cluster.address == "local":
         cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * worker_threads(config))
@@ -167,21 +163,22 @@ def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[s
 
 
 def _within(config: RunConfig, memory: int | None) -> RunConfig:
-    """Return the recipe of workers that may fill so much memory, in all their trials and after every restart."""
+    """Let workers fill so much memory, in all their trials and after every restart."""
     if memory is None:
         return config
     return replace(config, training=replace(config.training, memory=f"{memory / 1e6:.6f}MB"))
 
 
 def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
-    """Run or go on with the trials; leaves table and pictures in the folder and in MLflow."""
+    """Run or go on with the trials, and report them."""
     status: Status = "FAILED"
     Tracker(tracker.uri, tracker.run_id).reopen()
     forget_trials(folder)
     for refused in folder.glob(f"trial-*/{REFUSED}"):
         refused.unlink()  # whoever goes on may have put right what it says
     try:
-        with cluster(config.cluster), _stopped_by_sigterm():
+        # SIGTERM, as `ray job stop` sends it, ends the sweep as Ctrl-C does.
+        with cluster(config.cluster), handled(signal.default_int_handler, signal.SIGTERM):
             results = _tuner(config, folder, tracker.run_id).fit()
         rows = report(config, folder, tracker, *_collect(results))
         status = "FINISHED"
@@ -229,16 +226,3 @@ def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
             failure_config=ray.tune.FailureConfig(max_failures=config.cluster.max_failures),
         ),
     )
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM, as `ray job stop` sends it, end the sweep as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
