@@ -18,24 +18,17 @@ from pipeline.training.prepare import check_place
 from pipeline.training.train import check_unchanged, put_back
 
 _FREE = ("cluster.address", "runs")
-"""Settings that a resumed sweep may change; all others make its trials other trials."""
+"""Settings that a resumed sweep may change; by all others its trials would be other trials."""
 
 
 def has_result(folder: Path) -> bool:
-    """Tell whether a trial of this sweep has a checkpoint."""
+    """Tell whether a trial has a checkpoint."""
     return any(all_checkpoints(trial / "checkpoints") for trial in folder.glob("trial-*"))
 
 
 @contextmanager
 def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Keep the sweep that is to be replaced until the new one has a result; without one, put it back.
-
-    Parameters
-    ----------
-    folder
-        Folder of the sweep.
-    resume, overwrite
-        What the user asked for.
 
     Raises
     ------
@@ -67,25 +60,18 @@ def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Non
 
 
 def begin(folder: Path, config: RunConfig, state: dict[str, Any]) -> None:
-    """Write down what a resumed sweep needs: the recipe, the MLflow run, the memory that was planned for."""
+    """Write down what a resumed sweep needs: its recipe, and the MLflow run and planned memory in `state`."""
     (folder / "config.yaml").write_text(dump_recipe(config))
     (folder / "sweep.json").write_text(json.dumps(state, indent=1))
 
 
 def started_with(folder: Path, config: RunConfig) -> str | None:
-    """Return the MLflow store of a sweep that goes on: its own, or another that knows it by now.
-
-    Raises
-    ------
-    InputError
-        Where the recipe, or the environment, names a store that does not know the sweep.
-    """
+    """Return the MLflow store of a sweep that goes on: its own, or another that knows it by now; others are refused."""
     if not (folder / "sweep.json").is_file():
         return config.tracking.uri  # `sweep_folder` refuses what is no sweep
     known = str(load_recipe(folder / "config.yaml").tracking.uri)
-    moved = lacks_file(known)
     said = store_uri(config.tracking.uri, folder.parent)
-    if said == known or (config.tracking.uri is None and not moved):
+    if said == known or (config.tracking.uri is None and not lacks_file(known)):
         return known
     must_know(said, json.loads((folder / "sweep.json").read_text())["run_id"], f"sweep of {folder}", known)
     for place in (folder, *folder.glob("trial-*")):
@@ -100,13 +86,7 @@ def started_with(folder: Path, config: RunConfig) -> str | None:
 
 
 def reopen(folder: Path, config: RunConfig) -> dict[str, Any]:
-    """Read what `begin` wrote.
-
-    Raises
-    ------
-    InputError
-        Where the recipe is not the one that the sweep was started with.
-    """
+    """Return the state that `begin` wrote; another recipe than the sweep was started with is refused."""
     check_unchanged(folder, load_recipe(folder / "config.yaml"), config, _FREE)
     state: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
     return state

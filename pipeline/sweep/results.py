@@ -1,4 +1,4 @@
-"""What is left of a sweep: table, pictures, MLflow's numbers, and the best configuration as a finished run."""
+"""What is left of a sweep: table, pictures, page, and the best configuration as a finished run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], 
     config
         The base recipe.
     folder
-        Folder of the sweep; receives ``trials.md`` and the pictures.
+        Folder of the sweep; receives ``trials.md``, the pictures and the page.
     tracker
         MLflow run of the sweep.
     ended, failed
@@ -76,7 +76,6 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], 
 
 
 def _draw(config: RunConfig, folder: Path, rows: list[Row]) -> list[Path]:
-    """Draw all searched parts side by side and, where there are any, depth and rank, and the Pareto front."""
     folder.mkdir(exist_ok=True)
     objectives = config.sweep.objectives
     pictures = [folder / "parallel.png"]
@@ -92,18 +91,12 @@ def _draw(config: RunConfig, folder: Path, rows: list[Row]) -> list[Path]:
 
 
 def best_name(config: RunConfig) -> str:
-    """Name the run that the best configuration is retrained as."""
+    """Name the run of the best configuration."""
     return f"{config.name}-best"
 
 
 def check_best(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to finish the best of a sweep where an earlier one is in the way: the test part is for one model.
-
-    Raises
-    ------
-    InputError
-        With what is in the way, and what to do.
-    """
+    """Refuse to finish the best of a sweep where an earlier one is in the way: the test part is for one model."""
     place = (Path(config.runs) / best_name(config)).resolve()
     if not place.exists() or overwrite:
         return
@@ -117,20 +110,18 @@ def check_best(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
 
 
 def finish_best(config: RunConfig, best: Row, tracker: Tracker, *, resume: bool, overwrite: bool) -> None:
-    """Retrain the best configuration, score it once on the test part, and register it.
+    """Retrain the best trial, score it once on the test part, and register it.
 
     Parameters
     ----------
     config
         The base recipe.
     best
-        The trial with the best validation score.
+        The trial.
     tracker
         MLflow run of the sweep.
-    resume
-        Go on with a retraining that was cut off.
-    overwrite
-        Replace an earlier one.
+    resume, overwrite
+        Go on with a retraining that was cut off; replace an earlier one.
     """
     recipe = replace(trial_config(config, best["choice"], best_name(config), config.runs), cluster=config.cluster)
     begun = (Path(recipe.runs) / recipe.name / "prepared.json").is_file()

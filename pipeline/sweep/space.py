@@ -1,4 +1,4 @@
-"""The search space of a sweep: what it may hold, the recipe of one choice, and what the planner says of it."""
+"""The search space of a sweep: what it may hold, the recipe of a choice, and what the planner says of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from datasets.volume import Volume
 from models.config import ConfigError, hourglass
 from models.peak import Workload, prediction_peak, training_peak
 from pipeline.config import RunConfig
-from pipeline.config_sweep import LAYOUT, SEARCHED, Range, SweepConfig
+from pipeline.config_sweep import LAYOUT, SEARCHED, Range
 from pipeline.planning.memory import check_training, planned_step
 from pipeline.sweep.shares import worker_threads
 
@@ -20,13 +20,7 @@ Choice = dict[str, Any]
 
 
 def check_space(config: RunConfig) -> None:
-    """Refuse a search space that holds impossible networks, or objectives that cannot be searched for.
-
-    Raises
-    ------
-    InputError
-        With the setting, its value, and what to set instead.
-    """
+    """Refuse a search space that holds impossible networks, or objectives that cannot be searched for."""
     sweep = config.sweep
     for name, lowest in (("depth", 1), ("rank", 1), ("levels", 0), ("batch", 1)):
         values = getattr(sweep, name)
@@ -47,7 +41,11 @@ def check_space(config: RunConfig) -> None:
         raise InputError(f"sweep.reduction is {sweep.reduction}; ASHA keeps one of 2 or more")
     if sweep.concurrent < 0:
         raise InputError(f"sweep.concurrent is {sweep.concurrent}; it must be 1 or more, or 0 for as many as fit")
-    _check_objectives(sweep)
+    if "score" not in sweep.objectives or len(set(sweep.objectives)) < len(sweep.objectives):
+        raise InputError(
+            f"sweep.objectives is {list(sweep.objectives)}; name score, and beside it any of parameters, memory and "
+            "time, each once"
+        )
     _check_layout(config)
     if not sweep.domains:
         raise InputError(f"sweep holds nothing to search; list values for one of {', '.join(SEARCHED)}")
@@ -55,14 +53,6 @@ def check_space(config: RunConfig) -> None:
         raise InputError(
             f"sweep.batch holds {min(sweep.batch)}, but cluster.workers is {config.cluster.workers}, so some workers "
             "would have nothing to do; raise the batch, or take fewer workers"
-        )
-
-
-def _check_objectives(sweep: SweepConfig) -> None:
-    if "score" not in sweep.objectives or len(set(sweep.objectives)) < len(sweep.objectives):
-        raise InputError(
-            f"sweep.objectives is {list(sweep.objectives)}; name score, and beside it any of parameters, memory and "
-            "time, each once"
         )
 
 
@@ -91,17 +81,7 @@ def _check_layout(config: RunConfig) -> None:
 
 
 def trial_config(config: RunConfig, choice: Choice, name: str, runs: str | Path) -> RunConfig:
-    """Make the recipe of one trial.
-
-    Parameters
-    ----------
-    config
-        The base recipe.
-    choice
-        Value of each searched part.
-    name, runs
-        Name of the trial's run, and folder of the sweep's runs.
-    """
+    """Make the recipe of a trial: `name` is that of its run, `runs` the folder that holds it."""
     network, training = config.network, config.training
     if "depth" in choice:
         layers = hourglass(choice["depth"], choice["rank"], choice["levels"])
@@ -123,7 +103,7 @@ class Cost:
     parameters
         Weights.
     memory
-        Planned peak of a worker in bytes: of a training step, or of the validation where that needs more.
+        Planned peak of a worker in bytes: of a training step, or of the validation where that is higher.
     """
 
     parameters: int
@@ -131,13 +111,7 @@ class Cost:
 
 
 def trial_cost(config: RunConfig, volume: Volume) -> Cost:
-    """Plan a trial's recipe on its volume.
-
-    Raises
-    ------
-    InputError, ConfigError
-        Where it cannot fit, or cannot be.
-    """
+    """Plan a trial's recipe on its volume; what cannot fit is an `InputError`, what cannot be a `ConfigError`."""
     segmenter, work = planned_step(config, volume)
     mapped = work.sizes if check_training(config, volume) else volume.shape
     return Cost(
@@ -156,13 +130,7 @@ def why_not(config: RunConfig, volume: Volume, choice: Choice) -> str | None:
 
 
 def smallest(config: RunConfig, volume: Volume) -> Choice:
-    """Return the choice that a sweep is checked with: it can run, with the least depth, rank and batch.
-
-    Raises
-    ------
-    InputError
-        Where no such choice can run, at any levels and kind of coarsening.
-    """
+    """Return a choice that can run, with the least depth, rank and batch; refuse a sweep in which none can."""
     lists: list[Sequence[Any]] = []
     for name, values in config.sweep.domains.items():
         if isinstance(values, Range):

@@ -23,14 +23,7 @@ from pipeline.sweep.space import Choice, Cost, trial_config, trial_cost
 from pipeline.tracking.gauges import Gauges
 from pipeline.tracking.journal import Journal, read_history
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.checkpoint import (
-    Meta,
-    Snapshot,
-    best_checkpoint,
-    latest_checkpoint,
-    read_meta,
-    whole_checkpoints,
-)
+from pipeline.training.checkpoint import Meta, Snapshot, latest_checkpoint, read_meta, whole_checkpoints
 from pipeline.training.context import Context
 from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
@@ -48,17 +41,7 @@ def trial_name(trial_id: str) -> str:
 
 
 class Gauge:
-    """What a trial reports at each validation.
-
-    Parameters
-    ----------
-    run
-        The trial's run; what it has reached already is where counting begins.
-    cost
-        What it costs, as planned.
-    run_id
-        Its MLflow run.
-    """
+    """What a trial reports at each validation; what its run has reached already is where counting begins."""
 
     def __init__(self, run: Run, cost: Cost, run_id: str) -> None:
         newest = latest_checkpoint(run.checkpoints)
@@ -79,13 +62,7 @@ class Gauge:
 
 
 class Relay(TuneReportCallback):
-    """Passes what the workers report to Ray Train on to Ray Tune, as the trial's report.
-
-    Parameters
-    ----------
-    gauge
-        The trial's.
-    """
+    """Passes what the workers report to Ray Train on to Ray Tune, as the trial's report."""
 
     def __init__(self, gauge: Gauge) -> None:
         super().__init__()
@@ -97,18 +74,14 @@ class Relay(TuneReportCallback):
 
 
 def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) -> None:
-    """Train one trial in its own process, or drive its workers from there.
+    """Train a choice in its own process, or drive its workers from there.
 
     Parameters
     ----------
     choice
         Value of each searched part.
-    config
-        The base recipe.
-    folder
-        Folder of the sweep.
-    parent
-        MLflow run of the sweep.
+    config, folder, parent
+        The base recipe, folder and MLflow run of the sweep.
     """
     place = Path(folder) / trial_name(ray.tune.get_context().get_trial_id())
     if (place / REFUSED).is_file():
@@ -131,7 +104,7 @@ def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) ->
         newest = latest_checkpoint(run.checkpoints)
         if newest is not None and read_meta(newest).step == gauge.first:
             # It had ended before the driver was killed; without a report Tune would not count it.
-            ray.tune.report(gauge.read(gauge.first, read_meta(best_checkpoint(run.folder)).score))
+            ray.tune.report(gauge.read(gauge.first, gauge.best))
     except Exception as error:
         Tracker(run.tracking_uri, run_id, run.outbox).end("FAILED")
         text = refusal(error)

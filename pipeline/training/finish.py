@@ -1,4 +1,4 @@
-"""The end of a training run: the best weights are scored on the test part, drawn, and logged."""
+"""The end of a training run."""
 
 import torch
 
@@ -17,18 +17,9 @@ from pipeline.training.validation import predict_classes
 
 
 def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -> None:
-    """Score, draw and log the best checkpoint; an interrupted run only notes where it stopped.
+    """Score the best checkpoint on the test part, draw and log it; an interrupted run only notes where it stopped.
 
-    Parameters
-    ----------
-    run
-        The run; its folder receives ``metrics.json``, ``leaks.json``, the pictures and the report.
-    outcome
-        How the loop ended.
-    journal
-        The run's journal.
-    device
-        Where the network runs.
+    The run's folder receives ``metrics.json``, ``leaks.json``, ``model-card.md``, the pictures and the report.
     """
     tracker, ended = journal.tracker, {"step": outcome.progress.step, "interrupted": outcome.interrupted}
     if outcome.interrupted:

@@ -1,4 +1,4 @@
-"""Training in this process, without Ray: the same loop, the same folder, the same checkpoints."""
+"""Training without Ray: the same loop, the same folder, the same checkpoints."""
 
 import torch
 
@@ -13,15 +13,7 @@ from pipeline.training.storage import stored_behind
 
 
 def train_here(run: Run, run_id: str) -> None:
-    """Train a prepared run in this process.
-
-    Parameters
-    ----------
-    run
-        The prepared run.
-    run_id
-        MLflow run that the journal feeds.
-    """
+    """Train a prepared run in this process, and feed the MLflow run `run_id`."""
     resume = latest_checkpoint(run.checkpoints)
     journal = Journal.open(run, run_id)
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Everything that is decided, and every refusal that can be made, before the first step."""
+"""What is decided, and every refusal that can be made, before the first step."""
 
 import hashlib
 import shutil
@@ -34,7 +34,7 @@ def class_weights(counts: np.ndarray, kind: str) -> list[float]:
     Returns
     -------
     list of float
-        Weights with a mean of 1 over the labelled cells; 0 for a class without labels.
+        Their mean over the labelled cells is 1; 0 for a class without labels.
     """
     power = {"none": 0.0, "sqrt": -0.5, "inverse": -1.0}[kind]
     share = counts / counts.sum()
@@ -43,7 +43,7 @@ def class_weights(counts: np.ndarray, kind: str) -> list[float]:
 
 
 def _check_grid(config: RunConfig, factor: float) -> None:
-    """Refuse an output grid that training has no labels for, or whose cells would span two parts of the split."""
+    """Refuse an output grid finer than the labels, or whose cells would span two parts of the split."""
     if factor < 1:
         raise InputError(
             f"network.layers refine to a grid {1 / factor:g} times finer than the labels'; refine fewer times"
@@ -56,13 +56,7 @@ def _check_grid(config: RunConfig, factor: float) -> None:
 
 
 def check_place(folder: Path, kind: str, *, is_one: bool, overwrite: bool) -> None:
-    """Refuse a folder that is in the way of a new run or sweep, unless it is one itself and may be replaced.
-
-    Raises
-    ------
-    InputError
-        With the folder and what to do.
-    """
+    """Refuse a folder that is in the way of a new run or sweep, unless it is one itself and may be replaced."""
     if folder.exists() and not overwrite:
         raise InputError(
             f"{folder} exists already; choose another --name, pass --resume to go on with it, "
@@ -73,7 +67,7 @@ def check_place(folder: Path, kind: str, *, is_one: bool, overwrite: bool) -> No
 
 
 def split_digest(split: xr.DataArray) -> str:
-    """SHA-256 that two splits share only if every cell is in the same part."""
+    """SHA-256 of the part that every cell is in."""
     return hashlib.sha256(split.values.tobytes()).hexdigest()
 
 
@@ -95,7 +89,7 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
     Raises
     ------
     InputError, ConfigError
-        Where the volume, its labels and the recipe do not fit together; nothing is written then.
+        Where volume, labels and recipe do not fit together; nothing is written then.
     """
     folder = (Path(config.runs) / config.name).resolve()
     check_place(folder, "run", is_one=(folder / "prepared.json").is_file(), overwrite=overwrite)

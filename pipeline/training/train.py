@@ -49,44 +49,37 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def open_tracking(run: Run, *, parent: str | None = None) -> str:
     """Create the MLflow run of a prepared run, or reopen the one that it has; returns its id."""
+    config, uri = run.config, run.tracking_uri
     known = run.read("tracking.json").get("run_id")
     if known:
-        Tracker(run.tracking_uri, known, run.outbox).reopen()
+        Tracker(uri, known, run.outbox).reopen()
         return str(known)
-    artifacts = run.folder.parent / "mlartifacts" if run.tracking_uri.startswith("sqlite:") else None
-    prepared = run.prepared
     run_id = create_run(
-        run.tracking_uri,
-        run.config.tracking.experiment or run.config.name,
-        run.config.name,
-        parameters=flatten(asdict(run.config)),
+        uri,
+        config.tracking.experiment or config.name,
+        config.name,
+        parameters=flatten(asdict(config)),
         tags={
             "code_version": code_version(),
-            "volume_digest": prepared.volume_digest,
-            "split_digest": prepared.split_digest,
+            "volume_digest": run.prepared.volume_digest,
+            "split_digest": run.prepared.split_digest,
             "folder": str(run.folder),
             "torch": torch.__version__,
             "machine": platform.platform(),
         },
-        artifacts=artifacts,
+        artifacts=run.folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
         parent=parent,
     )
-    run.write("tracking.json", {"uri": run.tracking_uri, "run_id": run_id})
+    run.write("tracking.json", {"uri": uri, "run_id": run_id})
     with tempfile.TemporaryDirectory() as aside:
         recipe = Path(aside) / "config.yaml"
-        recipe.write_text(without_secrets(dump_recipe(run.config)))
-        Tracker(run.tracking_uri, run_id).artifact(recipe)
+        recipe.write_text(without_secrets(dump_recipe(config)))
+        Tracker(uri, run_id).artifact(recipe)
     return run_id
 
 
 def check_unchanged(folder: Path, before: RunConfig, config: RunConfig, free: tuple[str, ...]) -> None:
-    """Refuse to go on with a run or a sweep by another recipe; settings whose names begin as in `free` may change.
-
-    Raises
-    ------
-    InputError
-        With the first setting that differs.
-    """
+    """Refuse to go on with a run or a sweep by another recipe; settings whose names begin as in `free` may change."""
     then, now = flatten(asdict(before)), flatten(asdict(config))
     changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(free)]
     if changed:
@@ -111,7 +104,7 @@ def _reopen(config: RunConfig) -> Run:
 
 
 def _known_to(uri: str | None, run: Run) -> str | None:
-    """Return the MLflow store of a run that goes on: its own, or another where the same run is by now."""
+    """Return the MLflow store of a run that goes on: its own, or another that knows it by now."""
     run_id = run.read("tracking.json").get("run_id")
     if uri is None or uri == run.tracking_uri or run_id is None:
         return run.config.tracking.uri
@@ -123,10 +116,7 @@ def _known_to(uri: str | None, run: Run) -> str | None:
 def absolute(config: RunConfig) -> RunConfig:
     """Make local paths absolute, and name the MLflow store: workers have another current folder and environment.
 
-    Raises
-    ------
-    InputError
-        Where the runs would go into what Ray has unpacked for a job, which only one node has, and Ray deletes.
+    Runs that would go into what Ray has unpacked for a job, which only one node has, are refused.
     """
     if any(part.startswith("_ray_pkg_") for part in Path(config.runs).resolve().parts):
         raise InputError(
@@ -166,10 +156,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     ----------
     config
         The recipe.
-    resume
-        Go on with the run of this name, from its newest checkpoint.
-    overwrite
-        Replace the run of this name.
+    resume, overwrite
+        Go on with the run of this name, from its newest checkpoint; replace it.
 
     Returns
     -------
@@ -215,7 +203,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let no other process of this machine work on a run or a sweep meanwhile: two would spoil each other's folders."""
+    """Let no other process of this machine work on a run's or a sweep's folder meanwhile."""
     lock, first = folder.with_name(f".{folder.name}.training"), not folder.parent.exists()
     with locked(lock, folder):
         try:
@@ -228,7 +216,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def put_back(old: Path, folder: Path) -> None:
-    """Remove a folder, and put back the old one that it was to replace, where there is one."""
+    """Remove a folder, and put back the old one, if any, that it was to replace."""
     shutil.rmtree(folder, ignore_errors=True)
     if old.exists():
         old.rename(folder)

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @ray.remote(num_cpus=0)
 class Bell:
-    """Carries the wish to stop from the driver to the workers, and their refusals back."""
+    """Carries the wish to stop to the workers, and their refusals back."""
 
     def __init__(self) -> None:
         self.rung = False
@@ -50,12 +50,12 @@ class Bell:
         return self.rung
 
     def refuse(self, rank: int, text: str) -> int:
-        """Note that a rank cannot go on and trying again would not help; tells how many ranks said so."""
+        """Note that a rank cannot go on, nor would by trying again; tells how many said so."""
         self.refusals[rank] = text
         return len(self.refusals)
 
     def refusal(self) -> str | None:
-        """Return the refusal of the lowest rank that cannot go on."""
+        """Return the refusal of the lowest rank that refused."""
         return self.refusals[min(self.refusals)] if self.refusals else None
 
 
@@ -68,7 +68,7 @@ _RESIZE_S = 60.0
 
 
 def _heed_sigterm() -> None:
-    """Turn the first SIGTERM to this worker into a wish to stop; Ray would end it without a checkpoint."""
+    """Turn this worker's first SIGTERM into a wish to stop; Ray would end it without a checkpoint."""
 
     def handler(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, before)
@@ -83,18 +83,14 @@ class _Heeding(TorchConfig().backend_cls):  # type: ignore[misc]  # the class is
         worker_group.execute(_heed_sigterm)  # in the worker's main thread, the only one that may take signals
 
 
-@dataclass
-class HeedingTorchConfig(TorchConfig):
-    """Torch's workers, which take SIGTERM as the notice that it is."""
-
+class _HeedingTorchConfig(TorchConfig):
     @property
     def backend_cls(self) -> type:
-        """Sets the workers up."""
         return _Heeding
 
 
 def threads_per_worker(config: ClusterConfig) -> int:
-    """Return the cores of one worker: the configured number, or an even share of this machine's."""
+    """Return the cores of one worker: as configured, or an even share of this machine's."""
     return config.cpus_per_worker or max(1, (os.cpu_count() or 1) // max(config.workers, 1))
 
 
@@ -102,14 +98,13 @@ def work(settings: dict[str, Any]) -> None:
     """Train on one worker; Ray calls this in its own process.
 
     A refusal goes to the driver by the bell and not by the error, which Ray would answer by trying again. Where only
-    some of the workers refuse, the error ends the others, who wait for them, and the next group ends at once.
+    some workers refuse, the error ends the others, who wait for them, and the next group ends at once.
 
     Parameters
     ----------
     settings
         ``folder`` of the run, MLflow ``run_id``, ``threads``, the ``bell``, whether the run is ``finishing`` with its
-        test scores, and the settings of the ``cluster``, which on a resumed run need not be those that the folder
-        remembers.
+        test scores, and the ``cluster`` settings, which a resumed run's folder need not hold.
     """
     from pipeline.training.rank import train_rank
 
@@ -131,13 +126,7 @@ def work(settings: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def cluster(config: ClusterConfig) -> Iterator[None]:
-    """Join a Ray cluster, or start one that ends with this run.
-
-    Raises
-    ------
-    InputError
-        Where the cluster cannot be joined, or can never hold the workers.
-    """
+    """Join a Ray cluster, or start one that ends with this run; one that does not answer is an `InputError`."""
     joined = ray.is_initialized()
     if not joined:
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
@@ -170,10 +159,8 @@ def train_on_ray(run: "Run", run_id: str, *, callbacks: Sequence[Any] = (), fini
 
     Parameters
     ----------
-    run
-        The prepared run.
-    run_id
-        MLflow run that rank 0 feeds.
+    run, run_id
+        The prepared run, and the MLflow run that rank 0 feeds.
     callbacks
         Ray Train's, which hear of every validation.
     finishing
@@ -206,7 +193,7 @@ def train_on_ray(run: "Run", run_id: str, *, callbacks: Sequence[Any] = (), fini
                 resources_per_worker={"CPU": threads},  # and, with use_gpu, one GPU
                 elastic_resize_monitor_interval_s=_RESIZE_S,
             ),
-            torch_config=HeedingTorchConfig(),
+            torch_config=_HeedingTorchConfig(),
             run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as its predecessor
                 name="ray",
                 storage_path=str(run.folder),
