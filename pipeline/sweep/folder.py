@@ -30,10 +30,7 @@ def has_result(folder: Path) -> bool:
 def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Keep the sweep that is to be replaced until the new one has a result; without one, put it back.
 
-    Raises
-    ------
-    InputError
-        Where the folder is in the way, is no sweep, or there is none to go on with.
+    A folder that is in the way or no sweep is refused, and so is a sweep to go on with that is not there.
     """
     old = folder.with_name(f".{folder.name}.replaced")
     if resume:
@@ -88,5 +85,4 @@ def started_with(folder: Path, config: RunConfig) -> str | None:
 def reopen(folder: Path, config: RunConfig) -> dict[str, Any]:
     """Return the state that `begin` wrote; another recipe than the sweep was started with is refused."""
     check_unchanged(folder, load_recipe(folder / "config.yaml"), config, _FREE)
-    state: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
-    return state
+    return json.loads((folder / "sweep.json").read_text())

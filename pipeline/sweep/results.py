@@ -18,16 +18,12 @@ from pipeline.training.train import train
 
 
 def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], failed: list[str]) -> list[Row]:
-    """Rank the trials, print and draw them, and hand all to MLflow.
+    """Rank the trials, print and draw them, and hand table, pictures and page to the folder and to MLflow.
 
     Parameters
     ----------
-    config
-        The base recipe.
-    folder
-        Folder of the sweep; receives ``trials.md``, the pictures and the page.
-    tracker
-        MLflow run of the sweep.
+    config, folder, tracker
+        Recipe, folder and MLflow run of the sweep.
     ended, failed
         Choice, report and name of each trial that came to its end or was stopped; errors of the others.
 
@@ -46,7 +42,8 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], 
     if not ended:
         raise RuntimeError(f"no trial reported a score; see {folder / 'tune'}; the first failed with {failed[:1]}")
     rows = rank_trials(ended, config.sweep.objectives, config.training.steps)
-    tracker.metrics(0, {"best/score": rows[0]["score"], "stopped": sum(row["stopped"] for row in rows)})
+    stopped = sum(row["stopped"] for row in rows)
+    tracker.metrics(0, {"best/score": rows[0]["score"], "stopped": stopped})
     for row in rows:
         child = Tracker(str(config.tracking.uri), row["run_id"], folder / row["trial"] / OUTBOX)
         child.metrics(row["step"], {f"sweep/{name}": row[name] for name in DIRECTIONS})
@@ -63,8 +60,8 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], 
     tracker.artifact(page)
     print(table)
     print(
-        f"searched on the validation part: {len(rows)} trials, {sum(row['stopped'] for row in rows)} of them stopped "
-        f"early; {len(failed)} failed; {len(refused)} configurations turned away by the planner"
+        f"searched on the validation part: {len(rows)} trials, {stopped} of them stopped early; {len(failed)} failed; "
+        f"{len(refused)} configurations turned away by the planner"
     )
     if refused:
         print(f"  {in_words(refused[0]['choice'])}: {refused[0]['reason']}")
@@ -100,28 +97,19 @@ def check_best(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
     place = (Path(config.runs) / best_name(config)).resolve()
     if not place.exists() or overwrite:
         return
-    if resume and (place / "metrics.json").is_file():
+    if not resume:
+        raise InputError(f"{place} exists already; choose another --name, or pass --overwrite to replace it")
+    if (place / "metrics.json").is_file():
         raise InputError(
             f"{place} is finished already, and the test part is for one model; register it by "
             f"`python -m pipeline register {place}`, or repeat the sweep under another --name"
         )
-    if not resume:
-        raise InputError(f"{place} exists already; choose another --name, or pass --overwrite to replace it")
 
 
 def finish_best(config: RunConfig, best: Row, tracker: Tracker, *, resume: bool, overwrite: bool) -> None:
-    """Retrain the best trial, score it once on the test part, and register it.
+    """Retrain the best trial, score it once on the test part, and register it; `tracker` is that of the sweep.
 
-    Parameters
-    ----------
-    config
-        The base recipe.
-    best
-        The trial.
-    tracker
-        MLflow run of the sweep.
-    resume, overwrite
-        Go on with a retraining that was cut off; replace an earlier one.
+    `resume` goes on with a retraining that was cut off, `overwrite` replaces an earlier one.
     """
     recipe = replace(trial_config(config, best["choice"], best_name(config), config.runs), cluster=config.cluster)
     begun = (Path(recipe.runs) / recipe.name / "prepared.json").is_file()

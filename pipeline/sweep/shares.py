@@ -11,11 +11,6 @@ DRIVER: Resources = {"memory": 1e6}
 """What the driver of a trial with several workers holds: no core, which would starve them; Ray wants something."""
 
 
-def worker_threads(config: RunConfig) -> int:
-    """Return the cores of each worker of a trial."""
-    return config.cluster.cpus_per_worker or 1
-
-
 def check_shares(config: RunConfig) -> None:
     """Refuse shares that no trial can have."""
     gpus, workers = config.sweep.gpus, config.cluster.workers
@@ -40,7 +35,7 @@ def check_shares(config: RunConfig) -> None:
 
 def worker_share(config: RunConfig) -> Resources:
     """Return what one worker of a trial takes."""
-    share: Resources = {"CPU": float(worker_threads(config))}
+    share: Resources = {"CPU": float(config.cluster.cpus_per_worker or 1)}
     return share | {"GPU": float(config.sweep.gpus)} if config.cluster.gpu else share
 
 

@@ -13,7 +13,6 @@ from models.peak import Workload, prediction_peak, training_peak
 from pipeline.config import RunConfig
 from pipeline.config_sweep import LAYOUT, SEARCHED, Range
 from pipeline.planning.memory import check_training, planned_step
-from pipeline.sweep.shares import worker_threads
 
 Choice = dict[str, Any]
 """The value of each searched part: ``{"depth": 10, "rank": 8, "levels": 2, "rate": 0.003}``."""
@@ -90,7 +89,7 @@ def trial_config(config: RunConfig, choice: Choice, name: str, runs: str | Path)
     network = replace(network, **{key: choice[key] for key in ("coarsening", "step") if key in choice})
     training = replace(training, **{key: choice[key] for key in ("rate", "batch") if key in choice})
     workers = config.cluster.workers if config.cluster.workers > 1 else 0
-    place = replace(config.cluster, workers=workers, cpus_per_worker=worker_threads(config))
+    place = replace(config.cluster, workers=workers, cpus_per_worker=config.cluster.cpus_per_worker or 1)
     return replace(config, name=name, runs=str(runs), network=network, training=training, cluster=place)
 
 

@@ -26,7 +26,7 @@ from pipeline.sweep.halving import Halving
 from pipeline.sweep.record import TURNED_AWAY, forget_trials
 from pipeline.sweep.results import check_best, finish_best, report
 from pipeline.sweep.searcher import Search
-from pipeline.sweep.shares import check_shares, memory_of_trial, trial_share, trials_at_once, worker_threads
+from pipeline.sweep.shares import check_shares, memory_of_trial, trial_share, trials_at_once
 from pipeline.sweep.space import check_space, smallest, trial_config, why_not
 from pipeline.sweep.trial import REFUSED, run_trial, trial_name
 from pipeline.sweep.trials import DIRECTIONS, Row, in_words
@@ -38,20 +38,18 @@ from pipeline.training.train import absolute, alone, flatten
 from pipeline.training.worker import cluster
 
 
-class Closer(ray.tune.Callback):
-    """Says how a trial of the sweep in `folder` ended and closes its MLflow run, as soon as Tune is done with it."""
+class _Closer(ray.tune.Callback):
+    """Says how a trial ended and closes its MLflow run, as soon as Tune is done with it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close a trial that ended by itself or was stopped."""
         found = trial.last_result
         ending = f"validation mIoU {found.get('score', 0):.3f} after {found.get('step', 0)} steps"
         self._close(trial, ending, "FINISHED")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close a trial that failed, or whose process died."""
         self._close(trial, "failed", "FAILED")
 
     def _close(self, trial: Any, ending: str, status: Status) -> None:
@@ -89,9 +87,7 @@ def _collect(results: Any) -> tuple[list[Row], list[str]]:
     return rows, failed
 
 
-def tune(
-    config: RunConfig, *, resume: bool = False, overwrite: bool = False, finish: bool = False
-) -> list[dict[str, Any]]:
+def tune(config: RunConfig, *, resume: bool = False, overwrite: bool = False, finish: bool = False) -> list[Row]:
     """Run a sweep and print the table of its trials. It searches on the validation part; the test part stays unseen.
 
     Parameters
@@ -126,18 +122,18 @@ def tune(
         if finish:
             check_best(config, resume=resume, overwrite=overwrite)
         with sweep_folder(folder, resume=resume, overwrite=overwrite):
-            state = reopen(folder, config) if resume else _begin(config, folder, uri, experiment)
+            state = reopen(folder, config) if resume else _begin(config, folder)
             rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"], folder / OUTBOX))
     if finish:
         finish_best(config, rows[0], Tracker(uri, state["run_id"], folder / OUTBOX), resume=resume, overwrite=overwrite)
     return rows
 
 
-def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[str, Any]:
+def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Check all that can be checked before Ray starts, and open the sweep's folder and its MLflow run."""
     at_once = 1
     if config.cluster.address == "local":
-        cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * worker_threads(config))
+        cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * (config.cluster.cpus_per_worker or 1))
         at_once = trials_at_once(config, {"CPU": cores, "GPU": torch.cuda.device_count()})
     memory = memory_of_trial(config, at_once)
     planned = _within(config, memory.size if memory else None)
@@ -149,9 +145,10 @@ def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[s
     choice = smallest(planned, Volume.open(config.data))
     shutil.rmtree(prepare(trial_config(planned, choice, "checked", folder)).folder)
     searched = config.sweep.domains | {"trials": config.sweep.trials, "objectives": config.sweep.objectives}
+    uri = str(config.tracking.uri)
     run_id = create_run(
         uri,
-        experiment,
+        str(config.tracking.experiment),
         folder.name,
         parameters=flatten({"sweep": searched}),
         tags={"folder": str(folder)},
@@ -199,7 +196,7 @@ def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent), trial_share(config)
     )
-    place, log = folder / "tune", folder / TURNED_AWAY
+    place = folder / "tune"
     if ray.tune.Tuner.can_restore(str(place)):
         return ray.tune.Tuner.restore(str(place), trainable, resume_unfinished=True, resume_errored=True)
     search = Search(
@@ -207,7 +204,7 @@ def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
         {name: DIRECTIONS[name] for name in sweep.objectives},
         config.training.seed,
         partial(why_not, config, Volume.open(config.data)),
-        log,
+        folder / TURNED_AWAY,
     )
     return ray.tune.Tuner(
         trainable,
@@ -222,7 +219,7 @@ def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
             name=place.name,
             storage_path=str(folder),
             verbose=0,
-            callbacks=[Closer(folder)],
+            callbacks=[_Closer(folder)],
             failure_config=ray.tune.FailureConfig(max_failures=config.cluster.max_failures),
         ),
     )

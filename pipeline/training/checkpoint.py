@@ -44,7 +44,19 @@ def copied(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What `write_checkpoint` takes, as it was at one step; training may go on while it is written."""
+    """A checkpoint in memory; training may go on while it is written.
+
+    Attributes
+    ----------
+    meta
+        Step and score.
+    model
+        State dict of the network with its normalisation.
+    training
+        States of optimiser, schedule and random numbers, and the `Progress`.
+    segmenter
+        Configuration of the network as JSON.
+    """
 
     meta: Meta
     model: dict[str, Any]
@@ -52,8 +64,13 @@ class Snapshot:
     segmenter: Any
 
     def write(self, folder: Path) -> None:
-        """Write it into an empty folder."""
-        write_checkpoint(folder, self.meta, self.model, self.training, self.segmenter)
+        """Write it into an empty folder, which the caller renames as a whole."""
+        contents = (self.model, self.training, self.segmenter, asdict(self.meta))
+        sums = {name: _write(folder / name, content) for name, content in zip(_FILES, contents, strict=True)}
+        with (folder / _SUMS).open("w") as file:
+            file.writelines(f"{digest}  {name}\n" for name, digest in sums.items())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def folder_name(step: int) -> str:
@@ -98,30 +115,6 @@ def _write(path: Path, content: Any) -> str:
             raise
         os.fsync(file.fileno())
     return summed.sum.hexdigest()
-
-
-def write_checkpoint(folder: Path, meta: Meta, model: dict[str, Any], training: dict[str, Any], segmenter: Any) -> None:
-    """Write one checkpoint.
-
-    Parameters
-    ----------
-    folder
-        Empty; the caller renames it as a whole.
-    meta
-        Step and score.
-    model
-        State dict of the network with its normalisation.
-    training
-        States of optimiser, schedule and random numbers, and the `Progress`.
-    segmenter
-        Configuration of the network as JSON.
-    """
-    contents = (model, training, segmenter, asdict(meta))
-    sums = {name: _write(folder / name, content) for name, content in zip(_FILES, contents, strict=True)}
-    with (folder / _SUMS).open("w") as file:
-        file.writelines(f"{digest}  {name}\n" for name, digest in sums.items())
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def fault(folder: Path) -> str | None:
@@ -178,13 +171,9 @@ def _step(folder: Path) -> int:
 def whole_checkpoints(folder: Path) -> list[Path]:
     """List the whole checkpoints below a folder, oldest first; the others are named aloud.
 
-    Raises
-    ------
-    InputError
-        Where there are checkpoints but none is whole.
+    Where there are checkpoints but none is whole, that is an `InputError`.
     """
-    found = all_checkpoints(folder)
-    faults = {path: fault(path) for path in found}
+    faults = {path: fault(path) for path in all_checkpoints(folder)}
     broken = [f"{path.name}: {text}" for path, text in faults.items() if text]
     whole = [path for path, text in faults.items() if text is None]
     if broken and not whole:
@@ -225,7 +214,10 @@ def _score(folder: Path) -> float:
 
 
 def keep_best_and_two(folder: Path, newest: Path) -> None:
-    """Delete all other checkpoints; those of later steps than the newest are broken: training went back behind them."""
+    """Delete all but the best checkpoint, the newest and the one before it.
+
+    Those of later steps than the newest are broken: training has gone back behind them.
+    """
     found = [path for path in all_checkpoints(folder) if _step(path) <= _step(newest) and (path / _SUMS).is_file()]
     best = max(found, key=_score)
     for path in all_checkpoints(folder):

@@ -51,22 +51,7 @@ def peak_memory(device: torch.device) -> float:
 def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segmenter) -> Outcome:
     """Train a prepared run to its end, to early stopping, or to an interruption.
 
-    Parameters
-    ----------
-    run, context
-        The prepared run, and what surrounds the loop.
-    build
-        Makes the network; the telegraph network unless a baseline is compared.
-
-    Returns
-    -------
-    Outcome
-        How it ended.
-
-    Raises
-    ------
-    InputError
-        Where numbers leave the finite ones or the exact grid, with what helps.
+    `build` makes the network: the telegraph network unless a baseline is compared.
     """
     config, recipe = run.config, run.config.training
     training = Training(run, context, build)

@@ -55,7 +55,7 @@ def _check_grid(config: RunConfig, factor: float) -> None:
         )
 
 
-def check_place(folder: Path, kind: str, *, is_one: bool, overwrite: bool) -> None:
+def check_place(folder: Path, kind: str, *, is_one: bool = False, overwrite: bool = False) -> None:
     """Refuse a folder that is in the way of a new run or sweep, unless it is one itself and may be replaced."""
     if folder.exists() and not overwrite:
         raise InputError(
@@ -71,20 +71,8 @@ def split_digest(split: xr.DataArray) -> str:
     return hashlib.sha256(split.values.tobytes()).hexdigest()
 
 
-def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
+def prepare(config: RunConfig) -> Run:
     """Check a recipe against its volume, draw the split, compute the statistics, and lay out the run's folder.
-
-    Parameters
-    ----------
-    config
-        The full configuration.
-    overwrite
-        Whether a run of the same name is replaced.
-
-    Returns
-    -------
-    Run
-        The prepared run.
 
     Raises
     ------
@@ -92,7 +80,7 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
         Where volume, labels and recipe do not fit together; nothing is written then.
     """
     folder = (Path(config.runs) / config.name).resolve()
-    check_place(folder, "run", is_one=(folder / "prepared.json").is_file(), overwrite=overwrite)
+    check_place(folder, "run")
     volume = Volume.open(config.data)
     tiling = check_training(config, volume)
     split = make_split(volume, config.split)
@@ -138,10 +126,7 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
         (aside / "config.yaml").write_text(dump_recipe(config))
         split.to_dataset(name="split").to_zarr(aside / "split.zarr", zarr_format=3, consolidated=False)
         Run(aside, config, prepared).write("prepared.json", prepared.to_json())
-        if folder.exists():
-            shutil.rmtree(folder)
         aside.rename(folder)
-    except BaseException:
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
     return Run(folder, config, prepared)

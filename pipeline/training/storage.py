@@ -30,9 +30,8 @@ def directory_storage(checkpoints: Path) -> Store:
             snapshot.write(aside)
             shutil.rmtree(place, ignore_errors=True)
             aside.rename(place)
-        except BaseException:
+        finally:
             shutil.rmtree(aside, ignore_errors=True)
-            raise
         keep_best_and_two(checkpoints, place)
 
     return store

@@ -20,13 +20,18 @@ from pipeline.masking import without_secrets
 from pipeline.planning.memory import check_training
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
+from pipeline.tracking.journal import Journal
 from pipeline.tracking.session import note_start
 from pipeline.tracking.store import where_to_look
 from pipeline.tracking.tracker import Status, Tracker, connect, create_run, must_know
-from pipeline.training.checkpoint import all_checkpoints
-from pipeline.training.local import train_here
-from pipeline.training.prepare import prepare
+from pipeline.training.checkpoint import all_checkpoints, latest_checkpoint
+from pipeline.training.context import Context
+from pipeline.training.finish import finish
+from pipeline.training.interrupt import asked_to_stop
+from pipeline.training.loop import fit
+from pipeline.training.prepare import check_place, prepare
 from pipeline.training.reading import reading_in_words
+from pipeline.training.storage import stored_behind
 
 _FREE = ("memory", "rate", "clip")
 """Settings of the training that a resumed run may change: the last two are what helps against a loss of nan."""
@@ -48,7 +53,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def open_tracking(run: Run, *, parent: str | None = None) -> str:
-    """Create the MLflow run of a prepared run, or reopen the one that it has; returns its id."""
+    """Create the MLflow run of a prepared run, or reopen its own; returns its id."""
     config, uri = run.config, run.tracking_uri
     known = run.read("tracking.json").get("run_id")
     if known:
@@ -191,7 +196,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
                     "train again under another --name"
                 )
         else:
-            run = prepare(config, overwrite=overwrite)
+            run = prepare(config)
             if run.prepared.tiling is not None:
                 print(f"the whole volume does not fit: validated and tested in {run.prepared.tiling}", flush=True)
         interrupted = _work(run)
@@ -231,9 +236,7 @@ def _old_run_kept(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[No
         put_back(old, folder)  # whoever wanted to replace the old run was killed
         is_run = True
     if not resume:
-        if folder.exists() and not (overwrite and is_run):
-            yield  # what lies there is refused, or is no run
-            return
+        check_place(folder, "run", is_one=is_run, overwrite=overwrite)
         if is_run:
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
@@ -244,6 +247,29 @@ def _old_run_kept(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[No
             shutil.rmtree(old, ignore_errors=True)
         elif not resume:
             put_back(old, folder)
+
+
+def train_here(run: Run, run_id: str) -> None:
+    """Train a prepared run in this process, and feed the MLflow run `run_id`."""
+    resume = latest_checkpoint(run.checkpoints)
+    journal = Journal.open(run, run_id)
+    before = torch.get_num_threads()
+    torch.set_num_threads(run.config.cluster.cpus_per_worker or before)
+    try:
+        with asked_to_stop() as asked:
+            with stored_behind(run.checkpoints) as store:
+                context = Context(
+                    device=torch.device("cuda" if run.config.cluster.gpu else "cpu"),
+                    resume=resume,
+                    store=store,
+                    interrupted=asked.is_set,
+                    listener=journal,
+                )
+                outcome = fit(run, context)
+            finish(run, outcome, journal, context.device)
+    finally:
+        journal.close()
+        torch.set_num_threads(before)
 
 
 def _work(run: Run) -> bool:

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @ray.remote(num_cpus=0)
-class Bell:
+class _Bell:
     """Carries the wish to stop to the workers, and their refusals back."""
 
     def __init__(self) -> None:
@@ -42,11 +42,9 @@ class Bell:
         self.refusals: dict[int, str] = {}
 
     def ring(self) -> None:
-        """Ask the workers to stop after their current step."""
         self.rung = True
 
     def is_rung(self) -> bool:
-        """Tell whether somebody asked."""
         return self.rung
 
     def refuse(self, rank: int, text: str) -> int:
@@ -127,44 +125,44 @@ def work(settings: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def cluster(config: ClusterConfig) -> Iterator[None]:
     """Join a Ray cluster, or start one that ends with this run; one that does not answer is an `InputError`."""
-    joined = ray.is_initialized()
-    if not joined:
-        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-        cores, ours = max(os.cpu_count() or 1, config.workers * threads_per_worker(config)), _WATCHER not in os.environ
-        if config.address == "local":
-            os.environ.setdefault(_WATCHER, "0")  # this machine is not taken away
-            ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level=logging.ERROR)
-            os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-        else:
-            try:
-                ray.init(address=config.address, logging_level=logging.WARNING)
-            except ConnectionError as error:
-                raise InputError(
-                    f"no Ray cluster answers at cluster.address {config.address!r}; start one with "
-                    "`ray start --head`, or use `local`"
-                ) from error
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    ours = _WATCHER not in os.environ
+    if config.address == "local":
+        os.environ.setdefault(_WATCHER, "0")  # this machine is not taken away
+        cores = max(os.cpu_count() or 1, config.workers * threads_per_worker(config))
+        ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level=logging.ERROR)
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    else:
+        try:
+            ray.init(address=config.address, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            raise InputError(
+                f"no Ray cluster answers at cluster.address {config.address!r}; start one with `ray start --head`, "
+                "or use `local`"
+            ) from error
     try:
         yield
     finally:
-        if not joined:
-            ray.shutdown()
-            if config.address == "local":
-                os.environ.pop("RAY_ADDRESS", None)
-                if ours:
-                    os.environ.pop(_WATCHER, None)
+        ray.shutdown()
+        if config.address == "local":
+            os.environ.pop("RAY_ADDRESS", None)
+            if ours:
+                os.environ.pop(_WATCHER, None)
 
 
-def train_on_ray(run: "Run", run_id: str, *, callbacks: Sequence[Any] = (), finishing: bool = True) -> None:
+def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
     """Train a prepared run with Ray Train; the run's folder holds what came out.
 
     Parameters
     ----------
     run, run_id
         The prepared run, and the MLflow run that rank 0 feeds.
-    callbacks
-        Ray Train's, which hear of every validation.
-    finishing
-        Whether the best checkpoint is scored on the test part at the end; a sweep's trials are not.
+    relay
+        Ray Train's callback that hears of every validation of a sweep's trial. Without it this is no trial, and the
+        best checkpoint is scored on the test part at the end.
     """
     config = run.config.cluster
     threads = threads_per_worker(config)
@@ -176,7 +174,7 @@ def train_on_ray(run: "Run", run_id: str, *, callbacks: Sequence[Any] = (), fini
                 "a cluster by cluster.address"
             )
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        bell = Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # the decorator's work
+        bell = _Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # the decorator's work
         trainer = TorchTrainer(
             work,
             train_loop_config={
@@ -184,7 +182,7 @@ def train_on_ray(run: "Run", run_id: str, *, callbacks: Sequence[Any] = (), fini
                 "run_id": run_id,
                 "threads": threads,
                 "bell": bell,
-                "finishing": finishing,
+                "finishing": relay is None,
                 "cluster": asdict(config),
             },
             scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # typed as its predecessor
@@ -197,7 +195,7 @@ def train_on_ray(run: "Run", run_id: str, *, callbacks: Sequence[Any] = (), fini
             run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as its predecessor
                 name="ray",
                 storage_path=str(run.folder),
-                callbacks=list(callbacks),
+                callbacks=[] if relay is None else [relay],
                 failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
