@@ -95,15 +95,7 @@ def trial_config(config: RunConfig, choice: Choice, name: str, runs: str | Path)
 
 @dataclass(frozen=True)
 class Cost:
-    """What a trial costs, known before it starts.
-
-    Attributes
-    ----------
-    parameters
-        Weights.
-    memory
-        Planned peak of a worker in bytes: of a training step, or of the validation where that is higher.
-    """
+    """What a trial costs: its weights, and a worker's planned peak in bytes, in training or validation."""
 
     parameters: int
     memory: int

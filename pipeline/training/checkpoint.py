@@ -32,7 +32,7 @@ class Meta:
 
 
 def copied(value: Any) -> Any:
-    """Copy all tensors of a state to the host's memory, so that training may change its own."""
+    """Copy a state's tensors to the host's memory, so that training may change its own."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
@@ -74,7 +74,7 @@ class Snapshot:
 
 
 def folder_name(step: int) -> str:
-    """Name the folder of a step, so that repeating the step writes to the same place."""
+    """Name the folder of a step: repeating the step writes to the same place."""
     return f"step-{step:06d}"
 
 
@@ -193,13 +193,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def best_checkpoint(run: Path) -> Path:
-    """Return the whole checkpoint of a run with the best validation score; the earlier of two equals.
-
-    Raises
-    ------
-    InputError
-        Where the run has none yet.
-    """
+    """Return the whole checkpoint with the best validation score, of equals the earliest; a run without is refused."""
     found = whole_checkpoints(run / "checkpoints")
     if not found:
         raise InputError(f"{run} has no checkpoint yet; go on with it by `python -m pipeline train ... --resume`")

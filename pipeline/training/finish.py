@@ -29,13 +29,11 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
     best = best_checkpoint(run.folder)
     step = read_meta(best).step
     model = load_segmenter(best).to(device)
-    volume, names = run.volume, run.volume.classes
+    names = run.volume.classes
     prediction = predict_classes(model, run, device)
     factor = int(model.factor)
-    target = volume.read_labels(run.split, "test", factor=factor)
-    matrix = confusion(prediction, target, len(names))
-    measured = scores(matrix)
-    flat = {f"test/{key}": value for key, value in measured.as_dict(names).items()}
+    matrix = confusion(prediction, run.volume.read_labels(run.split, "test", factor=factor), len(names))
+    flat = {f"test/{key}": value for key, value in scores(matrix).as_dict(names).items()}
     history = read_history(run)
     leaks = report_leaks(run)
     errors = [row["inversion_error"] for row in history if "inversion_error" in row]

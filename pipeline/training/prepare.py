@@ -22,19 +22,9 @@ from pipeline.run import Prepared, Run
 
 
 def class_weights(counts: np.ndarray, kind: str) -> list[float]:
-    """Weigh each class by its share p of the training labels.
+    """Weigh each class by its share p of the training labels: ``none``, ``sqrt`` (p^-1/2) or ``inverse`` (p^-1).
 
-    Parameters
-    ----------
-    counts
-        Training labels of each class.
-    kind
-        ``none``, ``sqrt`` (p^-1/2) or ``inverse`` (p^-1).
-
-    Returns
-    -------
-    list of float
-        Their mean over the labelled cells is 1; 0 for a class without labels.
+    The mean weight over the labelled cells is 1; a class without labels has 0.
     """
     power = {"none": 0.0, "sqrt": -0.5, "inverse": -1.0}[kind]
     share = counts / counts.sum()

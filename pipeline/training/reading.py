@@ -54,10 +54,7 @@ class ReadingMeter:
     def report(self, device: torch.device) -> dict[str, float]:
         """Return the numbers since the last report, summed over the ranks, and start anew; every rank takes part.
 
-        Parameters
-        ----------
-        device
-            Where NCCL sums.
+        NCCL sums on `device`.
 
         Returns
         -------
@@ -80,12 +77,7 @@ def _with_ratios(total: Mapping[str, float]) -> dict[str, float]:
 
 
 def summarise_reading(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Sum the reports of a run, those before a restart included.
-
-    Parameters
-    ----------
-    history
-        Numbers of every step.
+    """Sum the reports in a run's history, those before a restart included.
 
     Returns
     -------

@@ -60,10 +60,8 @@ def validate(
 
     Parameters
     ----------
-    model, run, device
-        The network, its run, and where it is.
-    part
-        The part.
+    model, run, device, part
+        The network, its run, where it is, and what is scored.
     known
         Which blocks hold labels of it, as far as earlier calls found out; is added to.
     rank, world

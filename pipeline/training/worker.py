@@ -154,15 +154,10 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
 
 
 def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
-    """Train a prepared run with Ray Train; the run's folder holds what came out.
+    """Train a prepared run with Ray Train; rank 0 feeds the MLflow run `run_id`.
 
-    Parameters
-    ----------
-    run, run_id
-        The prepared run, and the MLflow run that rank 0 feeds.
-    relay
-        Ray Train's callback that hears of every validation of a sweep's trial. Without it this is no trial, and the
-        best checkpoint is scored on the test part at the end.
+    A sweep's trial has a `relay`, Ray Train's callback that hears of every validation; any other run is scored on the
+    test part at the end.
     """
     config = run.config.cluster
     threads = threads_per_worker(config)
