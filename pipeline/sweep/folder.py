@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from pipeline.recipe import dump_recipe, load_recipe
 from pipeline.tracking.store import lacks_file, store_uri
 from pipeline.tracking.tracker import must_know
 from pipeline.training.checkpoint import all_checkpoints
-from pipeline.training.train import flatten
+from pipeline.training.prepare import check_place
+from pipeline.training.train import check_unchanged, put_back
 
 _FREE = ("cluster.address", "runs")
-"""Settings that a resumed sweep may change; all others make its trials other trials."""
+"""Settings that a resumed sweep may change; by all others its trials would be other trials."""
 
 
 def has_result(folder: Path) -> bool:
-    """Tell whether a trial of this sweep has a checkpoint."""
+    """Tell whether a trial has a checkpoint."""
     return any(all_checkpoints(trial / "checkpoints") for trial in folder.glob("trial-*"))
 
 
@@ -29,17 +30,7 @@ def has_result(folder: Path) -> bool:
 def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Keep the sweep that is to be replaced until the new one has a result; without one, put it back.
 
-    Parameters
-    ----------
-    folder
-        Folder of the sweep.
-    resume, overwrite
-        What the user asked for.
-
-    Raises
-    ------
-    InputError
-        Where the folder is in the way, is no sweep, or there is none to go on with.
+    A folder that is in the way or no sweep is refused, and so is a sweep to go on with that is not there.
     """
     old = folder.with_name(f".{folder.name}.replaced")
     if resume:
@@ -49,15 +40,9 @@ def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Non
             raise InputError(f"--resume: there is no sweep at {folder}; start it without --resume")
     else:
         if old.exists() and not has_result(folder):  # the driver that wanted to replace it was killed
-            shutil.rmtree(folder, ignore_errors=True)
-            old.rename(folder)
-        if folder.exists() and not overwrite:
-            raise InputError(
-                f"{folder} exists already; choose another --name, pass --resume to go on with it, "
-                "or pass --overwrite to replace it"
-            )
-        if folder.exists() and not ((folder / "sweep.json").is_file() or (folder / "tune").is_dir()):
-            raise InputError(f"{folder} is no sweep, so --overwrite does not replace it; choose another --name")
+            put_back(old, folder)
+        is_sweep = (folder / "sweep.json").is_file() or (folder / "tune").is_dir()
+        check_place(folder, "sweep", is_one=is_sweep, overwrite=overwrite)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
@@ -68,32 +53,22 @@ def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Non
         if has_result(folder):
             shutil.rmtree(old, ignore_errors=True)
         elif not resume and (old.exists() or not (folder / "tune").is_dir()):
-            shutil.rmtree(folder, ignore_errors=True)
-            if old.exists():
-                old.rename(folder)
+            put_back(old, folder)
 
 
 def begin(folder: Path, config: RunConfig, state: dict[str, Any]) -> None:
-    """Write down what a resumed sweep needs: the recipe, the MLflow run, the memory that was planned for."""
-    (folder / "pictures").mkdir(exist_ok=True)
+    """Write down what a resumed sweep needs: its recipe, and the MLflow run and planned memory in `state`."""
     (folder / "config.yaml").write_text(dump_recipe(config))
     (folder / "sweep.json").write_text(json.dumps(state, indent=1))
 
 
 def started_with(folder: Path, config: RunConfig) -> str | None:
-    """Return the MLflow store of a sweep that goes on: its own, or another that knows it by now.
-
-    Raises
-    ------
-    InputError
-        Where the recipe, or the environment, names a store that does not know the sweep.
-    """
+    """Return the MLflow store of a sweep that goes on: its own, or another that knows it by now; others are refused."""
     if not (folder / "sweep.json").is_file():
         return config.tracking.uri  # `sweep_folder` refuses what is no sweep
     known = str(load_recipe(folder / "config.yaml").tracking.uri)
-    moved = lacks_file(known)
     said = store_uri(config.tracking.uri, folder.parent)
-    if said == known or (config.tracking.uri is None and not moved):
+    if said == known or (config.tracking.uri is None and not lacks_file(known)):
         return known
     must_know(said, json.loads((folder / "sweep.json").read_text())["run_id"], f"sweep of {folder}", known)
     for place in (folder, *folder.glob("trial-*")):
@@ -108,21 +83,6 @@ def started_with(folder: Path, config: RunConfig) -> str | None:
 
 
 def reopen(folder: Path, config: RunConfig) -> dict[str, Any]:
-    """Read what `begin` wrote.
-
-    Raises
-    ------
-    InputError
-        Where the recipe is not the one that the sweep was started with.
-    """
-    before = load_recipe(folder / "config.yaml")
-    then, now = flatten(asdict(before)), flatten(asdict(config))
-    changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(_FREE)]
-    if changed:
-        key = min(changed)
-        raise InputError(
-            f"--resume: {key} is {now.get(key)!r} but {folder} was started with {then.get(key)!r}; "
-            "repeat the recipe it was started with, or choose another --name"
-        )
-    state: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
-    return state
+    """Return the state that `begin` wrote; another recipe than the sweep was started with is refused."""
+    check_unchanged(folder, load_recipe(folder / "config.yaml"), config, _FREE)
+    return json.loads((folder / "sweep.json").read_text())

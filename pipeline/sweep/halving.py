@@ -12,17 +12,10 @@ from pipeline.tracking.journal import read_history
 
 
 class Halving(ASHAScheduler):
-    """ASHA over the validation score of a sweep's trials.
+    """ASHA over the validation score of the trials in a sweep's folder.
 
     Tune's driver, when it is restored, hands its scheduler every trial again but none of their scores; these lie in the
     trials' own folders.
-
-    Parameters
-    ----------
-    config
-        The sweep's recipe.
-    folder
-        Folder of the sweep.
     """
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
@@ -37,7 +30,7 @@ class Halving(ASHAScheduler):
         self.folder = folder
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take a new trial, or one from before the driver was restored, with the scores that it had reached."""
+        """Take a new trial, or one from before the driver was restored with the scores it had reached."""
         super().on_trial_add(tune_controller, trial)
         place = self.folder / trial_name(trial.trial_id)
         if not (place / "prepared.json").is_file():

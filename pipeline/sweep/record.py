@@ -1,4 +1,4 @@
-"""What a sweep notes in its folder: the choices that were turned away, and its trials once it has come to its end."""
+"""What a sweep notes in its folder: the choices that were turned away and, at its end, its trials."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 from pipeline.sweep.trials import Row
 
 TURNED_AWAY = "turned-away.jsonl"
-"""File of a sweep's folder with the choices that the planner turned away."""
 _TRIALS = "trials.json"
 
 
@@ -21,16 +20,16 @@ def turned_away(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_trials(folder: Path, rows: list[Row], failed: list[str]) -> None:
-    """Keep the ranked trials of a sweep that came to its end, and the errors of those that failed."""
+    """Keep the ranked trials of a sweep at its end, and the errors of those that failed."""
     (folder / _TRIALS).write_text(json.dumps({"rows": rows, "failed": failed}, indent=1))
 
 
 def read_trials(folder: Path) -> dict[str, Any] | None:
-    """Read what `write_trials` kept; none of a sweep that has not come to its end."""
+    """Read what `write_trials` kept; none before the sweep's end."""
     path = folder / _TRIALS
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def forget_trials(folder: Path) -> None:
-    """Take back that a sweep came to its end, because it goes on."""
+    """Take back that a sweep came to its end: it goes on."""
     (folder / _TRIALS).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""What is left of a sweep: table, pictures, MLflow's numbers, and the best configuration as a finished run."""
+"""What is left of a sweep: table, pictures, page, and the best configuration as a finished run."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from datasets.errors import InputError
@@ -17,35 +17,15 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.training.train import train
 
 
-@dataclass
-class Ended:
-    """How the trials of a sweep ended.
-
-    Attributes
-    ----------
-    rows
-        Choice, report and name of each trial that came to its end or was stopped.
-    failed
-        Errors of the others.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-
-
-def report(config: RunConfig, folder: Path, tracker: Tracker, ended: Ended) -> list[Row]:
-    """Rank the trials, print and draw them, and hand all to MLflow.
+def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], failed: list[str]) -> list[Row]:
+    """Rank the trials, print and draw them, and hand table, pictures and page to the folder and to MLflow.
 
     Parameters
     ----------
-    config
-        The base recipe.
-    folder
-        Folder of the sweep; receives ``trials.md`` and the pictures.
-    tracker
-        MLflow run of the sweep.
-    ended
-        Its trials.
+    config, folder, tracker
+        Recipe, folder and MLflow run of the sweep.
+    ended, failed
+        Choice, report and name of each trial that came to its end or was stopped; errors of the others.
 
     Returns
     -------
@@ -58,13 +38,12 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: Ended) -> l
         Where no trial came to a score.
     """
     refused = turned_away(folder)
-    tracker.metrics(0, {"trials": len(ended.rows), "failed": len(ended.failed), "turned_away": len(refused)})
-    if not ended.rows:
-        raise RuntimeError(
-            f"no trial reported a score; see {folder / 'tune'}; the first failed with {ended.failed[:1]}"
-        )
-    rows = rank_trials(ended.rows, config.sweep.objectives, config.training.steps)
-    tracker.metrics(0, {"best/score": rows[0]["score"], "stopped": sum(row["stopped"] for row in rows)})
+    tracker.metrics(0, {"trials": len(ended), "failed": len(failed), "turned_away": len(refused)})
+    if not ended:
+        raise RuntimeError(f"no trial reported a score; see {folder / 'tune'}; the first failed with {failed[:1]}")
+    rows = rank_trials(ended, config.sweep.objectives, config.training.steps)
+    stopped = sum(row["stopped"] for row in rows)
+    tracker.metrics(0, {"best/score": rows[0]["score"], "stopped": stopped})
     for row in rows:
         child = Tracker(str(config.tracking.uri), row["run_id"], folder / row["trial"] / OUTBOX)
         child.metrics(row["step"], {f"sweep/{name}": row[name] for name in DIRECTIONS})
@@ -74,27 +53,26 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: Ended) -> l
     tracker.artifact(folder / "trials.md")
     if refused:
         tracker.artifact(folder / TURNED_AWAY)
-    for path in draw(config, folder / "pictures", rows):
+    for path in _draw(config, folder / "pictures", rows):
         tracker.artifact(path, "pictures")
-    write_trials(folder, rows, ended.failed)
+    write_trials(folder, rows, failed)
     page, *_ = write_sweep_report(folder)
     tracker.artifact(page)
     print(table)
     print(
-        f"searched on the validation part: {len(rows)} trials, {sum(row['stopped'] for row in rows)} of them stopped "
-        f"early; {len(ended.failed)} failed; {len(refused)} configurations turned away by the planner"
+        f"searched on the validation part: {len(rows)} trials, {stopped} of them stopped early; {len(failed)} failed; "
+        f"{len(refused)} configurations turned away by the planner"
     )
     if refused:
         print(f"  {in_words(refused[0]['choice'])}: {refused[0]['reason']}")
-    if ended.failed:
+    if failed:
         print(f"  the logs of those that failed are in {folder / 'tune'}; --resume tries them again")
     print(f"trials and pictures: {folder}")
     print(f"report:              {page}")
     return rows
 
 
-def draw(config: RunConfig, folder: Path, rows: list[Row]) -> list[Path]:
-    """Draw all searched parts side by side and, where there are any, depth and rank, and the Pareto front."""
+def _draw(config: RunConfig, folder: Path, rows: list[Row]) -> list[Path]:
     folder.mkdir(exist_ok=True)
     objectives = config.sweep.objectives
     pictures = [folder / "parallel.png"]
@@ -110,45 +88,28 @@ def draw(config: RunConfig, folder: Path, rows: list[Row]) -> list[Path]:
 
 
 def best_name(config: RunConfig) -> str:
-    """Name the run that the best configuration is retrained as."""
+    """Name the run of the best configuration."""
     return f"{config.name}-best"
 
 
 def check_best(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to finish the best of a sweep where an earlier one is in the way: the test part is for one model.
-
-    Raises
-    ------
-    InputError
-        With what is in the way, and what to do.
-    """
+    """Refuse to finish the best of a sweep where an earlier one is in the way: the test part is for one model."""
     place = (Path(config.runs) / best_name(config)).resolve()
     if not place.exists() or overwrite:
         return
-    if resume and (place / "metrics.json").is_file():
+    if not resume:
+        raise InputError(f"{place} exists already; choose another --name, or pass --overwrite to replace it")
+    if (place / "metrics.json").is_file():
         raise InputError(
             f"{place} is finished already, and the test part is for one model; register it by "
             f"`python -m pipeline register {place}`, or repeat the sweep under another --name"
         )
-    if not resume:
-        raise InputError(f"{place} exists already; choose another --name, or pass --overwrite to replace it")
 
 
 def finish_best(config: RunConfig, best: Row, tracker: Tracker, *, resume: bool, overwrite: bool) -> None:
-    """Retrain the best configuration, score it once on the test part, and register it.
+    """Retrain the best trial, score it once on the test part, and register it; `tracker` is that of the sweep.
 
-    Parameters
-    ----------
-    config
-        The base recipe.
-    best
-        The trial with the best validation score.
-    tracker
-        MLflow run of the sweep.
-    resume
-        Go on with a retraining that was cut off.
-    overwrite
-        Replace an earlier one.
+    `resume` goes on with a retraining that was cut off, `overwrite` replaces an earlier one.
     """
     recipe = replace(trial_config(config, best["choice"], best_name(config), config.runs), cluster=config.cluster)
     begun = (Path(recipe.runs) / recipe.name / "prepared.json").is_file()

@@ -15,7 +15,7 @@ from pipeline.config_sweep import Range
 from pipeline.sweep.space import Choice
 
 _GUIDED, _DRAWS = 20, 400
-"""Draws by TPE for one trial, which may insist on what is known, and draws altogether before the space is exhausted."""
+"""Draws by TPE for one trial, which may insist on what is known, and draws after which the space is exhausted."""
 
 
 class Search(Searcher):
@@ -34,7 +34,7 @@ class Search(Searcher):
     refusal
         Says why a choice cannot run, or None.
     log
-        File that receives a line for each choice that was turned away.
+        File that gets a line for each choice that was turned away.
     """
 
     def __init__(
@@ -84,16 +84,13 @@ class Search(Searcher):
         else:
             self.study.tell(number, [float(result[name]) for name in self.metric])
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Wait for the end of the trial."""
-
     def save(self, checkpoint_path: str) -> None:
         """Write what was learnt."""
         state = {name: getattr(self, name) for name in ("study", "guided", "blind", "seen", "numbers")}
         Path(checkpoint_path).write_bytes(pickle.dumps(state))
 
     def restore(self, checkpoint_path: str) -> None:
-        """Read it back; written by this program in the folder of the sweep."""
+        """Read it back; this program wrote it in the sweep's folder."""
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
 
 

@@ -8,22 +8,11 @@ from pipeline.planning.memory import Memory, memory_of_worker
 
 Resources = dict[str, float]
 DRIVER: Resources = {"memory": 1e6}
-"""What the driver of a trial with workers of its own holds: no core, which would starve them; Ray wants something."""
-
-
-def worker_threads(config: RunConfig) -> int:
-    """Return the cores of each worker of a trial."""
-    return config.cluster.cpus_per_worker or 1
+"""What the driver of a trial with several workers holds: no core, which would starve them; Ray wants something."""
 
 
 def check_shares(config: RunConfig) -> None:
-    """Refuse shares that no trial can have.
-
-    Raises
-    ------
-    InputError
-        With the setting, its value, and what to set instead.
-    """
+    """Refuse shares that no trial can have."""
     gpus, workers = config.sweep.gpus, config.cluster.workers
     if config.cluster.min_workers:
         raise InputError(
@@ -46,7 +35,7 @@ def check_shares(config: RunConfig) -> None:
 
 def worker_share(config: RunConfig) -> Resources:
     """Return what one worker of a trial takes."""
-    share: Resources = {"CPU": float(worker_threads(config))}
+    share: Resources = {"CPU": float(config.cluster.cpus_per_worker or 1)}
     return share | {"GPU": float(config.sweep.gpus)} if config.cluster.gpu else share
 
 
@@ -58,10 +47,7 @@ def trial_share(config: RunConfig) -> Resources:
 def trials_at_once(config: RunConfig, total: Mapping[str, float]) -> int:
     """Return how many trials run at once: `sweep.concurrent`, or as many as `total` resources hold.
 
-    Raises
-    ------
-    InputError
-        Where not even one fits this machine; a cluster that was joined may grow.
+    Where not even one fits this machine, that is refused; a cluster that was joined may grow.
     """
     workers = max(config.cluster.workers, 1)
     need = {kind: amount * workers for kind, amount in worker_share(config).items()}

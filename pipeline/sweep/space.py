@@ -1,6 +1,6 @@
-"""The search space of a sweep: what it may hold, the recipe of one choice, and what the planner says of it."""
+"""The search space of a sweep: what it may hold, the recipe of a choice, and what the planner says of it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -11,22 +11,15 @@ from datasets.volume import Volume
 from models.config import ConfigError, hourglass
 from models.peak import Workload, prediction_peak, training_peak
 from pipeline.config import RunConfig
-from pipeline.config_sweep import LAYOUT, SEARCHED, Range, SweepConfig
+from pipeline.config_sweep import LAYOUT, SEARCHED, Range
 from pipeline.planning.memory import check_training, planned_step
-from pipeline.sweep.shares import worker_threads
 
 Choice = dict[str, Any]
 """The value of each searched part: ``{"depth": 10, "rank": 8, "levels": 2, "rate": 0.003}``."""
 
 
 def check_space(config: RunConfig) -> None:
-    """Refuse a search space that holds impossible networks, or objectives that cannot be searched for.
-
-    Raises
-    ------
-    InputError
-        With the setting, its value, and what to set instead.
-    """
+    """Refuse a search space that holds impossible networks, or objectives that cannot be searched for."""
     sweep = config.sweep
     for name, lowest in (("depth", 1), ("rank", 1), ("levels", 0), ("batch", 1)):
         values = getattr(sweep, name)
@@ -47,7 +40,11 @@ def check_space(config: RunConfig) -> None:
         raise InputError(f"sweep.reduction is {sweep.reduction}; ASHA keeps one of 2 or more")
     if sweep.concurrent < 0:
         raise InputError(f"sweep.concurrent is {sweep.concurrent}; it must be 1 or more, or 0 for as many as fit")
-    _check_objectives(sweep)
+    if "score" not in sweep.objectives or len(set(sweep.objectives)) < len(sweep.objectives):
+        raise InputError(
+            f"sweep.objectives is {list(sweep.objectives)}; name score, and beside it any of parameters, memory and "
+            "time, each once"
+        )
     _check_layout(config)
     if not sweep.domains:
         raise InputError(f"sweep holds nothing to search; list values for one of {', '.join(SEARCHED)}")
@@ -55,14 +52,6 @@ def check_space(config: RunConfig) -> None:
         raise InputError(
             f"sweep.batch holds {min(sweep.batch)}, but cluster.workers is {config.cluster.workers}, so some workers "
             "would have nothing to do; raise the batch, or take fewer workers"
-        )
-
-
-def _check_objectives(sweep: SweepConfig) -> None:
-    if "score" not in sweep.objectives or len(set(sweep.objectives)) < len(sweep.objectives):
-        raise InputError(
-            f"sweep.objectives is {list(sweep.objectives)}; name score, and beside it any of parameters, memory and "
-            "time, each once"
         )
 
 
@@ -91,17 +80,7 @@ def _check_layout(config: RunConfig) -> None:
 
 
 def trial_config(config: RunConfig, choice: Choice, name: str, runs: str | Path) -> RunConfig:
-    """Make the recipe of one trial.
-
-    Parameters
-    ----------
-    config
-        The base recipe.
-    choice
-        Value of each searched part.
-    name, runs
-        Name of the trial's run, and folder of the sweep's runs.
-    """
+    """Make the recipe of a trial: `name` is that of its run, `runs` the folder that holds it."""
     network, training = config.network, config.training
     if "depth" in choice:
         layers = hourglass(choice["depth"], choice["rank"], choice["levels"])
@@ -110,34 +89,20 @@ def trial_config(config: RunConfig, choice: Choice, name: str, runs: str | Path)
     network = replace(network, **{key: choice[key] for key in ("coarsening", "step") if key in choice})
     training = replace(training, **{key: choice[key] for key in ("rate", "batch") if key in choice})
     workers = config.cluster.workers if config.cluster.workers > 1 else 0
-    place = replace(config.cluster, workers=workers, cpus_per_worker=worker_threads(config))
+    place = replace(config.cluster, workers=workers, cpus_per_worker=config.cluster.cpus_per_worker or 1)
     return replace(config, name=name, runs=str(runs), network=network, training=training, cluster=place)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a trial costs, known before it starts.
-
-    Attributes
-    ----------
-    parameters
-        Weights.
-    memory
-        Planned peak of a worker in bytes: of a training step, or of the validation where that needs more.
-    """
+    """What a trial costs: its weights, and a worker's planned peak in bytes, in training or validation."""
 
     parameters: int
     memory: int
 
 
 def trial_cost(config: RunConfig, volume: Volume) -> Cost:
-    """Plan a trial's recipe on its volume.
-
-    Raises
-    ------
-    InputError, ConfigError
-        Where it cannot fit, or cannot be.
-    """
+    """Plan a trial's recipe on its volume; what cannot fit is an `InputError`, what cannot be a `ConfigError`."""
     segmenter, work = planned_step(config, volume)
     mapped = work.sizes if check_training(config, volume) else volume.shape
     return Cost(
@@ -146,54 +111,27 @@ def trial_cost(config: RunConfig, volume: Volume) -> Cost:
     )
 
 
-@dataclass(frozen=True)
-class Planner:
-    """Turns away what cannot run, before anything is started.
-
-    Attributes
-    ----------
-    config
-        The base recipe; its `training.memory` is what a worker may fill.
-    volume
-        Its volume.
-    """
-
-    config: RunConfig
-    volume: Volume
-
-    def refusal(self, choice: Choice) -> str | None:
-        """Say why a choice cannot run, in a sentence; None where it can."""
-        try:
-            recipe = trial_config(self.config, choice, "trial", self.config.runs)
-            trial_cost(recipe, self.volume)
-        except (InputError, ConfigError) as error:
-            return str(error)
-        return None
+def why_not(config: RunConfig, volume: Volume, choice: Choice) -> str | None:
+    """Say in a sentence why a choice cannot run where a worker may fill `training.memory`; None where it can."""
+    try:
+        trial_cost(trial_config(config, choice, "trial", config.runs), volume)
+    except (InputError, ConfigError) as error:
+        return str(error)
+    return None
 
 
-def smallest(config: RunConfig, refusal: Callable[[Choice], str | None]) -> Choice:
-    """Return a choice of few weights and a small batch that can run: the one that a sweep is checked with.
-
-    Raises
-    ------
-    InputError
-        Where not even such a choice can run.
-    """
+def smallest(config: RunConfig, volume: Volume) -> Choice:
+    """Return a choice that can run, with the least depth, rank and batch; refuse a sweep in which none can."""
+    lists: list[Sequence[Any]] = []
+    for name, values in config.sweep.domains.items():
+        if isinstance(values, Range):
+            lists.append([values.low])
+        else:
+            lists.append(values if name in ("levels", "coarsening") else [min(values)])
     reason = None
-    for choice in _small_choices(config.sweep):
-        reason = refusal(choice)
+    for combination in product(*lists):
+        choice = dict(zip(config.sweep.domains, combination, strict=True))
+        reason = why_not(config, volume, choice)
         if reason is None:
             return choice
     raise InputError(f"no configuration of the sweep can run; of a small one the planner says: {reason}")
-
-
-def _small_choices(sweep: SweepConfig) -> Iterable[Choice]:
-    """List the choices with the least depth, rank and batch, at all levels and kinds of coarsening."""
-    lists: dict[str, list[Any]] = {}
-    for name, values in sweep.domains.items():
-        if isinstance(values, Range):
-            lists[name] = [values.low]
-        else:
-            lists[name] = list(values) if name in ("levels", "coarsening") else [min(values)]
-    for combination in product(*lists.values()):
-        yield dict(zip(lists, combination, strict=True))

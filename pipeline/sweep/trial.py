@@ -23,14 +23,7 @@ from pipeline.sweep.space import Choice, Cost, trial_config, trial_cost
 from pipeline.tracking.gauges import Gauges
 from pipeline.tracking.journal import Journal, read_history
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.checkpoint import (
-    Meta,
-    Snapshot,
-    best_checkpoint,
-    latest_checkpoint,
-    read_meta,
-    whole_checkpoints,
-)
+from pipeline.training.checkpoint import Meta, Snapshot, latest_checkpoint, read_meta, whole_checkpoints
 from pipeline.training.context import Context
 from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
@@ -47,27 +40,16 @@ def trial_name(trial_id: str) -> str:
     return f"trial-{trial_id}"
 
 
-class Gauge:
-    """What a trial reports at each validation.
-
-    Parameters
-    ----------
-    run
-        The trial's run; what it has reached already is where counting begins.
-    cost
-        What it costs, as planned.
-    run_id
-        Its MLflow run.
-    """
+class _Gauge:
+    """What a trial reports at each validation; what its run has reached already is where counting begins."""
 
     def __init__(self, run: Run, cost: Cost, run_id: str) -> None:
-        newest = latest_checkpoint(run.checkpoints)
-        self.first = 0 if newest is None else read_meta(newest).step
-        self.best = max((read_meta(path).score for path in whole_checkpoints(run.checkpoints)), default=-1.0)
+        reached = [read_meta(path) for path in whole_checkpoints(run.checkpoints)]
+        self.first = reached[-1].step if reached else 0
+        self.best = max((meta.score for meta in reached), default=-1.0)
         self.run, self.cost, self.run_id = run, cost, run_id
 
     def read(self, step: int, score: float) -> dict[str, Any]:
-        """Return the report of a validation."""
         self.best = max(self.best, score)
         return {
             "score": self.best,
@@ -78,38 +60,19 @@ class Gauge:
         }
 
 
-class Relay(TuneReportCallback):
-    """Passes what the workers report to Ray Train on to Ray Tune, as the trial's report.
+class _Relay(TuneReportCallback):
+    """Passes what the workers report to Ray Train on to Ray Tune, as the trial's report."""
 
-    Parameters
-    ----------
-    gauge
-        The trial's.
-    """
-
-    def __init__(self, gauge: Gauge) -> None:
+    def __init__(self, gauge: _Gauge) -> None:
         super().__init__()
         self.gauge = gauge
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Pass a validation on."""
         super().after_report(run_context, [self.gauge.read(metrics[0]["step"], metrics[0]["score"])], None)
 
 
 def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) -> None:
-    """Train one trial in its own process, or drive its workers from there.
-
-    Parameters
-    ----------
-    choice
-        Value of each searched part.
-    config
-        The base recipe.
-    folder
-        Folder of the sweep.
-    parent
-        MLflow run of the sweep.
-    """
+    """Train a choice here, or drive its workers from here; the sweep has this recipe, folder and MLflow run."""
     place = Path(folder) / trial_name(ray.tune.get_context().get_trial_id())
     if (place / REFUSED).is_file():
         raise InputError((place / REFUSED).read_text())
@@ -120,18 +83,18 @@ def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) ->
     for name, value in choice.items():
         tags.tag(f"sweep.{name}", str(value))
     tags.close()
-    gauge = Gauge(run, trial_cost(run.config, run.volume), run_id)
+    gauge = _Gauge(run, trial_cost(run.config, run.volume), run_id)
     try:
         if run.config.cluster.workers:
             from pipeline.training.worker import train_on_ray
 
-            train_on_ray(run, run_id, callbacks=[Relay(gauge)], finishing=False)
+            train_on_ray(run, run_id, relay=_Relay(gauge))
         else:
             _train_here(run, gauge, config.sweep.gpus)
         newest = latest_checkpoint(run.checkpoints)
         if newest is not None and read_meta(newest).step == gauge.first:
             # It had ended before the driver was killed; without a report Tune would not count it.
-            ray.tune.report(gauge.read(gauge.first, read_meta(best_checkpoint(run.folder)).score))
+            ray.tune.report(gauge.read(gauge.first, gauge.best))
     except Exception as error:
         Tracker(run.tracking_uri, run_id, run.outbox).end("FAILED")
         text = refusal(error)
@@ -155,7 +118,7 @@ def _patiently(work: Callable[[], str]) -> str:
     return work()
 
 
-def _train_here(run: Run, gauge: Gauge, gpus: float) -> None:
+def _train_here(run: Run, gauge: _Gauge, gpus: float) -> None:
     torch.set_num_threads(run.config.cluster.cpus_per_worker)
     device = torch.device("cuda" if run.config.cluster.gpu else "cpu")
     if device.type == "cuda" and gpus < 1:

@@ -28,14 +28,7 @@ def pareto_front(rows: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -
 def rank_trials(rows: Sequence[Row], objectives: Sequence[str], steps: int) -> list[Row]:
     """Sort trials by score, of equals the smaller first, and note who is on the Pareto front and who was stopped.
 
-    Parameters
-    ----------
-    rows
-        Reports of the trials beside their choices.
-    objectives
-        What was searched for.
-    steps
-        Steps of a whole training.
+    `steps` are those of a whole training.
     """
     front = pareto_front(rows, objectives)
     noted = [{**row, "front": on, "stopped": row["step"] < steps} for row, on in zip(rows, front, strict=True)]

@@ -1,13 +1,11 @@
-"""Sweeps with Ray Tune: Optuna's TPE chooses, the planner turns away, ASHA stops the weak, MLflow keeps them all."""
+"""Sweeps with Ray Tune: Optuna's TPE chooses, the planner turns away, ASHA stops the weak, MLflow keeps all."""
 
 import json
 import os
 import shutil
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,48 +24,44 @@ from pipeline.run import OUTBOX
 from pipeline.sweep.folder import begin, reopen, started_with, sweep_folder
 from pipeline.sweep.halving import Halving
 from pipeline.sweep.record import TURNED_AWAY, forget_trials
-from pipeline.sweep.results import Ended, check_best, finish_best, report
+from pipeline.sweep.results import check_best, finish_best, report
 from pipeline.sweep.searcher import Search
 from pipeline.sweep.shares import check_shares, memory_of_trial, trial_share, trials_at_once
-from pipeline.sweep.space import Planner, check_space, smallest, trial_config
+from pipeline.sweep.space import check_space, smallest, trial_config, why_not
 from pipeline.sweep.trial import REFUSED, run_trial, trial_name
 from pipeline.sweep.trials import DIRECTIONS, Row, in_words
 from pipeline.tracking.store import store_uri
 from pipeline.tracking.tracker import Status, Tracker, connect, create_run
+from pipeline.training.interrupt import handled
 from pipeline.training.prepare import prepare
-from pipeline.training.train import absolute, alone
+from pipeline.training.train import absolute, alone, flatten
 from pipeline.training.worker import cluster
 
 
-class Closer(ray.tune.Callback):
-    """Says how a trial ended and closes its MLflow run, as soon as Tune is done with it.
-
-    Parameters
-    ----------
-    folder
-        Folder of the sweep.
-    """
+class _Closer(ray.tune.Callback):
+    """Says how a trial ended and closes its MLflow run, as soon as Tune is done with it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close a trial that ended by itself or was stopped."""
         found = trial.last_result
-        print(
-            f"{trial_name(trial.trial_id)}  {in_words(trial.config)}:  validation mIoU {found.get('score', 0):.3f} "
-            f"after {found.get('step', 0)} steps",
-            flush=True,
-        )
-        close_trial(self.folder / trial_name(trial.trial_id), "FINISHED")
+        ending = f"validation mIoU {found.get('score', 0):.3f} after {found.get('step', 0)} steps"
+        self._close(trial, ending, "FINISHED")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close a trial that failed, or whose process died."""
-        print(f"{trial_name(trial.trial_id)}  {in_words(trial.config)}:  failed", flush=True)
-        close_trial(self.folder / trial_name(trial.trial_id), "FAILED")
+        self._close(trial, "failed", "FAILED")
+
+    def _close(self, trial: Any, ending: str, status: Status) -> None:
+        print(f"{_name(trial)}  {in_words(trial.config)}:  {ending}", flush=True)
+        _close_trial(self.folder / _name(trial), status)
 
 
-def close_trial(place: Path, status: Status, *, only_running: bool = False) -> None:
+def _name(trial: Any) -> str:
+    return trial_name(trial.trial_id)
+
+
+def _close_trial(place: Path, status: Status, *, only_running: bool = False) -> None:
     """End the MLflow run of a trial, where it has come to have one."""
     path = place / "tracking.json"
     if not path.is_file():
@@ -81,31 +75,27 @@ def close_trial(place: Path, status: Status, *, only_running: bool = False) -> N
             Tracker(known["uri"], known["run_id"], place / OUTBOX).end(status)
 
 
-def collect(results: Any) -> Ended:
-    """Take from Tune's results what a sweep reports: a row a trial, and the errors of those that failed."""
-    ended = Ended()
-    for result in (results[number] for number in range(len(results))):
+def _collect(results: Any) -> tuple[list[Row], list[str]]:
+    """Take from Tune's results a row for each trial that came to its end or was stopped, and the others' errors."""
+    rows, failed = [], []
+    for result in results:
         if result.error is not None:
-            ended.failed.append(str(result.error))
+            failed.append(str(result.error))
         elif result.metrics and "run_id" in result.metrics:
             kept = {name: result.metrics[name] for name in (*DIRECTIONS, "step", "run_id")}
-            ended.rows.append({"choice": result.config, "trial": Path(result.path).name, **kept})
-    return ended
+            rows.append({"choice": result.config, "trial": Path(result.path).name, **kept})
+    return rows, failed
 
 
-def tune(
-    config: RunConfig, *, resume: bool = False, overwrite: bool = False, finish: bool = False
-) -> list[dict[str, Any]]:
+def tune(config: RunConfig, *, resume: bool = False, overwrite: bool = False, finish: bool = False) -> list[Row]:
     """Run a sweep and print the table of its trials. It searches on the validation part; the test part stays unseen.
 
     Parameters
     ----------
     config
         The recipe; its ``sweep`` part holds the search space.
-    resume
-        Go on with the sweep of this name.
-    overwrite
-        Replace the sweep of this name, once the new one has a result.
+    resume, overwrite
+        Go on with the sweep of this name; replace it, once the new one has a result.
     finish
         Retrain the best, score it once on the test part, and register it.
 
@@ -132,19 +122,18 @@ def tune(
         if finish:
             check_best(config, resume=resume, overwrite=overwrite)
         with sweep_folder(folder, resume=resume, overwrite=overwrite):
-            state = reopen(folder, config) if resume else _begin(config, folder, uri, experiment)
+            state = reopen(folder, config) if resume else _begin(config, folder)
             rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"], folder / OUTBOX))
     if finish:
         finish_best(config, rows[0], Tracker(uri, state["run_id"], folder / OUTBOX), resume=resume, overwrite=overwrite)
     return rows
 
 
-def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[str, Any]:
-    """Check everything that can be checked before Ray starts, and open the sweep's folder and its MLflow run."""
+def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Check all that can be checked before Ray starts, and open the sweep's folder and its MLflow run."""
     at_once = 1
     if config.cluster.address == "local":
-        workers = max(config.cluster.workers, 1)
-        cores = max(os.cpu_count() or 1, workers * (config.cluster.cpus_per_worker or 1))
+        cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * (config.cluster.cpus_per_worker or 1))
         at_once = trials_at_once(config, {"CPU": cores, "GPU": torch.cuda.device_count()})
     memory = memory_of_trial(config, at_once)
     planned = _within(config, memory.size if memory else None)
@@ -153,16 +142,15 @@ def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[s
         if memory is None
         else f"memory of a trial's worker: {show_bytes(memory.size)} {memory.where}"
     )
-    choice = smallest(planned, Planner(planned, Volume.open(config.data)).refusal)
+    choice = smallest(planned, Volume.open(config.data))
     shutil.rmtree(prepare(trial_config(planned, choice, "checked", folder)).folder)
+    searched = config.sweep.domains | {"trials": config.sweep.trials, "objectives": config.sweep.objectives}
+    uri = str(config.tracking.uri)
     run_id = create_run(
         uri,
-        experiment,
+        str(config.tracking.experiment),
         folder.name,
-        parameters={
-            f"sweep.{name}": value for name, value in (config.sweep.domains | {"trials": config.sweep.trials}).items()
-        }
-        | {"sweep.objectives": config.sweep.objectives},
+        parameters=flatten({"sweep": searched}),
         tags={"folder": str(folder)},
         artifacts=folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
     )
@@ -172,23 +160,24 @@ def _begin(config: RunConfig, folder: Path, uri: str, experiment: str) -> dict[s
 
 
 def _within(config: RunConfig, memory: int | None) -> RunConfig:
-    """Return the recipe of workers that may fill so much memory, in all their trials and after every restart."""
+    """Let workers fill so much memory, in all their trials and after every restart."""
     if memory is None:
         return config
     return replace(config, training=replace(config.training, memory=f"{memory / 1e6:.6f}MB"))
 
 
 def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
-    """Run or go on with the trials; leaves table and pictures in the folder and in MLflow."""
+    """Run or go on with the trials, and report them."""
     status: Status = "FAILED"
     Tracker(tracker.uri, tracker.run_id).reopen()
     forget_trials(folder)
     for refused in folder.glob(f"trial-*/{REFUSED}"):
         refused.unlink()  # whoever goes on may have put right what it says
     try:
-        with cluster(config.cluster), _stopped_by_sigterm():
+        # SIGTERM, as `ray job stop` sends it, ends the sweep as Ctrl-C does.
+        with cluster(config.cluster), handled(signal.default_int_handler, signal.SIGTERM):
             results = _tuner(config, folder, tracker.run_id).fit()
-        rows = report(config, folder, tracker, collect(results))
+        rows = report(config, folder, tracker, *_collect(results))
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -196,7 +185,7 @@ def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
         raise
     finally:
         for place in folder.glob("trial-*"):
-            close_trial(place, "KILLED", only_running=True)
+            _close_trial(place, "KILLED", only_running=True)
         tracker.end(status)
     return rows
 
@@ -207,15 +196,15 @@ def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent), trial_share(config)
     )
-    place, log = folder / "tune", folder / TURNED_AWAY
+    place = folder / "tune"
     if ray.tune.Tuner.can_restore(str(place)):
         return ray.tune.Tuner.restore(str(place), trainable, resume_unfinished=True, resume_errored=True)
     search = Search(
         sweep.domains,
         {name: DIRECTIONS[name] for name in sweep.objectives},
         config.training.seed,
-        Planner(config, Volume.open(config.data)).refusal,
-        log,
+        partial(why_not, config, Volume.open(config.data)),
+        folder / TURNED_AWAY,
     )
     return ray.tune.Tuner(
         trainable,
@@ -224,30 +213,13 @@ def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
             search_alg=search,
             scheduler=Halving(config, folder) if sweep.stops_early else None,
             max_concurrent_trials=trials_at_once(config, ray.cluster_resources()),
-            trial_dirname_creator=_dirname,
+            trial_dirname_creator=_name,
         ),
         run_config=ray.tune.RunConfig(
             name=place.name,
             storage_path=str(folder),
             verbose=0,
-            callbacks=[Closer(folder)],
+            callbacks=[_Closer(folder)],
             failure_config=ray.tune.FailureConfig(max_failures=config.cluster.max_failures),
         ),
     )
-
-
-def _dirname(trial: Any) -> str:
-    return trial_name(trial.trial_id)
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM, as `ray job stop` sends it, end the sweep as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

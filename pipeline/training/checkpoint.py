@@ -1,7 +1,6 @@
 """Checkpoints: tensors and plain JSON in a folder named by its step, never a pickle of our classes.
 
-Each holds ``SHA256SUMS``, written last: a checkpoint counts only where every file is still what was written.
-`sha256sum -c SHA256SUMS` in its folder checks the same.
+``SHA256SUMS`` is written last: a checkpoint counts only where `sha256sum -c SHA256SUMS` would find every file whole.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,22 +25,14 @@ _FILES = ("model.pt", "training.pt", "segmenter.json", "meta.json")
 
 @dataclass(frozen=True)
 class Meta:
-    """What a checkpoint is worth.
-
-    Attributes
-    ----------
-    step
-        Optimiser steps taken.
-    score
-        Mean IoU on the validation part.
-    """
+    """What a checkpoint is worth: the optimiser steps taken, and the mean IoU on the validation part."""
 
     step: int
     score: float
 
 
 def copied(value: Any) -> Any:
-    """Copy all tensors of a state to the memory of the host, so that training may change its own."""
+    """Copy a state's tensors to the host's memory, so that training may change its own."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
@@ -53,12 +44,18 @@ def copied(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint in memory, as training was at one step; training may go on while it is written.
+    """A checkpoint in memory; training may go on while it is written.
 
     Attributes
     ----------
-    meta, model, training, segmenter
-        As in `write_checkpoint`.
+    meta
+        Step and score.
+    model
+        State dict of the network with its normalisation.
+    training
+        States of optimiser, schedule and random numbers, and the `Progress`.
+    segmenter
+        Configuration of the network as JSON.
     """
 
     meta: Meta
@@ -67,12 +64,17 @@ class Snapshot:
     segmenter: Any
 
     def write(self, folder: Path) -> None:
-        """Write it into an empty folder."""
-        write_checkpoint(folder, self.meta, self.model, self.training, self.segmenter)
+        """Write it into an empty folder, which the caller renames as a whole."""
+        contents = (self.model, self.training, self.segmenter, asdict(self.meta))
+        sums = {name: _write(folder / name, content) for name, content in zip(_FILES, contents, strict=True)}
+        with (folder / _SUMS).open("w") as file:
+            file.writelines(f"{digest}  {name}\n" for name, digest in sums.items())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def folder_name(step: int) -> str:
-    """Name the folder of a step, so that repeating the step writes to the same place."""
+    """Name the folder of a step: repeating the step writes to the same place."""
     return f"step-{step:06d}"
 
 
@@ -99,7 +101,7 @@ class _Summed:
 
 
 def _write(path: Path, content: Any) -> str:
-    """Write a file through to the disk, a state by torch and other things as JSON; returns its SHA-256."""
+    """Write a file through to the disk, by torch or as JSON; returns its SHA-256."""
     with path.open("wb", buffering=0) as file:
         summed = _Summed(file)
         try:
@@ -115,32 +117,8 @@ def _write(path: Path, content: Any) -> str:
     return summed.sum.hexdigest()
 
 
-def write_checkpoint(folder: Path, meta: Meta, model: dict[str, Any], training: dict[str, Any], segmenter: Any) -> None:
-    """Write one checkpoint.
-
-    Parameters
-    ----------
-    folder
-        Empty folder that the caller renames as a whole.
-    meta
-        Step and score.
-    model
-        State dict of the network with its normalisation.
-    training
-        States of optimiser, scheduler and random numbers, the early-stopping record and the data cursor.
-    segmenter
-        JSON configuration of the network.
-    """
-    contents = (model, training, segmenter, {"step": meta.step, "score": meta.score})
-    sums = {name: _write(folder / name, content) for name, content in zip(_FILES, contents, strict=True)}
-    with (folder / _SUMS).open("w") as file:
-        file.writelines(f"{digest}  {name}\n" for name, digest in sums.items())
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def fault(folder: Path) -> str | None:
-    """Say what is wrong with a checkpoint; None where every file is what was written."""
+    """Say what is wrong with a checkpoint; None where it is whole."""
     try:
         lines = (folder / _SUMS).read_text().splitlines()
         sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
@@ -167,9 +145,8 @@ def read_meta(folder: Path) -> Meta:
     return Meta(**json.loads((folder / "meta.json").read_text()))
 
 
-def load_segmenter(folder: str | Path) -> Segmenter:
+def load_segmenter(folder: Path) -> Segmenter:
     """Load the network of a checkpoint in evaluation mode on the CPU."""
-    folder = Path(folder)
     state = torch.load(folder / "model.pt", weights_only=True, map_location="cpu")
     return rebuild(json.loads((folder / "segmenter.json").read_text()), state)
 
@@ -182,7 +159,7 @@ def rebuild(config: dict[str, Any], state: Mapping[str, torch.Tensor]) -> Segmen
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoints below `folder`, oldest first, without a look inside."""
+    """List the checkpoints below a folder, oldest first, without a look inside."""
     found = (path for path in folder.glob("step-*") if path.is_dir() and path.name.removeprefix("step-").isdigit())
     return sorted(found, key=_step)
 
@@ -192,15 +169,11 @@ def _step(folder: Path) -> int:
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoints below `folder` whose every file is what was written, oldest first; others are named aloud.
+    """List the whole checkpoints below a folder, oldest first; the others are named aloud.
 
-    Raises
-    ------
-    InputError
-        Where there are checkpoints but none is whole.
+    Where there are checkpoints but none is whole, that is an `InputError`.
     """
-    found = all_checkpoints(folder)
-    faults = {path: fault(path) for path in found}
+    faults = {path: fault(path) for path in all_checkpoints(folder)}
     broken = [f"{path.name}: {text}" for path, text in faults.items() if text]
     whole = [path for path, text in faults.items() if text is None]
     if broken and not whole:
@@ -214,20 +187,14 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint below `folder`; none where there is none at all."""
+    """Return the newest whole checkpoint below a folder; none where there is none at all."""
     whole = whole_checkpoints(folder)
     return whole[-1] if whole else None
 
 
 def best_checkpoint(run: Path) -> Path:
-    """Return the whole checkpoint of a run with the best validation score; the earlier of two equals.
-
-    Raises
-    ------
-    InputError
-        Where the run has none yet.
-    """
-    found = whole_checkpoints(Path(run) / "checkpoints")
+    """Return the whole checkpoint with the best validation score, of equals the earliest; a run without is refused."""
+    found = whole_checkpoints(run / "checkpoints")
     if not found:
         raise InputError(f"{run} has no checkpoint yet; go on with it by `python -m pipeline train ... --resume`")
     return max(found, key=lambda path: read_meta(path).score)
@@ -241,7 +208,7 @@ def _score(folder: Path) -> float:
 
 
 def keep_best_and_two(folder: Path, newest: Path) -> None:
-    """Delete all checkpoints below `folder` but the best, the newest and the one before it.
+    """Delete all but the best checkpoint, the newest and the one before it.
 
     Those of later steps than the newest are broken: training has gone back behind them.
     """

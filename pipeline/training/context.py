@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from pipeline.training.checkpoint import Meta, Snapshot
+from pipeline.training.storage import Store
 
 
 class Listener(Protocol):
@@ -31,10 +31,6 @@ class Silent:
         """Ignore."""
 
 
-def _no_storage(snapshot: Snapshot | None, meta: Meta) -> None:
-    """Keep nothing."""
-
-
 @dataclass
 class Context:
     """What surrounds the loop.
@@ -46,13 +42,13 @@ class Context:
     device
         Where the network runs.
     resume
-        Checkpoint folder to go on from.
+        Checkpoint to go on from.
     store
-        Takes the snapshot of a checkpoint (rank 0) or takes part in the hand-over (other ranks, None).
+        Takes each checkpoint's snapshot; on other ranks than 0, which only take part, none.
     interrupted
         Whether somebody asked this run to stop.
     leaving
-        Whether the machine of a worker is about to be taken away; a checkpoint is then due at once.
+        Whether this worker's machine is about to be taken away; a checkpoint is then due at once.
     listener
         Where the numbers go; only rank 0 speaks.
     """
@@ -61,22 +57,21 @@ class Context:
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     resume: Path | None = None
-    store: Callable[[Snapshot | None, Meta], None] = _no_storage
+    store: Store = lambda snapshot, meta: None
     interrupted: Callable[[], bool] = lambda: False
     leaving: Callable[[], bool] = lambda: False
     listener: Listener = field(default_factory=Silent)
 
 
 class Clock:
-    """Times steps and says what is left, leaving the first step, which pays for warming up, out of the estimate."""
+    """Estimates the time left, without the first step, which pays for warming up."""
 
     def __init__(self, start: int, stop: int) -> None:
         self.start, self.stop = start, stop
-        self.began = time.perf_counter()
         self.after_first: float | None = None
 
     def left(self, step: int) -> str:
-        """Return the time left after `step` steps as minutes and seconds."""
+        """Return minutes and seconds left after `step` steps."""
         now = time.perf_counter()
         if self.after_first is None:
             self.after_first = now

@@ -1,4 +1,4 @@
-"""The end of a training run: the best weights are scored on the test part, drawn, and logged."""
+"""The end of a training run."""
 
 import torch
 
@@ -17,18 +17,9 @@ from pipeline.training.validation import predict_classes
 
 
 def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -> None:
-    """Score, draw and log the best checkpoint; an interrupted run only notes where it stopped.
+    """Score the best checkpoint on the test part, draw and log it; an interrupted run only notes where it stopped.
 
-    Parameters
-    ----------
-    run
-        The run; its folder receives ``metrics.json``, ``leaks.json``, the pictures and the report.
-    outcome
-        How the loop ended.
-    journal
-        The run's journal.
-    device
-        Where the network runs.
+    The run's folder receives ``metrics.json``, ``leaks.json``, ``model-card.md``, the pictures and the report.
     """
     tracker, ended = journal.tracker, {"step": outcome.progress.step, "interrupted": outcome.interrupted}
     if outcome.interrupted:
@@ -38,13 +29,11 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
     best = best_checkpoint(run.folder)
     step = read_meta(best).step
     model = load_segmenter(best).to(device)
-    volume, names = run.volume, run.volume.classes
+    names = run.volume.classes
     prediction = predict_classes(model, run, device)
     factor = int(model.factor)
-    target = volume.read_labels(run.split, "test", factor=factor)
-    matrix = confusion(prediction, target, len(names))
-    measured = scores(matrix)
-    flat = {f"test/{key}": value for key, value in measured.as_dict(names).items()}
+    matrix = confusion(prediction, run.volume.read_labels(run.split, "test", factor=factor), len(names))
+    flat = {f"test/{key}": value for key, value in scores(matrix).as_dict(names).items()}
     history = read_history(run)
     leaks = report_leaks(run)
     errors = [row["inversion_error"] for row in history if "inversion_error" in row]

@@ -4,27 +4,34 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
-def on_interrupt(ask: Callable[[], object]) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop, and the second into the usual end."""
-
-    def handler(number: int, frame: object) -> None:
-        print("stopping after this step, with a checkpoint; once more stops at once", flush=True)
-        for name, old in before.items():
-            signal.signal(name, old)
-        threading.Thread(target=ask).start()
-
+def handled(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None]:
+    """Handle some signals meanwhile, where this is the main thread, the only one that may."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {name: signal.signal(name, handler) for name in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for name, old in before.items():
-            signal.signal(name, old)
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def on_interrupt(ask: Callable[[], object]) -> contextlib.AbstractContextManager[None]:
+    """Call `ask` at the first Ctrl-C or SIGTERM; the second is the usual end."""
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handler(number: int, frame: object) -> None:
+        print("stopping after this step, with a checkpoint; once more stops at once", flush=True)
+        for each, old in usual.items():
+            signal.signal(each, old)
+        threading.Thread(target=ask).start()
+
+    return handled(handler, *usual)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from datasets.errors import InputError
 from datasets.loader import Loader
@@ -26,35 +26,22 @@ from pipeline.training.validation import Known, validate
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the loop ended.
-
-    Attributes
-    ----------
-    progress
-        The last record.
-    interrupted
-        Whether it was asked to stop before its end.
-    model
-        The network with its last weights.
-    best
-        State dict of the best validation, where this process has seen it.
-    """
+    """How the loop ended: the last record, whether it was asked to stop, and the network with its last weights."""
 
     progress: Progress
     interrupted: bool
     model: nn.Module
-    best: dict[str, Tensor] | None
 
 
 def new_segmenter(run: Run) -> Segmenter:
-    """Make the network of a run with fresh weights from the run's seed."""
+    """Make a run's network with fresh weights from its seed."""
     torch.manual_seed(run.config.training.seed)
     prepared = run.prepared
     return Segmenter(prepared.segmenter, torch.from_numpy(prepared.mean), torch.from_numpy(prepared.deviation))
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the peak memory of this process so far, in MiB: the allocator's on CUDA, resident on the CPU."""
+    """Return this process' peak memory so far, in MiB: the allocator's on CUDA, resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -64,19 +51,7 @@ def peak_memory(device: torch.device) -> float:
 def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segmenter) -> Outcome:
     """Train a prepared run to its end, to early stopping, or to an interruption.
 
-    Parameters
-    ----------
-    run
-        The prepared run.
-    context
-        What surrounds the loop.
-    build
-        Makes the network; the telegraph network unless a baseline is compared.
-
-    Returns
-    -------
-    Outcome
-        The last record, and whether the loop was interrupted.
+    `build` makes the network: the telegraph network unless a baseline is compared.
     """
     config, recipe = run.config, run.config.training
     training = Training(run, context, build)
@@ -96,7 +71,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
         world=context.world,
     )
     clock, spoken = Clock(progress.step, recipe.steps), -math.inf
-    meter = ReadingMeter(loader, getattr(run.volume, "traffic", None))
+    meter = ReadingMeter(loader, run.volume.traffic)
     result: StepResult | None = None
     score, noticed, holding = progress.best_score, False, Known()
     with closing(loader.steps(progress.step, recipe.steps)) as steps:
@@ -167,4 +142,4 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
             if result.interrupted:
                 break
     interrupted = result is not None and result.interrupted
-    return Outcome(progress, interrupted, training.model, training.best)
+    return Outcome(progress, interrupted, training.model)

@@ -1,4 +1,4 @@
-"""Everything that is decided, and every refusal that can be made, before the first step."""
+"""What is decided, and every refusal that can be made, before the first step."""
 
 import hashlib
 import shutil
@@ -22,19 +22,9 @@ from pipeline.run import Prepared, Run
 
 
 def class_weights(counts: np.ndarray, kind: str) -> list[float]:
-    """Weigh each class by its share p of the training labels.
+    """Weigh each class by its share p of the training labels: ``none``, ``sqrt`` (p^-1/2) or ``inverse`` (p^-1).
 
-    Parameters
-    ----------
-    counts
-        Training labels of each class.
-    kind
-        ``none``, ``sqrt`` (p^-1/2) or ``inverse`` (p^-1).
-
-    Returns
-    -------
-    list of float
-        Weights with a mean of 1 over the labelled cells; 0 for a class without labels.
+    The mean weight over the labelled cells is 1; a class without labels has 0.
     """
     power = {"none": 0.0, "sqrt": -0.5, "inverse": -1.0}[kind]
     share = counts / counts.sum()
@@ -43,7 +33,7 @@ def class_weights(counts: np.ndarray, kind: str) -> list[float]:
 
 
 def _check_grid(config: RunConfig, factor: float) -> None:
-    """Refuse an output grid that training has no labels for, or whose cells would span two parts of the split."""
+    """Refuse an output grid finer than the labels, or whose cells would span two parts of the split."""
     if factor < 1:
         raise InputError(
             f"network.layers refine to a grid {1 / factor:g} times finer than the labels'; refine fewer times"
@@ -55,39 +45,32 @@ def _check_grid(config: RunConfig, factor: float) -> None:
         )
 
 
-def split_digest(split: xr.DataArray) -> str:
-    """SHA-256 that two splits share only if every cell is in the same part."""
-    return hashlib.sha256(split.values.tobytes()).hexdigest()
-
-
-def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
-    """Check a recipe against its volume, draw the split, compute the statistics, and lay out the run's folder.
-
-    Parameters
-    ----------
-    config
-        The full configuration.
-    overwrite
-        Whether a run of the same name is replaced.
-
-    Returns
-    -------
-    Run
-        The prepared run.
-
-    Raises
-    ------
-    InputError, ConfigError
-        Where the volume, its labels and the recipe do not fit together; nothing is written then.
-    """
-    folder = (Path(config.runs) / config.name).resolve()
+def check_place(folder: Path, kind: str, *, is_one: bool = False, overwrite: bool = False) -> None:
+    """Refuse a folder that is in the way of a new run or sweep, unless it is one itself and may be replaced."""
     if folder.exists() and not overwrite:
         raise InputError(
             f"{folder} exists already; choose another --name, pass --resume to go on with it, "
             "or pass --overwrite to replace it"
         )
-    if folder.exists() and not (folder / "prepared.json").is_file():
-        raise InputError(f"{folder} is no run, so --overwrite does not replace it; choose another --name")
+    if folder.exists() and not is_one:
+        raise InputError(f"{folder} is no {kind}, so --overwrite does not replace it; choose another --name")
+
+
+def split_digest(split: xr.DataArray) -> str:
+    """SHA-256 of the part that every cell is in."""
+    return hashlib.sha256(split.values.tobytes()).hexdigest()
+
+
+def prepare(config: RunConfig) -> Run:
+    """Check a recipe against its volume, draw the split, compute the statistics, and lay out the run's folder.
+
+    Raises
+    ------
+    InputError, ConfigError
+        Where volume, labels and recipe do not fit together; nothing is written then.
+    """
+    folder = (Path(config.runs) / config.name).resolve()
+    check_place(folder, "run")
     volume = Volume.open(config.data)
     tiling = check_training(config, volume)
     split = make_split(volume, config.split)
@@ -133,10 +116,7 @@ def prepare(config: RunConfig, *, overwrite: bool = False) -> Run:
         (aside / "config.yaml").write_text(dump_recipe(config))
         split.to_dataset(name="split").to_zarr(aside / "split.zarr", zarr_format=3, consolidated=False)
         Run(aside, config, prepared).write("prepared.json", prepared.to_json())
-        if folder.exists():
-            shutil.rmtree(folder)
         aside.rename(folder)
-    except BaseException:
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
     return Run(folder, config, prepared)

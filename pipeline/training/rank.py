@@ -1,7 +1,7 @@
 """One rank of a group of workers: the loop, with Ray's ranks, device and stops around it.
 
-Checkpoints go where they go without Ray: the run's folder, which every worker must reach anyhow, by our own storage,
-which sums them and writes behind the training. Ray's would count one only once its controller has asked for it.
+Checkpoints go by our own storage, as without Ray, to the run's folder, which every worker must reach anyhow. Ray's
+would count one only once its controller has asked for it.
 """
 
 import contextlib
@@ -28,15 +28,7 @@ from pipeline.training.storage import Store, stored_behind
 
 
 def train_rank(settings: dict[str, Any], noticed: Callable[[], bool]) -> None:
-    """Train in this process until the run ends, or somebody asks it to stop.
-
-    Parameters
-    ----------
-    settings
-        As in `pipeline.training.worker.work`.
-    noticed
-        Whether this process has been told to go.
-    """
+    """Train by the settings of `pipeline.training.worker.work`; `noticed` tells whether this process is to go."""
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # else every report is announced between our lines
     ranks = ray.train.get_context()
     torch.set_num_threads(settings["threads"])
@@ -66,7 +58,7 @@ def train_rank(settings: dict[str, Any], noticed: Callable[[], bool]) -> None:
 
 
 def _told(store: Store) -> Store:
-    """Report each checkpoint to Ray too, on every rank at once, for those who listen to the trainer."""
+    """Report each checkpoint to Ray too, on every rank at once, for those who listen."""
 
     def both(snapshot: Snapshot | None, meta: Meta) -> None:
         store(snapshot, meta)

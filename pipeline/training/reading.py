@@ -1,22 +1,15 @@
 """What reading costs a run: time waited, samples and bytes read, and bytes fetched for each byte used."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from datasets.loader import Loader
+from datasets.traffic import Traffic
 from pipeline.training.step import sum_over_ranks
 
 _SUMMED = ("samples", "read_mib", "fetched_mib", "used_mib", "requests", "waited_s", "step_s")
-
-
-class Traffic(Protocol):
-    """What a store counts of the bytes that it was asked for; a volume whose store counts has it as `traffic`."""
-
-    fetched: int
-    used: float
-    requests: int
 
 
 class ReadingMeter:
@@ -27,8 +20,7 @@ class ReadingMeter:
     loader
         This rank's loader.
     traffic
-        Counter of this rank's store, where it has one. It counts everything that this process reads meanwhile, the
-        validation's reading included.
+        Of this rank's store, where it counts: all that this process reads meanwhile, also for the validation.
     """
 
     def __init__(self, loader: Loader, traffic: Traffic | None = None) -> None:
@@ -55,33 +47,29 @@ class ReadingMeter:
             "step_s": loader.waited + self._worked,
         }
         if traffic is not None:
-            stored = {"fetched_mib": traffic.fetched / 2**20, "used_mib": traffic.used / 2**20}
-            now |= stored | {"requests": float(traffic.requests)}
+            now |= {"fetched_mib": traffic.fetched / 2**20, "used_mib": traffic.used / 2**20}
+            now["requests"] = float(traffic.requests)
         return now
 
     def report(self, device: torch.device) -> dict[str, float]:
         """Return the numbers since the last report, summed over the ranks, and start anew; every rank takes part.
 
-        Parameters
-        ----------
-        device
-            Where the ranks' sums are made, for NCCL.
+        NCCL sums on `device`.
 
         Returns
         -------
         dict
             ``reading/samples``, ``read_mib``, ``waited_s``, ``step_s`` (all ranks' seconds), ``waiting_share`` and,
-            with a counter, ``fetched_mib``, ``used_mib``, ``requests`` and ``amplification``.
+            with `traffic`, ``fetched_mib``, ``used_mib``, ``requests`` and ``amplification``.
         """
         now = self._now()
         own = {key: value - self._began[key] for key, value in now.items()}
         total = dict(zip(own, sum_over_ranks(list(own.values()), device), strict=True))
         self._began = now
-        return {f"reading/{key}": value for key, value in with_ratios(total).items()}
+        return {f"reading/{key}": value for key, value in _with_ratios(total).items()}
 
 
-def with_ratios(total: Mapping[str, float]) -> dict[str, float]:
-    """Add the share of the time waited and, where bytes were fetched, the amplification."""
+def _with_ratios(total: Mapping[str, float]) -> dict[str, float]:
     found = {**total, "waiting_share": total["waited_s"] / max(total["step_s"], 1e-9)}
     if total.get("used_mib"):
         found["amplification"] = total["fetched_mib"] / total["used_mib"]
@@ -89,12 +77,7 @@ def with_ratios(total: Mapping[str, float]) -> dict[str, float]:
 
 
 def summarise_reading(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Sum the reports of a run, those before a restart included.
-
-    Parameters
-    ----------
-    history
-        Numbers of every step.
+    """Sum the reports in a run's history, those before a restart included.
 
     Returns
     -------
@@ -108,7 +91,7 @@ def summarise_reading(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
     def total(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         present = [key for key in _SUMMED if f"reading/{key}" in rows[0]]
-        return with_ratios({key: sum(row.get(f"reading/{key}", 0.0) for row in rows) for key in present})
+        return _with_ratios({key: sum(row.get(f"reading/{key}", 0.0) for row in rows) for key in present})
 
     summary: dict[str, Any] = total(reports)
     if len(reports) > 1:
@@ -117,7 +100,7 @@ def summarise_reading(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def reading_in_words(summary: Mapping[str, float]) -> str:
-    """Say a summary in one line for the terminal."""
+    """Say a summary in one line."""
     warm = f" ({summary['warm_waiting_share']:.1%} once warm)" if "warm_waiting_share" in summary else ""
     words = [
         f"waited {summary['waiting_share']:.1%} of the step time{warm}",

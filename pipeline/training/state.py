@@ -1,6 +1,5 @@
-"""Model, optimiser, schedule and record of a run: everything that a checkpoint holds and a resumed run needs."""
+"""What a checkpoint holds and a resumed run needs."""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -8,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch import nn
 
 from datasets.errors import InputError
 from pipeline.config import TrainingConfig
@@ -31,7 +28,7 @@ class Progress:
     Attributes
     ----------
     step
-        Optimiser steps taken: the cursor of the data too, as ``step * training.batch`` samples were taken by all ranks.
+        Optimiser steps taken; all ranks together have taken ``step * training.batch`` samples.
     best_score, best_step
         Best mean IoU on the validation part, and where.
     stale
@@ -45,18 +42,15 @@ class Progress:
 
 
 class Training:
-    """Model, optimiser, schedule and record of one run: what a checkpoint holds."""
+    """Model, optimiser, schedule and record of one run."""
 
     def __init__(self, run: Run, context: Context, build: Callable[[Run], nn.Module]) -> None:
         self.run, self.context = run, context
         self.model = build(run).to(context.device)
         if context.world > 1:
             share_weights(self.model)
-        self.optimiser: Optimizer
-        self.schedule: LambdaLR
         self.optimiser, self.schedule = build_optimiser(self.model, run.config.training)
         self.progress = Progress()
-        self.best: dict[str, Tensor] | None = None
         if context.resume is not None:
             self._restore(context.resume)
 
@@ -73,17 +67,15 @@ class Training:
             torch.cuda.set_rng_state(state["random_cuda"], device)
 
     def _set_rate(self, recipe: TrainingConfig) -> None:
-        """Take another peak rate than the checkpoint's, where the resumed run was given one."""
-        if self.schedule.base_lrs == [recipe.rate] * len(self.schedule.base_lrs):
+        """Take the resumed run's peak rate, which may be another than the checkpoint's."""
+        if self.schedule.base_lrs == [recipe.rate]:
             return
-        self.schedule.base_lrs = [recipe.rate] * len(self.schedule.base_lrs)
         rate = recipe.rate * rate_factor(self.progress.step, recipe)
-        self.schedule._last_lr = [rate] * len(self.schedule.base_lrs)
-        for group in self.optimiser.param_groups:
-            group["initial_lr"], group["lr"] = recipe.rate, rate
+        self.schedule.base_lrs, self.schedule._last_lr = [recipe.rate], [rate]
+        (group,) = self.optimiser.param_groups
+        group["initial_lr"], group["lr"] = recipe.rate, rate
 
-    def state(self) -> dict[str, Any]:
-        """Everything besides the weights that the next step depends on."""
+    def _state(self) -> dict[str, Any]:
         device = self.context.device
         return {
             "optimiser": self.optimiser.state_dict(),
@@ -94,13 +86,7 @@ class Training:
         }
 
     def save(self, score: float) -> None:
-        """Hand a checkpoint to the storage; every rank takes part.
-
-        Raises
-        ------
-        InputError
-            Where a weight is not finite; such a checkpoint would lead nowhere.
-        """
+        """Hand a checkpoint to the storage; every rank takes part. One with a weight that is not finite is refused."""
         meta = Meta(self.progress.step, score)
         for name, value in self.model.state_dict().items():
             if not torch.isfinite(value).all():
@@ -109,10 +95,10 @@ class Training:
             self.context.store(None, meta)
             return
         segmenter = self.run.prepared.segmenter.to_json()
-        self.context.store(Snapshot(meta, copied(self.model.state_dict()), copied(self.state()), segmenter), meta)
+        self.context.store(Snapshot(meta, copied(self.model.state_dict()), copied(self._state()), segmenter), meta)
 
     def way_out(self) -> str:
-        """Say what helps a run whose numbers have left the finite ones."""
+        """Say what helps a run whose numbers are no longer finite."""
         recipe = self.run.config.training
         clip = f"a training.clip below {recipe.clip:g}" if recipe.clip else "a training.clip such as 1"
         return (
@@ -125,6 +111,5 @@ class Training:
         """Note a validation score."""
         if score > self.progress.best_score:
             self.progress.best_score, self.progress.best_step, self.progress.stale = score, self.progress.step, 0
-            self.best = copy.deepcopy({name: value.cpu() for name, value in self.model.state_dict().items()})
         else:
             self.progress.stale += 1

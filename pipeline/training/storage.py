@@ -1,7 +1,4 @@
-"""Where checkpoints go: a folder, written behind the training, with patience for a disk that fails, is full or slow.
-
-The run's folder is one that every worker reaches, so training with Ray and without it stores by the same few lines.
-"""
+"""Where checkpoints go: a folder, written behind the training, with patience for a disk that fails, is full or slow."""
 
 import shutil
 import time
@@ -16,12 +13,12 @@ from pipeline.training.checkpoint import Meta, Snapshot, folder_name, keep_best_
 Store = Callable[[Snapshot | None, Meta], None]
 
 _FAILURES = 3
-"""Checkpoints in a row that may fail before the run stops; the last of a run may not."""
+"""Checkpoints in a row that fail and stop the run; the last of a run may not fail."""
 _SLOW_S = 2.0
 
 
 def directory_storage(checkpoints: Path) -> Store:
-    """Keep checkpoints in a folder: each written aside and renamed, the best, the newest and the one before it kept."""
+    """Keep the best checkpoint, the newest and the one before it in a folder; each is written aside and renamed."""
 
     def store(snapshot: Snapshot | None, meta: Meta) -> None:
         assert snapshot is not None, "only rank 0 stores"
@@ -33,24 +30,15 @@ def directory_storage(checkpoints: Path) -> Store:
             snapshot.write(aside)
             shutil.rmtree(place, ignore_errors=True)
             aside.rename(place)
-        except BaseException:
+        finally:
             shutil.rmtree(aside, ignore_errors=True)
-            raise
         keep_best_and_two(checkpoints, place)
 
     return store
 
 
 class Behind:
-    """Stores each checkpoint in a thread of its own while training goes on; one at a time, so one snapshot is held.
-
-    Parameters
-    ----------
-    checkpoints
-        Folder of the checkpoints.
-    store
-        Does the work.
-    """
+    """Stores checkpoints in a thread while training goes on; one at a time, so one snapshot is held."""
 
     def __init__(self, checkpoints: Path, store: Store) -> None:
         self.checkpoints, self.store = checkpoints, store
@@ -61,7 +49,7 @@ class Behind:
         self._slow = False
 
     def __call__(self, snapshot: Snapshot | None, meta: Meta) -> None:
-        """Take one checkpoint; waits where the one before is still being written."""
+        """Take one checkpoint, once the one before is written."""
         busy, began = self._pending is not None and not self._pending.done(), time.monotonic()
         self._settle(_FAILURES)
         if busy and not self._slow and time.monotonic() - began > _SLOW_S:
@@ -75,13 +63,7 @@ class Behind:
         self._pending = self._thread.submit(self.store, snapshot, meta)
 
     def close(self) -> None:
-        """Wait for the last checkpoint.
-
-        Raises
-        ------
-        InputError
-            Where it could not be written.
-        """
+        """Wait for the last checkpoint; an `InputError` where it could not be written."""
         self._thread.shutdown()
         self._settle(1)
 
@@ -105,7 +87,7 @@ class Behind:
 
 @contextmanager
 def stored_behind(checkpoints: Path) -> Iterator[Behind]:
-    """Yield a store into a folder that writes behind the training, and wait for its last write at the end."""
+    """Yield a store that writes behind the training, and wait for its last write at the end."""
     behind = Behind(checkpoints, directory_storage(checkpoints))
     try:
         yield behind

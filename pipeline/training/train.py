@@ -20,13 +20,18 @@ from pipeline.masking import without_secrets
 from pipeline.planning.memory import check_training
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
+from pipeline.tracking.journal import Journal
 from pipeline.tracking.session import note_start
 from pipeline.tracking.store import where_to_look
 from pipeline.tracking.tracker import Status, Tracker, connect, create_run, must_know
-from pipeline.training.checkpoint import all_checkpoints
-from pipeline.training.local import train_here
-from pipeline.training.prepare import prepare
+from pipeline.training.checkpoint import all_checkpoints, latest_checkpoint
+from pipeline.training.context import Context
+from pipeline.training.finish import finish
+from pipeline.training.interrupt import asked_to_stop
+from pipeline.training.loop import fit
+from pipeline.training.prepare import check_place, prepare
 from pipeline.training.reading import reading_in_words
+from pipeline.training.storage import stored_behind
 
 _FREE = ("memory", "rate", "clip")
 """Settings of the training that a resumed run may change: the last two are what helps against a loss of nan."""
@@ -48,48 +53,52 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def open_tracking(run: Run, *, parent: str | None = None) -> str:
-    """Create the MLflow run of a prepared run, or reopen the one that it has; returns its id."""
+    """Create the MLflow run of a prepared run, or reopen its own; returns its id."""
+    config, uri = run.config, run.tracking_uri
     known = run.read("tracking.json").get("run_id")
     if known:
-        Tracker(run.tracking_uri, known, run.outbox).reopen()
+        Tracker(uri, known, run.outbox).reopen()
         return str(known)
-    artifacts = run.folder.parent / "mlartifacts" if run.tracking_uri.startswith("sqlite:") else None
-    prepared = run.prepared
     run_id = create_run(
-        run.tracking_uri,
-        run.config.tracking.experiment or run.config.name,
-        run.config.name,
-        parameters=flatten(asdict(run.config)),
+        uri,
+        config.tracking.experiment or config.name,
+        config.name,
+        parameters=flatten(asdict(config)),
         tags={
             "code_version": code_version(),
-            "volume_digest": prepared.volume_digest,
-            "split_digest": prepared.split_digest,
+            "volume_digest": run.prepared.volume_digest,
+            "split_digest": run.prepared.split_digest,
             "folder": str(run.folder),
             "torch": torch.__version__,
             "machine": platform.platform(),
         },
-        artifacts=artifacts,
+        artifacts=run.folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
         parent=parent,
     )
-    run.write("tracking.json", {"uri": run.tracking_uri, "run_id": run_id})
+    run.write("tracking.json", {"uri": uri, "run_id": run_id})
     with tempfile.TemporaryDirectory() as aside:
         recipe = Path(aside) / "config.yaml"
-        recipe.write_text(without_secrets(dump_recipe(run.config)))
-        Tracker(run.tracking_uri, run_id).artifact(recipe)
+        recipe.write_text(without_secrets(dump_recipe(config)))
+        Tracker(uri, run_id).artifact(recipe)
     return run_id
 
 
-def _reopen(config: RunConfig) -> Run:
-    run = Run.open(Path(config.runs) / config.name)
-    then, now = flatten(asdict(run.config)), flatten(asdict(absolute(config)))
-    free = ("cluster.", "tracking.", "sweep.", "runs", *(f"training.{name}" for name in _FREE))
+def check_unchanged(folder: Path, before: RunConfig, config: RunConfig, free: tuple[str, ...]) -> None:
+    """Refuse to go on with a run or a sweep by another recipe; settings whose names begin as in `free` may change."""
+    then, now = flatten(asdict(before)), flatten(asdict(config))
     changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(free)]
     if changed:
         key = min(changed)
         raise InputError(
-            f"--resume: {key} is {now.get(key)!r} but {run.folder} was started with {then.get(key)!r}; "
+            f"--resume: {key} is {now.get(key)!r} but {folder} was started with {then.get(key)!r}; "
             "repeat the recipe it was started with, or choose another --name"
         )
+
+
+def _reopen(config: RunConfig) -> Run:
+    run = Run.open(Path(config.runs) / config.name)
+    free = ("cluster.", "tracking.", "sweep.", "runs", *(f"training.{name}" for name in _FREE))
+    check_unchanged(run.folder, run.config, config, free)
     training = replace(run.config.training, **{name: getattr(config.training, name) for name in _FREE})
     tracking = replace(run.config.tracking, uri=_known_to(config.tracking.uri, run))
     is_new = (training, tracking) != (run.config.training, run.config.tracking)
@@ -100,7 +109,7 @@ def _reopen(config: RunConfig) -> Run:
 
 
 def _known_to(uri: str | None, run: Run) -> str | None:
-    """Return the MLflow store of a run that goes on: its own, or another where the same run is by now."""
+    """Return the MLflow store of a run that goes on: its own, or another that knows it by now."""
     run_id = run.read("tracking.json").get("run_id")
     if uri is None or uri == run.tracking_uri or run_id is None:
         return run.config.tracking.uri
@@ -112,10 +121,7 @@ def _known_to(uri: str | None, run: Run) -> str | None:
 def absolute(config: RunConfig) -> RunConfig:
     """Make local paths absolute, and name the MLflow store: workers have another current folder and environment.
 
-    Raises
-    ------
-    InputError
-        Where the runs would go into what Ray has unpacked for a job, which only one node has, and Ray deletes.
+    Runs that would go into what Ray has unpacked for a job, which only one node has, are refused.
     """
     if any(part.startswith("_ray_pkg_") for part in Path(config.runs).resolve().parts):
         raise InputError(
@@ -155,10 +161,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     ----------
     config
         The recipe.
-    resume
-        Go on with the run of this name, from its newest checkpoint.
-    overwrite
-        Replace the run of this name.
+    resume, overwrite
+        Go on with the run of this name, from its newest checkpoint; replace it.
 
     Returns
     -------
@@ -192,7 +196,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
                     "train again under another --name"
                 )
         else:
-            run = prepare(config, overwrite=overwrite)
+            run = prepare(config)
             if run.prepared.tiling is not None:
                 print(f"the whole volume does not fit: validated and tested in {run.prepared.tiling}", flush=True)
         interrupted = _work(run)
@@ -204,7 +208,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let no other process of this machine work on a run or a sweep meanwhile: two would spoil each other's folders."""
+    """Let no other process of this machine work on a run's or a sweep's folder meanwhile."""
     lock, first = folder.with_name(f".{folder.name}.training"), not folder.parent.exists()
     with locked(lock, folder):
         try:
@@ -216,19 +220,23 @@ def alone(folder: Path) -> Iterator[None]:
                     folder.parent.rmdir()
 
 
+def put_back(old: Path, folder: Path) -> None:
+    """Remove a folder, and put back the old one, if any, that it was to replace."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if old.exists():
+        old.rename(folder)
+
+
 @contextmanager
 def _old_run_kept(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Keep the run that is to be replaced until the new one has a checkpoint; without one, put it back."""
     old, checkpoints = folder.with_name(f".{folder.name}.replaced"), folder / "checkpoints"
     is_run = (folder / "prepared.json").is_file()
     if old.exists() and ((is_run and overwrite) or not folder.exists()) and not all_checkpoints(checkpoints):
-        shutil.rmtree(folder, ignore_errors=True)  # whoever wanted to replace the old run was killed
-        old.rename(folder)
+        put_back(old, folder)  # whoever wanted to replace the old run was killed
         is_run = True
     if not resume:
-        if folder.exists() and not (overwrite and is_run):
-            yield  # what lies there is refused, or is no run
-            return
+        check_place(folder, "run", is_one=is_run, overwrite=overwrite)
         if is_run:
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
@@ -238,9 +246,30 @@ def _old_run_kept(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[No
         if all_checkpoints(checkpoints):
             shutil.rmtree(old, ignore_errors=True)
         elif not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-            if old.exists():
-                old.rename(folder)
+            put_back(old, folder)
+
+
+def train_here(run: Run, run_id: str) -> None:
+    """Train a prepared run in this process, and feed the MLflow run `run_id`."""
+    resume = latest_checkpoint(run.checkpoints)
+    journal = Journal.open(run, run_id)
+    before = torch.get_num_threads()
+    torch.set_num_threads(run.config.cluster.cpus_per_worker or before)
+    try:
+        with asked_to_stop() as asked:
+            with stored_behind(run.checkpoints) as store:
+                context = Context(
+                    device=torch.device("cuda" if run.config.cluster.gpu else "cpu"),
+                    resume=resume,
+                    store=store,
+                    interrupted=asked.is_set,
+                    listener=journal,
+                )
+                outcome = fit(run, context)
+            finish(run, outcome, journal, context.device)
+    finally:
+        journal.close()
+        torch.set_num_threads(before)
 
 
 def _work(run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""A run's volume as its network classifies it, and the scores of that on a part of the split."""
+"""A run's volume as its network classifies it, and its scores on a part of the split."""
 
 from collections.abc import Iterator
 
@@ -16,27 +16,10 @@ Known = dict[tuple[tuple[int, int], ...], bool]
 """Whether a block, by the first cell and the one behind its last along each axis, holds labels."""
 
 
-def classify(
+def _classify(
     model: nn.Module, run: Run, device: torch.device, *, wanted: Wanted | None = None, rank: int = 0, world: int = 1
 ) -> Iterator[Piece]:
-    """Classify a run's volume, in one piece or in the run's blocks.
-
-    Parameters
-    ----------
-    model
-        The network.
-    run
-        The run.
-    device
-        Where the network is.
-    wanted, rank, world
-        As `pipeline.planning.tiling.map_pieces` takes them.
-
-    Yields
-    ------
-    Piece
-        Class indices, uint8.
-    """
+    """Yield class indices, uint8, of the pieces of a run's volume; `wanted`, `rank` and `world` as in `map_pieces`."""
     was_training = model.training
     model.eval()
     try:
@@ -56,9 +39,9 @@ def classify(
 
 
 def predict_classes(model: nn.Module, run: Run, device: torch.device) -> np.ndarray:
-    """Classify all cells of a run's volume; see `classify`. Returns uint8 [*L]."""
+    """Classify all cells of a run's volume, in one piece or in the run's blocks. Returns uint8 [*L]."""
     out = np.empty(OutputGrid.of(model, list(run.volume.read_slice)).sizes(run.volume.shape), np.uint8)
-    for piece in classify(model, run, device):
+    for piece in _classify(model, run, device):
         out[piece.place] = piece.found
     return out
 
@@ -77,14 +60,12 @@ def validate(
 
     Parameters
     ----------
-    model, run, device
-        The network, its run, and where it is.
-    part
-        The part.
+    model, run, device, part
+        The network, its run, where it is, and what is scored.
     known
-        Which blocks hold labels of that part, as far as earlier calls found out; is added to.
+        Which blocks hold labels of it, as far as earlier calls found out; is added to.
     rank, world
-        This rank and the number of ranks, which share the blocks that hold labels; the others are not read.
+        This rank and the number of ranks, which share the blocks with labels; others are not read.
 
     Returns
     -------
@@ -103,7 +84,7 @@ def validate(
             known[key] = run.volume.meets(run.split, part, cells) and bool((labels(cells) >= 0).any())
         return known[key]
 
-    for piece in classify(model, run, device, wanted=holds_labels, rank=rank, world=world):
+    for piece in _classify(model, run, device, wanted=holds_labels, rank=rank, world=world):
         matrix += confusion(piece.found, labels(piece.cells), classes)
         del piece  # the next one takes its memory
     if world > 1:

@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -34,28 +34,26 @@ if TYPE_CHECKING:
 
 
 @ray.remote(num_cpus=0)
-class Bell:
-    """Carries the wish to stop from the driver to the workers, and their refusals back."""
+class _Bell:
+    """Carries the wish to stop to the workers, and their refusals back."""
 
     def __init__(self) -> None:
         self.rung = False
         self.refusals: dict[int, str] = {}
 
     def ring(self) -> None:
-        """Ask the workers to stop after their current step."""
         self.rung = True
 
     def is_rung(self) -> bool:
-        """Tell whether somebody asked."""
         return self.rung
 
     def refuse(self, rank: int, text: str) -> int:
-        """Note that a rank cannot go on and trying again would not help; tells how many ranks said so."""
+        """Note that a rank cannot go on, nor would by trying again; tells how many said so."""
         self.refusals[rank] = text
         return len(self.refusals)
 
     def refusal(self) -> str | None:
-        """Return the refusal of the lowest rank that cannot go on."""
+        """Return the refusal of the lowest rank that refused."""
         return self.refusals[min(self.refusals)] if self.refusals else None
 
 
@@ -68,7 +66,7 @@ _RESIZE_S = 60.0
 
 
 def _heed_sigterm() -> None:
-    """Turn the first SIGTERM to this worker into a wish to stop; Ray would end it without a checkpoint."""
+    """Turn this worker's first SIGTERM into a wish to stop; Ray would end it without a checkpoint."""
 
     def handler(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, before)
@@ -83,18 +81,14 @@ class _Heeding(TorchConfig().backend_cls):  # type: ignore[misc]  # the class is
         worker_group.execute(_heed_sigterm)  # in the worker's main thread, the only one that may take signals
 
 
-@dataclass
-class HeedingTorchConfig(TorchConfig):
-    """Torch's workers, which take SIGTERM as the notice that it is."""
-
+class _HeedingTorchConfig(TorchConfig):
     @property
     def backend_cls(self) -> type:
-        """Sets the workers up."""
         return _Heeding
 
 
 def threads_per_worker(config: ClusterConfig) -> int:
-    """Return the cores of one worker: the configured number, or an even share of this machine's."""
+    """Return the cores of one worker: as configured, or an even share of this machine's."""
     return config.cpus_per_worker or max(1, (os.cpu_count() or 1) // max(config.workers, 1))
 
 
@@ -102,14 +96,13 @@ def work(settings: dict[str, Any]) -> None:
     """Train on one worker; Ray calls this in its own process.
 
     A refusal goes to the driver by the bell and not by the error, which Ray would answer by trying again. Where only
-    some of the workers refuse, the error ends the others, who wait for them, and the next group ends at once.
+    some workers refuse, the error ends the others, who wait for them, and the next group ends at once.
 
     Parameters
     ----------
     settings
         ``folder`` of the run, MLflow ``run_id``, ``threads``, the ``bell``, whether the run is ``finishing`` with its
-        test scores, and the settings of the ``cluster``, which on a resumed run need not be those that the folder
-        remembers.
+        test scores, and the ``cluster`` settings, which a resumed run's folder need not hold.
     """
     from pipeline.training.rank import train_rank
 
@@ -131,65 +124,52 @@ def work(settings: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def cluster(config: ClusterConfig) -> Iterator[None]:
-    """Join a Ray cluster, or start one that ends with this run.
-
-    Raises
-    ------
-    InputError
-        Where the cluster cannot be joined, or can never hold the workers.
-    """
-    joined = ray.is_initialized()
-    if not joined:
-        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-        cores, ours = max(os.cpu_count() or 1, config.workers * threads_per_worker(config)), _WATCHER not in os.environ
-        if config.address == "local":
-            os.environ.setdefault(_WATCHER, "0")  # this machine is not taken away
-            ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level=logging.ERROR)
-            os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-        else:
-            try:
-                ray.init(address=config.address, logging_level=logging.WARNING)
-            except ConnectionError as error:
-                raise InputError(
-                    f"no Ray cluster answers at cluster.address {config.address!r}; start one with "
-                    "`ray start --head`, or use `local`"
-                ) from error
+    """Join a Ray cluster, or start one that ends with this run; one that does not answer is an `InputError`."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    ours = _WATCHER not in os.environ
+    if config.address == "local":
+        os.environ.setdefault(_WATCHER, "0")  # this machine is not taken away
+        cores = max(os.cpu_count() or 1, config.workers * threads_per_worker(config))
+        ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level=logging.ERROR)
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    else:
+        try:
+            ray.init(address=config.address, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            raise InputError(
+                f"no Ray cluster answers at cluster.address {config.address!r}; start one with `ray start --head`, "
+                "or use `local`"
+            ) from error
     try:
         yield
     finally:
-        if not joined:
-            ray.shutdown()
-            if config.address == "local":
-                os.environ.pop("RAY_ADDRESS", None)
-                if ours:
-                    os.environ.pop(_WATCHER, None)
+        ray.shutdown()
+        if config.address == "local":
+            os.environ.pop("RAY_ADDRESS", None)
+            if ours:
+                os.environ.pop(_WATCHER, None)
 
 
-def train_on_ray(run: "Run", run_id: str, *, callbacks: Sequence[Any] = (), finishing: bool = True) -> None:
-    """Train a prepared run with Ray Train; the run's folder holds what came out.
+def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
+    """Train a prepared run with Ray Train; rank 0 feeds the MLflow run `run_id`.
 
-    Parameters
-    ----------
-    run
-        The prepared run.
-    run_id
-        MLflow run that rank 0 feeds.
-    callbacks
-        Ray Train's, which hear of every validation.
-    finishing
-        Whether the best checkpoint is scored on the test part at the end; a sweep's trials are not.
+    A sweep's trial has a `relay`, Ray Train's callback that hears of every validation; any other run is scored on the
+    test part at the end.
     """
     config = run.config.cluster
     threads = threads_per_worker(config)
-    resources = {"CPU": threads, "GPU": 1} if config.gpu else {"CPU": threads}
     with cluster(config):
-        if config.gpu and config.address == "local" and ray.cluster_resources().get("GPU", 0) < config.workers:
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if config.gpu and config.address == "local" and gpus < config.workers:
             raise InputError(
-                f"cluster.gpu asks for {config.workers} GPUs, but this machine has "
-                f"{ray.cluster_resources().get('GPU', 0):g}; set it to false, or join a cluster by cluster.address"
+                f"cluster.gpu asks for {config.workers} GPUs, but this machine has {gpus:g}; set it to false, or join "
+                "a cluster by cluster.address"
             )
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        bell = Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # the decorator's work
+        bell = _Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # the decorator's work
         trainer = TorchTrainer(
             work,
             train_loop_config={
@@ -197,20 +177,20 @@ def train_on_ray(run: "Run", run_id: str, *, callbacks: Sequence[Any] = (), fini
                 "run_id": run_id,
                 "threads": threads,
                 "bell": bell,
-                "finishing": finishing,
+                "finishing": relay is None,
                 "cluster": asdict(config),
             },
             scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # typed as its predecessor
                 num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,  # type: ignore[arg-type]
                 use_gpu=config.gpu,
-                resources_per_worker=resources,
+                resources_per_worker={"CPU": threads},  # and, with use_gpu, one GPU
                 elastic_resize_monitor_interval_s=_RESIZE_S,
             ),
-            torch_config=HeedingTorchConfig(),
+            torch_config=_HeedingTorchConfig(),
             run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as its predecessor
                 name="ray",
                 storage_path=str(run.folder),
-                callbacks=list(callbacks),
+                callbacks=[] if relay is None else [relay],
                 failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),

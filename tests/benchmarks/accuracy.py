@@ -6,6 +6,7 @@ prints a Markdown table a recipe.
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -16,6 +17,7 @@ import torch
 from pipeline.config import RunConfig
 from pipeline.run import Run
 from pipeline.scoring.baseline import forest_scores
+from pipeline.training.checkpoint import Meta, Snapshot
 from pipeline.training.context import Context
 from pipeline.training.loop import Outcome, fit, new_segmenter
 from pipeline.training.validation import validate
@@ -35,11 +37,23 @@ LATER = {
 TITLES = {"telegraph": "telegraph network", "unet": "MONAI U-Net", "forest": "random forest"}
 
 
-def train_best(run: Run, build: Callable[[Run], torch.nn.Module]) -> Outcome:
+class Best:
+    """Storage that holds the checkpoint of the best validation in memory."""
+
+    def __init__(self) -> None:
+        self.score, self.weights = -math.inf, dict[str, torch.Tensor]()
+
+    def __call__(self, snapshot: Snapshot | None, meta: Meta) -> None:
+        """Take a checkpoint."""
+        if snapshot is not None and meta.score > self.score:
+            self.score, self.weights = meta.score, snapshot.model
+
+
+def train_best(run: Run, build: Callable[[Run], torch.nn.Module], context: Context | None = None) -> Outcome:
     """Train a network by the recipe; its model ends with the weights of the best validation."""
-    outcome = fit(run, Context(), build)
-    if outcome.best is not None:
-        outcome.model.load_state_dict(outcome.best)
+    best = Best()
+    outcome = fit(run, replace(context or Context(), store=best), build)
+    outcome.model.load_state_dict(best.weights)
     return outcome
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,7 +73,10 @@ def compare(kind: str, variants: Mapping[str, Variant], table: Callable[[str, li
                 mark = variant.mark(config)
                 if any((row["mark"], row["variant"]) == (mark, name) for row in rows):
                     continue
-                found = variant.score(prepare(absolute(config), overwrite=True))
+                folder = Path(config.runs) / config.name
+                if (folder / "prepared.json").is_file():
+                    shutil.rmtree(folder)
+                found = variant.score(prepare(absolute(config)))
                 rows = [old for old in rows if (old["variant"], old["seed"]) != (name, seed)]
                 rows.append({"variant": name, "seed": seed, "mark": mark, **found})
                 rows.sort(key=lambda row: (row["variant"], row["seed"]))

@@ -10,9 +10,9 @@ import torch
 
 from pipeline.run import Run
 from pipeline.training.context import Context, Silent
-from pipeline.training.loop import fit
+from pipeline.training.loop import new_segmenter
 from pipeline.training.validation import validate
-from tests.benchmarks.accuracy import fingerprint
+from tests.benchmarks.accuracy import fingerprint, train_best
 from tests.benchmarks.over_seeds import Row, Variant, compare, mean_and_deviation
 
 MODES: dict[str, dict[str, Any]] = {
@@ -38,9 +38,7 @@ class Errors(Silent):
 def score(run: Run) -> dict[str, float]:
     """Train and score a prepared run."""
     errors = Errors()
-    outcome = fit(run, Context(listener=errors))
-    assert outcome.best is not None
-    outcome.model.load_state_dict(outcome.best)
+    outcome = train_best(run, new_segmenter, Context(listener=errors))
     measured, _ = validate(outcome.model, run, torch.device("cpu"), "test")
     return {"miou": measured.miou, "inversion_error": errors.largest}
 

@@ -18,7 +18,7 @@ from pipeline.config import BatchConfig, ClusterConfig, PredictConfig, RunConfig
 from pipeline.mapping.batch import Outcome, batch, summary
 from pipeline.mapping.predict import predict
 from pipeline.mapping.table import Row, read_table
-from pipeline.training.checkpoint import Meta, write_checkpoint
+from pipeline.training.checkpoint import Meta, Snapshot
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from tests.pipeline.conftest import tiny_dataset
@@ -40,7 +40,7 @@ def make_run(folder: Path, source: Path, seed: int) -> str:
     run = prepare(config)
     (run.checkpoints / "step-000001").mkdir()
     weights = new_segmenter(run).state_dict()
-    write_checkpoint(run.checkpoints / "step-000001", Meta(1, 0.5), weights, {}, run.prepared.segmenter.to_json())
+    Snapshot(Meta(1, 0.5), weights, {}, run.prepared.segmenter.to_json()).write(run.checkpoints / "step-000001")
     return str(run.folder)
 
 

@@ -16,7 +16,7 @@ from models.config import NetworkConfig
 from pipeline.config import PredictConfig, RunConfig, TrainingConfig
 from pipeline.mapping.predict import predict
 from pipeline.run import Run
-from pipeline.training.checkpoint import Meta, best_checkpoint, load_segmenter, write_checkpoint
+from pipeline.training.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 
@@ -48,7 +48,7 @@ def make_run(volume: Path, tmp_path_factory: pytest.TempPathFactory):
         folder = run.checkpoints / "step-000001"
         folder.mkdir()
         segmenter = new_segmenter(run)
-        write_checkpoint(folder, Meta(1, 0.5), segmenter.state_dict(), {}, run.prepared.segmenter.to_json())
+        Snapshot(Meta(1, 0.5), segmenter.state_dict(), {}, run.prepared.segmenter.to_json()).write(folder)
         return run
 
     return make

@@ -21,7 +21,7 @@ from pipeline.mapping.scorer import Scorer, run_scorer
 from pipeline.mapping.volume_map import Mapped, map_to
 from pipeline.planning.memory import _even
 from pipeline.planning.tiling import Piece
-from pipeline.training.checkpoint import Meta, write_checkpoint
+from pipeline.training.checkpoint import Meta, Snapshot
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from tests.pipeline.conftest import tiny_dataset
@@ -46,7 +46,7 @@ def scorer(recipe) -> Scorer:
     run = prepare(config)
     (run.checkpoints / "step-000001").mkdir()
     weights = new_segmenter(run).state_dict()
-    write_checkpoint(run.checkpoints / "step-000001", Meta(1, 0.5), weights, {}, run.prepared.segmenter.to_json())
+    Snapshot(Meta(1, 0.5), weights, {}, run.prepared.segmenter.to_json()).write(run.checkpoints / "step-000001")
     return run_scorer(run)
 
 

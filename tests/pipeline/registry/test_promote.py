@@ -21,7 +21,7 @@ from pipeline.registry.promote import promote
 from pipeline.registry.versions import Registry
 from pipeline.run import Run
 from pipeline.scoring.metrics import confusion, scores
-from pipeline.training.checkpoint import Meta, best_checkpoint, load_segmenter, write_checkpoint
+from pipeline.training.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from tests.pipeline.conftest import tiny_dataset
@@ -215,7 +215,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
         )
         (run.checkpoints / "step-000001").mkdir()
         weights = new_segmenter(run).state_dict()
-        write_checkpoint(run.checkpoints / "step-000001", Meta(1, 0.5), weights, {}, run.prepared.segmenter.to_json())
+        Snapshot(Meta(1, 0.5), weights, {}, run.prepared.segmenter.to_json()).write(run.checkpoints / "step-000001")
         made.append(run)
     return made[0], made[1]
 

@@ -27,7 +27,7 @@ from pipeline.registry.register import register
 from pipeline.registry.versions import Registry, read_scorer, tracking_at
 from pipeline.run import Run
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.checkpoint import Meta, best_checkpoint, load_segmenter, read_meta, write_checkpoint
+from pipeline.training.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter, read_meta
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from pipeline.training.train import open_tracking
@@ -46,7 +46,7 @@ def finished(name: str, runs: Path, volume: Path, network: NetworkConfig) -> Run
     )
     (run.checkpoints / "step-000040").mkdir()
     segmenter = new_segmenter(run).state_dict()
-    write_checkpoint(run.checkpoints / "step-000040", Meta(40, 0.5), segmenter, {}, run.prepared.segmenter.to_json())
+    Snapshot(Meta(40, 0.5), segmenter, {}, run.prepared.segmenter.to_json()).write(run.checkpoints / "step-000040")
     scores = {"oa": 0.7, "aa": 0.7, "kappa": 0.4, "miou": 0.55, "iou/water": 0.5, "iou/land": 0.6}
     run.write("metrics.json", {"best_step": 40} | {f"test/{key}": value for key, value in scores.items()})
     Tracker(run.tracking_uri, open_tracking(run)).end("FINISHED")

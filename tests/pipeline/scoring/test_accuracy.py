@@ -161,9 +161,8 @@ def test_the_unet_gets_the_rate_that_validates_best(
     def fake(run: Run, build: object) -> Outcome:
         training = run.config.training
         tried[training.rate] = training.steps
-        return Outcome(
-            Progress(best_score=1 if training.rate == 3e-3 else 0, best_step=1), False, torch.nn.Identity(), None
-        )
+        progress = Progress(best_score=1 if training.rate == 3e-3 else 0, best_step=1)
+        return Outcome(progress, False, torch.nn.Identity())
 
     monkeypatch.setattr(accuracy, "train_best", fake)
     assert accuracy.train_unet(run).progress.best_score == 1

@@ -16,7 +16,7 @@ from pipeline.config import EvaluateConfig, RunConfig
 from pipeline.run import Run
 from pipeline.scoring.evaluate import evaluate, table
 from pipeline.scoring.metrics import scores
-from pipeline.training.checkpoint import Meta, best_checkpoint, load_segmenter, write_checkpoint
+from pipeline.training.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from pipeline.training.train import open_tracking
@@ -38,7 +38,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory):
         )
         (run.checkpoints / "step-000007").mkdir()
         state = new_segmenter(run).state_dict()
-        write_checkpoint(run.checkpoints / "step-000007", Meta(7, 0.5), state, {}, run.prepared.segmenter.to_json())
+        Snapshot(Meta(7, 0.5), state, {}, run.prepared.segmenter.to_json()).write(run.checkpoints / "step-000007")
         return run
 
     return make

@@ -20,7 +20,7 @@ from pipeline.sweep import shares
 from pipeline.sweep.record import turned_away
 from pipeline.sweep.searcher import Search
 from pipeline.sweep.shares import DRIVER, check_shares, memory_of_trial, trial_share, trials_at_once, worker_share
-from pipeline.sweep.space import Planner, check_space, smallest, trial_config, trial_cost
+from pipeline.sweep.space import check_space, smallest, trial_config, trial_cost, why_not
 
 Make = Callable[..., RunConfig]
 RECIPES = Path(__file__).parents[3] / "pipeline" / "recipes"
@@ -124,25 +124,24 @@ def test_the_planner_turns_away_what_cannot_fit(recipe: Make, tiny_volume: Path)
     assert costs[2].parameters < costs[2000].parameters
     between = (costs[2].memory + costs[2000].memory) / 2e6
     config = replace(config, training=replace(config.training, memory=f"{between:.3f}MB"))
-    planner = Planner(config, volume)
-    assert planner.refusal({"depth": 3, "rank": 2, "levels": 1}) is None
-    reason = planner.refusal({"depth": 3, "rank": 2000, "levels": 1})
+    assert why_not(config, volume, {"depth": 3, "rank": 2, "levels": 1}) is None
+    reason = why_not(config, volume, {"depth": 3, "rank": 2000, "levels": 1})
     assert reason is not None
     assert reason.startswith("a training step on 1 x [24, 24] cells needs ")
     assert "by training.memory" in reason
-    assert smallest(config, planner.refusal) == {"depth": 3, "rank": 2, "levels": 1}
+    assert smallest(config, volume) == {"depth": 3, "rank": 2, "levels": 1}
     config = replace(config, training=replace(config.training, memory="0.001MB"))
     with pytest.raises(InputError, match=r"no configuration of the sweep can run; of a small one the planner says: a "):
-        smallest(config, Planner(config, volume).refusal)
+        smallest(config, volume)
 
 
 def test_a_grid_that_the_levels_do_not_divide_is_turned_away(recipe: Make) -> None:
     config = searching(recipe(), levels=[1, 4], depth=[9])
     config = replace(config, network=replace(config.network, padding="refuse"))
-    planner = Planner(config, Volume.open(config.data))
-    assert planner.refusal({"depth": 9, "rank": 2, "levels": 1}) is None
-    assert "24" in str(planner.refusal({"depth": 9, "rank": 2, "levels": 4}))
-    assert smallest(config, planner.refusal)["levels"] == 1
+    volume = Volume.open(config.data)
+    assert why_not(config, volume, {"depth": 9, "rank": 2, "levels": 1}) is None
+    assert "24" in str(why_not(config, volume, {"depth": 9, "rank": 2, "levels": 4}))
+    assert smallest(config, volume)["levels"] == 1
 
 
 @pytest.mark.parametrize(

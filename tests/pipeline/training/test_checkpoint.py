@@ -18,7 +18,6 @@ from pipeline.training.checkpoint import (
     fault,
     latest_checkpoint,
     load_segmenter,
-    write_checkpoint,
 )
 from pipeline.training.storage import Behind, directory_storage, stored_behind
 from pipeline.training.train import train
@@ -121,7 +120,7 @@ def test_a_snapshot_keeps_the_weights_of_its_step():
 def test_a_full_disk_is_the_system_s_own_error(tmp_path):
     (tmp_path / "model.pt").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device") as caught:
-        write_checkpoint(tmp_path, Meta(1, 0.5), {"weight": torch.zeros(10**6)}, {}, {})
+        Snapshot(Meta(1, 0.5), {"weight": torch.zeros(10**6)}, {}, {}).write(tmp_path)
     assert caught.value.errno == errno.ENOSPC
     assert fault(tmp_path) == "SHA256SUMS is missing"
 
@@ -131,7 +130,7 @@ def test_so_is_a_disk_that_fills_up_halfway(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**22, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            write_checkpoint(tmp_path, Meta(1, 0.5), {"weight": torch.zeros(2**21)}, {}, {})
+            Snapshot(Meta(1, 0.5), {"weight": torch.zeros(2**21)}, {}, {}).write(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (tmp_path / "model.pt").stat().st_size == 2**22

@@ -107,7 +107,7 @@ def test_a_run_that_is_killed_while_it_is_scored_has_not_ended(recipe, monkeypat
 
     config = recipe("scored", steps=4)
     asked = iter([False, True, True])
-    monkeypatch.setattr("pipeline.training.local.asked_to_stop", lambda: _Asked(asked))
+    monkeypatch.setattr("pipeline.training.train.asked_to_stop", lambda: _Asked(asked))
     with pytest.raises(KeyboardInterrupt):
         train(config)
     folder = Path(config.runs) / "scored"
