@@ -10,8 +10,6 @@ import zarr
 
 from datasets.readers import cf
 
-_KEPT = ("units", "long_name", "standard_name")
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -19,10 +17,8 @@ class Layout:
 
     Attributes
     ----------
-    array
-        The array.
-    dims
-        Names of its dimensions; empty where the store has none.
+    array, dims
+        The array and the names of its dimensions; empty where the store has none.
     coords
         Coordinates along them.
     valid
@@ -30,7 +26,7 @@ class Layout:
     title
         What the store calls itself.
     crs
-        Coordinate reference system, as text; empty where the store has none.
+        Coordinate reference system, as text, where the store has one.
     """
 
     array: zarr.Array
@@ -41,7 +37,7 @@ class Layout:
     crs: str = ""
 
     def renamed(self, names: Mapping[str, str]) -> "Layout":
-        """Return the same with other names of dimensions and of the coordinates along them."""
+        """Give dimensions, and coordinates of these names, other names."""
         valid = self.valid and (self.valid[0], [names.get(dim, dim) for dim in self.valid[1]])
         coords = {
             names.get(name, name): xr.Variable([names.get(str(dim), dim) for dim in at.dims], at.values, at.attrs)
@@ -97,7 +93,7 @@ def _plain(group: zarr.Group, arrays: Mapping[str, zarr.Array], key: str) -> Lay
     inside = key.rpartition("/")[0]
     prefix = f"{inside}/" if inside else ""
     names = [name for name in [*_dims(array), *_aside(array)] if f"{prefix}{name}" in arrays]
-    coords = {name: _coordinate(arrays[f"{prefix}{name}"], [name]) for name in names}
+    coords = {name: _coordinate(arrays[f"{prefix}{name}"], name) for name in names}
     mapping = arrays.get(f"{prefix}{array.attrs.get('grid_mapping', 'spatial_ref')}")
     layout = Layout(
         array,
@@ -128,26 +124,25 @@ def _mdio_0_key(group: zarr.Group) -> str:
     return "data/chunked_" + "".join(str(number) for number in range(len(axes)))
 
 
-def _mdio_1(group: zarr.Group, name: str) -> Layout:
+def _mdio_1(group: zarr.Group, key: str) -> Layout:
     """MDIO 1: the group names its default variable; a trace mask; x and y of the midpoints."""
-    array, mask = group.get(name), group.get("trace_mask")
+    array, mask = group.get(key), group.get("trace_mask")
     if not isinstance(array, zarr.Array):
-        raise LookupError(f"it looks like MDIO 1, but has no {name!r}; set key")
-    new = {"time": "twt", "cdp_x": "x", "cdp_y": "y"}
+        raise LookupError(f"it looks like MDIO 1, but has no {key!r}; set key")
     coords: dict[str, xr.Variable] = {}
-    for old in [*_dims(array), *_aside(array)]:
-        item = group.get(old)
-        coordinate = _coordinate(item, [old]) if isinstance(item, zarr.Array) else None
+    for name in [*_dims(array), *_aside(array)]:
+        item = group.get(name)
+        coordinate = _coordinate(item, name) if isinstance(item, zarr.Array) else None
         if coordinate is None:
             continue
-        units: Any = group[old].attrs.get("unitsV1", {})
+        units: Any = group[name].attrs.get("unitsV1", {})
         attrs = {"units": str(next(iter(units.values())))} if isinstance(units, Mapping) and units else {}
-        if old == "time":
+        if name == "time":
             attrs.setdefault("units", "ms")
-        coords[new.get(old, old)] = xr.Variable([new.get(str(d), d) for d in coordinate.dims], coordinate.values, attrs)
-    dims = [new.get(dim, dim) for dim in _dims(array)]
-    valid = (mask, [new.get(dim, dim) for dim in _dims(mask)]) if isinstance(mask, zarr.Array) else None
-    return Layout(array, dims, coords, valid, title=str(group.attrs.get("name", "")))
+        coords[name] = xr.Variable(coordinate.dims, coordinate.values, attrs)
+    valid = (mask, _dims(mask)) if isinstance(mask, zarr.Array) else None
+    layout = Layout(array, _dims(array), coords, valid, title=str(group.attrs.get("name", "")))
+    return layout.renamed({"time": "twt", "cdp_x": "x", "cdp_y": "y"})
 
 
 def _dims(array: zarr.Array) -> list[str]:
@@ -161,20 +156,20 @@ def _aside(array: zarr.Array) -> list[str]:
     return str(array.attrs.get("coordinates", "")).split()
 
 
-def _coordinate(array: zarr.Array, own: list[str]) -> xr.Variable | None:
+def _coordinate(array: zarr.Array, name: str) -> xr.Variable | None:
     """Read a coordinate of numbers or dates; none for any other."""
-    dims = _dims(array) or (own if array.ndim == 1 else [])
+    dims = _dims(array) or ([name] if array.ndim == 1 else [])
     if not dims or array.dtype.kind not in "iufM":
         return None
     stored = xr.Variable(dims, np.asarray(array[...]), attributes(array))
     variable = cf.dates(cf.unpacked(stored)[0])
-    return xr.Variable(variable.dims, variable.values, {n: variable.attrs[n] for n in _KEPT if n in variable.attrs})
+    return xr.Variable(variable.dims, variable.values, cf.kept(variable.attrs))
 
 
 def attributes(array: zarr.Array) -> dict[str, Any]:
-    """Attributes of an array, with the fill value of version 2 where xarray wrote it: it keeps ``_FillValue`` there.
+    """Attributes of an array, with the fill value of version 2 in which xarray keeps ``_FillValue``.
 
-    A fill value of 0 is Zarr's own default and says nothing.
+    One of 0 is Zarr's own default and says nothing.
     """
     attrs = dict(array.attrs)
     fill = array.fill_value

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from datasets.config_convert import ConvertConfig
+
 # What CF says of a coordinate -> its name in a volume.
 _STANDARD = {
     "projection_x_coordinate": "x", "longitude": "x", "projection_y_coordinate": "y", "latitude": "y",
@@ -16,12 +18,7 @@ _MISSING = ("_FillValue", "missing_value")
 
 
 def unpacked(variable: xr.Variable) -> tuple[xr.Variable, list[float]]:
-    """Undo the packing of a variable, lazily, or say which of its values are missing.
-
-    Parameters
-    ----------
-    variable
-        As stored, with its attributes.
+    """Undo the packing of a variable as stored, lazily, or say which of its values are missing.
 
     Returns
     -------
@@ -41,20 +38,25 @@ def unpacked(variable: xr.Variable) -> tuple[xr.Variable, list[float]]:
 
 
 def map_names(coords: Mapping[str, xr.Variable]) -> dict[str, str]:
-    """Names x and y for those of some dimensions that CF calls projected coordinates, longitudes or latitudes.
-
-    Parameters
-    ----------
-    coords
-        Dimension -> its coordinate.
-    """
+    """Names x and y for dimensions whose coordinate CF calls a projected one, a longitude or a latitude."""
     standard = {name: str(coordinate.attrs.get("standard_name")) for name, coordinate in coords.items()}
     new = {name: _STANDARD[words] for name, words in standard.items() if words in _STANDARD}
     return {old: name for old, name in new.items() if name not in coords}
 
 
+def described(attrs: Mapping[str, Any], config: ConvertConfig) -> dict[str, str]:
+    """Name and units of the data, from the settings or else from the source's attributes."""
+    found = {"long_name": config.name or attrs.get("long_name"), "units": config.units or attrs.get("units")}
+    return {name: str(text) for name, text in found.items() if text}
+
+
+def kept(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Units and names among the attributes of a coordinate; nothing else of these is kept."""
+    return {name: attrs[name] for name in ("units", "long_name", "standard_name") if name in attrs}
+
+
 def dates(times: xr.Variable) -> xr.Variable:
-    """Turn times since some day into dates; of a rare calendar, of 360 days, say, into numbers with their units."""
+    """Turn times since some day into dates; those of a rare calendar, as of 360 days, into numbers with their units."""
     if " since " not in str(times.attrs.get("units", "")):
         return times
     try:

@@ -18,7 +18,6 @@ from datasets.readers.plain import plain_array
 
 _HDF5 = b"\x89HDF"
 _CLASSIC = (b"CDF\x01", b"CDF\x02")
-_KEPT = ("units", "long_name", "standard_name")
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
@@ -81,7 +80,7 @@ def _open(path: Path, group: str) -> xr.Dataset:
 
 
 def _unmapped(path: Path, data: xr.DataArray) -> indexing.LazilyIndexedArray:
-    """Find the numbers of a variable in a version 3 file, so that its parts are read without mapping the file."""
+    """Find the numbers of a variable in a version 3 file, to read its parts without mapping the file."""
     with scipy.io.netcdf_file(path, "r", mmap=True) as file:
         mapped = file.variables[data.name].data
         # The owner of the mapped memory is the whole file.
@@ -122,8 +121,7 @@ def _coordinates(data: xr.DataArray) -> dict[str, xr.Variable]:
         if not coordinate.ndim or not set(coordinate.dims) <= set(data.dims):
             continue
         if values.dtype.kind in "iufM":
-            attrs = {key: coordinate.attrs[key] for key in _KEPT if key in coordinate.attrs}
-            kept[str(name)] = xr.Variable(coordinate.dims, values, attrs)
+            kept[str(name)] = xr.Variable(coordinate.dims, values, cf.kept(coordinate.attrs))
         elif name in data.dims:
             kept[str(name)] = coordinate_variable(str(name), values.astype(str))
     return kept

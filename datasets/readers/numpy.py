@@ -7,23 +7,19 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import yaml
 
-from datasets.config import ConvertConfig
+from datasets.config_convert import ConvertConfig, changed, from_its_folder, read_settings
 from datasets.errors import InputError
-from datasets.readers.arrays import name_dims, pick_key, source_dims
+from datasets.readers.arrays import pick_key, read_array
 from datasets.readers.lazy import LazyArray
 from datasets.readers.plain import plain_array
 
 _NOT_IN_SIDECAR = {"source", "more_sources", "out", "format", "overwrite"}
-_PATHS = ("labels", "valid", "extent")
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
     """Read one array; an .npy stays on disk until its parts are asked for. See `datasets.readers`."""
-    path = Path(config.source)
-    data = name_dims(load(path, config.key, "key"), source_dims(config), config.shape, config.order, str(path))
-    return xr.Dataset({"data": data}, attrs={"files": [str(path)]})
+    return read_array(config, load)
 
 
 def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
@@ -45,8 +41,6 @@ def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
 def with_sidecar(config: ConvertConfig) -> ConvertConfig:
     """Fill the settings that the recipe leaves at their defaults from ``NAME.yaml`` beside ``NAME.npy``.
 
-    Paths in a sidecar start at its own folder.
-
     Raises
     ------
     InputError
@@ -55,33 +49,12 @@ def with_sidecar(config: ConvertConfig) -> ConvertConfig:
     sidecar = Path(config.source).with_suffix(".yaml")
     if not sidecar.is_file():
         return config
-    try:
-        settings = yaml.safe_load(sidecar.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{sidecar} is not YAML: {error}") from error
-    plain = ConvertConfig()
-    defaults = {f.name: getattr(plain, f.name) for f in fields(plain)}
-    allowed = sorted(set(defaults) - _NOT_IN_SIDECAR)
+    settings = read_settings(sidecar)
+    allowed = sorted({setting.name for setting in fields(config)} - _NOT_IN_SIDECAR)
     if not isinstance(settings, dict) or not set(settings) <= set(allowed):
         unknown = sorted(set(settings) - set(allowed)) if isinstance(settings, dict) else settings
         raise InputError(f"{sidecar} holds {unknown}, which is no setting of a source; the settings are {allowed}")
-    changes: dict[str, Any] = {}
-    for name, value in settings.items():
-        if getattr(config, name) != defaults[name]:
-            continue
-        if name in _PATHS:
-            value = str(sidecar.parent / value)
-        elif name == "horizons":
-            value = [str(sidecar.parent / where) for where in value]
-        elif name == "coordinates":
-            value = {dim: _beside(sidecar, where) for dim, where in value.items()}
-        changes[name] = value
-    return replace(config, **changes)
-
-
-def _beside(sidecar: Path, where: Any) -> Any:
-    named = isinstance(where, str) and where.endswith((".json", ".npy"))
-    return str(sidecar.parent / where) if named else where
+    return replace(config, **{**from_its_folder(sidecar, settings), **changed(config, _NOT_IN_SIDECAR)})
 
 
 def _shape(archive: Any, name: str) -> tuple[int, ...]:
