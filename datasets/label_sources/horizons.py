@@ -8,10 +8,10 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.label_sources.classes import label_attributes
 from datasets.label_sources.points import map_cells
 from datasets.label_sources.vertical import vertical_values
-from datasets.labels import UNLABELLED
+from datasets.labels import UNLABELLED, label_attrs
+from datasets.sources import existing
 from datasets.tables import find_column, read_table
 from datasets.tables import numbers as column_numbers
 
@@ -19,10 +19,9 @@ _MAPS_APART = frozenset({"band", "date"})
 
 
 def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
-    """Give each cell between two horizons their class.
+    """Give each cell between two horizons their class, where both are picked.
 
-    A cell exactly on a horizon belongs to the class after it. Several picks of a cell count by their mean. A cell
-    is labelled only where the horizons on both sides of its class are picked.
+    A cell exactly on a horizon belongs to the class after it. Several picks of a cell count by their mean.
 
     Parameters
     ----------
@@ -56,7 +55,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
     pairs = [_surface(Path(path), ds, (dims[0], dims[1]), dim, config) for path in config.horizons]
     surfaces_HM = np.stack([surface for surface, _ in pairs])
     _refuse_crossing(surfaces_HM, config, ds, dims)
-    pieces = {name: size for name, size in ds["data"].chunksizes.items() if name in (dim, *dims)}
+    pieces = ds["data"].chunksizes
     surfaces = [xr.DataArray(surface, dims=dims).chunk({d: pieces[d] for d in dims if d in pieces})
                 for surface in surfaces_HM]  # fmt: skip
     values = xr.DataArray(values_Z, dims=[dim]).chunk({dim: pieces[dim]} if dim in pieces else {})
@@ -68,20 +67,18 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
         if value < last:
             within = within & (values < surfaces[value])
         labels = labels.where(~within, np.uint8(index))
-    placed = "; ".join(text for _, text in pairs)
     order = [name for name in ds["data"].dims if name in labels.dims]
-    return labels.transpose(*order).assign_attrs(label_attributes(config.class_names, placed))
+    placed = "; ".join(text for _, text in pairs)
+    return labels.transpose(*order).assign_attrs(label_attrs(config.class_names), placed=placed)
 
 
 def _surface(
     path: Path, ds: xr.Dataset, dims: tuple[str, str], vertical: str, config: ConvertConfig
 ) -> tuple[np.ndarray, str]:
-    """Read a horizon onto the map: its vertical coordinate a cell, NaN without a pick; and how much of it fits."""
+    """Vertical coordinate of a horizon in each cell of the map, NaN without a pick; and how much of it fits."""
     shape = tuple(ds.sizes[dim] for dim in dims)
     if path.suffix.lower() == ".npy":
-        if not path.is_file():
-            raise InputError(f"no file at {path}; check horizons")
-        surface = np.load(path, allow_pickle=False).astype(np.float64)
+        surface = np.load(existing(str(path), "horizons"), allow_pickle=False).astype(np.float64)
         if surface.shape != shape:
             raise InputError(
                 f"{path} has shape {surface.shape}, but the map of the volume, {list(dims)}, has {shape}; transpose "

@@ -14,8 +14,7 @@ _POLYGONS = (".geojson", ".json", ".gpkg")
 
 def is_placed(config: ConvertConfig) -> bool:
     """Whether the labels are things to be placed on the volume's cells, and no array of cells themselves."""
-    suffix = table_suffix(config.labels)
-    return bool(config.horizons) or (bool(config.labels) and suffix in (*_POLYGONS, *TABLE_SUFFIXES))
+    return bool(config.horizons) or table_suffix(config.labels) in (*_POLYGONS, *TABLE_SUFFIXES)
 
 
 def place_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:

@@ -13,9 +13,10 @@ from pyproj import CRS
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.label_sources.classes import class_indices, label_attributes
-from datasets.labels import UNLABELLED
+from datasets.label_sources.classes import class_indices
+from datasets.labels import UNLABELLED, label_attrs
 from datasets.map_grid import MapGrid, crs_name, parse_crs
+from datasets.sources import existing
 
 _DEGREES = CRS.from_string("OGC:CRS84")  # what GeoJSON is in where it does not say (RFC 7946)
 _SHOWN = 20
@@ -42,7 +43,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
     InputError
         Where the file cannot be read, holds no polygons or an unknown class, or none of them covers a cell.
     """
-    path = Path(config.labels)
+    path = existing(config.labels, "labels")
     geometries, attributes, crs = (_read_geopackage if path.suffix.lower() == ".gpkg" else _read_geojson)(path)
     if not geometries:
         raise InputError(f"{path} holds no polygons; check the file")
@@ -55,9 +56,9 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
         raise InputError(f"{path} {problem}; set labels_key to the attribute of the class, one of: {held}")
     codes = class_indices(attributes[config.labels_key], config.class_names, f"attribute {config.labels_key} of {path}")
     grid = MapGrid.of(ds, f"placing {path.name}")
-    geometries = _to_grid(
-        geometries, parse_crs(config.labels_crs, "labels_crs") if config.labels_crs else crs, grid, path
-    )
+    if config.labels_crs:
+        crs = parse_crs(config.labels_crs, "labels_crs")
+    geometries = _to_grid(geometries, crs, grid, path)
     index = rasterio.features.rasterize(
         ((shape, number) for number, shape in enumerate(geometries, start=1)),
         out_shape=grid.shape,
@@ -73,12 +74,10 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
         )
     labels = np.concatenate([[UNLABELLED], codes]).astype(np.uint8)[index]
     placed = f"{path.name}: {seen} of {len(geometries)} polygons"
-    return xr.DataArray(labels, dims=grid.dims, attrs=label_attributes(config.class_names, placed))
+    return xr.DataArray(labels, dims=grid.dims, attrs={**label_attrs(config.class_names), "placed": placed})
 
 
 def _read_geojson(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CRS | None]:
-    if not path.is_file():
-        raise InputError(f"no file at {path}; check labels")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         features = content["features"] if content["type"] == "FeatureCollection" else [content]
@@ -98,8 +97,6 @@ def _read_geopackage(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CR
         raise InputError(
             f"reading {path} needs pyogrio and shapely: pip install 'telegrapher[vectors]', or save it as GeoJSON"
         ) from error
-    if not path.is_file():
-        raise InputError(f"no file at {path}; check labels")
     try:
         layers = pyogrio.list_layers(path)[:, 0]
         if len(layers) != 1:
@@ -124,10 +121,7 @@ def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, p
     if crs is None:
         crs = _DEGREES
         if max(abs(west), abs(east)) > 360 or max(abs(south), abs(north)) > 90:
-            raise InputError(
-                f"{path} does not say its CRS, and x {west:g} to {east:g}, y {south:g} to {north:g} are no degrees; "
-                "set labels_crs"
-            )
+            raise InputError(f"{path} does not say its CRS, and {_extent(geometries)} are no degrees; set labels_crs")
     if crs.equals(grid.crs, ignore_axis_order=True):
         return geometries
     try:
@@ -139,11 +133,9 @@ def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, p
     return moved
 
 
-def _bounds(geometries: list[dict[str, Any]]) -> tuple[float, float, float, float]:
+def _bounds(geometries: list[dict[str, Any]]) -> np.ndarray:
     boxes = np.array([rasterio.features.bounds(shape) for shape in geometries])
-    west, south = boxes[:, :2].min(axis=0)
-    east, north = boxes[:, 2:].max(axis=0)
-    return float(west), float(south), float(east), float(north)
+    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
 
 
 def _extent(geometries: list[dict[str, Any]]) -> str:
