@@ -5,7 +5,6 @@ Exploration Geophysicists, 2003.
 """
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,19 +20,10 @@ _NULL = re.compile(r"NULL\s*=\s*([^,:\s]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Field:
-    """A field of a record: `repeat` columns of `width` characters from `start` on, as ``15f12.6``.
+class _Field:
+    """A field of a record: `repeat` values of `width` characters from `start` on, as ``15f12.6``.
 
-    Attributes
-    ----------
-    name
-        Name of the field.
-    start, width, repeat
-        First character, characters of a value, and number of values.
-    text
-        Whether it holds text and no numbers.
-    null
-        Value that stands for none, or None.
+    It holds text or numbers, of which `null` stands for none.
     """
 
     name: str
@@ -45,21 +35,14 @@ class Field:
 
     @property
     def end(self) -> int:
-        """Character after the last."""
         return self.start + self.width * self.repeat
 
 
-def read_definition(path: Path) -> list[Field]:
-    """Read the fields of the data records from a .dfn.
-
-    Raises
-    ------
-    InputError
-        Where it defines none, or one in a way that is not understood.
-    """
+def _read_definition(path: Path) -> list[_Field]:
+    """Read the fields of the data records from a .dfn."""
     if not path.is_file():
         raise InputError(f"no file at {path}, which defines the columns of an ASEG-GDF2 .dat; put it beside the data")
-    fields: list[Field] = []
+    fields: list[_Field] = []
     start = 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         found = _DEFINITION.match(line.strip())
@@ -78,7 +61,7 @@ def read_definition(path: Path) -> list[Field]:
                 raise InputError(f"{path} defines a field as {entry.strip()!r}, which is not understood; correct it")
             repeat, kind = int(shape[1] or 1), shape[2].upper()
             null = _NULL.search(rest)
-            field = Field(name, start, int(shape[3] or 1), repeat, kind == "A", _number(null[1]) if null else None)
+            field = _Field(name, start, int(shape[3] or 1), repeat, kind == "A", _number(null[1]) if null else None)
             fields.append(field)
             start = field.end
     if not fields:
@@ -86,15 +69,13 @@ def read_definition(path: Path) -> list[Field]:
     return fields
 
 
-def read_table(path: Path, wanted: Collection[str] = ()) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
     """Read the numbers of an ASEG-GDF2 data set.
 
     Parameters
     ----------
     path
         The .dat or the .dfn; the other lies beside it.
-    wanted
-        Fields to read, in lower case; all numbers by default.
 
     Returns
     -------
@@ -106,8 +87,8 @@ def read_table(path: Path, wanted: Collection[str] = ()) -> pd.DataFrame:
     InputError
         Where a file is missing, or a record does not fit the definition.
     """
-    dat, dfn = data_file(path), _beside(path, ".dfn")
-    fields = read_definition(dfn)
+    dat, dfn = beside(path, ".dat"), beside(path, ".dfn")
+    fields = _read_definition(dfn)
     if not dat.is_file():
         raise InputError(f"no file at {dat}, the data that {dfn.name} defines; put it beside the definition")
     least = max(field.end - field.width + 1 for field in fields)  # trailing blanks may be cut off
@@ -126,7 +107,7 @@ def read_table(path: Path, wanted: Collection[str] = ()) -> pd.DataFrame:
             lines.append(record)
     columns = {}
     for field in fields:
-        if field.text or (wanted and field.name.lower() not in wanted):
+        if field.text:
             continue
         for index in range(field.repeat):
             cut = slice(field.start + index * field.width, field.start + (index + 1) * field.width)
@@ -141,17 +122,12 @@ def read_table(path: Path, wanted: Collection[str] = ()) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def data_file(path: Path) -> Path:
-    """Name the .dat beside a .dfn."""
-    return _beside(path, ".dat")
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    """Find the neighbour of that suffix, in small letters or capitals."""
+def beside(path: Path, suffix: str) -> Path:
+    """Name the file of that suffix, in small letters or in capitals if there is one: `path` itself or its neighbour."""
     if path.suffix.lower() == suffix:
         return path
-    return next((other for other in (path.with_suffix(suffix), path.with_suffix(suffix.upper())) if other.is_file()),
-                path.with_suffix(suffix))  # fmt: skip
+    small, capitals = path.with_suffix(suffix), path.with_suffix(suffix.upper())
+    return capitals if capitals.is_file() and not small.is_file() else small
 
 
 def _number(text: str) -> float:

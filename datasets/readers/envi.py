@@ -18,15 +18,14 @@ _COMPLEX = (6, 9)
 _SUFFIXES = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw")
 # Axes of the file, in order; what is read is always (band, y, x).
 _AXES = {"bsq": ("band", "y", "x"), "bil": ("y", "band", "x"), "bip": ("y", "x", "band")}
-_DIMS = ("band", "y", "x")
-_UTM = {"wgs-84": (32600, 32700), "wgs84": (32600, 32700)}
+_WGS84 = ("wgs-84", "wgs84")
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
     """Read (band, y, x) with wavelengths, positions, coordinate system, ignored value and bad bands of the header.
 
-    `config.source` is the header or the image beside it. Values are those of the file: gains and offsets that a header
-    may list are not applied. Bands that ``bbl`` marks as bad are not valid. See `datasets.readers`.
+    `config.source` is the header or the image beside it. Gains and offsets that a header may list are not applied.
+    Bands that ``bbl`` marks as bad are not valid. See `datasets.readers`.
 
     Raises
     ------
@@ -34,39 +33,28 @@ def read(config: ConvertConfig) -> xr.Dataset:
         Where header or image is missing, the header lacks or contradicts something, or the image is shorter than it
         says; where it is complex, compressed or rotated.
     """
-    header_path, image = _files(Path(config.source))
-    header = parse_header(header_path)
+    path, image = _files(Path(config.source))
+    header = _parse_header(path)
     sizes = {
-        dim: _whole(header, header_path, name, least=1)
-        for dim, name in (("band", "bands"), ("y", "lines"), ("x", "samples"))
+        dim: _whole(header, path, name, least=1) for dim, name in (("band", "bands"), ("y", "lines"), ("x", "samples"))
     }
-    dtype, offset, axes = _layout(header, header_path)
-    refuse_short(image, offset + math.prod(sizes.values()) * dtype.itemsize, f"its header {header_path.name}")
+    dtype, offset, axes = _layout(header, path)
+    refuse_short(image, offset + math.prod(sizes.values()) * dtype.itemsize, f"its header {path.name}")
     strides = {dim: math.prod(sizes[inner] for inner in axes[at + 1 :]) * dtype.itemsize for at, dim in enumerate(axes)}
     array = plain_array(
-        image,
-        dtype,
-        tuple(sizes[dim] for dim in _DIMS),
-        offset=offset,
-        strides=tuple(strides[dim] for dim in _DIMS),
+        image, dtype, tuple(sizes.values()), offset=offset, strides=tuple(strides[dim] for dim in sizes)
     )
-    ds = xr.Dataset({"data": array.variable(list(_DIMS))}, coords=_bands(header, header_path, sizes["band"]))
-    ds.attrs = {"files": [str(header_path), str(image)]}
+    ds = xr.Dataset({"data": array.variable(list(sizes))}, coords=_bands(header, path, sizes["band"]))
+    ds.attrs = {"files": [str(path), str(image)]}
     if "bbl" in header:
-        ds["valid"] = ("band", _numbers(header, header_path, "bbl", sizes["band"]) != 0)
+        ds["valid"] = ("band", _numbers(header, path, "bbl", sizes["band"]) != 0)
     if "data ignore value" in header:
-        ds.attrs["nodata"] = [_number(header["data ignore value"], header_path, "data ignore value")]
-    return _place(ds, header, header_path)
+        ds.attrs["nodata"] = [_number(header["data ignore value"], path, "data ignore value")]
+    return _place(ds, header, path)
 
 
-def parse_header(path: Path) -> dict[str, str]:
-    """Take an ENVI header apart: name in lower case -> text, without the braces of lists.
-
-    Raises
-    ------
-    InputError
-        Where the file does not start with ``ENVI``, or a list is not closed.
-    """
+def _parse_header(path: Path) -> dict[str, str]:
+    """Take an ENVI header apart: name in lower case -> text, without the braces of lists."""
     text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
     first, _, rest = text.partition("\n")
     if first.strip() != "ENVI":
@@ -167,9 +155,9 @@ def _place(ds: xr.Dataset, header: dict[str, str], path: Path) -> xr.Dataset:
 def _named_crs(parts: list[str]) -> str:
     """Coordinate system of the two usual projections on WGS 84; empty for any other, which the user must name."""
     projection, rest = parts[0].lower(), [part.lower() for part in parts[7:]]
-    if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _UTM:
-        return f"EPSG:{_UTM[rest[2]][rest[1] == 'south'] + int(rest[0])}"
-    return "EPSG:4326" if projection == "geographic lat/lon" and rest[:1] in (["wgs-84"], ["wgs84"]) else ""
+    if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _WGS84:
+        return f"EPSG:{(32700 if rest[1] == 'south' else 32600) + int(rest[0])}"
+    return "EPSG:4326" if projection == "geographic lat/lon" and rest and rest[0] in _WGS84 else ""
 
 
 def _text(header: dict[str, str], path: Path, name: str) -> str:

@@ -15,18 +15,7 @@ _GEOSOFT_WIDTHS = {size + packed for size in (1, 2, 4, 8) for packed in (0, 1024
 
 
 def grid_format(path: Path) -> str:
-    """Tell the formats that share the suffix .grd by their first bytes.
-
-    Returns
-    -------
-    str
-        ``surfer``, ``geosoft``, or ``netcdf`` (as GMT writes).
-
-    Raises
-    ------
-    InputError
-        Where it is none of them.
-    """
+    """Tell Surfer, Geosoft and (as GMT writes) netCDF, which share the suffix .grd, by the first bytes of a file."""
     with path.open("rb") as file:
         start = file.read(4)
     if start in _SURFER:
@@ -50,12 +39,7 @@ def map_grid(
     x, y
         Centre of the first column or row, and the distance to the next.
     config
-        Conversion; must say the coordinate system, which these formats do not hold.
-
-    Raises
-    ------
-    InputError
-        Where no coordinate system is named.
+        Conversion; `InputError` where it lacks the coordinate system, which these formats do not hold.
     """
     if not config.crs:
         raise InputError(

@@ -15,10 +15,8 @@ class LazyArray(BackendArray):
 
     Parameters
     ----------
-    shape
-        Cells along each axis.
-    dtype
-        Type of a cell.
+    shape, dtype
+        Cells along each axis, and type of a cell.
     read
         From integers and slices with positive steps, one an axis, to the values there.
     """
@@ -29,7 +27,7 @@ class LazyArray(BackendArray):
         self.read = read
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
-        """Read what xarray asks for, brought down to integers and slices."""
+        """Read what xarray asks for, in integers and slices."""
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self.read)
 
     def load(self) -> np.ndarray:

@@ -13,7 +13,6 @@ from datasets.map_grid import parse_crs, project
 from datasets.readers import aseg_gdf
 from datasets.tables import find_column, numbers, read_table
 
-SUFFIXES = (".csv", ".txt", ".xyz", ".dat", ".dfn")
 _X_NAMES = ("easting", "x", "longitude", "lon")
 _Y_NAMES = ("northing", "y", "latitude", "lat")
 _DEGREES = {"longitude", "lon", "latitude", "lat"}
@@ -22,7 +21,7 @@ _DEGREES = {"longitude", "lon", "latitude", "lat"}
 def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     """Grid the readings of `config.columns` to (band, y, x), or (layer, y, x) for one column of several values.
 
-    See `datasets.readers`. Cells that are given, `onto`, are taken in place of those that `config.cell_size` makes.
+    The cells are `onto`, or else those that `config.cell_size` makes. See `datasets.readers`.
 
     Raises
     ------
@@ -32,7 +31,7 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     path = Path(config.source)
     _check(config, onto)
     table, files = _table(path, config)
-    columns, names, layered = _columns(table, path, config)
+    columns = _columns(table, path, config)
     x, y = _positions(table, path, config)
     values = np.column_stack([numbers(table, column, path) for column in columns])
     if config.nodata is not None:
@@ -50,11 +49,14 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
             + ("" if onto is None else f", or check the CRS: the readings are at {_extent(x, y)}, the cells at "
                f"{_extent(cells.x, cells.y)}")
         )  # fmt: skip
-    dim = "layer" if layered else "band"
-    coordinate = xr.Variable(dim, np.arange(len(names)) + (0 if layered else 1), {} if layered else {"names": names})
+    if len(config.columns) == 1 and len(columns) > 1:
+        levels = xr.Variable("layer", np.arange(len(columns)))
+    else:
+        levels = xr.Variable("band", np.arange(1, len(columns) + 1), {"names": columns})
+    (dim,) = levels.dims
     return xr.Dataset(
         {"data": ((dim, "y", "x"), grid)},
-        coords={dim: coordinate, "y": cells.y, "x": cells.x},
+        coords={dim: levels, "y": cells.y, "x": cells.x},
         attrs={
             "files": files,
             "gridding": f"medians of cells of {cells.size:g}, {config.gridding} between them, {len(x)} of {len(table)} "
@@ -68,7 +70,7 @@ def _extent(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def _check(config: ConvertConfig, onto: Cells | None) -> None:
-    """Refuse before anything is read what cannot be gridded."""
+    """Refuse what cannot be gridded before anything is read."""
     source = config.source
     if not config.columns:
         raise InputError(f"columns is empty; name the readings of {source} to grid, as in [mag]")
@@ -85,20 +87,19 @@ def _check(config: ConvertConfig, onto: Cells | None) -> None:
 
 
 def _table(path: Path, config: ConvertConfig) -> tuple[pd.DataFrame, list[str]]:
-    definition = next((at for at in (path.with_suffix(".dfn"), path.with_suffix(".DFN")) if at.is_file()), None)
-    if path.suffix.lower() == ".dfn" or (path.suffix.lower() == ".dat" and definition):
-        data = path if path.suffix.lower() == ".dat" else aseg_gdf.data_file(path)
-        return aseg_gdf.read_table(path), [str(data), str(definition)]
+    definition = aseg_gdf.beside(path, ".dfn")
+    if definition == path or (path.suffix.lower() == ".dat" and definition.is_file()):
+        return aseg_gdf.read_table(path), [str(aseg_gdf.beside(path, ".dat")), str(definition)]
     return read_table(path, config.table_columns, "table_columns"), [str(path)]
 
 
-def _columns(table: pd.DataFrame, path: Path, config: ConvertConfig) -> tuple[list[str], list[str], bool]:
-    """Columns of the readings and their names; whether they are the layers of one column of several values."""
+def _columns(table: pd.DataFrame, path: Path, config: ConvertConfig) -> list[str]:
+    """Find the columns of the readings; one of several values is found as NAME[0], NAME[1] and so on."""
     found: list[str] = []
     for name in config.columns:
         layers = [str(column) for column in table.columns if str(column).lower().startswith(f"{name.lower()}[")]
         found += layers or [find_column(table, [name], path, "columns")]
-    return found, found, len(config.columns) == 1 and len(found) > 1
+    return found
 
 
 def _positions(table: pd.DataFrame, path: Path, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import scipy.io
@@ -10,7 +9,7 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.readers.arrays import name_dims, pick_key, source_dims
+from datasets.readers.arrays import pick_key, read_array
 from datasets.readers.lazy import Cut, LazyArray
 
 _HDF5 = b"\x89HDF"
@@ -18,13 +17,8 @@ _BEFORE_HDF5 = 512  # MATLAB's own header, in front of that of HDF5
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read one array of a .mat file; one of version 7.3 stays on disk until its parts are asked for.
-
-    See `datasets.readers`.
-    """
-    path = Path(config.source)
-    data = name_dims(load(path, config.key, "key"), source_dims(config), config.shape, config.order, f"{path}")
-    return xr.Dataset({"data": data}, attrs={"files": [str(path)]})
+    """Read one array of a .mat file; one of version 7.3 stays on disk until it is asked for. See `datasets.readers`."""
+    return read_array(config, load)
 
 
 def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
@@ -32,10 +26,8 @@ def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
 
     Parameters
     ----------
-    path
-        File to read.
-    key
-        Name of the array; may be empty where there is one only.
+    path, key
+        File, and name of the array; may be empty where there is one only.
     option
         Setting that names the key, for the error message.
 
@@ -90,10 +82,12 @@ def _open_hdf5(path: Path, key: str, option: str) -> LazyArray:
                 raise InputError(f"{key!r} in {path} is a {kind} array; {option} must name one of real numbers")
     except OSError as error:
         raise InputError(f"{path} is not a MATLAB file that can be read ({error}); check the file") from error
-    return LazyArray(shapes[key], dtype.newbyteorder("="), partial(_read_hdf5, h5py.File, path, key))
+    return LazyArray(shapes[key], dtype.newbyteorder("="), partial(_read_hdf5, path, key))
 
 
-def _read_hdf5(open_file: Any, path: Path, key: str, cut: Cut) -> np.ndarray:
-    with open_file(path, "r") as file:
+def _read_hdf5(path: Path, key: str, cut: Cut) -> np.ndarray:
+    import h5py
+
+    with h5py.File(path, "r") as file:
         values = file[key][cut[::-1]]
     return np.asarray(values).T.astype(values.dtype.newbyteorder("="), order="C", copy=False)

@@ -1,5 +1,6 @@
 """Blocks of arrays that lie plain in a file, read without mapping it: mapped pages would count as memory of ours."""
 
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,8 @@ def plain_array(
 
     Parameters
     ----------
-    path
-        File.
-    dtype
-        Type of a cell in the file, in its byte order; the result has the machine's.
+    path, dtype
+        File, and type of a cell there in its byte order; the result has the machine's.
     shape
         Cells along each axis.
     offset
@@ -31,7 +30,7 @@ def plain_array(
         Bytes from a cell to the next along each axis, in any order of size. Default: the last axis runs fastest.
     """
     if strides is None:
-        strides = tuple(int(np.prod(shape[axis + 1 :], dtype=np.int64)) * dtype.itemsize for axis in range(len(shape)))
+        strides = tuple(math.prod(shape[axis + 1 :]) * dtype.itemsize for axis in range(len(shape)))
     return LazyArray(shape, dtype.newbyteorder("="), partial(_read_block, path, dtype, shape, strides, offset))
 
 
@@ -62,7 +61,7 @@ def _read_block(
 def _axes_alone(counts: list[int], steps: list[int], itemsize: int) -> int:
     """How many of the slowest axes are walked cell by cell, so that no run is mostly bytes that nobody wants."""
     for alone in range(len(counts)):
-        wanted = int(np.prod(counts[alone:])) * itemsize
+        wanted = math.prod(counts[alone:]) * itemsize
         if _span(counts[alone:], steps[alone:], itemsize) <= _WASTE * wanted:
             return alone
     return max(0, len(counts) - 1)

@@ -18,6 +18,7 @@ _MISREAD = {4: "fixed point with gain", 7: "24-bit integers", 15: "24-bit unsign
 _FORMAT_OFFSET = 3224
 _DEAD = 2
 _LEAST_FILLED = 0.05
+_WAY_OUT = "set inline_byte and crossline_byte if the numbers are elsewhere"
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
@@ -29,7 +30,7 @@ def read(config: ConvertConfig) -> xr.Dataset:
         Where the file is not SEG-Y, or its traces do not fill a cube with one trace a cell.
     """
     path = Path(config.source)
-    endian = find_endian(path) if config.endian == "auto" else config.endian
+    endian = _find_endian(path) if config.endian == "auto" else config.endian
     with _open(path, endian) as file:
         numbers = [_header(file, path, name, getattr(config, name)) for name in ("inline_byte", "crossline_byte")]
         x, y = (_header(file, path, name, getattr(config, name)) for name in ("x_byte", "y_byte"))
@@ -43,9 +44,8 @@ def read(config: ConvertConfig) -> xr.Dataset:
     rows, columns = np.searchsorted(inlines, numbers[0]), np.searchsorted(crosslines, numbers[1])
     _check_cube(config, index.shape, rows, columns, numbers)
     index[rows, columns] = np.arange(len(rows))
-    array = LazyArray(
-        (*index.shape, len(samples)), dtype, partial(_read_traces, path, endian, index, dtype, len(samples))
-    )
+    read_traces = partial(_read_traces, path, endian, index, dtype, len(samples))
+    array = LazyArray((*index.shape, len(samples)), dtype, read_traces)
     valid = np.zeros(index.shape, bool)
     valid[rows, columns] = alive
     length = "ft" if feet else "m"
@@ -71,14 +71,8 @@ def read(config: ConvertConfig) -> xr.Dataset:
     return ds
 
 
-def find_endian(path: Path) -> str:
-    """Tell the byte order from the sample format, a small number that nonsense follows from in the other order.
-
-    Raises
-    ------
-    InputError
-        Where it is in neither, or a format that cannot be read.
-    """
+def _find_endian(path: Path) -> str:
+    """Tell the byte order from the sample format, a small number that is nonsense in the other order."""
     with path.open("rb") as file:
         file.seek(_FORMAT_OFFSET)
         code = file.read(2)
@@ -119,24 +113,23 @@ def _header(file: segyio.SegyFile, path: Path, name: str, byte: int) -> np.ndarr
 def _check_lines(file: segyio.SegyFile, config: ConvertConfig, inline: np.ndarray, crossline: np.ndarray) -> None:
     """Refuse what has no cell numbers: gathers before stack, and single lines."""
     path, bytes_ = config.source, f"bytes {config.inline_byte} and {config.crossline_byte}"
-    way_out = "set inline_byte and crossline_byte if the numbers are elsewhere"
-    if len(np.unique(inline)) > 1 and len(np.unique(crossline)) > 1:
+    inlines, crosslines = len(np.unique(inline)), len(np.unique(crossline))
+    if inlines > 1 and crosslines > 1:
         return
     midpoints = len(np.unique(file.attributes(segyio.TraceField.CDP)[:]))
-    same = len(np.unique(inline)) == 1 and len(np.unique(crossline)) == 1
-    if same and midpoints == 1 < file.tracecount:
+    if inlines == crosslines == midpoints == 1 < file.tracecount:
         raise InputError(
             f"{path} is not a cube: its {file.tracecount} traces all have inline {inline[0]} and crossline "
-            f"{crossline[0]} (header {bytes_}), as in a gather before stack; stack it first, or {way_out}"
+            f"{crossline[0]} (header {bytes_}), as in a gather before stack; stack it first, or {_WAY_OUT}"
         )
     raise InputError(
         f"{path} is not a cube but a 2-D line of {file.tracecount} traces: the header {bytes_} hold "
-        f"{len(np.unique(inline))} inline and {len(np.unique(crossline))} crossline; {way_out}, or save it as .npy"
+        f"{inlines} inline and {crosslines} crossline; {_WAY_OUT}, or save it as .npy"
     )
 
 
 def _axis(numbers: np.ndarray) -> np.ndarray:
-    """Line numbers from the first to the last at their common step, so that missing lines have their place."""
+    """Line numbers from the first to the last at their common step: missing lines have their place."""
     present = np.unique(numbers)
     step = int(np.gcd.reduce(np.diff(present)))
     return np.arange(present[0], present[-1] + 1, step)
@@ -147,41 +140,31 @@ def _check_cube(
 ) -> None:
     path = config.source
     bytes_ = f"header bytes {config.inline_byte} and {config.crossline_byte}"
-    way_out = "set inline_byte and crossline_byte if the numbers are elsewhere"
     cells, counts = np.unique(rows * shape[1] + columns, return_counts=True)
     if counts.max() > 1:
-        first = np.flatnonzero(rows * shape[1] + columns == cells[counts.argmax()])[0]
+        first = np.argmax(rows * shape[1] + columns == cells[counts.argmax()])
+        inline, crossline = (lines[first] for lines in numbers)
         raise InputError(
-            f"{path} is not a cube after stack: {counts.max()} traces share inline {numbers[0][first]}, crossline "
-            f"{numbers[1][first]} ({bytes_}); stack it first, or {way_out}"
+            f"{path} is not a cube after stack: {counts.max()} traces share inline {inline}, crossline {crossline} "
+            f"({bytes_}); stack it first, or {_WAY_OUT}"
         )
     if len(rows) < _LEAST_FILLED * shape[0] * shape[1]:
         raise InputError(
             f"{path} is not a cube: its {len(rows)} traces would fill {len(rows) / shape[0] / shape[1]:.1%} of "
-            f"{shape[0]} inlines x {shape[1]} crosslines ({bytes_}); {way_out}"
+            f"{shape[0]} inlines x {shape[1]} crosslines ({bytes_}); {_WAY_OUT}"
         )
 
 
 def _read_traces(path: Path, endian: str, index: np.ndarray, dtype: np.dtype, samples: int, cut: Cut) -> np.ndarray:
     """Read a block of the cube; every task opens the file for itself, because segyio's handles are not for threads.
 
-    Parameters
-    ----------
-    index
-        Number of each cell's trace, -1 where there is none: int64 [inline, crossline].
-    cut
-        Integers and slices for inline, crossline and sample.
-
-    Returns
-    -------
-    numpy.ndarray
-        The block; where there is no trace NaN for floats, 0 for integers.
+    `index` has the number of each cell's trace [inline, crossline]. Where that is -1, for none, the block has NaN, or 0
+    among integers.
     """
     wanted = np.asarray(index[cut[0], cut[1]])
     flat = wanted.ravel()
     kept = np.atleast_1d(np.arange(samples)[cut[2]])
-    fill = np.nan if dtype.kind == "f" else 0
-    block = np.full((flat.size, kept.size), fill, dtype)
+    block = np.full((flat.size, kept.size), np.nan if dtype.kind == "f" else 0, dtype)
     order = np.argsort(flat, kind="stable")
     order = order[flat[order] >= 0]
     with _open(path, endian) as file:

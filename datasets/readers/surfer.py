@@ -1,7 +1,6 @@
 """Golden Software Surfer grids: version 7 (DSRB), version 6 binary (DSBB) and text (DSAA).
 
-Source: the descriptions of the three formats in Surfer's manual. Coordinates are those of the nodes; rows run
-northwards.
+Source: their descriptions in Surfer's manual. Coordinates are those of the nodes; rows run northwards.
 """
 
 import math
