@@ -4,16 +4,15 @@ Shapes: N readings, K values of each, Y rows and X columns.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy.interpolate import CloughTocher2DInterpolator, LinearNDInterpolator, NearestNDInterpolator
 from scipy.spatial import QhullError, cKDTree
 
+from datasets.config_convert import Gridding
 from datasets.errors import InputError
 
-Method = Literal["nearest", "linear", "cubic"]
 _INTERPOLATORS = {
     "nearest": NearestNDInterpolator,
     "linear": LinearNDInterpolator,
@@ -40,13 +39,7 @@ class Cells:
 
 
 def plan_cells(x_N: np.ndarray, y_N: np.ndarray, size: float) -> Cells:
-    """Lay cells over all readings.
-
-    Raises
-    ------
-    InputError
-        Where they would be too many for memory.
-    """
+    """Lay cells over all readings; `InputError` where they would be too many for memory."""
     west, south = np.floor(np.min(x_N) / size), np.floor(np.min(y_N) / size)
     east, north = np.floor(np.max(x_N) / size), np.floor(np.max(y_N) / size)
     cells = (east - west + 1) * (north - south + 1)
@@ -59,28 +52,20 @@ def plan_cells(x_N: np.ndarray, y_N: np.ndarray, size: float) -> Cells:
 
 
 def block_medians(x_N: np.ndarray, y_N: np.ndarray, values_NK: np.ndarray, size: float) -> np.ndarray:
-    """Replace the readings of each cell by the median of their positions and values, which tames dense flight lines.
-
-    Returns
-    -------
-    numpy.ndarray
-        [blocks, 2 + K]: x, y, values.
-    """
+    """Medians of positions and values in each cell, [blocks, 2 + K], which tame dense flight lines."""
     table = pd.DataFrame(np.column_stack([x_N, y_N, values_NK]))
     return table.groupby([np.floor(y_N / size), np.floor(x_N / size)]).median().to_numpy()
 
 
 def grid_readings(
-    x_N: np.ndarray, y_N: np.ndarray, values_NK: np.ndarray, cells: Cells, method: Method, blank_distance: float
+    x_N: np.ndarray, y_N: np.ndarray, values_NK: np.ndarray, cells: Cells, method: Gridding, blank_distance: float
 ) -> np.ndarray:
     """Interpolate readings at the centres of cells.
 
     Parameters
     ----------
-    x_N, y_N
-        Positions.
-    values_NK
-        Readings; NaN where there is none.
+    x_N, y_N, values_NK
+        Positions and readings; NaN where there is none.
     cells
         The grid.
     method

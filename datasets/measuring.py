@@ -1,6 +1,6 @@
 """What is measured of a volume while its pieces pass by: a sketch of every entry, and which columns never change.
 
-E entries (such as bands), M cells of the map. Pieces may come in any order and be measured by several threads.
+Pieces may come in any order and be measured by several threads. Shapes: E entries (such as bands), M cells of the map.
 """
 
 import math
@@ -24,10 +24,8 @@ class Measuring:
 
     Attributes
     ----------
-    sizes
-        Dimension -> cells.
-    dtype
-        Type of the data.
+    sizes, dtype
+        Dimension -> cells, and type of the data.
     entries
         Dimensions whose entries are measured each by itself.
     centre
@@ -42,24 +40,26 @@ class Measuring:
     @classmethod
     def of(cls, data: xr.DataArray, centre: np.ndarray | None = None) -> "Measuring":
         """Plan the measuring of a volume; a small sample from its middle gives the centres, if not known."""
-        entries = entry_dims(data.sizes)
+        sizes, entries = {str(dim): size for dim, size in data.sizes.items()}, entry_dims(data.sizes)
         dtype = np.dtype(np.uint8) if data.dtype.kind == "b" else data.dtype
-        plan = cls({str(dim): size for dim, size in data.sizes.items()}, dtype, entries, np.zeros(0))
-        if is_exact(dtype) or centre is not None:
-            return cls(plan.sizes, dtype, entries, np.zeros(plan.count) if centre is None else centre)
-        middle = {
-            dim: slice(max(0, size // 2 - _SAMPLE // 2), size // 2 + _SAMPLE // 2 + 1)
-            for dim, size in plan.sizes.items()
-            if dim not in entries
-        }
-        sample = data.isel(middle).transpose(*entries, ...).values.astype(np.float64).reshape(plan.count, -1)
-        centres = [np.median(part[np.isfinite(part)]) if np.isfinite(part).any() else 0.0 for part in sample]
-        return cls(plan.sizes, plan.dtype, entries, np.array(centres))
+        count = math.prod(sizes[dim] for dim in entries)
+        if centre is None and is_exact(dtype):
+            centre = np.zeros(count)
+        elif centre is None:
+            middle = {
+                dim: slice(max(0, size // 2 - _SAMPLE // 2), size // 2 + _SAMPLE // 2 + 1)
+                for dim, size in sizes.items()
+                if dim not in entries
+            }
+            sample = data.isel(middle).transpose(*entries, ...).values.astype(np.float64).reshape(count, -1)
+            finite = [part[np.isfinite(part)] for part in sample]
+            centre = np.array([np.median(part) if part.size else 0.0 for part in finite])
+        return cls(sizes, dtype, entries, centre)
 
     @property
     def count(self) -> int:
         """Number of entries."""
-        return math.prod(self.sizes[dim] for dim in self.entries)
+        return self.centre.size
 
     @property
     def columns(self) -> list[str]:
@@ -77,7 +77,7 @@ class Measuring:
         Parameters
         ----------
         values, valid
-            Data and mask of the piece, in stored order; no mask means that all cells hold data.
+            Data and mask of the piece, in stored order; without a mask all cells hold data.
         where
             Dimension -> cells of the piece.
 
@@ -95,22 +95,17 @@ class Measuring:
             keep = finite if valid is None else finite & valid
         order = [dims.index(dim) for dim in [*self.entries, *(dim for dim in dims if dim not in self.entries)]]
         held = np.arange(self.count).reshape([self.sizes[dim] for dim in self.entries])
-        held = held[tuple(where[dim] for dim in self.entries)].ravel()
+        held = held[tuple(where[dim] for dim in self.entries)]
         parts = [np.empty(0, values.dtype)] * self.count
         kept = [np.empty(0, bool)] * self.count
-        for row, entry in enumerate(held):
-            parts[entry] = self._entry(values, order, row)
+        for at, entry in np.ndenumerate(held):
+            parts[entry] = values.transpose(order)[at].ravel()
             if keep is not None:
-                kept[entry] = self._entry(keep, order, row)
+                kept[entry] = keep.transpose(order)[at].ravel()
         arrays = to_arrays(sketch(parts, None if keep is None else kept, self.centre))
         if self.columns:
             arrays |= _columns(values, keep, tuple(axis for axis, dim in enumerate(dims) if dim not in self.columns))
         return arrays
-
-    def _entry(self, array: np.ndarray, order: list[int], row: int) -> np.ndarray:
-        moved = array.transpose(order)
-        at = np.unravel_index(row, moved.shape[: len(self.entries)]) if self.entries else ()
-        return moved[at].ravel()
 
 
 def _columns(values: np.ndarray, keep: np.ndarray | None, axes: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -9,27 +9,19 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.readers import envi, geosoft, geotiff, lines, matlab, netcdf, numpy, segy, surfer, tensorly
 from datasets.readers.grids import grid_format
-from datasets.tables import table_suffix
+from datasets.tables import TABLE_SUFFIXES, table_suffix
 
 _SUFFIXES = {
     ".mat": "matlab", ".npy": "numpy", ".npz": "numpy",
-    **dict.fromkeys(lines.SUFFIXES, "lines"),
+    **dict.fromkeys((*TABLE_SUFFIXES, ".dfn"), "lines"),
     ".sgy": "segy", ".segy": "segy", ".tif": "geotiff", ".tiff": "geotiff",
     ".hdr": "envi", ".img": "envi", ".bsq": "envi", ".bil": "envi", ".bip": "envi",
     ".nc": "netcdf", ".nc4": "netcdf", ".cdf": "netcdf", ".grd": "grid",
 }  # fmt: skip
 READERS: dict[str, Callable[[ConvertConfig], xr.Dataset]] = {
-    "matlab": matlab.read,
-    "numpy": numpy.read,
-    "segy": segy.read,
-    "geotiff": geotiff.read,
-    "tensorly": tensorly.read,
-    "envi": envi.read,
-    "geosoft": geosoft.read,
-    "surfer": surfer.read,
-    "netcdf": netcdf.read,
-    "lines": lines.read,
-}
+    "matlab": matlab.read, "numpy": numpy.read, "segy": segy.read, "geotiff": geotiff.read, "tensorly": tensorly.read,
+    "envi": envi.read, "geosoft": geosoft.read, "surfer": surfer.read, "netcdf": netcdf.read, "lines": lines.read,
+}  # fmt: skip
 
 
 def source_kind(source: str, wanted: str, option: str) -> str:
@@ -37,10 +29,8 @@ def source_kind(source: str, wanted: str, option: str) -> str:
 
     Parameters
     ----------
-    source
-        Path of the file, or ``tensorly:NAME``.
-    wanted
-        Format that the user names, or ``auto``.
+    source, wanted
+        Path of the file, or ``tensorly:NAME``; format that the user names, or ``auto``.
     option
         Setting that names the source, for the error message.
 
