@@ -62,9 +62,9 @@ class MoreSource:
 
 def _expected(name: str, value: object) -> str:
     """Say what a setting of a further source must be, where it is something else."""
-    choices = {"format": get_args(Format), "gridding": get_args(Gridding)}
-    if name in choices:
-        return "" if value in choices[name] else f"one of {', '.join(choices[name])}"
+    choices = {"format": get_args(Format), "gridding": get_args(Gridding)}.get(name)
+    if choices:
+        return "" if value in choices else f"one of {', '.join(choices)}"
     if name in ("nodata", "blank_distance"):
         return "" if value is None or (isinstance(value, int | float) and value is not True) else "a number"
     if name in ("source", "crs", "key"):
@@ -92,13 +92,13 @@ class ConvertConfig:
     format
         Format of the source; ``auto`` goes by its suffix, and for .grd by its first bytes.
     key
-        Name of the array in a .mat, .npz or netCDF file; needed where the file holds several.
+        Name of the array in a .mat, .npz or netCDF file that holds several.
     shape
         Shape that the array is brought to first: ``[156, 95, 95]`` for a scene flattened to (156, 9025).
     order
         How a flattened array runs through its cells: ``C`` (last index first) or ``F`` (column-major, as MATLAB does).
     dims
-        Names of the array's dimensions, in order; axes of length 1 that are left over are dropped.
+        Names of the array's dimensions, in order; left-over axes of length 1 are dropped.
     transpose
         Order in which the dimensions are stored. Default: the source's.
     labels
@@ -144,8 +144,8 @@ class ConvertConfig:
     coordinate_units
         Dimension -> units of its coordinates.
     extent
-        GeoJSON file whose bounds are the outer edges of the cells along x and y (y falls with the row); its CRS is
-        taken where `crs` is not set.
+        GeoJSON file whose bounds are the outer edges of the cells along x and y (y falls with the row); its CRS counts
+        where `crs` is not set.
     crs
         Coordinate reference system, such as ``EPSG:32633``; ``local`` where nobody knows it. Default: the source's.
     name
@@ -176,7 +176,7 @@ class ConvertConfig:
     table_columns
         Names of its columns where the file does not name them.
     lines_crs
-        Coordinate system of its positions, where it is not `crs`, in which they are gridded.
+        Coordinate system of its positions, where that is not `crs`, in which they are gridded.
     cell_size
         Edge of a cell of the grid, in the units of `crs`.
     gridding
@@ -189,7 +189,7 @@ class ConvertConfig:
         Dimension -> edge of the blocks that training will read, in cells; others are read whole. Chunks then divide a
         block, and shards are whole blocks.
     overviews
-        Whether a volume of more than 64 MiB gets coarser copies of its data, for viewing.
+        Whether a volume of more than 64 MiB gets coarser copies, for viewing.
     overwrite
         Whether an existing `out` is replaced.
     """
@@ -264,7 +264,7 @@ class ConvertConfig:
 
 
 def changed(config: ConvertConfig | MoreSource, without: Collection[str] = ()) -> dict[str, Any]:
-    """Take the settings that are not at their defaults, except those of some names."""
+    """Take the settings that are not at their defaults, `without` some."""
     plain = asdict(type(config)())
     return {name: value for name, value in asdict(config).items() if name not in without and value != plain[name]}
 
@@ -280,19 +280,18 @@ def read_settings(path: Path) -> Any:
 
 
 def from_its_folder(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Let the paths among the settings of a file start at the file's own folder."""
+    """Let paths among the settings of a file start at its own folder."""
 
     def place(where: str) -> str:
         return where if not where or "://" in where else str(path.parent / where)
 
-    found = dict(settings)
-    for name in {"source", "labels", "valid", "extent"} & set(settings):
-        found[name] = place(settings[name])
-    if "horizons" in settings:
-        found["horizons"] = [place(where) for where in settings["horizons"]]
-    if "coordinates" in settings:
-        found["coordinates"] = {
-            dim: place(given) if isinstance(given, str) and given.endswith((".json", ".npy")) else given
-            for dim, given in settings["coordinates"].items()
-        }
-    return found
+    moved = dict(settings)
+    for name, given in settings.items():
+        if name in ("source", "labels", "valid", "extent"):
+            moved[name] = place(given)
+        elif name == "horizons":
+            moved[name] = [place(where) for where in given]
+        elif name == "coordinates":
+            files = {dim: at for dim, at in given.items() if isinstance(at, str) and at.endswith((".json", ".npy"))}
+            moved[name] = {**given, **{dim: place(file) for dim, file in files.items()}}
+    return moved

@@ -51,7 +51,7 @@ def is_view(where: str) -> bool:
 
 
 def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
-    """Open a store that is no converted volume, lazily.
+    """Open a store that is no converted volume, lazily, as `datasets.store.open_volume` has it.
 
     Parameters
     ----------
@@ -59,11 +59,6 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
         Path or URI of the store, or path of a view.
     open_node
         From a path or URI to its Zarr group or array.
-
-    Returns
-    -------
-    xarray.Dataset
-        As `datasets.store.open_volume` has it.
 
     Raises
     ------
@@ -103,7 +98,7 @@ def _is_file(place: str) -> bool:
 
 
 def _data(config: ConvertConfig, layout: Layout) -> tuple[xr.Dataset, Layout]:
-    """Open the data in the pieces that are stored, with the view's names of dimensions; ``nodata`` as a reader's."""
+    """Open the data in the stored pieces, with the view's names of dimensions, and the attributes of a reader's."""
     stored = layout.array
     if stored.dtype.kind not in "biuf":
         raise InputError(f"{config.source} holds cells of type {stored.dtype}; a volume needs whole or real numbers")
@@ -158,7 +153,7 @@ def _read_block(array: zarr.Array, cut: Cut) -> np.ndarray:
 def _mask(
     data: xr.DataArray, config: ConvertConfig, layout: Layout, node: Node, open_node: Callable[[str], Node]
 ) -> tuple[xr.Variable | None, str]:
-    """Open the mask that the view names, or else the store has, and say what is stored of it; None without one."""
+    """Open the mask that the view names or the store has, if any, and say what is stored of it."""
     if _is_file(config.valid):
         return read_mask(data, config), hash_files([config.valid])[config.valid]
     where, found = config.source, layout.valid
@@ -170,7 +165,7 @@ def _mask(
 
 
 def _valid(ds: xr.Dataset, mask: xr.Variable | None) -> xr.Variable | None:
-    """Combine mask and missing values, over all of the data's dimensions; none where neither says anything."""
+    """Combine mask and missing values over all of the data's dimensions; None without any."""
     data = ds["data"].variable
     masks = [data != value for value in ds.attrs["nodata"]]
     if mask is not None:
@@ -178,8 +173,7 @@ def _valid(ds: xr.Dataset, mask: xr.Variable | None) -> xr.Variable | None:
         masks.append(mask.chunk({dim: data.chunksizes[dim] for dim in mask.dims}).astype(bool))
     if not masks:
         return None
-    valid = reduce(and_, masks)
-    return valid.set_dims(dict(data.sizes)).transpose(*data.dims).chunk(data.chunksizes)
+    return reduce(and_, masks).set_dims(dict(data.sizes)).transpose(*data.dims).chunk(data.chunksizes)
 
 
 def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variable:
@@ -205,22 +199,20 @@ def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variabl
 
 
 def _provenance(config: ConvertConfig, layout: Layout, mask: str) -> dict[str, str]:
-    """Say where the data lie, and what is stored of them, as the head of this file describes."""
+    """Say where the data lie and what is stored of them, as the head of this file describes."""
     settings = changed(config, ("source", "labels", "horizons", "valid", "title", "licence"))
     described = json.dumps(layout.array.metadata.to_dict(), sort_keys=True, default=str)
+    conversion = {
+        "in place": settings,
+        "array_sha256": hashlib.sha256(described.encode()).hexdigest(),
+        "objects": _objects(config.source, layout.array.path),
+        **({"mask": mask} if mask else {}),
+    }
     return {
         "title": config.title or layout.title or Path(config.source).stem,
         "source": f"{config.source} {layout.array.path}".strip(),
         "licence": config.licence or "not stated",
-        "conversion": json.dumps(
-            {
-                "in place": settings,
-                "array_sha256": hashlib.sha256(described.encode()).hexdigest(),
-                "objects": _objects(config.source, layout.array.path),
-                **({"mask": mask} if mask else {}),
-            },
-            sort_keys=True,
-        ),
+        "conversion": json.dumps(conversion, sort_keys=True),
     }
 
 

@@ -17,16 +17,12 @@ class Layout:
 
     Attributes
     ----------
-    array, dims
-        The array and the names of its dimensions; empty where the store has none.
-    coords
-        Coordinates along them.
+    array, dims, coords
+        The array, the names of its dimensions (none where the store has none) and coordinates along them.
     valid
         Mask and its dimensions, where the store has one.
-    title
-        What the store calls itself.
-    crs
-        Coordinate reference system, as text, where the store has one.
+    title, crs
+        What the store calls itself, and its coordinate reference system as text, if any.
     """
 
     array: zarr.Array
@@ -51,17 +47,15 @@ def find_layout(node: zarr.Group | zarr.Array, key: str, vertical: str = "twt") 
 
     Parameters
     ----------
-    node
-        The store's group or array.
-    key
-        Path of the array in the group; empty where the store has one only, or says which.
+    node, key
+        The store's group or array, and the array's path in a group that has several and does not say which.
     vertical
         Name for the vertical dimension of an MDIO store that calls it ``sample``.
 
     Raises
     ------
     LookupError
-        Where there is no such array, or no key and several; its words list what there is.
+        Where there is no such array, or no key and several; the words list them.
     """
     if isinstance(node, zarr.Array):
         if key:
@@ -72,11 +66,11 @@ def find_layout(node: zarr.Group | zarr.Array, key: str, vertical: str = "twt") 
     own = node.attrs.get("attributes")
     if isinstance(own, Mapping) and "defaultVariableName" in own:
         return _mdio_1(node, key or str(own["defaultVariableName"]))
-    arrays = {name: item for name, item in node.members(max_depth=None) if isinstance(item, zarr.Array)}
-    return _plain(node, arrays, key)
+    return _plain(node, key)
 
 
-def _plain(group: zarr.Group, arrays: Mapping[str, zarr.Array], key: str) -> Layout:
+def _plain(group: zarr.Group, key: str) -> Layout:
+    arrays = {name: item for name, item in group.members(max_depth=None) if isinstance(item, zarr.Array)}
     named = {name for array in arrays.values() for name in [*_dims(array), *_aside(array)]}
     many = {
         name: array
@@ -90,27 +84,23 @@ def _plain(group: zarr.Group, arrays: Mapping[str, zarr.Array], key: str) -> Lay
         problem = f"has no array {key!r}" if key else "does not say which array is the volume"
         raise LookupError(f"it {problem}; set key to one of: {held}")
     array = arrays[key]
-    inside = key.rpartition("/")[0]
-    prefix = f"{inside}/" if inside else ""
+    prefix = key[: key.rfind("/") + 1]
     names = [name for name in [*_dims(array), *_aside(array)] if f"{prefix}{name}" in arrays]
     coords = {name: _coordinate(arrays[f"{prefix}{name}"], name) for name in names}
     mapping = arrays.get(f"{prefix}{array.attrs.get('grid_mapping', 'spatial_ref')}")
-    layout = Layout(
-        array,
-        _dims(array),
-        {name: at for name, at in coords.items() if at is not None},
-        title=str(group.attrs.get("title", "")),
-        crs=str(mapping.attrs.get("crs_wkt", "")) if mapping is not None else "",
-    )
+    crs = str(mapping.attrs.get("crs_wkt", "")) if mapping is not None else ""
+    known = {name: at for name, at in coords.items() if at is not None}
+    layout = Layout(array, _dims(array), known, title=str(group.attrs.get("title", "")), crs=crs)
     return layout.renamed(cf.map_names({dim: layout.coords[dim] for dim in layout.dims if dim in layout.coords}))
 
 
 def _mdio_0(group: zarr.Group, vertical: str) -> Layout:
     """MDIO before 1.0: axes in the attribute ``dimension``, the data in ``data/chunked_012...``."""
     axes: Any = group.attrs["dimension"]
-    array, mask = group.get(_mdio_0_key(group)), group.get("metadata/live_mask")
+    key = _mdio_0_key(group)
+    array, mask = group.get(key), group.get("metadata/live_mask")
     if not isinstance(array, zarr.Array):
-        raise LookupError(f"it looks like MDIO 0, but has no {_mdio_0_key(group)}; set key")
+        raise LookupError(f"it looks like MDIO 0, but has no {key}; set key")
     dims = [vertical if axis["name"] == "sample" else str(axis["name"]) for axis in axes]
     coords = {
         dim: xr.Variable(dim, np.asarray(axis["coords"]), {"units": "ms"} if dim == "twt" else {})
@@ -121,7 +111,7 @@ def _mdio_0(group: zarr.Group, vertical: str) -> Layout:
 
 def _mdio_0_key(group: zarr.Group) -> str:
     axes: Any = group.attrs["dimension"]
-    return "data/chunked_" + "".join(str(number) for number in range(len(axes)))
+    return "data/chunked_" + "".join(map(str, range(len(axes))))
 
 
 def _mdio_1(group: zarr.Group, key: str) -> Layout:

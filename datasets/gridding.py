@@ -38,15 +38,19 @@ class Cells:
     size: float
 
 
+def extent(x_N: np.ndarray, y_N: np.ndarray) -> str:
+    """Say over what positions stretch, for a message."""
+    return f"x {x_N.min():g} to {x_N.max():g}, y {y_N.min():g} to {y_N.max():g}"
+
+
 def plan_cells(x_N: np.ndarray, y_N: np.ndarray, size: float) -> Cells:
     """Lay cells over all readings; `InputError` where they would be too many for memory."""
-    west, south = np.floor(np.min(x_N) / size), np.floor(np.min(y_N) / size)
-    east, north = np.floor(np.max(x_N) / size), np.floor(np.max(y_N) / size)
+    west, east, south, north = (np.floor(edge / size) for edge in (x_N.min(), x_N.max(), y_N.min(), y_N.max()))
     cells = (east - west + 1) * (north - south + 1)
     if cells > _MOST_CELLS:
         raise InputError(
-            f"cell_size is {size:g}, which makes {cells:.3g} cells over x {np.min(x_N):g} to {np.max(x_N):g}, "
-            f"y {np.min(y_N):g} to {np.max(y_N):g}; give larger cells, up to {_MOST_CELLS:g} can be gridded"
+            f"cell_size is {size:g}, which makes {cells:.3g} cells over {extent(x_N, y_N)}; give larger cells, up to "
+            f"{_MOST_CELLS:g} can be gridded"
         )
     return Cells((np.arange(west, east + 1) + 0.5) * size, (np.arange(north, south - 1, -1) + 0.5) * size, size)
 

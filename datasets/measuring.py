@@ -6,7 +6,6 @@ Pieces may come in any order and be measured by several threads. Shapes: E entri
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import xarray as xr
@@ -26,10 +25,9 @@ class Measuring:
     ----------
     sizes, dtype
         Dimension -> cells, and type of the data.
-    entries
-        Dimensions whose entries are measured each by itself.
-    centre
-        Value of each entry that its histogram is finest around, float64 [E].
+    entries, centre
+        Dimensions whose entries are measured each by itself, and the value of each entry that its histogram is finest
+        around, float64 [E].
     """
 
     sizes: dict[str, int]
@@ -108,28 +106,27 @@ class Measuring:
         return arrays
 
 
+def _limits(dtype: np.dtype) -> np.finfo | np.iinfo:
+    return np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+
+
 def _columns(values: np.ndarray, keep: np.ndarray | None, axes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Smallest and largest value, and number of values, of every column of a piece."""
-    kind = np.finfo(values.dtype) if values.dtype.kind == "f" else np.iinfo(values.dtype)
+    limits = _limits(values.dtype)
     where = True if keep is None else keep
     cells = np.broadcast_to(np.True_, values.shape) if keep is None else keep
     return {
-        "column_low": values.min(axis=axes, where=where, initial=kind.max),
-        "column_high": values.max(axis=axes, where=where, initial=kind.min),
+        "column_low": values.min(axis=axes, where=where, initial=limits.max),
+        "column_high": values.max(axis=axes, where=where, initial=limits.min),
         "column_cells": cells.sum(axis=axes, dtype=np.int32),
     }
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the pieces of a volume add up to.
+    """What the pieces of a volume add up to: a sketch of every entry, and which columns of the map are dead.
 
-    Attributes
-    ----------
-    sketch
-        Of every entry.
-    dead
-        Columns of the map with two values or more, all equal: bool [M]; none where there are no columns.
+    Those have two values or more, all equal: bool [M]; none where there are no columns.
     """
 
     sketch: Sketch
@@ -139,21 +136,18 @@ class Gathered:
     def of(cls, plan: Measuring, pieces: Iterable[tuple[Mapping[str, slice], Mapping[str, np.ndarray]]]) -> "Gathered":
         """Add up pieces, each with its place; their order decides the last digits of the moments."""
         shape = tuple(plan.sizes[dim] for dim in plan.columns)
-        low, high, cells = (np.zeros(shape, kind) for kind in (plan.dtype, plan.dtype, np.int32))
-        seen = np.zeros(shape, bool)
-
-        def add(whole: Sketch | None, piece: tuple[Mapping[str, slice], Mapping[str, np.ndarray]]) -> Sketch:
-            where, arrays = piece
+        limits = _limits(plan.dtype)
+        low, high = (np.full(shape, limit, plan.dtype) for limit in (limits.max, limits.min))
+        cells = np.zeros(shape, np.int32)
+        whole: Sketch | None = None
+        for where, arrays in pieces:
             if plan.columns:
                 at = tuple(where[dim] for dim in plan.columns)
-                low[at] = np.where(seen[at], np.minimum(low[at], arrays["column_low"]), arrays["column_low"])
-                high[at] = np.where(seen[at], np.maximum(high[at], arrays["column_high"]), arrays["column_high"])
+                low[at] = np.minimum(low[at], arrays["column_low"])
+                high[at] = np.maximum(high[at], arrays["column_high"])
                 cells[at] += arrays["column_cells"]
-                seen[at] = True
             own = from_arrays(arrays)
-            return own if whole is None else merge([whole, own])
-
-        whole = reduce(add, pieces, None)
+            whole = own if whole is None else merge([whole, own])
         if whole is None:
             raise ValueError("no piece was measured")
         return cls(whole, (cells > 1) & (low == high) if plan.columns else None)

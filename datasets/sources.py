@@ -25,19 +25,12 @@ READERS: dict[str, Callable[[ConvertConfig], xr.Dataset]] = {
 
 
 def source_kind(source: str, wanted: str, option: str) -> str:
-    """Tell the format of a source that is there.
-
-    Parameters
-    ----------
-    source, wanted
-        Path of the file, or ``tensorly:NAME``; format that the user names, or ``auto``.
-    option
-        Setting that names the source, for the error message.
+    """Tell the format of a file, or of ``tensorly:NAME``: the `wanted` one, or what suffix and first bytes say if ``auto``.
 
     Raises
     ------
     InputError
-        Where there is no such file, or its suffix or first bytes are of no format that is known here.
+        Where there is no such file, as the setting `option` names it, or its format is not known.
     """
     if wanted == "tensorly" or source.startswith("tensorly:"):
         return "tensorly"

@@ -15,12 +15,10 @@ def class_indices(values: pd.Series, class_names: Mapping[int, str], where: str)
 
     Parameters
     ----------
-    values
-        A class each: a value that `class_names` names, or one of its names. Empty is unlabelled.
+    values, where
+        A value that `class_names` names, or one of its names, each; empty is unlabelled. Their file and column.
     class_names
         Value -> name of the class.
-    where
-        File and column, for the error message.
 
     Returns
     -------

@@ -8,8 +8,7 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.label_sources.points import map_cells
-from datasets.label_sources.vertical import vertical_values
+from datasets.label_sources.points import map_cells, vertical_values
 from datasets.labels import UNLABELLED, label_attrs
 from datasets.sources import existing
 from datasets.tables import find_column, read_table
@@ -19,27 +18,11 @@ _MAPS_APART = frozenset({"band", "date"})
 
 
 def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
-    """Give each cell between two horizons their class, where both are picked.
+    """Give each cell between two horizons their class, where both are picked; see `datasets.label_sources`.
 
-    A cell exactly on a horizon belongs to the class after it. Several picks of a cell count by their mean.
-
-    Parameters
-    ----------
-    ds
-        Volume, chunked, with the coordinates of its vertical dimension.
-    config
-        Conversion with `horizons` in the order of rising vertical coordinate, and `class_names`: class 0 lies before
-        the first, 1 between the first and the second, and so on; a class without a name stays unlabelled.
-
-    Returns
-    -------
-    xarray.DataArray
-        uint8 over the map and the vertical dimension, lazy.
-
-    Raises
-    ------
-    InputError
-        Where a file cannot be read or lies outside, horizons cross, or a class is not between horizons.
+    `config.horizons` are in the order of rising vertical coordinate, and may not cross: class 0 lies before the first,
+    1 between the first and the second, and so on. A class without a name stays unlabelled. A cell exactly on a horizon
+    belongs to the class after it. Several picks of a cell count by their mean.
     """
     dim, values_Z = vertical_values(ds, "labels from horizons")
     dims = [str(name) for name in ds["data"].dims if name != dim and name not in _MAPS_APART]
@@ -67,9 +50,9 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
         if value < last:
             within = within & (values < surfaces[value])
         labels = labels.where(~within, np.uint8(index))
-    order = [name for name in ds["data"].dims if name in labels.dims]
     placed = "; ".join(text for _, text in pairs)
-    return labels.transpose(*order).assign_attrs(label_attrs(config.class_names), placed=placed)
+    labels = labels.transpose(*ds["data"].dims, missing_dims="ignore")
+    return labels.assign_attrs(label_attrs(config.class_names), placed=placed)
 
 
 def _surface(

@@ -18,13 +18,7 @@ def is_placed(config: ConvertConfig) -> bool:
 
 
 def place_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
-    """Add labels from horizons, polygons or wells; everything else is left as it is.
-
-    Raises
-    ------
-    InputError
-        Where two kinds are asked for at once, or as the kind's own file says.
-    """
+    """Add labels from horizons, polygons or wells, if any; `InputError` where two kinds are asked for at once."""
     if not is_placed(config):
         return ds
     if config.horizons and config.labels:

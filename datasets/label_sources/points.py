@@ -1,4 +1,4 @@
-"""Positions of a table's rows on a volume's map: by x and y, or by the names of its two dimensions."""
+"""Positions: of a table's rows on a volume's map, by x and y or the names of its dimensions, and of cells downwards."""
 
 from pathlib import Path
 
@@ -13,24 +13,14 @@ from datasets.tables import find_column, find_optional, numbers
 
 _X_NAMES = ("x", "easting", "east", "longitude", "lon")
 _Y_NAMES = ("y", "northing", "north", "latitude", "lat")
+_DOWNWARD = ("twt", "depth", "time", "layer", "elevation", "z")
 
 
 def map_points(table: pd.DataFrame, path: Path, grid: MapGrid, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:
     """Take x and y of each row, in the coordinate system of the grid.
 
-    Parameters
-    ----------
-    table
-        Rows with x and y, in `config.labels_crs` where that is set, else in the grid's own coordinate system.
-    path
-        Its file, for the error messages.
-    grid, config
-        Map of the volume, and conversion with `labels_crs`.
-
-    Raises
-    ------
-    InputError
-        Where a column is missing, the CRS is wrong, or the volume has none to go to.
+    They are in `config.labels_crs` where that is set, else in the grid's own. `InputError` has `path`, where a column
+    is missing or the two do not go together.
     """
     x, y = (numbers(table, find_column(table, names, path, "label_columns"), path) for names in (_X_NAMES, _Y_NAMES))
     if not config.labels_crs:
@@ -43,16 +33,7 @@ def map_points(table: pd.DataFrame, path: Path, grid: MapGrid, config: ConvertCo
 def map_cells(
     table: pd.DataFrame, path: Path, ds: xr.Dataset, dims: tuple[str, str], config: ConvertConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the nearest cell of each row.
-
-    Parameters
-    ----------
-    table
-        Rows with two columns named as the map's dimensions, such as inline and crossline, or with x and y.
-    path, config
-        As for `map_points`.
-    ds, dims
-        The volume and its two map dimensions.
+    """Find the nearest cell of each row of a table with x and y, or columns named as the map's dimensions `dims`.
 
     Returns
     -------
@@ -85,3 +66,24 @@ def _index(coordinate: np.ndarray, values: np.ndarray) -> np.ndarray:
     indices = np.arange(-1.0, len(coordinate) + 1).clip(0, len(coordinate) - 1)
     sign = np.sign(last)
     return np.interp(sign * values, sign * edges, indices, -np.inf, np.inf)
+
+
+def vertical_dim(ds: xr.Dataset) -> str | None:
+    """Name of the vertical dimension of the data, or None."""
+    return next((name for name in _DOWNWARD if name in ds["data"].dims), None)
+
+
+def vertical_values(ds: xr.Dataset, purpose: str) -> tuple[str, np.ndarray]:
+    """Name and coordinate of the vertical dimension; `InputError` without one that always rises or always falls."""
+    dim = vertical_dim(ds)
+    if dim is None:
+        dims = list(map(str, ds["data"].dims))
+        raise InputError(
+            f"{purpose} needs a vertical dimension, one of {list(_DOWNWARD)}, but the data have {dims}; rename dims"
+        )
+    if dim not in ds.coords:
+        raise InputError(f"{purpose} needs the coordinate of {dim}; give it with coordinates, as in {dim}: 0:4")
+    values = ds[dim].values
+    if values.dtype.kind not in "iuf" or not (np.all(np.diff(values) > 0) or np.all(np.diff(values) < 0)):
+        raise InputError(f"{purpose} needs a coordinate of {dim} that always rises or always falls; correct it")
+    return dim, values.astype(np.float64)

@@ -23,25 +23,10 @@ _SHOWN = 20
 
 
 def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
-    """Draw the polygons on the map of a volume; of polygons that overlap, the later in the file wins.
+    """Draw the polygons of `config.labels` on the map; see `datasets.label_sources`.
 
-    Parameters
-    ----------
-    ds
-        Volume with map coordinates.
-    config
-        Conversion with `labels` (the file), `labels_key` (the attribute that holds the class), `class_names`,
-        `label_touched` and `labels_crs`, which goes before what the file says.
-
-    Returns
-    -------
-    xarray.DataArray
-        uint8 over the map.
-
-    Raises
-    ------
-    InputError
-        Where the file cannot be read, holds no polygons or an unknown class, or none of them covers a cell.
+    The attribute `labels_key` holds their classes; `labels_crs` goes before what the file says. Of polygons that
+    overlap, the later in the file wins.
     """
     path = existing(config.labels, "labels")
     geometries, attributes, crs = (_read_geopackage if path.suffix.lower() == ".gpkg" else _read_geojson)(path)

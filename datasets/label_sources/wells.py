@@ -10,8 +10,7 @@ import xarray as xr
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.label_sources.classes import class_indices
-from datasets.label_sources.points import map_points
-from datasets.label_sources.vertical import vertical_dim, vertical_values
+from datasets.label_sources.points import map_points, vertical_dim, vertical_values
 from datasets.labels import UNLABELLED, label_attrs
 from datasets.map_grid import MapGrid
 from datasets.tables import find_column, find_optional, numbers, read_table
@@ -21,28 +20,11 @@ _CLASS_NAMES = ("class", "label", "unit", "lithology")
 
 
 def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
-    """Give the cells within a radius of a well its class.
+    """Give the cells around the wells of the table `config.labels` their classes; see `datasets.label_sources`.
 
     Each column of the map belongs to the nearest well within `label_radius` of its centre, to the first in the file
     of equals. Rows with from and to hold where from <= coordinate < to, rows with z in the cell nearest to z, other
-    rows on the whole map.
-
-    Parameters
-    ----------
-    ds
-        Volume, chunked, with map coordinates.
-    config
-        Conversion with `labels` (the table), `labels_key` (its class column), `label_radius` and `class_names`.
-
-    Returns
-    -------
-    xarray.DataArray
-        uint8 over the map, and over the vertical dimension where the table has depths; then lazy.
-
-    Raises
-    ------
-    InputError
-        Where the table lacks a column, names an unknown class, contradicts itself, or has no well in the volume.
+    rows on the whole map. Rows that contradict each other are refused.
     """
     path = Path(config.labels)
     if config.label_radius is None or not config.label_radius > 0:
@@ -65,10 +47,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
             f"{np.nanmax(x_W):g}, y {np.nanmin(y_W):g} to {np.nanmax(y_W):g}, the cells at {grid.bounds()}; "
             "set labels_crs, or raise label_radius"
         )
-    attrs = {
-        **label_attrs(config.class_names),
-        "placed": f"{path.name}: {len(reached)} of {len(wells)} wells",
-    }
+    attrs = {**label_attrs(config.class_names), "placed": f"{path.name}: {len(reached)} of {len(wells)} wells"}
     spans = _spans(table, path, ds)
     dim, within_NZ = spans or ("", np.ones((len(table), 1), bool))
     logs_WZ = _logs(codes, well_N, within_NZ, len(wells), path)
@@ -83,7 +62,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
         output_dtypes=[np.uint8],
         dask_gufunc_kwargs={"output_sizes": {dim: ds.sizes[dim]}},
     )
-    return labels.transpose(*[name for name in ds["data"].dims if name in labels.dims]).assign_attrs(attrs)
+    return labels.transpose(*ds["data"].dims, missing_dims="ignore").assign_attrs(attrs)
 
 
 def _nearest(grid: MapGrid, x_W: np.ndarray, y_W: np.ndarray, radius: float) -> np.ndarray:

@@ -49,14 +49,12 @@ def name_dims(array: np.ndarray | LazyArray, dims: list[str], shape: list[int], 
 
     Parameters
     ----------
-    array
-        The array as it is in the file; a lazy one is read only where its shape changes.
+    array, what
+        The array as it is in the file, and what it is, for the error message.
     dims
         Names of the axes.
     shape, order
         Shape to bring it to first, where that is not empty; ``C`` or ``F``: how the cells then follow each other.
-    what
-        What the array is, for the error message.
 
     Raises
     ------

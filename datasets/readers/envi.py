@@ -25,13 +25,8 @@ def read(config: ConvertConfig) -> xr.Dataset:
     """Read (band, y, x) with wavelengths, positions, coordinate system, ignored value and bad bands of the header.
 
     `config.source` is the header or the image beside it. Gains and offsets that a header may list are not applied.
-    Bands that ``bbl`` marks as bad are not valid. See `datasets.readers`.
-
-    Raises
-    ------
-    InputError
-        Where header or image is missing, the header lacks or contradicts something, or the image is shorter than it
-        says; where it is complex, compressed or rotated.
+    Bands that ``bbl`` marks as bad are not valid. Complex, compressed and rotated images are refused. See
+    `datasets.readers`.
     """
     path, image = _files(Path(config.source))
     header = _parse_header(path)
@@ -78,10 +73,9 @@ def _parse_header(path: Path) -> dict[str, str]:
 def _files(source: Path) -> tuple[Path, Path]:
     """Header and image, whichever of the two is named."""
     if source.suffix.lower() == ".hdr":
-        # cube.hdr beside cube.img, or cube.img.hdr beside cube.img
-        stem = source.with_suffix("")
+        stem = source.with_suffix("")  # cube of cube.hdr beside cube.img, or cube.img of cube.img.hdr
         for suffix in _SUFFIXES:
-            for image in (stem.with_name(stem.name + suffix), stem.with_name(stem.name + suffix.upper())):
+            for image in (Path(f"{stem}{suffix}"), Path(f"{stem}{suffix.upper()}")):
                 if image.is_file():
                     return source, image
         raise InputError(f"no image beside the header {source}; put it there as {stem.name} or {stem.name}.img")

@@ -64,10 +64,7 @@ class _Packing:
 def read(config: ConvertConfig) -> xr.Dataset:
     """Read (y, x), north first, NaN where the grid has its dummy value; see `datasets.readers`.
 
-    Raises
-    ------
-    InputError
-        Where the file is not such a grid, is cut short, or is of colours or rotated; where `crs` is not set.
+    Grids of colours and rotated ones are refused.
     """
     path = Path(config.source)
     with path.open("rb") as file:

@@ -12,13 +12,7 @@ from datasets.errors import InputError
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read (band, y, x) lazily, with names of the bands and the coordinate system; see `datasets.readers`.
-
-    Raises
-    ------
-    InputError
-        Where the file cannot be read.
-    """
+    """Read (band, y, x) lazily, with names of the bands and the coordinate system; see `datasets.readers`."""
     path = Path(config.source)
     try:
         layer = rioxarray.open_rasterio(path, cache=False)

@@ -30,16 +30,10 @@ def grid_format(path: Path) -> str:
 def map_grid(
     array: LazyArray | np.ndarray, x: tuple[float, float], y: tuple[float, float], config: ConvertConfig
 ) -> xr.Dataset:
-    """Place a grid whose rows run northwards on the map, turned so that y falls with the row as in a GeoTIFF.
+    """Place cells [y, x], the southernmost row first, on the map, turned so that y falls with the row as in a GeoTIFF.
 
-    Parameters
-    ----------
-    array
-        Cells [y, x], the southernmost row first.
-    x, y
-        Centre of the first column or row, and the distance to the next.
-    config
-        Conversion; `InputError` where it lacks the coordinate system, which these formats do not hold.
+    `x` and `y` are the centre of the first column or row and the distance to the next. `InputError` asks for the
+    coordinate system, which these formats do not hold, where `config` lacks it.
     """
     if not config.crs:
         raise InputError(

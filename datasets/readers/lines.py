@@ -8,7 +8,7 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.gridding import Cells, grid_readings, plan_cells
+from datasets.gridding import Cells, extent, grid_readings, plan_cells
 from datasets.map_grid import parse_crs, project
 from datasets.readers import aseg_gdf
 from datasets.tables import find_column, numbers, read_table
@@ -22,11 +22,6 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     """Grid the readings of `config.columns` to (band, y, x), or (layer, y, x) for one column of several values.
 
     The cells are `onto`, or else those that `config.cell_size` makes. See `datasets.readers`.
-
-    Raises
-    ------
-    InputError
-        Where a setting is missing, a column does not exist, the coordinate system is wrong, or nothing can be gridded.
     """
     path = Path(config.source)
     _check(config, onto)
@@ -46,8 +41,8 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     if not np.isfinite(grid).any():
         raise InputError(
             f"no cell of {cells.size:g} lies within blank_distance {blank_distance:g} of a reading of {path}; raise it"
-            + ("" if onto is None else f", or check the CRS: the readings are at {_extent(x, y)}, the cells at "
-               f"{_extent(cells.x, cells.y)}")
+            + ("" if onto is None else f", or check the CRS: the readings are at {extent(x, y)}, the cells at "
+               f"{extent(cells.x, cells.y)}")
         )  # fmt: skip
     if len(config.columns) == 1 and len(columns) > 1:
         levels = xr.Variable("layer", np.arange(len(columns)))
@@ -65,10 +60,6 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     )
 
 
-def _extent(x: np.ndarray, y: np.ndarray) -> str:
-    return f"x {x.min():g} to {x.max():g}, y {y.min():g} to {y.max():g}"
-
-
 def _check(config: ConvertConfig, onto: Cells | None) -> None:
     """Refuse what cannot be gridded before anything is read."""
     source = config.source
@@ -76,11 +67,12 @@ def _check(config: ConvertConfig, onto: Cells | None) -> None:
         raise InputError(f"columns is empty; name the readings of {source} to grid, as in [mag]")
     if not config.crs:
         raise InputError(f"crs is empty; name the coordinate system to grid {source} in, such as EPSG:32633")
-    for name, value, what in (
-        ("cell_size", config.cell_size, "a fifth to a quarter of the distance between flight lines is usual"),
-        ("blank_distance", config.blank_distance, "cells farther than that from any reading become no data"),
-    ):
-        if (value is None or not value > 0) and (name, onto is None) != ("cell_size", False):
+    lengths = {"blank_distance": "cells farther than that from any reading become no data"}
+    if onto is None:
+        lengths = {"cell_size": "a fifth to a quarter of the distance between flight lines is usual", **lengths}
+    for name, what in lengths.items():
+        value = getattr(config, name)
+        if value is None or not value > 0:
             raise InputError(f"{name} is {value}; gridding {source} needs it, in the units of crs, above 0: {what}")
     if config.xy_columns and len(config.xy_columns) != 2:
         raise InputError(f"xy_columns is {config.xy_columns}; name two columns, as in [easting, northing]")

@@ -24,17 +24,10 @@ def read(config: ConvertConfig) -> xr.Dataset:
 def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
     """Load the array `key` of a .mat file, or its only one.
 
-    Parameters
-    ----------
-    path, key
-        File, and name of the array; may be empty where there is one only.
-    option
-        Setting that names the key, for the error message.
-
     Raises
     ------
     InputError
-        Where the file is not of this format, or lacks the key.
+        Where the file is not of this format, or lacks the key, which the setting `option` names.
     """
     if _is_hdf5(path):
         return _open_hdf5(path, key, option)

@@ -27,7 +27,7 @@ def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
     try:
         if path.suffix == ".npy":
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-            # Opened so to have its header understood and its length checked.
+            # So its header is understood and its length checked.
             return plain_array(path, mapped.dtype, mapped.shape, offset=mapped.offset, strides=mapped.strides)
         with np.load(path, allow_pickle=False) as archive:
             shapes = {name: _shape(archive, name) for name in archive.files}
@@ -39,13 +39,7 @@ def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
 
 
 def with_sidecar(config: ConvertConfig) -> ConvertConfig:
-    """Fill the settings that the recipe leaves at their defaults from ``NAME.yaml`` beside ``NAME.npy``.
-
-    Raises
-    ------
-    InputError
-        Where the sidecar is not a mapping of settings.
-    """
+    """Fill what the recipe leaves at its default from ``NAME.yaml`` beside ``NAME.npy``; paths there start beside it."""
     sidecar = Path(config.source).with_suffix(".yaml")
     if not sidecar.is_file():
         return config

@@ -6,6 +6,7 @@ Shapes: B bands, R rows and C columns.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from rasterio.crs import CRS
@@ -34,10 +35,8 @@ class Raster:
 
     Attributes
     ----------
-    grid
-        Its cells and coordinate system.
-    bands
-        Their number.
+    grid, bands
+        Cells with their coordinate system, and the number of bands.
     read
         From ranges of bands, rows and columns to the values [B, R, C] there, floats with NaN for no data.
     """
@@ -54,10 +53,8 @@ def onto_grid(source: Raster, target: MapGrid, method: str, dtype: np.dtype) -> 
 
     Parameters
     ----------
-    source
-        What is resampled.
-    target
-        The cells that are wanted, in a coordinate system that is known where the source's is.
+    source, target
+        What is resampled, and the cells that are wanted; either both or none have a coordinate system.
     method
         ``nearest``, ``bilinear`` (of the nearest four) or ``average`` (of all cells within a target cell).
     dtype
@@ -69,9 +66,8 @@ def onto_grid(source: Raster, target: MapGrid, method: str, dtype: np.dtype) -> 
 
 def overlap(source: MapGrid, target: MapGrid) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
     """Bounds (west, south, east, north) of both, in the coordinate system of the target, and whether they share any."""
-    near, far = _system(source, target)
     bounds = _bounds(target)
-    moved = tuple(transform_bounds(near, far, *_bounds(source)))
+    moved = tuple(transform_bounds(*_systems(source, target), *_bounds(source)))
     apart = moved[2] <= bounds[0] or moved[0] >= bounds[2] or moved[3] <= bounds[1] or moved[1] >= bounds[3]
     return moved, bounds, not apart
 
@@ -83,7 +79,7 @@ def _bounds(grid: MapGrid) -> tuple[float, float, float, float]:
     return min(x), min(y), max(x), max(y)
 
 
-def _system(source: MapGrid, target: MapGrid) -> tuple[CRS, CRS]:
+def _systems(source: MapGrid, target: MapGrid) -> tuple[CRS, CRS]:
     """Coordinate systems for GDAL; one and the same where positions need not be moved."""
     if source.crs is None or target.crs is None:
         return _NO_SYSTEM, _NO_SYSTEM
@@ -120,37 +116,34 @@ def _warp(
         ]
         return np.concatenate(halves, axis=1 + axis)
     block = source.read(bands, *needed).astype(dtype)
-    near, far = _system(source.grid, target)
-    here, there = (
-        grid.transform() @ Affine.translation(columns[0], rows[0])
-        for grid, (rows, columns) in ((source.grid, needed), (target, window))
-    )
+    near, far = _systems(source.grid, target)
+    stored = {"crs": near, **_window(source.grid, needed), "dtype": dtype.name, "nodata": np.nan}
+    wanted = {"crs": far, **_window(target, window), "dtype": dtype.name, "nodata": np.nan, "src_nodata": np.nan}
     # Band by band: GDAL's warp of several would take no data for data unless all of them lack it.
-    warped = [_warp_band(band, here, near, there, far, (len(window[0]), len(window[1])), how) for band in block]
-    return np.stack(warped)
+    return np.stack([_warp_band(band, stored, {**wanted, "resampling": how}) for band in block])
 
 
-def _warp_band(
-    values: np.ndarray, here: Affine, near: CRS, there: Affine, far: CRS, shape: tuple[int, int], how: Resampling
-) -> np.ndarray:
-    rows, columns = values.shape
-    form = {"driver": "GTiff", "count": 1, "height": rows, "width": columns, "dtype": values.dtype.name}
+def _window(grid: MapGrid, window: Window) -> dict[str, Any]:
+    """Place and size of a window of a grid, as rasterio wants them."""
+    rows, columns = window
+    transform = grid.transform() @ Affine.translation(columns[0], rows[0])
+    return {"transform": transform, "height": len(rows), "width": len(columns)}
+
+
+def _warp_band(values: np.ndarray, stored: dict[str, Any], wanted: dict[str, Any]) -> np.ndarray:
     with MemoryFile() as memory:
-        with memory.open(**form, transform=here, crs=near, nodata=np.nan) as file:
+        with memory.open(driver="GTiff", count=1, **stored) as file:
             file.write(values, 1)
         with (
             memory.open() as file,
-            WarpedVRT(
-                file, crs=far, transform=there, height=shape[0], width=shape[1], resampling=how, tolerance=_EXACT,
-                src_nodata=np.nan, nodata=np.nan, dtype=values.dtype.name, warp_mem_limit=64, **_SAME_EVERYWHERE,
-            ) as warped,
-        ):  # fmt: skip
+            WarpedVRT(file, **wanted, tolerance=_EXACT, warp_mem_limit=64, **_SAME_EVERYWHERE) as warped,
+        ):
             return np.asarray(warped.read(1))
 
 
 def _needed(source: MapGrid, target: MapGrid, window: Window) -> tuple[range, range] | None:
     """Rows and columns of the source that a window of the target may take values from."""
-    near, far = _system(source, target)
+    near, far = _systems(source, target)
     sides = [np.linspace(side[0] - 0.5, side[-1] + 0.5, _LATTICE) for side in window]
     x, y = target.positions(*(at.ravel() for at in np.meshgrid(*sides, indexing="ij")))
     moved = np.array(transform(far, near, x, y)[:2])

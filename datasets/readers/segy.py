@@ -22,12 +22,9 @@ _WAY_OUT = "set inline_byte and crossline_byte if the numbers are elsewhere"
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read (inline, crossline, twt or depth); missing and dead traces are not valid. See `datasets.readers`.
+    """Read (inline, crossline, twt or depth) of a cube with one trace a cell; see `datasets.readers`.
 
-    Raises
-    ------
-    InputError
-        Where the file is not SEG-Y, or its traces do not fill a cube with one trace a cell.
+    Missing and dead traces are not valid.
     """
     path = Path(config.source)
     endian = _find_endian(path) if config.endian == "auto" else config.endian

@@ -12,13 +12,7 @@ _SCENES = ["indian_pines"]
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read Indian Pines: (y, x, band) uint16 with wavelengths, and labels 0 to 16. See `datasets.readers`.
-
-    Raises
-    ------
-    InputError
-        Where another scene is asked for.
-    """
+    """Read Indian Pines: (y, x, band) uint16 with wavelengths, and labels 0 to 16. See `datasets.readers`."""
     scene = config.source.removeprefix("tensorly:")
     if scene not in _SCENES:
         raise InputError(f"no scene {scene!r} in TensorLy; the scenes are {_SCENES}")
