@@ -1,6 +1,6 @@
 """Configuration of a conversion. Imports nothing heavy."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,8 +23,8 @@ class MoreSource:
         GeoTIFF, Geosoft or Surfer grid, netCDF, ENVI, or flight lines or stations, which are gridded onto the cells of
         the first source.
     crs
-        Coordinate system of its positions; needed where the file does not say it: Geosoft's, Surfer's and tables do
-        not. ``local`` where the first source's is.
+        Coordinate system of its positions, where the file does not say it, as Geosoft's, Surfer's and tables do not;
+        ``local`` where the first source's is.
     format, key, dims, columns, xy_columns, table_columns, gridding, blank_distance
         As those of the conversion.
     nodata
@@ -45,7 +45,7 @@ class MoreSource:
 
     @classmethod
     def of(cls, given: Any) -> "MoreSource":
-        """Take an entry of `more_sources`: a file, or a mapping of the settings above; refuse any other."""
+        """Take an entry of `more_sources`, a file or a mapping of the settings above; refuse any other."""
         if isinstance(given, str):
             return cls(given)
         known = [setting.name for setting in fields(cls)]
@@ -61,13 +61,14 @@ class MoreSource:
 
 
 def _expected(name: str, value: object) -> str:
-    """Say what a setting of a further source must be, where it is something else."""
+    """Say what a setting of a further source must be, where it is not."""
     choices = {"format": get_args(Format), "gridding": get_args(Gridding)}.get(name)
     if choices:
         return "" if value in choices else f"one of {', '.join(choices)}"
-    if name in ("nodata", "blank_distance"):
+    default = getattr(MoreSource, name, [])
+    if default is None:
         return "" if value is None or (isinstance(value, int | float) and value is not True) else "a number"
-    if name in ("source", "crs", "key"):
+    if isinstance(default, str):
         return "" if isinstance(value, str) else "text"
     return "" if isinstance(value, list) and all(isinstance(item, str) for item in value) else "a list such as [mag]"
 
@@ -79,18 +80,18 @@ class ConvertConfig:
     Attributes
     ----------
     source
-        File to convert, or ``tensorly:indian_pines`` (the AVIRIS scene that the TensorLy package ships).
+        File to convert, or ``tensorly:indian_pines`` (an AVIRIS scene that TensorLy ships).
     more_sources
-        Further grids of the same area, whose bands follow those of `source` as channels: files, or settings of one
+        Further grids of the area, whose bands follow those of `source` as channels: files, or settings of one
         (`MoreSource`) such as ``{source: tmi.grd, crs: EPSG:28354}``.
     resample
-        How `more_sources` on other cells or in another coordinate system are brought to those of `source`:
-        ``nearest``, ``bilinear`` (of the nearest four) or ``average``, for finer grids; the volume's attributes say it.
-        Empty refuses them.
+        How `more_sources` on other cells or in another coordinate system are brought to those of `source`, as the
+        volume's attributes say: ``nearest``, ``bilinear`` (of the nearest four) or ``average``, for finer grids. Empty
+        refuses them.
     out
-        Zarr store to write, such as ``surveys/NAME.zarr`` or ``s3://bucket/NAME.zarr``.
+        Zarr store to write, as ``surveys/NAME.zarr`` or ``s3://bucket/NAME.zarr``.
     format
-        Format of the source; ``auto`` goes by its suffix, and for .grd by its first bytes.
+        Format of the source; ``auto`` goes by suffix, and for .grd by the first bytes.
     key
         Name of the array in a .mat, .npz or netCDF file that holds several.
     shape
@@ -98,7 +99,7 @@ class ConvertConfig:
     order
         How a flattened array runs through its cells: ``C`` (last index first) or ``F`` (column-major, as MATLAB does).
     dims
-        Names of the array's dimensions, in order; left-over axes of length 1 are dropped.
+        Names of the array's dimensions; left-over axes of length 1 are dropped.
     transpose
         Order in which the dimensions are stored. Default: the source's.
     labels
@@ -107,15 +108,15 @@ class ConvertConfig:
     labels_key
         Name of the labels in a .mat, .npz or netCDF file; attribute or column with the class of polygons and wells.
     horizons
-        Files of picked surfaces, by rising vertical coordinate: tables with x and y or the two map dimensions, and the
-        vertical coordinate, or .npy grids. Class 0 lies before the first, 1 after it, and so on; name them in
-        `class_names`. Cells without picks on both sides are unlabelled.
+        Files of picked surfaces, by rising vertical coordinate: tables with that and x and y or the two map dimensions,
+        or .npy grids. Class 0 lies before the first, 1 after it, and so on; name them in `class_names`. Cells without
+        picks on both sides are unlabelled.
     label_columns
         Columns of horizons and wells, where the file does not name them or otherwise.
     label_radius
         How far around a well its class holds, in map units; the nearest well wins, of equals the first in the file.
     label_touched
-        Whether a polygon labels every cell it touches, not only those whose centre it covers.
+        Whether a polygon labels all cells it touches, not only those whose centre it covers.
     labels_crs
         Coordinate system of the labels' x and y, where their file does not say it and it is not the volume's.
     label_shape
@@ -123,10 +124,10 @@ class ConvertConfig:
     label_dims
         As `dims`, for the labels; needed where they have fewer dimensions than the data.
     labels_dominant
-        For labels that are shares, class first: a cell has the class of its largest share (0 is the first), if that is
-        at least this much.
+        For labels that are shares, class first: a cell has the class of its largest share, from 0, if that is at least
+        this much.
     class_names
-        Value of the labels -> name of the class. Cells of any other value are unlabelled.
+        Value of the labels -> name of the class. Any other value is unlabelled.
     valid
         File of the no-data mask, true or non-zero where there is data; as for `labels`.
     valid_key
@@ -169,14 +170,14 @@ class ConvertConfig:
     vertical
         Vertical dimension of a SEG-Y cube: ``twt`` (two-way time in ms) or ``depth``.
     columns
-        Readings of a table of flight lines or stations (CSV, XYZ, ASEG-GDF2) to grid: each becomes a band; a single one
-        of several values, NAME[0], NAME[1] and so on, becomes layers.
+        Readings of a table of flight lines or stations (CSV, XYZ, ASEG-GDF2) to grid, each to a band; a single one of
+        several values, NAME[0], NAME[1] and so on, to layers.
     xy_columns
         Columns of its positions. Default: easting and northing, x and y, or longitude and latitude.
     table_columns
         Names of its columns where the file does not name them.
     lines_crs
-        Coordinate system of its positions, where that is not `crs`, in which they are gridded.
+        Coordinate system of its positions, where it is not `crs`, in which they are gridded.
     cell_size
         Edge of a cell of the grid, in the units of `crs`.
     gridding
@@ -186,8 +187,8 @@ class ConvertConfig:
     chunks
         Dimension -> edge of a stored chunk, in cells. Default: chunks of 1 to 2 MiB, or fitted to `block`.
     block
-        Dimension -> edge of the blocks that training will read, in cells; others are read whole. Chunks then divide a
-        block, and shards are whole blocks.
+        Dimension -> edge of the blocks that training will read, in cells; others are read whole. Chunks divide a block,
+        and shards are whole blocks.
     overviews
         Whether a volume of more than 64 MiB gets coarser copies, for viewing.
     overwrite
@@ -259,32 +260,29 @@ class ConvertConfig:
 
     @property
     def others(self) -> list[MoreSource]:
-        """`more_sources`, each with all of its settings."""
+        """`more_sources` with all of their settings."""
         return [MoreSource.of(given) for given in self.more_sources]
 
 
 def changed(config: ConvertConfig | MoreSource, without: Collection[str] = ()) -> dict[str, Any]:
-    """Take the settings that are not at their defaults, `without` some."""
+    """Take the settings that are not at their defaults, without some."""
     plain = asdict(type(config)())
     return {name: value for name, value in asdict(config).items() if name not in without and value != plain[name]}
 
 
 def read_settings(path: Path) -> Any:
-    """Read what a YAML file holds; `InputError` where it is none."""
+    """Read what a YAML file holds, where it is settings with paths that start at the file's own folder."""
     import yaml
-
-    try:
-        return yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {error}") from error
-
-
-def from_its_folder(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Let paths among the settings of a file start at its own folder."""
 
     def place(where: str) -> str:
         return where if not where or "://" in where else str(path.parent / where)
 
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        return settings
     moved = dict(settings)
     for name, given in settings.items():
         if name in ("source", "labels", "valid", "extent"):

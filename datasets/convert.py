@@ -33,7 +33,7 @@ def convert(config: ConvertConfig) -> str | Path:
     Parameters
     ----------
     config
-        Source, target, and what the source does not say about itself.
+        Source, target, and what the source does not say of itself.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def convert(config: ConvertConfig) -> str | Path:
     Raises
     ------
     InputError
-        Where the source cannot be read or does not fit the settings, the target exists, or cannot be written.
+        Where the source cannot be read or does not fit the settings, or the target cannot be written.
     """
     if not config.source or not config.out:
         raise InputError("convert needs a source and an out, such as --source cube.sgy --out surveys/cube.zarr")

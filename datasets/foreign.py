@@ -1,13 +1,13 @@
 """Zarr stores of others, version 2 or 3, and MDIO surveys, opened in place as volumes: nothing is copied.
 
-A store that says enough of itself (one array with named dimensions, or MDIO) is opened by its own path. For any other,
-a view says the rest: a YAML file of a conversion's settings, with the store as its source and no `out`;
+A store that says enough of itself (one array with named dimensions, or MDIO) is opened by its own path. Of any other, a
+view says the rest: a YAML file of a conversion's settings, with the store as its source and no `out`;
 ``pipeline/recipes/views/survey.yaml`` has them all. Chunks that a store leaves out hold its fill value, as Zarr has it.
 
-The values are not read to tell one volume from another: the attribute ``conversion``, and so
+Volumes are told apart without reading their values: the attribute ``conversion``, and so
 `datasets.volume.Volume.digest`, has a hash of the list of the objects of data and mask, each with its size and version
 (of a file, when it was changed: copy a folder with its times). So a run that goes on notices a chunk that was replaced,
-added or removed. Listing a cloud store takes a request for each thousand objects; where there is no listing, as behind
+added or removed. A listing takes a request for each thousand objects of a cloud store; where there is none, as behind
 ``https://``, the attribute says so, and changed values go unnoticed. Labels are told apart by their values.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from datasets.config_convert import ConvertConfig, changed, from_its_folder, read_settings
+from datasets.config_convert import ConvertConfig, changed, read_settings
 from datasets.coordinates import add_coordinates
 from datasets.errors import InputError
 from datasets.foreign_layouts import Layout, attributes, find_layout
@@ -63,7 +63,7 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
     Raises
     ------
     InputError
-        Where the view or the store does not say which array is the volume, or it cannot be one.
+        Where neither view nor store says which array is the volume, or it cannot be one.
     """
     config = _read_view(Path(where)) if is_view(where) else ConvertConfig(source=where)
     for option in ("labels", "valid"):
@@ -98,7 +98,7 @@ def _is_file(place: str) -> bool:
 
 
 def _data(config: ConvertConfig, layout: Layout) -> tuple[xr.Dataset, Layout]:
-    """Open the data in the stored pieces, with the view's names of dimensions, and the attributes of a reader's."""
+    """Open the data in the stored pieces, dimensions as the view names them, with a reader's attributes."""
     stored = layout.array
     if stored.dtype.kind not in "biuf":
         raise InputError(f"{config.source} holds cells of type {stored.dtype}; a volume needs whole or real numbers")
@@ -124,7 +124,7 @@ def _read_view(path: Path) -> ConvertConfig:
         unknown = sorted(set(settings) - set(_SETTINGS)) if isinstance(settings, dict) else settings
         problem = f"holds {unknown}, which is no setting of a view" if unknown else "names no source"
         raise InputError(f"{path} {problem}; its settings are {sorted(_SETTINGS)}")
-    return ConvertConfig(**from_its_folder(path, settings))
+    return ConvertConfig(**settings)
 
 
 def _find(node: Node, key: str, where: str, option: str) -> Layout:
@@ -199,7 +199,7 @@ def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variabl
 
 
 def _provenance(config: ConvertConfig, layout: Layout, mask: str) -> dict[str, str]:
-    """Say where the data lie and what is stored of them, as the head of this file describes."""
+    """Say where the data lie and what is stored of them: see the head of this file."""
     settings = changed(config, ("source", "labels", "horizons", "valid", "title", "licence"))
     described = json.dumps(layout.array.metadata.to_dict(), sort_keys=True, default=str)
     conversion = {
@@ -217,7 +217,7 @@ def _provenance(config: ConvertConfig, layout: Layout, mask: str) -> dict[str, s
 
 
 def _objects(uri: str, array: str) -> str:
-    """Count the objects that hold an array and hash their list; say so where they cannot be listed."""
+    """Count the objects that hold an array and hash their list, where they can be listed."""
     listed = open_objects(uri).listing(array)
     if listed is None:
         return "not listed by the store, so changed values go unnoticed"

@@ -13,16 +13,10 @@ from datasets.readers import cf
 
 @dataclass(frozen=True)
 class Layout:
-    """An array and what its store says of it.
+    """An array, the names of its dimensions (none where the store has none) and what else its store says of it.
 
-    Attributes
-    ----------
-    array, dims, coords
-        The array, the names of its dimensions (none where the store has none) and coordinates along them.
-    valid
-        Mask and its dimensions, where the store has one.
-    title, crs
-        What the store calls itself, and its coordinate reference system as text, if any.
+    Those are coordinates along the dimensions, the mask and its dimensions, what the store calls itself, and its
+    coordinate reference system as text.
     """
 
     array: zarr.Array
@@ -33,7 +27,7 @@ class Layout:
     crs: str = ""
 
     def renamed(self, names: Mapping[str, str]) -> "Layout":
-        """Give dimensions, and coordinates of these names, other names."""
+        """Give dimensions, and the coordinates of their names, other names."""
         valid = self.valid and (self.valid[0], [names.get(dim, dim) for dim in self.valid[1]])
         coords = {
             names.get(name, name): xr.Variable([names.get(str(dim), dim) for dim in at.dims], at.values, at.attrs)
@@ -55,7 +49,7 @@ def find_layout(node: zarr.Group | zarr.Array, key: str, vertical: str = "twt") 
     Raises
     ------
     LookupError
-        Where there is no such array, or no key and several; the words list them.
+        Where there is no such array, or no key and several; it lists them.
     """
     if isinstance(node, zarr.Array):
         if key:
@@ -136,7 +130,7 @@ def _mdio_1(group: zarr.Group, key: str) -> Layout:
 
 
 def _dims(array: zarr.Array) -> list[str]:
-    """Names of the dimensions: of version 3, or as xarray writes them into version 2; empty where one lacks."""
+    """Names of the dimensions, of version 3 or as xarray writes them into version 2; none where one lacks."""
     names: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS", ())
     return [str(name) for name in names] if all(names) and len(names) == array.ndim else []
 
@@ -147,7 +141,7 @@ def _aside(array: zarr.Array) -> list[str]:
 
 
 def _coordinate(array: zarr.Array, name: str) -> xr.Variable | None:
-    """Read a coordinate of numbers or dates; none for any other."""
+    """Read a coordinate of numbers or dates."""
     dims = _dims(array) or ([name] if array.ndim == 1 else [])
     if not dims or array.dtype.kind not in "iufM":
         return None

@@ -19,8 +19,8 @@ def write_class_map(
     Parameters
     ----------
     classes
-        uint8 over (y, x), which Dask may read piece by piece, with evenly spaced coordinates of the cells' centres, and
-        ``spatial_ref`` where there is a CRS; 255 where there is no class.
+        uint8 over (y, x), 255 for none, which Dask may read piece by piece; evenly spaced coordinates of the cells'
+        centres, and ``spatial_ref`` where there is a CRS.
     path
         GeoTIFF to write.
     names, colours

@@ -23,15 +23,7 @@ _MOST_CELLS = 100_000_000
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of a grid; their edges lie on multiples of the cell size.
-
-    Attributes
-    ----------
-    x, y
-        Centres; x rises, y falls.
-    size
-        Edge of a cell.
-    """
+    """Centres of a grid's cells, where x rises and y falls, and their size, of which the edges are multiples."""
 
     x: np.ndarray
     y: np.ndarray
@@ -39,12 +31,12 @@ class Cells:
 
 
 def extent(x_N: np.ndarray, y_N: np.ndarray) -> str:
-    """Say over what positions stretch, for a message."""
+    """Say how far positions reach."""
     return f"x {x_N.min():g} to {x_N.max():g}, y {y_N.min():g} to {y_N.max():g}"
 
 
 def plan_cells(x_N: np.ndarray, y_N: np.ndarray, size: float) -> Cells:
-    """Lay cells over all readings; `InputError` where they would be too many for memory."""
+    """Lay cells over all readings; `InputError` where they are too many for memory."""
     west, east, south, north = (np.floor(edge / size) for edge in (x_N.min(), x_N.max(), y_N.min(), y_N.max()))
     cells = (east - west + 1) * (north - south + 1)
     if cells > _MOST_CELLS:
@@ -56,7 +48,7 @@ def plan_cells(x_N: np.ndarray, y_N: np.ndarray, size: float) -> Cells:
 
 
 def block_medians(x_N: np.ndarray, y_N: np.ndarray, values_NK: np.ndarray, size: float) -> np.ndarray:
-    """Medians of positions and values in each cell, [blocks, 2 + K], which tame dense flight lines."""
+    """Medians of position and values in each cell [blocks, 2 + K], which tame dense flight lines."""
     table = pd.DataFrame(np.column_stack([x_N, y_N, values_NK]))
     return table.groupby([np.floor(y_N / size), np.floor(x_N / size)]).median().to_numpy()
 
@@ -73,8 +65,8 @@ def grid_readings(
     cells
         The grid.
     method
-        Between block medians: nearest, linear over triangles, or cubic over triangles (smooth). The latter two do not
-        go beyond the outermost readings.
+        Between block medians: nearest, linear over triangles, or cubic over triangles (smooth), of which the latter two
+        do not go beyond the outermost readings.
     blank_distance
         Cells whose centre is farther than that from any reading are no data.
 
@@ -86,7 +78,7 @@ def grid_readings(
     Raises
     ------
     InputError
-        Where the readings span no area to be interpolated over.
+        Where the readings span no area.
     """
     x_YX, y_YX = np.meshgrid(cells.x, cells.y)
     known_KN = np.isfinite(values_NK).T

@@ -26,8 +26,8 @@ class Measuring:
     sizes, dtype
         Dimension -> cells, and type of the data.
     entries, centre
-        Dimensions whose entries are measured each by itself, and the value of each entry that its histogram is finest
-        around, float64 [E].
+        Dimensions whose entries are measured one by one; the value that each one's histogram is finest around,
+        float64 [E].
     """
 
     sizes: dict[str, int]
@@ -37,7 +37,7 @@ class Measuring:
 
     @classmethod
     def of(cls, data: xr.DataArray, centre: np.ndarray | None = None) -> "Measuring":
-        """Plan the measuring of a volume; a small sample from its middle gives the centres, if not known."""
+        """Plan the measuring of a volume; a sample from its middle gives the centres, if not known."""
         sizes, entries = {str(dim): size for dim, size in data.sizes.items()}, entry_dims(data.sizes)
         dtype = np.dtype(np.uint8) if data.dtype.kind == "b" else data.dtype
         count = math.prod(sizes[dim] for dim in entries)
@@ -61,7 +61,7 @@ class Measuring:
 
     @property
     def columns(self) -> list[str]:
-        """Dimensions of the map, if there is a column over each of its cells that can be judged."""
+        """Dimensions of the map, if its cells have columns that can be judged."""
         over = map_dims(self.sizes)
         cells = math.prod(self.sizes[dim] for dim in over)
         deep = math.prod(self.sizes.values()) > cells
@@ -91,15 +91,15 @@ class Measuring:
         if values.dtype.kind == "f":
             finite = np.isfinite(values)
             keep = finite if valid is None else finite & valid
-        order = [dims.index(dim) for dim in [*self.entries, *(dim for dim in dims if dim not in self.entries)]]
+        axes = [dims.index(dim) for dim in self.entries]
         held = np.arange(self.count).reshape([self.sizes[dim] for dim in self.entries])
         held = held[tuple(where[dim] for dim in self.entries)]
         parts = [np.empty(0, values.dtype)] * self.count
         kept = [np.empty(0, bool)] * self.count
         for at, entry in np.ndenumerate(held):
-            parts[entry] = values.transpose(order)[at].ravel()
+            parts[entry] = np.moveaxis(values, axes, range(len(axes)))[at].ravel()
             if keep is not None:
-                kept[entry] = keep.transpose(order)[at].ravel()
+                kept[entry] = np.moveaxis(keep, axes, range(len(axes)))[at].ravel()
         arrays = to_arrays(sketch(parts, None if keep is None else kept, self.centre))
         if self.columns:
             arrays |= _columns(values, keep, tuple(axis for axis, dim in enumerate(dims) if dim not in self.columns))
@@ -111,7 +111,7 @@ def _limits(dtype: np.dtype) -> np.finfo | np.iinfo:
 
 
 def _columns(values: np.ndarray, keep: np.ndarray | None, axes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Smallest and largest value, and number of values, of every column of a piece."""
+    """Smallest and largest value, and cells with one, of every column of a piece."""
     limits = _limits(values.dtype)
     where = True if keep is None else keep
     cells = np.broadcast_to(np.True_, values.shape) if keep is None else keep
@@ -124,9 +124,9 @@ def _columns(values: np.ndarray, keep: np.ndarray | None, axes: tuple[int, ...])
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the pieces of a volume add up to: a sketch of every entry, and which columns of the map are dead.
+    """What the pieces of a volume add up to: a sketch of every entry, and the dead columns of the map, bool [M].
 
-    Those have two values or more, all equal: bool [M]; none where there are no columns.
+    Those have two values or more, all equal; `dead` is None where there are no columns.
     """
 
     sketch: Sketch

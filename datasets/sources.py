@@ -25,12 +25,9 @@ READERS: dict[str, Callable[[ConvertConfig], xr.Dataset]] = {
 
 
 def source_kind(source: str, wanted: str, option: str) -> str:
-    """Tell the format of a file, or of ``tensorly:NAME``: the `wanted` one, or what suffix and first bytes say if ``auto``.
+    """Tell the format of a file or ``tensorly:NAME``: the `wanted` one, or if ``auto`` what suffix and first bytes say.
 
-    Raises
-    ------
-    InputError
-        Where there is no such file, as the setting `option` names it, or its format is not known.
+    `InputError` says where there is no such file, as the setting `option` names it, or its format is not known.
     """
     if wanted == "tensorly" or source.startswith("tensorly:"):
         return "tensorly"
@@ -44,7 +41,7 @@ def source_kind(source: str, wanted: str, option: str) -> str:
 
 
 def existing(path: str, option: str) -> Path:
-    """Refuse a file that is not there; `option` is the setting that names it."""
+    """Refuse a file that is not there, as the setting `option` names it."""
     if not Path(path).is_file():
         raise InputError(f"no file at {path}; check {option}")
     return Path(path)

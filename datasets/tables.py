@@ -31,15 +31,15 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
     Parameters
     ----------
     path
-        File; .xz and .gz are unpacked. Lines that start with ``/`` or ``#`` are comments, and the last of them names
-        the columns where it has as many words as they are. ``*`` and empty fields are NaN.
+        File; .xz and .gz are unpacked. Lines that start with ``/`` or ``#`` are comments, of which the last names the
+        columns where it has as many words as they are. ``*`` and empty fields are NaN.
     columns, option
-        Names of the columns, needed where the file does not name them; the setting that gives them, for the messages.
+        Names of the columns, where the file does not name them, and the setting that gives them.
 
     Raises
     ------
     InputError
-        Where the file is missing, empty, not a table, or does not name its columns.
+        Where the file is missing, empty, no table, or does not name its columns.
     """
     if not path.is_file():
         raise InputError(f"no file at {path}; check its name")
@@ -80,7 +80,7 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
 
 
 def find_column(table: pd.DataFrame, names: Sequence[str], path: Path, option: str) -> str:
-    """Find the first of `names` among the columns, capitals or not; `InputError` where there is none of them."""
+    """Find the first of `names` among the columns, capitals or not; `InputError` without any."""
     found = find_optional(table, names)
     if found is None:
         held = ", ".join(map(str, table.columns[:_SHOWN])) + (", ..." if len(table.columns) > _SHOWN else "")
@@ -96,7 +96,7 @@ def find_optional(table: pd.DataFrame, names: Sequence[str]) -> str | None:
 
 
 def numbers(table: pd.DataFrame, column: str, path: Path) -> np.ndarray:
-    """Take a column as float64; empty fields are NaN, and `InputError` has the first that is no number."""
+    """Take a column as float64, NaN where empty; `InputError` has the first field that is no number."""
     values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
     wrong = np.flatnonzero(np.isnan(values) & table[column].notna().to_numpy())
     if len(wrong):

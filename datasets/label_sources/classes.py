@@ -11,24 +11,9 @@ from datasets.labels import UNLABELLED
 
 
 def class_indices(values: pd.Series, class_names: Mapping[int, str], where: str) -> np.ndarray:
-    """Turn classes into indices in the order of `class_names`.
+    """Turn classes into uint8 indices in the order of `class_names` (value -> name), 255 where they are empty.
 
-    Parameters
-    ----------
-    values, where
-        A value that `class_names` names, or one of its names, each; empty is unlabelled. Their file and column.
-    class_names
-        Value -> name of the class.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*values]; 255 unlabelled.
-
-    Raises
-    ------
-    InputError
-        Where no names are given, or a class is not among them.
+    Each is a value or a name of these. `InputError` says `where`, in which file and column, one is unknown.
     """
     held = ", ".join(repr(_plain(value)) for value in values.dropna().unique()[:20])
     if not class_names:

@@ -11,8 +11,7 @@ from datasets.errors import InputError
 from datasets.label_sources.points import map_cells, vertical_values
 from datasets.labels import UNLABELLED, label_attrs
 from datasets.sources import existing
-from datasets.tables import find_column, read_table
-from datasets.tables import numbers as column_numbers
+from datasets.tables import find_column, numbers, read_table
 
 _MAPS_APART = frozenset({"band", "date"})
 
@@ -20,9 +19,9 @@ _MAPS_APART = frozenset({"band", "date"})
 def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
     """Give each cell between two horizons their class, where both are picked; see `datasets.label_sources`.
 
-    `config.horizons` are in the order of rising vertical coordinate, and may not cross: class 0 lies before the first,
-    1 between the first and the second, and so on. A class without a name stays unlabelled. A cell exactly on a horizon
-    belongs to the class after it. Several picks of a cell count by their mean.
+    `config.horizons` rise with the vertical coordinate and may not cross: class 0 lies before the first, 1 between the
+    first and the second, and so on; one without a name stays unlabelled. A cell exactly on a horizon belongs to the
+    class after it. Several picks of a cell count by their mean.
     """
     dim, values_Z = vertical_values(ds, "labels from horizons")
     dims = [str(name) for name in ds["data"].dims if name != dim and name not in _MAPS_APART]
@@ -58,7 +57,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
 def _surface(
     path: Path, ds: xr.Dataset, dims: tuple[str, str], vertical: str, config: ConvertConfig
 ) -> tuple[np.ndarray, str]:
-    """Vertical coordinate of a horizon in each cell of the map, NaN without a pick; and how much of it fits."""
+    """Vertical coordinate of a horizon in each cell of the map, NaN without a pick; how much of it fits."""
     shape = tuple(ds.sizes[dim] for dim in dims)
     if path.suffix.lower() == ".npy":
         surface = np.load(existing(str(path), "horizons"), allow_pickle=False).astype(np.float64)
@@ -70,7 +69,7 @@ def _surface(
         return surface, f"{path.name}: {np.isfinite(surface).sum()} cells"
     table = read_table(path, config.label_columns, "label_columns")
     names = list(dict.fromkeys([vertical, *(["time", "twt"] if vertical in ("time", "twt") else []), "z"]))
-    picks = column_numbers(table, find_column(table, names, path, "label_columns"), path)
+    picks = numbers(table, find_column(table, names, path, "label_columns"), path)
     rows, columns, inside = map_cells(table, path, ds, dims, config)
     use = inside & np.isfinite(picks)
     if not use.any():
@@ -87,8 +86,7 @@ def _surface(
 def _refuse_crossing(surfaces_HM: np.ndarray, config: ConvertConfig, ds: xr.Dataset, dims: list[str]) -> None:
     for lower in range(1, len(surfaces_HM)):
         for upper in range(lower):
-            with np.errstate(invalid="ignore"):
-                crossed = np.argwhere(surfaces_HM[upper] > surfaces_HM[lower])
+            crossed = np.argwhere(surfaces_HM[upper] > surfaces_HM[lower])
             if len(crossed):
                 cell = tuple(crossed[0])
                 where = ", ".join(

@@ -13,7 +13,7 @@ _POLYGONS = (".geojson", ".json", ".gpkg")
 
 
 def is_placed(config: ConvertConfig) -> bool:
-    """Whether the labels are things to be placed on the volume's cells, and no array of cells themselves."""
+    """Whether labels are things to be placed on the volume's cells, and no array."""
     return bool(config.horizons) or table_suffix(config.labels) in (*_POLYGONS, *TABLE_SUFFIXES)
 
 

@@ -19,8 +19,7 @@ _DOWNWARD = ("twt", "depth", "time", "layer", "elevation", "z")
 def map_points(table: pd.DataFrame, path: Path, grid: MapGrid, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:
     """Take x and y of each row, in the coordinate system of the grid.
 
-    They are in `config.labels_crs` where that is set, else in the grid's own. `InputError` has `path`, where a column
-    is missing or the two do not go together.
+    The table has them in `config.labels_crs` where that is set, else in the grid's own. `InputError` names `path`.
     """
     x, y = (numbers(table, find_column(table, names, path, "label_columns"), path) for names in (_X_NAMES, _Y_NAMES))
     if not config.labels_crs:
@@ -35,10 +34,7 @@ def map_cells(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the nearest cell of each row of a table with x and y, or columns named as the map's dimensions `dims`.
 
-    Returns
-    -------
-    rows, columns, inside
-        Indices [N] and whether they are within the volume.
+    Returned are rows and columns of the map [N], and whether they are within the volume.
     """
     by_name = not {"x", "y"} & set(dims) and all(find_optional(table, [dim]) for dim in dims)
     if by_name and all(dim in ds.coords for dim in dims):
@@ -51,14 +47,13 @@ def map_cells(
         places = list(grid.cells(*map_points(table, path, grid, config)))
         if grid.dims != dims:
             places.reverse()
-    with np.errstate(invalid="ignore"):
-        inside = np.all([(at >= -0.5) & (at < ds.sizes[dim] - 0.5) for at, dim in zip(places, dims, strict=True)], 0)
+    inside = np.all([(at >= -0.5) & (at < ds.sizes[dim] - 0.5) for at, dim in zip(places, dims, strict=True)], axis=0)
     rows, columns = (np.floor(np.where(inside, at, 0) + 0.5).astype(np.int64) for at in places)
     return rows, columns, inside
 
 
 def _index(coordinate: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Where values are along a coordinate, as real indices; its ends go on by half a step, and no further."""
+    """Real indices of values along a coordinate, whose ends go on by half a step and no further."""
     if len(coordinate) == 1:
         return np.where(np.abs(values - coordinate[0]) < 0.5, 0.0, np.nan)
     first, last = np.diff(coordinate)[[0, -1]] / 2
@@ -69,7 +64,7 @@ def _index(coordinate: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def vertical_dim(ds: xr.Dataset) -> str | None:
-    """Name of the vertical dimension of the data, or None."""
+    """Name of the vertical dimension, or None."""
     return next((name for name in _DOWNWARD if name in ds["data"].dims), None)
 
 

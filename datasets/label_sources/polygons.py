@@ -16,6 +16,7 @@ from datasets.errors import InputError
 from datasets.label_sources.classes import class_indices
 from datasets.labels import UNLABELLED, label_attrs
 from datasets.map_grid import MapGrid, crs_name, parse_crs
+from datasets.readers.arrays import reading
 from datasets.sources import existing
 
 _DEGREES = CRS.from_string("OGC:CRS84")  # what GeoJSON is in where it does not say (RFC 7946)
@@ -25,8 +26,8 @@ _SHOWN = 20
 def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
     """Draw the polygons of `config.labels` on the map; see `datasets.label_sources`.
 
-    The attribute `labels_key` holds their classes; `labels_crs` goes before what the file says. Of polygons that
-    overlap, the later in the file wins.
+    Their attribute `labels_key` is the class; `labels_crs` goes before what the file says. Of polygons that overlap,
+    the later in the file wins.
     """
     path = existing(config.labels, "labels")
     geometries, attributes, crs = (_read_geopackage if path.suffix.lower() == ".gpkg" else _read_geojson)(path)
@@ -82,13 +83,11 @@ def _read_geopackage(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CR
         raise InputError(
             f"reading {path} needs pyogrio and shapely: pip install 'telegrapher[vectors]', or save it as GeoJSON"
         ) from error
-    try:
+    with reading(path, "GeoPackage", pyogrio.errors.DataSourceError):
         layers = pyogrio.list_layers(path)[:, 0]
         if len(layers) != 1:
             raise InputError(f"{path} holds the layers {', '.join(layers)}; save the one of the labels by itself")
         meta, _, shapes, fields = pyogrio.raw.read(path)
-    except pyogrio.errors.DataSourceError as error:
-        raise InputError(f"{path} is not a GeoPackage that can be read ({error}); check the file") from error
     if shapes is None:
         raise InputError(f"{path} holds no polygons; check the file")
     geometries = [shapely.geometry.mapping(shape) if shape is not None else {} for shape in shapely.from_wkb(shapes)]
@@ -97,7 +96,7 @@ def _read_geopackage(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CR
 
 
 def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, path: Path) -> list[dict[str, Any]]:
-    """Bring polygons to the coordinate system of the volume; without one on both sides, they are taken as they are."""
+    """Bring polygons to the coordinate system of the volume; if neither has one, they are taken as they are."""
     if grid.crs is None:
         if crs is not None:
             raise InputError(f"{path} is in {crs_name(crs)}, but the volume has no CRS; set crs")

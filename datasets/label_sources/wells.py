@@ -22,9 +22,9 @@ _CLASS_NAMES = ("class", "label", "unit", "lithology")
 def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
     """Give the cells around the wells of the table `config.labels` their classes; see `datasets.label_sources`.
 
-    Each column of the map belongs to the nearest well within `label_radius` of its centre, to the first in the file
-    of equals. Rows with from and to hold where from <= coordinate < to, rows with z in the cell nearest to z, other
-    rows on the whole map. Rows that contradict each other are refused.
+    A column of the map belongs to the nearest well within `label_radius` of its centre, to the first in the file of
+    equals. Rows with from and to hold where from <= coordinate < to, rows with z in the cell nearest to z, others on
+    the whole map. Rows that contradict each other are refused.
     """
     path = Path(config.labels)
     if config.label_radius is None or not config.label_radius > 0:
@@ -38,7 +38,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
     column = find_column(table, named, path, "labels_key")
     codes = class_indices(table[column], config.class_names, f"column {column} of {path}")
     well_N, wells = pd.factorize(pd.MultiIndex.from_arrays([x, y]))  # in the order of the file
-    x_W, y_W = (np.array([place[axis] for place in wells], np.float64) for axis in range(2))
+    x_W, y_W = np.array(list(wells), np.float64).T
     nearest_M = _nearest(grid, x_W, y_W, config.label_radius)
     reached = np.unique(nearest_M[nearest_M >= 0])
     if not len(reached):
@@ -66,7 +66,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
 
 
 def _nearest(grid: MapGrid, x_W: np.ndarray, y_W: np.ndarray, radius: float) -> np.ndarray:
-    """Index of the nearest well within `radius` of each cell of the map, the first of equals, or -1."""
+    """Nearest well within `radius` of each cell of the map, the first of equals, or -1."""
     nearest = np.full(grid.shape, -1)
     distance = np.full(grid.shape, np.inf)
     row_W, column_W = grid.cells(x_W, y_W)
@@ -90,7 +90,7 @@ def _nearest(grid: MapGrid, x_W: np.ndarray, y_W: np.ndarray, radius: float) -> 
 
 
 def _spans(table: pd.DataFrame, path: Path, ds: xr.Dataset) -> tuple[str, np.ndarray] | None:
-    """Vertical dimension, and which cells along it each row holds [N, Z]; None where the table has no depths."""
+    """Vertical dimension, and which cells along it each row holds [N, Z]; None without depths."""
     z = find_optional(table, ["z", vertical_dim(ds) or "depth"])
     if not z and not find_optional(table, ["from"]) and not find_optional(table, ["to"]):
         return None

@@ -1,8 +1,10 @@
 """What the readers of plain arrays share: which array of a file, and what its axes are."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -12,8 +14,19 @@ from datasets.errors import InputError
 from datasets.readers.lazy import LazyArray
 
 
+@contextmanager
+def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn errors of another library into an `InputError` which says that a file is not of its kind."""
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        raise InputError(f"{path} is not a {kind} that can be read ({error}); check the file") from error
+
+
 def refuse_short(path: Path, needed: int, who: str) -> None:
-    """Raise `InputError` where a file holds fewer bytes than the `needed` ones, of which ``its header``, say, tells."""
+    """Raise `InputError` where a file holds fewer bytes than `needed`, as `who`, such as ``its header``, says."""
     held = path.stat().st_size
     if held < needed:
         raise InputError(
@@ -23,7 +36,7 @@ def refuse_short(path: Path, needed: int, who: str) -> None:
 
 
 def pick_key(path: Path, key: str, shapes: Mapping[str, tuple[int, ...]], option: str) -> str:
-    """Check the key of an array, or find the only one; `InputError` lists all with their shapes where it cannot be."""
+    """Check the key of an array, or find the only one; else `InputError` lists all with their shapes."""
     if not shapes:
         raise InputError(f"{path} holds no array; check the file")
     if key in shapes or (not key and len(shapes) == 1):
@@ -34,7 +47,7 @@ def pick_key(path: Path, key: str, shapes: Mapping[str, tuple[int, ...]], option
 
 
 def read_array(config: ConvertConfig, load: Callable[[Path, str, str], np.ndarray | LazyArray]) -> xr.Dataset:
-    """Read the array that `load` takes from a file; only the settings can name its axes."""
+    """Read the array that `load` takes from a file; only settings can name its axes."""
     path = Path(config.source)
     array = load(path, config.key, "key")
     if not config.dims:
@@ -44,7 +57,9 @@ def read_array(config: ConvertConfig, load: Callable[[Path, str, str], np.ndarra
     return xr.Dataset({"data": data}, attrs={"files": [str(path)]})
 
 
-def name_dims(array: np.ndarray | LazyArray, dims: list[str], shape: list[int], order: str, what: str) -> xr.Variable:
+def name_dims(
+    array: np.ndarray | LazyArray, dims: list[str], shape: list[int], order: Literal["C", "F"], what: str
+) -> xr.Variable:
     """Bring an array to its shape and name its axes; left-over axes of length 1 are dropped.
 
     Parameters
@@ -68,7 +83,7 @@ def name_dims(array: np.ndarray | LazyArray, dims: list[str], shape: list[int], 
                 f"against {math.prod(shape)}; correct the shape"
             )
         values = array.load() if isinstance(array, LazyArray) else array
-        array = values.reshape(shape, order="F" if order == "F" else "C")
+        array = values.reshape(shape, order=order)
     if len(array.shape) - len(dims) not in (0, array.shape.count(1)):
         raise InputError(
             f"{what} has shape {array.shape}, but dims names {len(dims)} of its axes: {dims}; name them all"

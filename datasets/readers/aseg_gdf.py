@@ -21,7 +21,7 @@ _NULL = re.compile(r"NULL\s*=\s*([^,:\s]+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class _Column:
-    """A value of every record: its characters, whether they are text, and the number that stands for none."""
+    """A value of every record: its characters, whether they are text, and the number for none."""
 
     name: str
     cut: slice
@@ -30,7 +30,7 @@ class _Column:
 
 
 def _read_definition(path: Path) -> list[_Column]:
-    """Read the columns of the data records from a .dfn; a field may have several, as ``15f12.6``."""
+    """Read the columns of the data records from a .dfn; a field such as ``15f12.6`` has several."""
     if not path.is_file():
         raise InputError(f"no file at {path}, which defines the columns of an ASEG-GDF2 .dat; put it beside the data")
     columns: list[_Column] = []
@@ -101,7 +101,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """Name the file of that suffix, `path` itself or its neighbour, in small letters unless there it is in capitals."""
+    """Name the file of that suffix, `path` or its neighbour; in capitals only where it is there so."""
     if path.suffix.lower() == suffix:
         return path
     small, capitals = path.with_suffix(suffix), path.with_suffix(suffix.upper())
@@ -109,6 +109,6 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 def _number(text: str) -> float:
-    """Read a Fortran number: D is an exponent too, blanks and stars (a value too wide for its field) are none."""
+    """Read a Fortran number: D is an exponent too, blanks and stars (too wide for a field) are none."""
     plain = text.strip().upper().replace("D", "E")
     return float(plain) if plain.strip("*") else np.nan

@@ -20,11 +20,7 @@ _MISSING = ("_FillValue", "missing_value")
 def unpacked(variable: xr.Variable) -> tuple[xr.Variable, list[float]]:
     """Undo the packing of a variable as stored, lazily, or say which of its values are missing.
 
-    Returns
-    -------
-    variable, missing
-        Floats with NaN and no missing values where the variable is packed (``scale_factor``, ``add_offset``); the same
-        variable, in its own type, and its missing values where not.
+    A packed one (``scale_factor``, ``add_offset``) becomes floats with NaN, and none are missing.
     """
     missing = [number for name in _MISSING for number in _numbers(variable.attrs.get(name))]
     if not {"scale_factor", "add_offset"} & set(variable.attrs):
@@ -38,25 +34,25 @@ def unpacked(variable: xr.Variable) -> tuple[xr.Variable, list[float]]:
 
 
 def map_names(coords: Mapping[str, xr.Variable]) -> dict[str, str]:
-    """Names x and y for dimensions whose coordinate CF calls a projected one, a longitude or a latitude."""
+    """Names x and y for dimensions of projected coordinates, longitudes or latitudes, as CF calls them."""
     standard = {name: str(coordinate.attrs.get("standard_name")) for name, coordinate in coords.items()}
     new = {name: _STANDARD[words] for name, words in standard.items() if words in _STANDARD}
     return {old: name for old, name in new.items() if name not in coords}
 
 
 def described(attrs: Mapping[str, Any], config: ConvertConfig) -> dict[str, str]:
-    """Name and units of the data, from the settings or else from the source's attributes."""
+    """Name and units of the data, from the settings or else the source's attributes."""
     found = {"long_name": config.name or attrs.get("long_name"), "units": config.units or attrs.get("units")}
     return {name: str(text) for name, text in found.items() if text}
 
 
 def kept(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Units and names among the attributes of a coordinate; nothing else of these is kept."""
+    """Take what is kept of a coordinate's attributes: units and names."""
     return {name: attrs[name] for name in ("units", "long_name", "standard_name") if name in attrs}
 
 
 def dates(times: xr.Variable) -> xr.Variable:
-    """Turn times since some day into dates; those of a rare calendar, as of 360 days, into numbers with their units."""
+    """Turn times since some day into dates; of a rare calendar, as of 360 days, into numbers with units."""
     if " since " not in str(times.attrs.get("units", "")):
         return times
     try:
@@ -71,7 +67,7 @@ def dates(times: xr.Variable) -> xr.Variable:
 
 
 def _numbers(value: Any) -> list[float]:
-    """Missing values of an attribute; xarray writes floats into Zarr v3 as the base64 of their eight bytes."""
+    """Missing values of an attribute; xarray writes floats into Zarr v3 as base64 of eight bytes."""
     if value is None:
         return []
     if isinstance(value, str):

@@ -11,7 +11,7 @@ import xarray as xr
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.readers.arrays import refuse_short
-from datasets.readers.plain import plain_array
+from datasets.readers.lazy import plain_array
 
 _TYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
 _COMPLEX = (6, 9)
@@ -49,7 +49,7 @@ def read(config: ConvertConfig) -> xr.Dataset:
 
 
 def _parse_header(path: Path) -> dict[str, str]:
-    """Take an ENVI header apart: name in lower case -> text, without the braces of lists."""
+    """Take a header apart: name in lower case -> text, without the braces of lists."""
     text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
     first, _, rest = text.partition("\n")
     if first.strip() != "ENVI":
@@ -71,7 +71,7 @@ def _parse_header(path: Path) -> dict[str, str]:
 
 
 def _files(source: Path) -> tuple[Path, Path]:
-    """Header and image, whichever of the two is named."""
+    """Header and image, of which either is named."""
     if source.suffix.lower() == ".hdr":
         stem = source.with_suffix("")  # cube of cube.hdr beside cube.img, or cube.img of cube.img.hdr
         for suffix in _SUFFIXES:
@@ -86,7 +86,7 @@ def _files(source: Path) -> tuple[Path, Path]:
 
 
 def _layout(header: dict[str, str], path: Path) -> tuple[np.dtype, int, tuple[str, ...]]:
-    """Type of a cell in the file's byte order, bytes before the first, and the order of the axes."""
+    """Type of a cell in the file's byte order, bytes before the first, order of the axes."""
     code = _whole(header, path, "data type")
     if code in _COMPLEX:
         raise InputError(
@@ -110,7 +110,7 @@ def _layout(header: dict[str, str], path: Path) -> tuple[np.dtype, int, tuple[st
 
 
 def _bands(header: dict[str, str], path: Path, bands: int) -> dict[str, Any]:
-    """Numbers of the bands from 1, with their names and wavelengths."""
+    """Numbers of the bands from 1, their names and wavelengths."""
     attrs = {}
     if "band names" in header:
         names = [name.strip() for name in header["band names"].split(",")]
@@ -147,7 +147,7 @@ def _place(ds: xr.Dataset, header: dict[str, str], path: Path) -> xr.Dataset:
 
 
 def _named_crs(parts: list[str]) -> str:
-    """Coordinate system of the two usual projections on WGS 84; empty for any other, which the user must name."""
+    """Name the usual two projections on WGS 84; any other is the user's to name."""
     projection, rest = parts[0].lower(), [part.lower() for part in parts[7:]]
     if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _WGS84:
         return f"EPSG:{(32700 if rest[1] == 'south' else 32600) + int(rest[0])}"

@@ -18,8 +18,7 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.readers.arrays import refuse_short
 from datasets.readers.grids import map_grid
-from datasets.readers.lazy import Cut, LazyArray
-from datasets.readers.plain import plain_array
+from datasets.readers.lazy import Cut, LazyArray, plain_array
 
 # Element bytes and kind, elements, vectors, ordering; spacing and origin of both, rotation, base and factor.
 _HEADER = struct.Struct("<5i7d")
@@ -55,7 +54,7 @@ class _Grid:
 
 @dataclass(frozen=True)
 class _Packing:
-    """Where compressed vectors lie: (first byte, bytes) of each block, and the vectors in each but the last."""
+    """(First byte, bytes) of each block of compressed vectors, and the vectors in each but the last."""
 
     blocks: list[tuple[int, int]]
     vectors: int
@@ -88,7 +87,7 @@ def read(config: ConvertConfig) -> xr.Dataset:
     grid = _Grid(path, np.dtype(dtype), dummy, (vectors, elements), base, factor)
     if packing is None:
         refuse_short(path, _HEADER_BYTES + vectors * elements * width, "its header")
-        read_stored = plain_array(path, grid.dtype, grid.shape, offset=_HEADER_BYTES).read
+        read_stored = plain_array(path, grid.dtype, grid.shape, offset=_HEADER_BYTES).read_part
     else:
         refuse_short(path, max(at + size for at, size in packing.blocks), "its table")
         read_stored = partial(_read_packed, grid, packing)
@@ -110,24 +109,23 @@ def _table(file: BinaryIO, path: Path, vectors: int) -> _Packing:
     if len(table) < 12 * count:
         raise InputError(f"{path} is cut short: it ends within its table of {count} blocks; get the whole file")
     starts, sizes = np.frombuffer(table, "<i8", count), np.frombuffer(table, "<i4", count, 8 * count)
-    return _Packing([(int(at), int(size)) for at, size in zip(starts, sizes, strict=True)], vectors_each)
+    return _Packing(list(zip(starts.tolist(), sizes.tolist(), strict=True)), vectors_each)
 
 
 def _read_packed(grid: _Grid, packing: _Packing, cut: Cut) -> np.ndarray:
-    """Read a part of [vectors, elements], as stored, from the blocks that hold it, one after the other."""
-    wanted, elements = (np.arange(size)[part] for size, part in zip(grid.shape, cut, strict=True))
-    rows = np.atleast_1d(wanted)
-    values = np.empty((rows.size, elements.size), grid.dtype)
+    """Read a part of [vectors, elements], as stored, block by block."""
+    rows = np.arange(grid.shape[0])[cut[0]]
+    values = np.empty((rows.size, len(range(grid.shape[1])[cut[1]])), grid.dtype)
     which = rows // packing.vectors
     with grid.path.open("rb") as file:
         for block in np.unique(which):
             inside = rows[which == block] - block * packing.vectors
-            values[which == block] = _unpack(grid, packing, file, int(block))[inside][:, np.atleast_1d(elements)]
-    return values.reshape(*wanted.shape, *elements.shape)
+            values[which == block] = _unpack(grid, packing, file, int(block))[inside, cut[1]]
+    return values
 
 
 def _unpack(grid: _Grid, packing: _Packing, file: BinaryIO, block: int) -> np.ndarray:
-    """Numbers of one block, as stored: [vectors of the block, elements]."""
+    """Numbers of a block, as stored: [vectors of the block, elements]."""
     vectors, elements = grid.shape
     vectors = min(packing.vectors, vectors - block * packing.vectors)
     start, size = packing.blocks[block]
@@ -149,7 +147,7 @@ def _unpack(grid: _Grid, packing: _Packing, file: BinaryIO, block: int) -> np.nd
 
 
 def _values(grid: _Grid, stored: np.ndarray) -> np.ndarray:
-    """Make values of stored numbers, in their place where the type is that of the result."""
+    """Make values of stored numbers, in place where these are of the same type."""
     dummy = stored <= grid.dummy if grid.dtype.kind == "f" else stored == grid.dummy
     values = np.asarray(stored, grid.result)
     if (grid.factor, grid.base) != (1.0, 0.0):

@@ -15,7 +15,7 @@ _GEOSOFT_WIDTHS = {size + packed for size in (1, 2, 4, 8) for packed in (0, 1024
 
 
 def grid_format(path: Path) -> str:
-    """Tell Surfer, Geosoft and (as GMT writes) netCDF, which share the suffix .grd, by the first bytes of a file."""
+    """Tell Surfer, Geosoft and (as GMT writes) netCDF, which share the suffix .grd, by the first bytes."""
     with path.open("rb") as file:
         start = file.read(4)
     if start in _SURFER:

@@ -14,7 +14,7 @@ from datasets.coordinates import coordinate_variable
 from datasets.errors import InputError
 from datasets.readers import cf
 from datasets.readers.arrays import pick_key
-from datasets.readers.plain import plain_array
+from datasets.readers.lazy import plain_array
 
 _HDF5 = b"\x89HDF"
 _CLASSIC = (b"CDF\x01", b"CDF\x02")
@@ -24,8 +24,8 @@ def read(config: ConvertConfig) -> xr.Dataset:
     """Read one variable lazily with its coordinates, units, name and coordinate system; see `datasets.readers`.
 
     CF's projected coordinates, longitudes and latitudes become x and y; `config.dims` renames all dimensions. Packed
-    variables (``scale_factor``, ``add_offset``) become floats with NaN; any other keeps its type, and its
-    ``_FillValue`` and ``missing_value`` mark no data.
+    variables (``scale_factor``, ``add_offset``) become floats with NaN; of any other, ``_FillValue`` and
+    ``missing_value`` mark no data.
     """
     path = Path(config.source)
     ds = _open(path, config.key.rpartition("/")[0])
@@ -46,7 +46,7 @@ def load(path: Path, key: str, option: str) -> np.ndarray:
 
 
 def _open(path: Path, group: str) -> xr.Dataset:
-    """Open a group of the file; values as stored, times as dates where their calendar is the usual one."""
+    """Open a group: values as stored, times as dates where their calendar is the usual one."""
     with path.open("rb") as file:
         start = file.read(4)
     if start not in (*_CLASSIC, _HDF5):
@@ -69,7 +69,7 @@ def _open(path: Path, group: str) -> xr.Dataset:
 
 
 def _unmapped(path: Path, data: xr.DataArray) -> indexing.LazilyIndexedArray:
-    """Find the numbers of a variable in a version 3 file, to read its parts without mapping the file."""
+    """Find the numbers of a variable in a version 3 file, to read parts without mapping it."""
     with scipy.io.netcdf_file(path, "r", mmap=True) as file:
         mapped = file.variables[data.name].data
         # The owner of the mapped memory is the whole file.
@@ -80,7 +80,7 @@ def _unmapped(path: Path, data: xr.DataArray) -> indexing.LazilyIndexedArray:
 
 
 def _pick(ds: xr.Dataset, path: Path, key: str, option: str) -> xr.DataArray:
-    """Take the variable that `key` names, or the only one of two and more dimensions."""
+    """Take the variable that `key` names, or the only one of two dimensions or more."""
     name = key.rpartition("/")[2]
     if name in ds.data_vars:
         return ds[name]

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from datasets.config_convert import ConvertConfig, changed, from_its_folder, read_settings
+from datasets.config_convert import ConvertConfig, changed, read_settings
 from datasets.errors import InputError
-from datasets.readers.arrays import pick_key, read_array
-from datasets.readers.lazy import LazyArray
-from datasets.readers.plain import plain_array
+from datasets.readers.arrays import pick_key, read_array, reading
+from datasets.readers.lazy import LazyArray, plain_array
 
 _NOT_IN_SIDECAR = {"source", "more_sources", "out", "format", "overwrite"}
 
@@ -24,7 +23,7 @@ def read(config: ConvertConfig) -> xr.Dataset:
 
 def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
     """Load the array `key` of an .npz file, or open an .npy lazily; parameters and errors as `matlab.load`."""
-    try:
+    with reading(path, "NumPy file", ValueError, EOFError, zipfile.BadZipFile):
         if path.suffix == ".npy":
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
             # So its header is understood and its length checked.
@@ -32,14 +31,10 @@ def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
         with np.load(path, allow_pickle=False) as archive:
             shapes = {name: _shape(archive, name) for name in archive.files}
             return archive[pick_key(path, key, shapes, option)]
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a NumPy file that can be read ({error}); check the file") from error
 
 
 def with_sidecar(config: ConvertConfig) -> ConvertConfig:
-    """Fill what the recipe leaves at its default from ``NAME.yaml`` beside ``NAME.npy``; paths there start beside it."""
+    """Fill settings that the recipe leaves at their defaults from ``NAME.yaml`` beside ``NAME.npy``."""
     sidecar = Path(config.source).with_suffix(".yaml")
     if not sidecar.is_file():
         return config
@@ -48,7 +43,7 @@ def with_sidecar(config: ConvertConfig) -> ConvertConfig:
     if not isinstance(settings, dict) or not set(settings) <= set(allowed):
         unknown = sorted(set(settings) - set(allowed)) if isinstance(settings, dict) else settings
         raise InputError(f"{sidecar} holds {unknown}, which is no setting of a source; the settings are {allowed}")
-    return replace(config, **{**from_its_folder(sidecar, settings), **changed(config, _NOT_IN_SIDECAR)})
+    return replace(config, **{**settings, **changed(config, _NOT_IN_SIDECAR)})
 
 
 def _shape(archive: Any, name: str) -> tuple[int, ...]:

@@ -34,42 +34,40 @@ def read(config: ConvertConfig) -> xr.Dataset:
         scale = file.attributes(segyio.TraceField.SourceGroupScalar)[:].astype(np.float64)
         alive = file.attributes(segyio.TraceField.TraceIdentificationCode)[:] != _DEAD
         samples, dtype = np.asarray(file.samples, np.float64), np.dtype(file.dtype)
-        feet = file.bin[segyio.BinField.MeasurementSystem] == 2
+        length = "ft" if file.bin[segyio.BinField.MeasurementSystem] == 2 else "m"
         _check_lines(file, config, *numbers)
     inlines, crosslines = _axis(numbers[0]), _axis(numbers[1])
-    index = np.full((len(inlines), len(crosslines)), -1, np.int64)
+    shape = len(inlines), len(crosslines)
     rows, columns = np.searchsorted(inlines, numbers[0]), np.searchsorted(crosslines, numbers[1])
-    _check_cube(config, index.shape, rows, columns, numbers)
-    index[rows, columns] = np.arange(len(rows))
+    _check_cube(config, shape, rows, columns, numbers)
+
+    def placed(values: np.ndarray, empty: float) -> np.ndarray:
+        cells = np.full(shape, empty, values.dtype)
+        cells[rows, columns] = values
+        return cells
+
+    index = placed(np.arange(len(rows)), -1)
     read_traces = partial(_read_traces, path, endian, index, dtype, len(samples))
-    array = LazyArray((*index.shape, len(samples)), dtype, read_traces)
-    valid = np.zeros(index.shape, bool)
-    valid[rows, columns] = alive
-    length = "ft" if feet else "m"
+    array = LazyArray((*shape, len(samples)), dtype, read_traces)
+    units = "ms" if config.vertical == "twt" else length
     ds = xr.Dataset(
         {
             "data": array.variable(["inline", "crossline", config.vertical]),
-            "valid": (("inline", "crossline"), valid),
+            "valid": (("inline", "crossline"), placed(alive, False)),
         },
-        coords={
-            "inline": ("inline", inlines),
-            "crossline": ("crossline", crosslines),
-            config.vertical: (config.vertical, samples, {"units": "ms" if config.vertical == "twt" else length}),
-        },
-        attrs={"files": [str(path)]},
+        {"inline": inlines, "crossline": crosslines, config.vertical: (config.vertical, samples, {"units": units})},
+        {"files": [str(path)]},
     )
     if x.any() and y.any():
         scale[scale == 0] = 1.0
         factor = np.where(scale < 0, 1 / np.abs(scale), scale)
         for name, position in (("x", x), ("y", y)):
-            placed = np.full(index.shape, np.nan)
-            placed[rows, columns] = position * factor
-            ds.coords[name] = (("inline", "crossline"), placed, {"units": length})
+            ds.coords[name] = (("inline", "crossline"), placed(position * factor, np.nan), {"units": length})
     return ds
 
 
 def _find_endian(path: Path) -> str:
-    """Tell the byte order from the sample format, a small number that is nonsense in the other order."""
+    """Tell the byte order from the sample format, a small number that is nonsense in the other."""
     with path.open("rb") as file:
         file.seek(_FORMAT_OFFSET)
         code = file.read(2)
@@ -108,7 +106,7 @@ def _header(file: segyio.SegyFile, path: Path, name: str, byte: int) -> np.ndarr
 
 
 def _check_lines(file: segyio.SegyFile, config: ConvertConfig, inline: np.ndarray, crossline: np.ndarray) -> None:
-    """Refuse what has no cell numbers: gathers before stack, and single lines."""
+    """Refuse gathers before stack and single lines, which have no cell numbers."""
     path, bytes_ = config.source, f"bytes {config.inline_byte} and {config.crossline_byte}"
     inlines, crosslines = len(np.unique(inline)), len(np.unique(crossline))
     if inlines > 1 and crosslines > 1:
@@ -126,7 +124,7 @@ def _check_lines(file: segyio.SegyFile, config: ConvertConfig, inline: np.ndarra
 
 
 def _axis(numbers: np.ndarray) -> np.ndarray:
-    """Line numbers from the first to the last at their common step: missing lines have their place."""
+    """Line numbers at their common step, so that missing lines have their place."""
     present = np.unique(numbers)
     step = int(np.gcd.reduce(np.diff(present)))
     return np.arange(present[0], present[-1] + 1, step)
@@ -158,14 +156,13 @@ def _read_traces(path: Path, endian: str, index: np.ndarray, dtype: np.dtype, sa
     `index` has the number of each cell's trace [inline, crossline]. Where that is -1, for none, the block has NaN, or 0
     among integers.
     """
-    wanted = np.asarray(index[cut[0], cut[1]])
+    wanted, kept = index[cut[0], cut[1]], len(range(samples)[cut[2]])
     flat = wanted.ravel()
-    kept = np.atleast_1d(np.arange(samples)[cut[2]])
-    block = np.full((flat.size, kept.size), np.nan if dtype.kind == "f" else 0, dtype)
+    block = np.full((flat.size, kept), np.nan if dtype.kind == "f" else 0, dtype)
     order = np.argsort(flat, kind="stable")
     order = order[flat[order] >= 0]
     with _open(path, endian) as file:
         # Runs of neighbouring traces are read at once.
         for run in np.split(order, np.flatnonzero(np.diff(flat[order]) != 1) + 1) if order.size else []:
-            block[run] = file.trace.raw[int(flat[run[0]]) : int(flat[run[-1]]) + 1][:, kept]
-    return block.reshape(*wanted.shape, *np.empty(samples)[cut[2]].shape)
+            block[run] = file.trace.raw[int(flat[run[0]]) : int(flat[run[-1]]) + 1][:, cut[2]]
+    return block.reshape(*wanted.shape, kept)

@@ -14,10 +14,9 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.readers.arrays import refuse_short
+from datasets.readers.arrays import reading, refuse_short
 from datasets.readers.grids import map_grid
-from datasets.readers.lazy import LazyArray
-from datasets.readers.plain import plain_array
+from datasets.readers.lazy import LazyArray, plain_array
 
 _BLANK = 1.70141e38  # version 6: this and above is blank
 _TAG = struct.Struct("<4si")
@@ -54,7 +53,7 @@ def read(config: ConvertConfig) -> xr.Dataset:
     stored = plain_array(path, grid.dtype, grid.shape, offset=grid.start)
     # The stated value has fewer digits than what is stored in single precision: compare in that.
     blank = grid.dtype.type(grid.blank)
-    array = LazyArray(grid.shape, stored.dtype, lambda cut: _unblank(stored.read(cut), blank, grid.blank_above))
+    array = LazyArray(grid.shape, stored.dtype, lambda cut: _unblank(stored.read_part(cut), blank, grid.blank_above))
     return map_grid(array, grid.x, grid.y, config)
 
 
@@ -94,13 +93,11 @@ def _header_6(file: BinaryIO, path: Path) -> _Grid:
 
 def _read_text(path: Path, config: ConvertConfig) -> xr.Dataset:
     """Read a grid of text whole, which has no other way."""
-    try:
+    with reading(path, "Surfer text grid", ValueError):
         words = path.read_text(encoding="ascii").split()[1:]
         columns, rows = (int(word) for word in words[:2])
         ranges = [float(word) for word in words[2:8]]
         numbers = np.array(words[8:], np.float64)
-    except ValueError as error:
-        raise InputError(f"{path} is not a Surfer text grid that can be read ({error}); check the file") from error
     if len(ranges) < 6 or numbers.size != rows * columns:
         raise InputError(
             f"{path} is cut short or damaged: its header says {rows} rows x {columns} columns, but it holds "
