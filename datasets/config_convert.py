@@ -101,12 +101,12 @@ class ConvertConfig:
     dims
         Names of the array's dimensions; left-over axes of length 1 are dropped.
     transpose
-        Order in which the dimensions are stored. Default: the source's.
+        Order of the stored dimensions. Default: the source's.
     labels
         File of the labels; empty with `labels_key` set means the source. Polygons (.geojson, .gpkg) and wells (.csv
         with x, y, and z or from and to) are placed on the cells of the map.
     labels_key
-        Name of the labels in a .mat, .npz or netCDF file; attribute or column with the class of polygons and wells.
+        Their name in a .mat, .npz or netCDF file; attribute or column with the class of polygons and wells.
     horizons
         Files of picked surfaces, by rising vertical coordinate: tables with that and x and y or the two map dimensions,
         or .npy grids. Class 0 lies before the first, 1 after it, and so on; name them in `class_names`. Cells without
@@ -131,14 +131,14 @@ class ConvertConfig:
     valid
         File of the no-data mask, true or non-zero where there is data; as for `labels`.
     valid_key
-        Name of the mask in a .mat, .npz or netCDF file.
+        Its name in a .mat, .npz or netCDF file.
     valid_dims
         As `dims`, for the mask. Default: those of the data.
     nodata
         Value that marks no data, besides NaN and what the format itself says.
     constant_pieces
-        Dimensions of pieces that are no data where they hold one value throughout: ``[inline, crossline]`` for missing
-        time slices of a cube.
+        Dimensions of pieces that are no data where they hold one value: ``[inline, crossline]`` for missing time slices
+        of a cube.
     coordinates
         Dimension -> its coordinates: a list of values, ``"start:step"``, a .json or .npy file, or a key of the source.
         Text becomes dates where it can, else names.
@@ -160,7 +160,7 @@ class ConvertConfig:
     endian
         Byte order of a SEG-Y file; ``auto`` finds out.
     inline_byte
-        Byte of a SEG-Y trace header, counted from 1, at which the inline number starts.
+        Byte of a SEG-Y trace header, from 1, at which the inline number starts.
     crossline_byte
         The same for the crossline number.
     x_byte

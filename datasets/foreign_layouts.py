@@ -15,8 +15,8 @@ from datasets.readers import cf
 class Layout:
     """An array, the names of its dimensions (none where the store has none) and what else its store says of it.
 
-    Those are coordinates along the dimensions, the mask and its dimensions, what the store calls itself, and its
-    coordinate reference system as text.
+    That is coordinates along the dimensions, the mask and its dimensions, a title, and the coordinate reference system
+    as text.
     """
 
     array: zarr.Array
@@ -151,7 +151,7 @@ def _coordinate(array: zarr.Array, name: str) -> xr.Variable | None:
 
 
 def attributes(array: zarr.Array) -> dict[str, Any]:
-    """Attributes of an array, with the fill value of version 2 in which xarray keeps ``_FillValue``.
+    """Attributes of an array, with the fill value of version 2, in which xarray keeps ``_FillValue``.
 
     One of 0 is Zarr's own default and says nothing.
     """

@@ -26,7 +26,7 @@ class Measuring:
     sizes, dtype
         Dimension -> cells, and type of the data.
     entries, centre
-        Dimensions whose entries are measured one by one; the value that each one's histogram is finest around,
+        Dimensions whose entries are measured one by one, and the value that the histogram of each is finest around,
         float64 [E].
     """
 

@@ -9,14 +9,14 @@ import xarray as xr
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.label_sources.points import map_cells, vertical_values
-from datasets.labels import UNLABELLED, label_attrs
+from datasets.labels import UNLABELLED
 from datasets.sources import existing
 from datasets.tables import find_column, numbers, read_table
 
 _MAPS_APART = frozenset({"band", "date"})
 
 
-def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
+def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
     """Give each cell between two horizons their class, where both are picked; see `datasets.label_sources`.
 
     `config.horizons` rise with the vertical coordinate and may not cross: class 0 lies before the first, 1 between the
@@ -49,9 +49,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
         if value < last:
             within = within & (values < surfaces[value])
         labels = labels.where(~within, np.uint8(index))
-    placed = "; ".join(text for _, text in pairs)
-    labels = labels.transpose(*ds["data"].dims, missing_dims="ignore")
-    return labels.assign_attrs(label_attrs(config.class_names), placed=placed)
+    return labels, "; ".join(text for _, text in pairs)
 
 
 def _surface(

@@ -7,6 +7,7 @@ import xarray as xr
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.label_sources import horizons, polygons, wells
+from datasets.labels import label_attrs
 from datasets.tables import TABLE_SUFFIXES, table_suffix
 
 _POLYGONS = (".geojson", ".json", ".gpkg")
@@ -23,7 +24,7 @@ def place_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
         return ds
     if config.horizons and config.labels:
         raise InputError(f"labels is {config.labels} and horizons are {config.horizons}; give one of them")
-    if config.horizons:
-        return ds.assign(labels=horizons.place(ds, config))
     kind = polygons if Path(config.labels).suffix.lower() in _POLYGONS else wells
-    return ds.assign(labels=kind.place(ds, config))
+    labels, placed = horizons.place(ds, config) if config.horizons else kind.place(ds, config)
+    labels = labels.transpose(*ds["data"].dims, missing_dims="ignore")
+    return ds.assign(labels=labels.assign_attrs(label_attrs(config.class_names), placed=placed))

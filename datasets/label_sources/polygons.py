@@ -14,7 +14,7 @@ from pyproj import CRS
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.label_sources.classes import class_indices
-from datasets.labels import UNLABELLED, label_attrs
+from datasets.labels import UNLABELLED
 from datasets.map_grid import MapGrid, crs_name, parse_crs
 from datasets.readers.arrays import reading
 from datasets.sources import existing
@@ -23,7 +23,7 @@ _DEGREES = CRS.from_string("OGC:CRS84")  # what GeoJSON is in where it does not 
 _SHOWN = 20
 
 
-def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
+def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
     """Draw the polygons of `config.labels` on the map; see `datasets.label_sources`.
 
     Their attribute `labels_key` is the class; `labels_crs` goes before what the file says. Of polygons that overlap,
@@ -59,8 +59,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
             f"cells at {grid.bounds()}; set labels_crs to the polygons' CRS, or label_touched for thin ones"
         )
     labels = np.concatenate([[UNLABELLED], codes]).astype(np.uint8)[index]
-    placed = f"{path.name}: {seen} of {len(geometries)} polygons"
-    return xr.DataArray(labels, dims=grid.dims, attrs={**label_attrs(config.class_names), "placed": placed})
+    return xr.DataArray(labels, dims=grid.dims), f"{path.name}: {seen} of {len(geometries)} polygons"
 
 
 def _read_geojson(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CRS | None]:

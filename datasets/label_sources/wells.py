@@ -11,7 +11,7 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.label_sources.classes import class_indices
 from datasets.label_sources.points import map_points, vertical_dim, vertical_values
-from datasets.labels import UNLABELLED, label_attrs
+from datasets.labels import UNLABELLED
 from datasets.map_grid import MapGrid
 from datasets.tables import find_column, find_optional, numbers, read_table
 
@@ -19,7 +19,7 @@ _ROUNDING = 1e-6  # share of a cell within which distances are equal
 _CLASS_NAMES = ("class", "label", "unit", "lithology")
 
 
-def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
+def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
     """Give the cells around the wells of the table `config.labels` their classes; see `datasets.label_sources`.
 
     A column of the map belongs to the nearest well within `label_radius` of its centre, to the first in the file of
@@ -47,12 +47,12 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
             f"{np.nanmax(x_W):g}, y {np.nanmin(y_W):g} to {np.nanmax(y_W):g}, the cells at {grid.bounds()}; "
             "set labels_crs, or raise label_radius"
         )
-    attrs = {**label_attrs(config.class_names), "placed": f"{path.name}: {len(reached)} of {len(wells)} wells"}
+    placed = f"{path.name}: {len(reached)} of {len(wells)} wells"
     spans = _spans(table, path, ds)
     dim, within_NZ = spans or ("", np.ones((len(table), 1), bool))
     logs_WZ = _logs(codes, well_N, within_NZ, len(wells), path)
     if spans is None:
-        return xr.DataArray(logs_WZ[nearest_M, 0], dims=grid.dims, attrs=attrs)
+        return xr.DataArray(logs_WZ[nearest_M, 0], dims=grid.dims), placed
     pieces = {name: size for name, size in ds["data"].chunksizes.items() if name in grid.dims}
     labels = xr.apply_ufunc(
         partial(np.take, logs_WZ, axis=0),
@@ -62,7 +62,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
         output_dtypes=[np.uint8],
         dask_gufunc_kwargs={"output_sizes": {dim: ds.sizes[dim]}},
     )
-    return labels.transpose(*ds["data"].dims, missing_dims="ignore").assign_attrs(attrs)
+    return labels, placed
 
 
 def _nearest(grid: MapGrid, x_W: np.ndarray, y_W: np.ndarray, radius: float) -> np.ndarray:

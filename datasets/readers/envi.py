@@ -24,9 +24,8 @@ _WGS84 = ("wgs-84", "wgs84")
 def read(config: ConvertConfig) -> xr.Dataset:
     """Read (band, y, x) with wavelengths, positions, coordinate system, ignored value and bad bands of the header.
 
-    `config.source` is the header or the image beside it. Gains and offsets that a header may list are not applied.
-    Bands that ``bbl`` marks as bad are not valid. Complex, compressed and rotated images are refused. See
-    `datasets.readers`.
+    `config.source` is the header or the image beside it. Gains and offsets of a header are not applied, bands that
+    ``bbl`` calls bad are not valid, and complex, compressed and rotated images are refused. See `datasets.readers`.
     """
     path, image = _files(Path(config.source))
     header = _parse_header(path)

@@ -12,7 +12,7 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.readers.lazy import Cut, LazyArray
 
-# Sample formats of the binary header: those that segyio reads right, and those it silently takes for IBM floats.
+# Sample formats of the binary header: those that segyio reads right, and those it takes for IBM floats.
 _FORMATS = {1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 16}
 _MISREAD = {4: "fixed point with gain", 7: "24-bit integers", 15: "24-bit unsigned integers"}
 _FORMAT_OFFSET = 3224
@@ -153,8 +153,7 @@ def _check_cube(
 def _read_traces(path: Path, endian: str, index: np.ndarray, dtype: np.dtype, samples: int, cut: Cut) -> np.ndarray:
     """Read a block of the cube; every task opens the file for itself, because segyio's handles are not for threads.
 
-    `index` has the number of each cell's trace [inline, crossline]. Where that is -1, for none, the block has NaN, or 0
-    among integers.
+    `index` has each cell's trace [inline, crossline]; where that is -1, for none, the block has NaN, or 0 of integers.
     """
     wanted, kept = index[cut[0], cut[1]], len(range(samples)[cut[2]])
     flat = wanted.ravel()
