@@ -1,6 +1,8 @@
 """Configuration of a conversion. Imports nothing heavy."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from datasets.errors import InputError
@@ -18,13 +20,13 @@ class MoreSource:
     Attributes
     ----------
     source
-        File: GeoTIFF, Geosoft or Surfer grid, netCDF, ENVI, or flight lines or stations, which are gridded onto the
-        cells of the first source.
+        GeoTIFF, Geosoft or Surfer grid, netCDF, ENVI, or flight lines or stations, which are gridded onto the cells of
+        the first source.
     crs
-        Coordinate system of its positions; needed where the file does not say, as Geosoft's, Surfer's and tables do
-        not. ``local`` where the first source's is.
+        Coordinate system of its positions, where the file does not say it, as Geosoft's, Surfer's and tables do not;
+        ``local`` where the first source's is.
     format, key, dims, columns, xy_columns, table_columns, gridding, blank_distance
-        As the settings of the conversion, for this file.
+        As those of the conversion.
     nodata
         The same. Default: that of the conversion.
     """
@@ -43,13 +45,7 @@ class MoreSource:
 
     @classmethod
     def of(cls, given: Any) -> "MoreSource":
-        """Take an entry of `more_sources`: a file, or a mapping of the settings above.
-
-        Raises
-        ------
-        InputError
-            Where it is neither, or a setting is unknown or of another type.
-        """
+        """Take an entry of `more_sources`, a file or a mapping of the settings above; refuse any other."""
         if isinstance(given, str):
             return cls(given)
         known = [setting.name for setting in fields(cls)]
@@ -65,13 +61,14 @@ class MoreSource:
 
 
 def _expected(name: str, value: object) -> str:
-    """Say what a setting of a further source must be, where it is something else."""
-    choices = {"format": get_args(Format), "gridding": get_args(Gridding)}
-    if name in choices:
-        return "" if value in choices[name] else f"one of {', '.join(choices[name])}"
-    if name in ("nodata", "blank_distance"):
+    """Say what a setting of a further source must be, where it is not."""
+    choices = {"format": get_args(Format), "gridding": get_args(Gridding)}.get(name)
+    if choices:
+        return "" if value in choices else f"one of {', '.join(choices)}"
+    default = getattr(MoreSource, name, [])
+    if default is None:
         return "" if value is None or (isinstance(value, int | float) and value is not True) else "a number"
-    if name in ("source", "crs", "key"):
+    if isinstance(default, str):
         return "" if isinstance(value, str) else "text"
     return "" if isinstance(value, list) and all(isinstance(item, str) for item in value) else "a list such as [mag]"
 
@@ -83,75 +80,73 @@ class ConvertConfig:
     Attributes
     ----------
     source
-        File to convert, or ``tensorly:indian_pines`` (the AVIRIS scene that the TensorLy package ships).
+        File to convert, or ``tensorly:indian_pines`` (an AVIRIS scene that TensorLy ships).
     more_sources
-        Further grids of the same area; their bands follow those of `source` as channels. Each is a file, or the
-        settings of one (`MoreSource`): ``{source: tmi.grd, crs: EPSG:28354}``.
+        Further grids of the area, whose bands follow those of `source` as channels: files, or settings of one
+        (`MoreSource`) such as ``{source: tmi.grd, crs: EPSG:28354}``.
     resample
-        How those of `more_sources` that lie on another grid or coordinate system are brought to that of `source`:
-        ``nearest``, ``bilinear`` (of the nearest four) or ``average``, which is for finer grids; it is written in the
-        volume's attributes. Empty refuses them.
+        How `more_sources` on other cells or in another coordinate system are brought to those of `source`, as the
+        volume's attributes say: ``nearest``, ``bilinear`` (of the nearest four) or ``average``, for finer grids. Empty
+        refuses them.
     out
-        Zarr store to write, such as ``surveys/NAME.zarr`` or ``s3://bucket/NAME.zarr``.
+        Zarr store to write, as ``surveys/NAME.zarr`` or ``s3://bucket/NAME.zarr``.
     format
-        Format of the source; ``auto`` goes by its suffix, and for .grd by its first bytes.
+        Format of the source; ``auto`` goes by suffix, and for .grd by the first bytes.
     key
-        Name of the array in a .mat, .npz or netCDF file; needed where the file holds several.
+        Name of the array in a .mat, .npz or netCDF file that holds several.
     shape
-        Shape that the array is brought to before its dimensions are named: ``[156, 95, 95]`` for a scene flattened to
-        (156, 9025).
+        Shape that the array is brought to first: ``[156, 95, 95]`` for a scene flattened to (156, 9025).
     order
-        Order in which a flattened array runs through its cells: ``C`` (last index first) or ``F`` (column-major, as
-        MATLAB does).
+        How a flattened array runs through its cells: ``C`` (last index first) or ``F`` (column-major, as MATLAB does).
     dims
-        Names of the array's dimensions, in order; axes of length 1 that are left over are dropped.
+        Names of the array's dimensions; left-over axes of length 1 are dropped.
     transpose
-        Order in which the dimensions are stored. Default: the source's.
+        Order of the stored dimensions. Default: the source's.
     labels
-        File of the labels; empty with `labels_key` set means the source itself. Polygons (.geojson, .gpkg) and wells
-        (.csv with x, y, and z or from and to) are placed on the cells of the map.
+        File of the labels; empty with `labels_key` set means the source. Polygons (.geojson, .gpkg) and wells (.csv
+        with x, y, and z or from and to) are placed on the cells of the map.
     labels_key
-        Name of the labels in a .mat, .npz or netCDF file; attribute or column with the class of polygons and wells.
+        Their name in a .mat, .npz or netCDF file; attribute or column with the class of polygons and wells.
     horizons
-        Files of picked surfaces, by rising vertical coordinate: tables with x and y or the two map dimensions, and the
-        vertical coordinate, or .npy grids. Class 0 lies before the first, 1 after it, and so on; name them in
-        `class_names`. Cells without picks on both sides are unlabelled.
+        Files of picked surfaces, by rising vertical coordinate: tables with that and x and y or the two map dimensions,
+        or .npy grids. Class 0 lies before the first, 1 after it, and so on; name them in `class_names`. Cells without
+        picks on both sides are unlabelled.
     label_columns
-        Names of the columns of horizons and wells whose file does not name them (or names them otherwise).
+        Columns of horizons and wells, where the file does not name them or otherwise.
     label_radius
         How far around a well its class holds, in map units; the nearest well wins, of equals the first in the file.
     label_touched
-        Whether a polygon labels every cell it touches, not only those whose centre it covers.
+        Whether a polygon labels all cells it touches, not only those whose centre it covers.
     labels_crs
-        Coordinate system of the labels' x and y, where neither their file says it nor is it the volume's.
+        Coordinate system of the labels' x and y, where their file does not say it and it is not the volume's.
     label_shape
         As `shape`, for the labels.
     label_dims
         As `dims`, for the labels; needed where they have fewer dimensions than the data.
     labels_dominant
-        Set where the labels are shares, class first: a cell's class is that of its largest share (0 for the first), if
-        that is at least this much.
+        For labels that are shares, class first: a cell has the class of its largest share, from 0, if that is at least
+        this much.
     class_names
-        Value of the labels -> name of the class. Cells of any other value are unlabelled.
+        Value of the labels -> name of the class. Any other value is unlabelled.
     valid
         File of the no-data mask, true or non-zero where there is data; as for `labels`.
     valid_key
-        Name of the mask in a .mat, .npz or netCDF file.
+        Its name in a .mat, .npz or netCDF file.
     valid_dims
         As `dims`, for the mask. Default: those of the data.
     nodata
         Value that marks no data, besides NaN and what the format itself says.
     constant_pieces
-        Dimensions that span a piece of the data: pieces of one value throughout are no data. For missing time slices of
-        a cube ``[inline, crossline]``.
+        Dimensions of pieces that are no data where they hold one value: ``[inline, crossline]`` for missing time slices
+        of a cube.
     coordinates
         Dimension -> its coordinates: a list of values, ``"start:step"``, a .json or .npy file, or a key of the source.
         Text becomes dates where it can, else names.
     coordinate_units
         Dimension -> units of its coordinates.
     extent
-        GeoJSON file whose bounds are the outer edges of the cells along x and y (y falls with the row); its coordinate
-        reference system is taken where `crs` is not set.
+        GeoJSON file whose bounds are the outer edges of the cells along x and y (y falls with the row); its CRS counts
+        where `crs` is not set.
     crs
         Coordinate reference system, such as ``EPSG:32633``; ``local`` where nobody knows it. Default: the source's.
     name
@@ -165,7 +160,7 @@ class ConvertConfig:
     endian
         Byte order of a SEG-Y file; ``auto`` finds out.
     inline_byte
-        Byte of a SEG-Y trace header, counted from 1, at which the inline number starts.
+        Byte of a SEG-Y trace header, from 1, at which the inline number starts.
     crossline_byte
         The same for the crossline number.
     x_byte
@@ -175,8 +170,8 @@ class ConvertConfig:
     vertical
         Vertical dimension of a SEG-Y cube: ``twt`` (two-way time in ms) or ``depth``.
     columns
-        Readings of a table of flight lines or stations (CSV, XYZ, ASEG-GDF2) that are gridded: one becomes a band; one
-        of several values, NAME[0], NAME[1] and so on, becomes layers.
+        Readings of a table of flight lines or stations (CSV, XYZ, ASEG-GDF2) to grid, each to a band; a single one of
+        several values, NAME[0], NAME[1] and so on, to layers.
     xy_columns
         Columns of its positions. Default: easting and northing, x and y, or longitude and latitude.
     table_columns
@@ -192,10 +187,10 @@ class ConvertConfig:
     chunks
         Dimension -> edge of a stored chunk, in cells. Default: chunks of 1 to 2 MiB, or fitted to `block`.
     block
-        Dimension -> edge of the blocks that training will read, in cells: chunks then divide a block, and shards are
-        whole blocks. Dimensions that are not named are read whole.
+        Dimension -> edge of the blocks that training will read, in cells; others are read whole. Chunks divide a block,
+        and shards are whole blocks.
     overviews
-        Whether a volume of more than 64 MiB gets coarser copies of its data, for viewing.
+        Whether a volume of more than 64 MiB gets coarser copies, for viewing.
     overwrite
         Whether an existing `out` is replaced.
     """
@@ -265,5 +260,36 @@ class ConvertConfig:
 
     @property
     def others(self) -> list[MoreSource]:
-        """`more_sources`, each with all of its settings."""
+        """`more_sources` with all of their settings."""
         return [MoreSource.of(given) for given in self.more_sources]
+
+
+def changed(config: ConvertConfig | MoreSource, without: Collection[str] = ()) -> dict[str, Any]:
+    """Take the settings that are not at their defaults, without some."""
+    plain = asdict(type(config)())
+    return {name: value for name, value in asdict(config).items() if name not in without and value != plain[name]}
+
+
+def read_settings(path: Path) -> Any:
+    """Read what a YAML file holds, where it is settings with paths that start at the file's own folder."""
+    import yaml
+
+    def place(where: str) -> str:
+        return where if not where or "://" in where else str(path.parent / where)
+
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        return settings
+    moved = dict(settings)
+    for name, given in settings.items():
+        if name in ("source", "labels", "valid", "extent"):
+            moved[name] = place(given)
+        elif name == "horizons":
+            moved[name] = [place(where) for where in given]
+        elif name == "coordinates":
+            files = {dim: at for dim, at in given.items() if isinstance(at, str) and at.endswith((".json", ".npy"))}
+            moved[name] = {**given, **{dim: place(file) for dim, file in files.items()}}
+    return moved

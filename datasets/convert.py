@@ -8,35 +8,23 @@ from pathlib import Path
 import xarray as xr
 
 from datasets.channels import read_channels
-from datasets.config import ConvertConfig
-from datasets.config_convert import MoreSource
+from datasets.config_convert import ConvertConfig, changed
 from datasets.coordinates import add_coordinates
 from datasets.errors import InputError
 from datasets.label_sources.place import place_labels
 from datasets.masking import add_mask
 from datasets.objects import is_remote
 from datasets.provenance import content_key, hash_files, program
-from datasets.readers import numpy
+from datasets.readers import cf, numpy
 from datasets.side_arrays import add_side_arrays, load_array
 from datasets.sources import READERS, source_kind
 from datasets.store import refuse_existing, stored_attributes, write_volume
 
 # Settings that say where things lie or how they are stored, not what the volume holds.
 _NOT_IDENTITY = (
-    "source",
-    "more_sources",
-    "out",
-    "labels",
-    "horizons",
-    "valid",
-    "extent",
-    "chunks",
-    "block",
-    "overviews",
-    "overwrite",
-    "title",
-    "licence",
-)
+    "source", "more_sources", "out", "labels", "horizons", "valid", "extent", "chunks", "block", "overviews",
+    "overwrite", "title", "licence",
+)  # fmt: skip
 
 
 def convert(config: ConvertConfig) -> str | Path:
@@ -45,7 +33,7 @@ def convert(config: ConvertConfig) -> str | Path:
     Parameters
     ----------
     config
-        Source, target, and what the source does not say about itself.
+        Source, target, and what the source does not say of itself.
 
     Returns
     -------
@@ -55,7 +43,7 @@ def convert(config: ConvertConfig) -> str | Path:
     Raises
     ------
     InputError
-        Where the source cannot be read or does not fit the settings, the target exists, or cannot be written.
+        Where the source cannot be read or does not fit the settings, or the target cannot be written.
     """
     if not config.source or not config.out:
         raise InputError("convert needs a source and an out, such as --source cube.sgy --out surveys/cube.zarr")
@@ -81,9 +69,7 @@ def convert(config: ConvertConfig) -> str | Path:
     # The mask of channels from several sources says already where the value for no data is in each.
     masked = add_mask(ds, replace(config, nodata=None) if config.more_sources else config, kind)
     ds = place_labels(masked, config)
-    known = ds["data"].attrs
-    names = {"long_name": config.name or known.get("long_name"), "units": config.units or known.get("units")}
-    ds["data"].attrs = {key: str(text) for key, text in names.items() if text}
+    ds["data"].attrs = cf.described(ds["data"].attrs, config)
     side_files = [path for path in (config.labels, *config.horizons, config.valid, config.extent) if path]
     side_files += [text for text in config.coordinates.values() if isinstance(text, str) and Path(text).is_file()]
     ds.attrs = _provenance(config, ds.attrs, files, side_files)
@@ -119,8 +105,8 @@ def _check_layout(ds: xr.Dataset, config: ConvertConfig) -> None:
 
 def _identity(config: ConvertConfig) -> dict[str, object]:
     """Return the settings that decide what the volume holds, as JSON has them."""
-    settings = _changed(config, ConvertConfig())
-    others = [_changed(other, MoreSource(other.source)) for other in config.others]
+    settings = changed(config, _NOT_IDENTITY)
+    others = [changed(other, _NOT_IDENTITY) for other in config.others]
     if any(others):
         settings["more_sources"] = others
     return dict(json.loads(json.dumps(settings)))
@@ -143,12 +129,4 @@ def _provenance(config: ConvertConfig, known: dict, files: list[str], side_files
         **{name: known[name] for name in ("gridding", "resampling") if name in known},
         "program": program(),
         "conversion": json.dumps({"settings": _identity(config), "sha256": hashes}, sort_keys=True),
-    }
-
-
-def _changed(config: ConvertConfig | MoreSource, plain: ConvertConfig | MoreSource) -> dict[str, object]:
-    """Take the settings that decide what the volume holds and are not at their defaults."""
-    default = asdict(plain)
-    return {
-        name: value for name, value in asdict(config).items() if name not in _NOT_IDENTITY and value != default[name]
     }

@@ -1,33 +1,28 @@
 """Zarr stores of others, version 2 or 3, and MDIO surveys, opened in place as volumes: nothing is copied.
 
-A store that says enough of itself (one array with named dimensions, or MDIO) is opened by its own path. For any other,
-a view says the rest: a YAML file of the same settings as a conversion, with the store as its source and no `out`;
-``pipeline/recipes/views/survey.yaml`` has them all.
+A store that says enough of itself (one array with named dimensions, or MDIO) is opened by its own path. Of any other, a
+view says the rest: a YAML file of a conversion's settings, with the store as its source and no `out`;
+``pipeline/recipes/views/survey.yaml`` has them all. Chunks that a store leaves out hold its fill value, as Zarr has it.
 
-Where a store leaves out a chunk, its cells hold the store's fill value, as Zarr has it.
-
-The values are not read to tell one volume from another: the attribute ``conversion``, and so
-`datasets.volume.Volume.digest`, has a hash of the list of the objects that hold data and mask, each with its size and
-its version (of a file, when it was changed: copy a folder with its times). So a run that goes on notices a chunk that
-was replaced, added or removed. Listing a cloud store takes a request for each thousand objects; where there is no
-listing, as behind ``https://``, the attribute says so, and changed values go unnoticed. Labels are told apart by their
-values.
+Volumes are told apart without reading their values: the attribute ``conversion``, and so
+`datasets.volume.Volume.digest`, has a hash of the list of the objects of data and mask, with size and version of each
+(of a file, when it was changed: copy a folder with its times). So a run that goes on notices a chunk that was replaced,
+added or removed. Cloud stores list a thousand objects a request; where there is no listing, as behind ``https://``, the
+attribute says so, and changed values go unnoticed. Labels are told apart by their values.
 """
 
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from functools import partial, reduce
 from operator import and_
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
-import yaml
 import zarr
 
-from datasets.config_convert import ConvertConfig
+from datasets.config_convert import ConvertConfig, changed, read_settings
 from datasets.coordinates import add_coordinates
 from datasets.errors import InputError
 from datasets.foreign_layouts import Layout, attributes, find_layout
@@ -51,12 +46,12 @@ _WAY_OUT = "write what it is into a view, such as pipeline/recipes/views/survey.
 
 
 def is_view(where: str) -> bool:
-    """Tell whether a source names a view and not a store."""
+    """Whether a source names a view and not a store."""
     return where.endswith((".yaml", ".yml"))
 
 
 def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
-    """Open a store that is no converted volume, lazily.
+    """Open a store that is no converted volume, lazily, as `datasets.store.open_volume` has it.
 
     Parameters
     ----------
@@ -65,15 +60,10 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
     open_node
         From a path or URI to its Zarr group or array.
 
-    Returns
-    -------
-    xarray.Dataset
-        As `datasets.store.open_volume` has it.
-
     Raises
     ------
     InputError
-        Where the view or the store does not say which array is the volume, or it cannot be one.
+        Where neither view nor store says which array is the volume, or it cannot be one.
     """
     config = _read_view(Path(where)) if is_view(where) else ConvertConfig(source=where)
     for option in ("labels", "valid"):
@@ -108,10 +98,7 @@ def _is_file(place: str) -> bool:
 
 
 def _data(config: ConvertConfig, layout: Layout) -> tuple[xr.Dataset, Layout]:
-    """Open the data in the pieces that are stored, with the names that the view gives to dimensions.
-
-    The attribute ``nodata`` of the dataset lists the values that mark no data, ``crs`` is the store's.
-    """
+    """Open the data in the stored pieces, dimensions as the view names them, with a reader's attributes."""
     stored = layout.array
     if stored.dtype.kind not in "biuf":
         raise InputError(f"{config.source} holds cells of type {stored.dtype}; a volume needs whole or real numbers")
@@ -120,8 +107,7 @@ def _data(config: ConvertConfig, layout: Layout) -> tuple[xr.Dataset, Layout]:
     if layout.dims:
         layout = layout.renamed({layout.dims[axis]: str(dim) for axis, dim in zip(kept, data.dims, strict=True)})
     data, nodata = cf.unpacked(data)
-    named = {"long_name": config.name or data.attrs.get("long_name"), "units": config.units or data.attrs.get("units")}
-    data.attrs = {key: str(text) for key, text in named.items() if text}
+    data.attrs = cf.described(data.attrs, config)
     chunks = tuple(stored.chunks[axis] for axis in kept)
     data = data.chunk(dict(zip(data.dims, chunks, strict=True)))
     data.encoding = {"chunks": chunks, "shards": stored.shards and tuple(stored.shards[axis] for axis in kept)}
@@ -133,30 +119,12 @@ def _data(config: ConvertConfig, layout: Layout) -> tuple[xr.Dataset, Layout]:
 def _read_view(path: Path) -> ConvertConfig:
     if not path.is_file():
         raise InputError(f"no view at {path}; check the path")
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {error}") from error
+    settings = read_settings(path)
     if not isinstance(settings, dict) or not set(settings) <= set(_SETTINGS) or not settings.get("source"):
         unknown = sorted(set(settings) - set(_SETTINGS)) if isinstance(settings, dict) else settings
         problem = f"holds {unknown}, which is no setting of a view" if unknown else "names no source"
         raise InputError(f"{path} {problem}; its settings are {sorted(_SETTINGS)}")
-    config = ConvertConfig(**settings)
-    return replace(
-        config,
-        source=_beside(path, config.source),
-        labels=_beside(path, config.labels),
-        horizons=[_beside(path, horizon) for horizon in config.horizons],
-        valid=_beside(path, config.valid),
-        coordinates={
-            dim: _beside(path, given) if isinstance(given, str) and given.endswith((".json", ".npy")) else given
-            for dim, given in config.coordinates.items()
-        },
-    )
-
-
-def _beside(view: Path, place: str) -> str:
-    return place if not place or "://" in place else str(view.parent / place)
+    return ConvertConfig(**settings)
 
 
 def _find(node: Node, key: str, where: str, option: str) -> Layout:
@@ -185,7 +153,7 @@ def _read_block(array: zarr.Array, cut: Cut) -> np.ndarray:
 def _mask(
     data: xr.DataArray, config: ConvertConfig, layout: Layout, node: Node, open_node: Callable[[str], Node]
 ) -> tuple[xr.Variable | None, str]:
-    """Open the mask that the view names, or else the store has, and say what is stored of it; None without one."""
+    """Open the mask that the view names or the store has, if any, and say what is stored of it."""
     if _is_file(config.valid):
         return read_mask(data, config), hash_files([config.valid])[config.valid]
     where, found = config.source, layout.valid
@@ -197,7 +165,7 @@ def _mask(
 
 
 def _valid(ds: xr.Dataset, mask: xr.Variable | None) -> xr.Variable | None:
-    """Combine mask and missing values, over all of the data's dimensions; none where neither says anything."""
+    """Combine mask and missing values over all of the data's dimensions; None without any."""
     data = ds["data"].variable
     masks = [data != value for value in ds.attrs["nodata"]]
     if mask is not None:
@@ -205,12 +173,11 @@ def _valid(ds: xr.Dataset, mask: xr.Variable | None) -> xr.Variable | None:
         masks.append(mask.chunk({dim: data.chunksizes[dim] for dim in mask.dims}).astype(bool))
     if not masks:
         return None
-    valid = reduce(and_, masks)
-    return valid.set_dims(dict(data.sizes)).transpose(*data.dims).chunk(data.chunksizes)
+    return reduce(and_, masks).set_dims(dict(data.sizes)).transpose(*data.dims).chunk(data.chunksizes)
 
 
 def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variable:
-    """Open the labels; their values become class indices only where they are read."""
+    """Open the labels, whose values become class indices where they are read."""
     where = config.labels or config.source
     if not config.class_names:
         raise InputError(f"the labels in {where} have values without names; name the classes with class_names")
@@ -232,29 +199,25 @@ def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variabl
 
 
 def _provenance(config: ConvertConfig, layout: Layout, mask: str) -> dict[str, str]:
-    """Say where the data lie; of their values, only what is stored where, as the head of this file says."""
-    plain = asdict(ConvertConfig())
-    places = ("source", "labels", "horizons", "valid", "title", "licence")
-    settings = {name: value for name, value in asdict(config).items() if name not in places and value != plain[name]}
+    """Say where the data lie and what is stored of them: see the head of this file."""
+    settings = changed(config, ("source", "labels", "horizons", "valid", "title", "licence"))
     described = json.dumps(layout.array.metadata.to_dict(), sort_keys=True, default=str)
+    conversion = {
+        "in place": settings,
+        "array_sha256": hashlib.sha256(described.encode()).hexdigest(),
+        "objects": _objects(config.source, layout.array.path),
+        **({"mask": mask} if mask else {}),
+    }
     return {
         "title": config.title or layout.title or Path(config.source).stem,
         "source": f"{config.source} {layout.array.path}".strip(),
         "licence": config.licence or "not stated",
-        "conversion": json.dumps(
-            {
-                "in place": settings,
-                "array_sha256": hashlib.sha256(described.encode()).hexdigest(),
-                "objects": _objects(config.source, layout.array.path),
-                **({"mask": mask} if mask else {}),
-            },
-            sort_keys=True,
-        ),
+        "conversion": json.dumps(conversion, sort_keys=True),
     }
 
 
 def _objects(uri: str, array: str) -> str:
-    """Say how many objects hold an array, and hash the list of them; say so where they cannot be listed."""
+    """Count the objects that hold an array and hash their list, where they can be listed."""
     listed = open_objects(uri).listing(array)
     if listed is None:
         return "not listed by the store, so changed values go unnoticed"

@@ -10,27 +10,13 @@ import zarr
 
 from datasets.readers import cf
 
-_KEPT = ("units", "long_name", "standard_name")
-
 
 @dataclass(frozen=True)
 class Layout:
-    """An array and what its store says of it.
+    """An array, the names of its dimensions (none where the store has none) and what else its store says of it.
 
-    Attributes
-    ----------
-    array
-        The array.
-    dims
-        Names of its dimensions; empty where the store has none.
-    coords
-        Coordinates along them.
-    valid
-        Mask and its dimensions, where the store has one.
-    title
-        What the store calls itself.
-    crs
-        Coordinate reference system, as text; empty where the store has none.
+    That is coordinates along the dimensions, the mask and its dimensions, a title, and the coordinate reference system
+    as text.
     """
 
     array: zarr.Array
@@ -41,7 +27,7 @@ class Layout:
     crs: str = ""
 
     def renamed(self, names: Mapping[str, str]) -> "Layout":
-        """Return the same with other names of dimensions and of the coordinates along them."""
+        """Give dimensions, and the coordinates of their names, other names."""
         valid = self.valid and (self.valid[0], [names.get(dim, dim) for dim in self.valid[1]])
         coords = {
             names.get(name, name): xr.Variable([names.get(str(dim), dim) for dim in at.dims], at.values, at.attrs)
@@ -55,17 +41,15 @@ def find_layout(node: zarr.Group | zarr.Array, key: str, vertical: str = "twt") 
 
     Parameters
     ----------
-    node
-        The store's group or array.
-    key
-        Path of the array in the group; empty where the store has one only, or says which.
+    node, key
+        The store's group or array, and the array's path in a group that has several and does not say which.
     vertical
         Name for the vertical dimension of an MDIO store that calls it ``sample``.
 
     Raises
     ------
     LookupError
-        Where there is no such array, or no key and several; its words list what there is.
+        Where there is no such array, or no key and several; it lists them.
     """
     if isinstance(node, zarr.Array):
         if key:
@@ -76,11 +60,11 @@ def find_layout(node: zarr.Group | zarr.Array, key: str, vertical: str = "twt") 
     own = node.attrs.get("attributes")
     if isinstance(own, Mapping) and "defaultVariableName" in own:
         return _mdio_1(node, key or str(own["defaultVariableName"]))
-    arrays = {name: item for name, item in node.members(max_depth=None) if isinstance(item, zarr.Array)}
-    return _plain(node, arrays, key)
+    return _plain(node, key)
 
 
-def _plain(group: zarr.Group, arrays: Mapping[str, zarr.Array], key: str) -> Layout:
+def _plain(group: zarr.Group, key: str) -> Layout:
+    arrays = {name: item for name, item in group.members(max_depth=None) if isinstance(item, zarr.Array)}
     named = {name for array in arrays.values() for name in [*_dims(array), *_aside(array)]}
     many = {
         name: array
@@ -94,27 +78,23 @@ def _plain(group: zarr.Group, arrays: Mapping[str, zarr.Array], key: str) -> Lay
         problem = f"has no array {key!r}" if key else "does not say which array is the volume"
         raise LookupError(f"it {problem}; set key to one of: {held}")
     array = arrays[key]
-    inside = key.rpartition("/")[0]
-    prefix = f"{inside}/" if inside else ""
+    prefix = key[: key.rfind("/") + 1]
     names = [name for name in [*_dims(array), *_aside(array)] if f"{prefix}{name}" in arrays]
-    coords = {name: _coordinate(arrays[f"{prefix}{name}"], [name]) for name in names}
+    coords = {name: _coordinate(arrays[f"{prefix}{name}"], name) for name in names}
     mapping = arrays.get(f"{prefix}{array.attrs.get('grid_mapping', 'spatial_ref')}")
-    layout = Layout(
-        array,
-        _dims(array),
-        {name: at for name, at in coords.items() if at is not None},
-        title=str(group.attrs.get("title", "")),
-        crs=str(mapping.attrs.get("crs_wkt", "")) if mapping is not None else "",
-    )
+    crs = str(mapping.attrs.get("crs_wkt", "")) if mapping is not None else ""
+    known = {name: at for name, at in coords.items() if at is not None}
+    layout = Layout(array, _dims(array), known, title=str(group.attrs.get("title", "")), crs=crs)
     return layout.renamed(cf.map_names({dim: layout.coords[dim] for dim in layout.dims if dim in layout.coords}))
 
 
 def _mdio_0(group: zarr.Group, vertical: str) -> Layout:
     """MDIO before 1.0: axes in the attribute ``dimension``, the data in ``data/chunked_012...``."""
     axes: Any = group.attrs["dimension"]
-    array, mask = group.get(_mdio_0_key(group)), group.get("metadata/live_mask")
+    key = _mdio_0_key(group)
+    array, mask = group.get(key), group.get("metadata/live_mask")
     if not isinstance(array, zarr.Array):
-        raise LookupError(f"it looks like MDIO 0, but has no {_mdio_0_key(group)}; set key")
+        raise LookupError(f"it looks like MDIO 0, but has no {key}; set key")
     dims = [vertical if axis["name"] == "sample" else str(axis["name"]) for axis in axes]
     coords = {
         dim: xr.Variable(dim, np.asarray(axis["coords"]), {"units": "ms"} if dim == "twt" else {})
@@ -125,33 +105,32 @@ def _mdio_0(group: zarr.Group, vertical: str) -> Layout:
 
 def _mdio_0_key(group: zarr.Group) -> str:
     axes: Any = group.attrs["dimension"]
-    return "data/chunked_" + "".join(str(number) for number in range(len(axes)))
+    return "data/chunked_" + "".join(map(str, range(len(axes))))
 
 
-def _mdio_1(group: zarr.Group, name: str) -> Layout:
+def _mdio_1(group: zarr.Group, key: str) -> Layout:
     """MDIO 1: the group names its default variable; a trace mask; x and y of the midpoints."""
-    array, mask = group.get(name), group.get("trace_mask")
+    array, mask = group.get(key), group.get("trace_mask")
     if not isinstance(array, zarr.Array):
-        raise LookupError(f"it looks like MDIO 1, but has no {name!r}; set key")
-    new = {"time": "twt", "cdp_x": "x", "cdp_y": "y"}
+        raise LookupError(f"it looks like MDIO 1, but has no {key!r}; set key")
     coords: dict[str, xr.Variable] = {}
-    for old in [*_dims(array), *_aside(array)]:
-        item = group.get(old)
-        coordinate = _coordinate(item, [old]) if isinstance(item, zarr.Array) else None
+    for name in [*_dims(array), *_aside(array)]:
+        item = group.get(name)
+        coordinate = _coordinate(item, name) if isinstance(item, zarr.Array) else None
         if coordinate is None:
             continue
-        units: Any = group[old].attrs.get("unitsV1", {})
+        units: Any = group[name].attrs.get("unitsV1", {})
         attrs = {"units": str(next(iter(units.values())))} if isinstance(units, Mapping) and units else {}
-        if old == "time":
+        if name == "time":
             attrs.setdefault("units", "ms")
-        coords[new.get(old, old)] = xr.Variable([new.get(str(d), d) for d in coordinate.dims], coordinate.values, attrs)
-    dims = [new.get(dim, dim) for dim in _dims(array)]
-    valid = (mask, [new.get(dim, dim) for dim in _dims(mask)]) if isinstance(mask, zarr.Array) else None
-    return Layout(array, dims, coords, valid, title=str(group.attrs.get("name", "")))
+        coords[name] = xr.Variable(coordinate.dims, coordinate.values, attrs)
+    valid = (mask, _dims(mask)) if isinstance(mask, zarr.Array) else None
+    layout = Layout(array, _dims(array), coords, valid, title=str(group.attrs.get("name", "")))
+    return layout.renamed({"time": "twt", "cdp_x": "x", "cdp_y": "y"})
 
 
 def _dims(array: zarr.Array) -> list[str]:
-    """Names of the dimensions: of version 3, or as xarray writes them into version 2; empty where one lacks."""
+    """Names of the dimensions, of version 3 or as xarray writes them into version 2; none where one lacks."""
     names: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS", ())
     return [str(name) for name in names] if all(names) and len(names) == array.ndim else []
 
@@ -161,20 +140,20 @@ def _aside(array: zarr.Array) -> list[str]:
     return str(array.attrs.get("coordinates", "")).split()
 
 
-def _coordinate(array: zarr.Array, own: list[str]) -> xr.Variable | None:
-    """Read a coordinate of numbers or dates; none for any other."""
-    dims = _dims(array) or (own if array.ndim == 1 else [])
+def _coordinate(array: zarr.Array, name: str) -> xr.Variable | None:
+    """Read a coordinate of numbers or dates."""
+    dims = _dims(array) or ([name] if array.ndim == 1 else [])
     if not dims or array.dtype.kind not in "iufM":
         return None
     stored = xr.Variable(dims, np.asarray(array[...]), attributes(array))
     variable = cf.dates(cf.unpacked(stored)[0])
-    return xr.Variable(variable.dims, variable.values, {n: variable.attrs[n] for n in _KEPT if n in variable.attrs})
+    return xr.Variable(variable.dims, variable.values, cf.kept(variable.attrs))
 
 
 def attributes(array: zarr.Array) -> dict[str, Any]:
-    """Attributes of an array, with the fill value of version 2 where xarray wrote it: it keeps ``_FillValue`` there.
+    """Attributes of an array, with the fill value of version 2, in which xarray keeps ``_FillValue``.
 
-    A fill value of 0 is Zarr's own default and says nothing.
+    One of 0 is Zarr's own default and says nothing.
     """
     attrs = dict(array.attrs)
     fill = array.fill_value

@@ -4,16 +4,15 @@ Shapes: N readings, K values of each, Y rows and X columns.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy.interpolate import CloughTocher2DInterpolator, LinearNDInterpolator, NearestNDInterpolator
 from scipy.spatial import QhullError, cKDTree
 
+from datasets.config_convert import Gridding
 from datasets.errors import InputError
 
-Method = Literal["nearest", "linear", "cubic"]
 _INTERPOLATORS = {
     "nearest": NearestNDInterpolator,
     "linear": LinearNDInterpolator,
@@ -24,68 +23,50 @@ _MOST_CELLS = 100_000_000
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of a grid; their edges lie on multiples of the cell size.
-
-    Attributes
-    ----------
-    x, y
-        Centres; x rises, y falls.
-    size
-        Edge of a cell.
-    """
+    """Centres of a grid's cells, where x rises and y falls, and their size, of which the edges are multiples."""
 
     x: np.ndarray
     y: np.ndarray
     size: float
 
 
-def plan_cells(x_N: np.ndarray, y_N: np.ndarray, size: float) -> Cells:
-    """Lay cells over all readings.
+def extent(x_N: np.ndarray, y_N: np.ndarray) -> str:
+    """Say how far positions reach."""
+    return f"x {x_N.min():g} to {x_N.max():g}, y {y_N.min():g} to {y_N.max():g}"
 
-    Raises
-    ------
-    InputError
-        Where they would be too many for memory.
-    """
-    west, south = np.floor(np.min(x_N) / size), np.floor(np.min(y_N) / size)
-    east, north = np.floor(np.max(x_N) / size), np.floor(np.max(y_N) / size)
+
+def plan_cells(x_N: np.ndarray, y_N: np.ndarray, size: float) -> Cells:
+    """Lay cells over all readings; `InputError` where they are too many for memory."""
+    west, east, south, north = (np.floor(edge / size) for edge in (x_N.min(), x_N.max(), y_N.min(), y_N.max()))
     cells = (east - west + 1) * (north - south + 1)
     if cells > _MOST_CELLS:
         raise InputError(
-            f"cell_size is {size:g}, which makes {cells:.3g} cells over x {np.min(x_N):g} to {np.max(x_N):g}, "
-            f"y {np.min(y_N):g} to {np.max(y_N):g}; give larger cells, up to {_MOST_CELLS:g} can be gridded"
+            f"cell_size is {size:g}, which makes {cells:.3g} cells over {extent(x_N, y_N)}; give larger cells, up to "
+            f"{_MOST_CELLS:g} can be gridded"
         )
     return Cells((np.arange(west, east + 1) + 0.5) * size, (np.arange(north, south - 1, -1) + 0.5) * size, size)
 
 
 def block_medians(x_N: np.ndarray, y_N: np.ndarray, values_NK: np.ndarray, size: float) -> np.ndarray:
-    """Replace the readings of each cell by the median of their positions and values, which tames dense flight lines.
-
-    Returns
-    -------
-    numpy.ndarray
-        [blocks, 2 + K]: x, y, values.
-    """
+    """Medians of position and values in each cell [blocks, 2 + K], which tame dense flight lines."""
     table = pd.DataFrame(np.column_stack([x_N, y_N, values_NK]))
     return table.groupby([np.floor(y_N / size), np.floor(x_N / size)]).median().to_numpy()
 
 
 def grid_readings(
-    x_N: np.ndarray, y_N: np.ndarray, values_NK: np.ndarray, cells: Cells, method: Method, blank_distance: float
+    x_N: np.ndarray, y_N: np.ndarray, values_NK: np.ndarray, cells: Cells, method: Gridding, blank_distance: float
 ) -> np.ndarray:
     """Interpolate readings at the centres of cells.
 
     Parameters
     ----------
-    x_N, y_N
-        Positions.
-    values_NK
-        Readings; NaN where there is none.
+    x_N, y_N, values_NK
+        Positions and readings; NaN where there is none.
     cells
         The grid.
     method
-        Between block medians: nearest, linear over triangles, or cubic over triangles (smooth). The latter two do not
-        go beyond the outermost readings.
+        Between block medians: nearest, linear over triangles, or cubic over triangles (smooth), of which the latter two
+        do not go beyond the outermost readings.
     blank_distance
         Cells whose centre is farther than that from any reading are no data.
 
@@ -97,7 +78,7 @@ def grid_readings(
     Raises
     ------
     InputError
-        Where the readings span no area to be interpolated over.
+        Where the readings span no area.
     """
     x_YX, y_YX = np.meshgrid(cells.x, cells.y)
     known_KN = np.isfinite(values_NK).T

@@ -17,10 +17,9 @@ class Grid:
 
     def pieces(self) -> Iterator[tuple[tuple[int, ...], dict[str, slice]]]:
         """Index and place of every piece, in stored order."""
-        starts = [[0, *itertools.accumulate(edges)] for edges in self.chunks]
+        bounds = [list(itertools.pairwise(itertools.accumulate(edges, initial=0))) for edges in self.chunks]
         for index in itertools.product(*(range(len(edges)) for edges in self.chunks)):
-            bounds = [(starts[axis][at], starts[axis][at + 1]) for axis, at in enumerate(index)]
-            yield index, {dim: slice(*bound) for dim, bound in zip(self.dims, bounds, strict=True)}
+            yield index, {dim: slice(*bound[at]) for dim, bound, at in zip(self.dims, bounds, index, strict=True)}
 
     def name(self, group: str, index: tuple[int, ...]) -> str:
         """Name a piece within a store."""

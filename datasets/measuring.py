@@ -1,12 +1,11 @@
 """What is measured of a volume while its pieces pass by: a sketch of every entry, and which columns never change.
 
-E entries (such as bands), M cells of the map. Pieces may come in any order and be measured by several threads.
+Pieces may come in any order and be measured by several threads. Shapes: E entries (such as bands), M cells of the map.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import xarray as xr
@@ -24,14 +23,11 @@ class Measuring:
 
     Attributes
     ----------
-    sizes
-        Dimension -> cells.
-    dtype
-        Type of the data.
-    entries
-        Dimensions whose entries are measured each by itself.
-    centre
-        Value of each entry that its histogram is finest around, float64 [E].
+    sizes, dtype
+        Dimension -> cells, and type of the data.
+    entries, centre
+        Dimensions whose entries are measured one by one, and the value that the histogram of each is finest around,
+        float64 [E].
     """
 
     sizes: dict[str, int]
@@ -41,29 +37,31 @@ class Measuring:
 
     @classmethod
     def of(cls, data: xr.DataArray, centre: np.ndarray | None = None) -> "Measuring":
-        """Plan the measuring of a volume; a small sample from its middle gives the centres, if not known."""
-        entries = entry_dims(data.sizes)
+        """Plan the measuring of a volume; a sample from its middle gives the centres, if not known."""
+        sizes, entries = {str(dim): size for dim, size in data.sizes.items()}, entry_dims(data.sizes)
         dtype = np.dtype(np.uint8) if data.dtype.kind == "b" else data.dtype
-        plan = cls({str(dim): size for dim, size in data.sizes.items()}, dtype, entries, np.zeros(0))
-        if is_exact(dtype) or centre is not None:
-            return cls(plan.sizes, dtype, entries, np.zeros(plan.count) if centre is None else centre)
-        middle = {
-            dim: slice(max(0, size // 2 - _SAMPLE // 2), size // 2 + _SAMPLE // 2 + 1)
-            for dim, size in plan.sizes.items()
-            if dim not in entries
-        }
-        sample = data.isel(middle).transpose(*entries, ...).values.astype(np.float64).reshape(plan.count, -1)
-        centres = [np.median(part[np.isfinite(part)]) if np.isfinite(part).any() else 0.0 for part in sample]
-        return cls(plan.sizes, plan.dtype, entries, np.array(centres))
+        count = math.prod(sizes[dim] for dim in entries)
+        if centre is None and is_exact(dtype):
+            centre = np.zeros(count)
+        elif centre is None:
+            middle = {
+                dim: slice(max(0, size // 2 - _SAMPLE // 2), size // 2 + _SAMPLE // 2 + 1)
+                for dim, size in sizes.items()
+                if dim not in entries
+            }
+            sample = data.isel(middle).transpose(*entries, ...).values.astype(np.float64).reshape(count, -1)
+            finite = [part[np.isfinite(part)] for part in sample]
+            centre = np.array([np.median(part) if part.size else 0.0 for part in finite])
+        return cls(sizes, dtype, entries, centre)
 
     @property
     def count(self) -> int:
         """Number of entries."""
-        return math.prod(self.sizes[dim] for dim in self.entries)
+        return self.centre.size
 
     @property
     def columns(self) -> list[str]:
-        """Dimensions of the map, if there is a column over each of its cells that can be judged."""
+        """Dimensions of the map, if its cells have columns that can be judged."""
         over = map_dims(self.sizes)
         cells = math.prod(self.sizes[dim] for dim in over)
         deep = math.prod(self.sizes.values()) > cells
@@ -77,7 +75,7 @@ class Measuring:
         Parameters
         ----------
         values, valid
-            Data and mask of the piece, in stored order; no mask means that all cells hold data.
+            Data and mask of the piece, in stored order; without a mask all cells hold data.
         where
             Dimension -> cells of the piece.
 
@@ -93,48 +91,42 @@ class Measuring:
         if values.dtype.kind == "f":
             finite = np.isfinite(values)
             keep = finite if valid is None else finite & valid
-        order = [dims.index(dim) for dim in [*self.entries, *(dim for dim in dims if dim not in self.entries)]]
+        axes = [dims.index(dim) for dim in self.entries]
         held = np.arange(self.count).reshape([self.sizes[dim] for dim in self.entries])
-        held = held[tuple(where[dim] for dim in self.entries)].ravel()
+        held = held[tuple(where[dim] for dim in self.entries)]
         parts = [np.empty(0, values.dtype)] * self.count
         kept = [np.empty(0, bool)] * self.count
-        for row, entry in enumerate(held):
-            parts[entry] = self._entry(values, order, row)
+        for at, entry in np.ndenumerate(held):
+            parts[entry] = np.moveaxis(values, axes, range(len(axes)))[at].ravel()
             if keep is not None:
-                kept[entry] = self._entry(keep, order, row)
+                kept[entry] = np.moveaxis(keep, axes, range(len(axes)))[at].ravel()
         arrays = to_arrays(sketch(parts, None if keep is None else kept, self.centre))
         if self.columns:
             arrays |= _columns(values, keep, tuple(axis for axis, dim in enumerate(dims) if dim not in self.columns))
         return arrays
 
-    def _entry(self, array: np.ndarray, order: list[int], row: int) -> np.ndarray:
-        moved = array.transpose(order)
-        at = np.unravel_index(row, moved.shape[: len(self.entries)]) if self.entries else ()
-        return moved[at].ravel()
+
+def _limits(dtype: np.dtype) -> np.finfo | np.iinfo:
+    return np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
 
 
 def _columns(values: np.ndarray, keep: np.ndarray | None, axes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Smallest and largest value, and number of values, of every column of a piece."""
-    kind = np.finfo(values.dtype) if values.dtype.kind == "f" else np.iinfo(values.dtype)
+    """Smallest and largest value, and cells with one, of every column of a piece."""
+    limits = _limits(values.dtype)
     where = True if keep is None else keep
     cells = np.broadcast_to(np.True_, values.shape) if keep is None else keep
     return {
-        "column_low": values.min(axis=axes, where=where, initial=kind.max),
-        "column_high": values.max(axis=axes, where=where, initial=kind.min),
+        "column_low": values.min(axis=axes, where=where, initial=limits.max),
+        "column_high": values.max(axis=axes, where=where, initial=limits.min),
         "column_cells": cells.sum(axis=axes, dtype=np.int32),
     }
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the pieces of a volume add up to.
+    """What the pieces of a volume add up to: a sketch of every entry, and the dead columns of the map, bool [M].
 
-    Attributes
-    ----------
-    sketch
-        Of every entry.
-    dead
-        Columns of the map with two values or more, all equal: bool [M]; none where there are no columns.
+    Those have two values or more, all equal; `dead` is None where there are no columns.
     """
 
     sketch: Sketch
@@ -144,21 +136,18 @@ class Gathered:
     def of(cls, plan: Measuring, pieces: Iterable[tuple[Mapping[str, slice], Mapping[str, np.ndarray]]]) -> "Gathered":
         """Add up pieces, each with its place; their order decides the last digits of the moments."""
         shape = tuple(plan.sizes[dim] for dim in plan.columns)
-        low, high, cells = (np.zeros(shape, kind) for kind in (plan.dtype, plan.dtype, np.int32))
-        seen = np.zeros(shape, bool)
-
-        def add(whole: Sketch | None, piece: tuple[Mapping[str, slice], Mapping[str, np.ndarray]]) -> Sketch:
-            where, arrays = piece
+        limits = _limits(plan.dtype)
+        low, high = (np.full(shape, limit, plan.dtype) for limit in (limits.max, limits.min))
+        cells = np.zeros(shape, np.int32)
+        whole: Sketch | None = None
+        for where, arrays in pieces:
             if plan.columns:
                 at = tuple(where[dim] for dim in plan.columns)
-                low[at] = np.where(seen[at], np.minimum(low[at], arrays["column_low"]), arrays["column_low"])
-                high[at] = np.where(seen[at], np.maximum(high[at], arrays["column_high"]), arrays["column_high"])
+                low[at] = np.minimum(low[at], arrays["column_low"])
+                high[at] = np.maximum(high[at], arrays["column_high"])
                 cells[at] += arrays["column_cells"]
-                seen[at] = True
             own = from_arrays(arrays)
-            return own if whole is None else merge([whole, own])
-
-        whole = reduce(add, pieces, None)
+            whole = own if whole is None else merge([whole, own])
         if whole is None:
             raise ValueError("no piece was measured")
         return cls(whole, (cells > 1) & (low == high) if plan.columns else None)

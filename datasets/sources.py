@@ -9,45 +9,25 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.readers import envi, geosoft, geotiff, lines, matlab, netcdf, numpy, segy, surfer, tensorly
 from datasets.readers.grids import grid_format
-from datasets.tables import table_suffix
+from datasets.tables import TABLE_SUFFIXES, table_suffix
 
 _SUFFIXES = {
     ".mat": "matlab", ".npy": "numpy", ".npz": "numpy",
-    **dict.fromkeys(lines.SUFFIXES, "lines"),
+    **dict.fromkeys((*TABLE_SUFFIXES, ".dfn"), "lines"),
     ".sgy": "segy", ".segy": "segy", ".tif": "geotiff", ".tiff": "geotiff",
     ".hdr": "envi", ".img": "envi", ".bsq": "envi", ".bil": "envi", ".bip": "envi",
     ".nc": "netcdf", ".nc4": "netcdf", ".cdf": "netcdf", ".grd": "grid",
 }  # fmt: skip
 READERS: dict[str, Callable[[ConvertConfig], xr.Dataset]] = {
-    "matlab": matlab.read,
-    "numpy": numpy.read,
-    "segy": segy.read,
-    "geotiff": geotiff.read,
-    "tensorly": tensorly.read,
-    "envi": envi.read,
-    "geosoft": geosoft.read,
-    "surfer": surfer.read,
-    "netcdf": netcdf.read,
-    "lines": lines.read,
-}
+    "matlab": matlab.read, "numpy": numpy.read, "segy": segy.read, "geotiff": geotiff.read, "tensorly": tensorly.read,
+    "envi": envi.read, "geosoft": geosoft.read, "surfer": surfer.read, "netcdf": netcdf.read, "lines": lines.read,
+}  # fmt: skip
 
 
 def source_kind(source: str, wanted: str, option: str) -> str:
-    """Tell the format of a source that is there.
+    """Tell the format of a file or ``tensorly:NAME``: the `wanted` one, or if ``auto`` what suffix and first bytes say.
 
-    Parameters
-    ----------
-    source
-        Path of the file, or ``tensorly:NAME``.
-    wanted
-        Format that the user names, or ``auto``.
-    option
-        Setting that names the source, for the error message.
-
-    Raises
-    ------
-    InputError
-        Where there is no such file, or its suffix or first bytes are of no format that is known here.
+    `InputError` says where there is no such file, as the setting `option` names it, or its format is not known.
     """
     if wanted == "tensorly" or source.startswith("tensorly:"):
         return "tensorly"
@@ -61,7 +41,7 @@ def source_kind(source: str, wanted: str, option: str) -> str:
 
 
 def existing(path: str, option: str) -> Path:
-    """Refuse a file that is not there; `option` is the setting that names it."""
+    """Refuse a file that is not there, as the setting `option` names it."""
     if not Path(path).is_file():
         raise InputError(f"no file at {path}; check {option}")
     return Path(path)

@@ -2,9 +2,10 @@
 
 import gzip
 import lzma
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,14 +13,14 @@ import pandas as pd
 from datasets.errors import InputError
 
 TABLE_SUFFIXES = (".csv", ".txt", ".xyz", ".dat")
-_COMPRESSED = (".xz", ".gz")
+_COMPRESSED: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
 _COMMENTS = ("/", "#")
 _MARKERS = ("line", "tie", "random")  # Geosoft XYZ: "LINE 1001" before the readings of each flight line
 _SHOWN = 30
 
 
 def table_suffix(path: str | Path) -> str:
-    """Suffix of a table, that of its compression left out: ``.csv`` of ``lines.csv.xz``."""
+    """Suffix of a table without that of its compression: ``.csv`` of ``lines.csv.xz``."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     return next((suffix for suffix in reversed(suffixes) if suffix not in _COMPRESSED), "")
 
@@ -30,28 +31,26 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
     Parameters
     ----------
     path
-        File; .xz and .gz are read as they are. Lines that start with ``/`` or ``#`` are comments, and the last of them
-        names the columns where it has as many words as they are. ``*`` and empty fields are NaN.
-    columns
-        Names of the columns; needed where the file does not name them.
-    option
-        Setting that gives `columns`, for the error message.
+        File; .xz and .gz are unpacked. Lines that start with ``/`` or ``#`` are comments, of which the last names the
+        columns where it has as many words as they are. ``*`` and empty fields are NaN.
+    columns, option
+        Names of the columns, where the file does not name them, and the setting that gives them.
 
     Raises
     ------
     InputError
-        Where the file is missing, empty, not a table, or does not name its columns.
+        Where the file is missing, empty, no table, or does not name its columns.
     """
     if not path.is_file():
         raise InputError(f"no file at {path}; check its name")
     first, comment, skipped = "", "", []
     try:
-        with _open(path) as file:
+        with _COMPRESSED.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file):
                 text = line.strip()
                 if text.startswith(_COMMENTS):
                     comment = text.lstrip("/# ") if not first else comment
-                elif text.split(maxsplit=1)[:1] and text.split(maxsplit=1)[0].lower() not in _MARKERS:
+                elif text and text.split(maxsplit=1)[0].lower() not in _MARKERS:
                     first = first or text
                     continue
                 skipped.append(number)
@@ -60,7 +59,7 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
     if not first:
         raise InputError(f"{path} holds no rows; check the file")
     separator = next((mark for mark in (",", ";", "\t") if mark in first), r"\s+")
-    fields = [field.strip() for field in (first.split() if separator == r"\s+" else first.split(separator))]
+    fields = [field.strip() for field in re.split(separator, first)]
     headed = not any(_is_number(field) for field in fields)
     names = list(columns)
     if not headed and not names:
@@ -81,13 +80,7 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
 
 
 def find_column(table: pd.DataFrame, names: Sequence[str], path: Path, option: str) -> str:
-    """Find the first of `names` among the columns, capitals or not.
-
-    Raises
-    ------
-    InputError
-        Where there is none of them.
-    """
+    """Find the first of `names` among the columns, capitals or not; `InputError` without any."""
     found = find_optional(table, names)
     if found is None:
         held = ", ".join(map(str, table.columns[:_SHOWN])) + (", ..." if len(table.columns) > _SHOWN else "")
@@ -103,13 +96,7 @@ def find_optional(table: pd.DataFrame, names: Sequence[str]) -> str | None:
 
 
 def numbers(table: pd.DataFrame, column: str, path: Path) -> np.ndarray:
-    """Take a column as float64; empty fields are NaN.
-
-    Raises
-    ------
-    InputError
-        Where a field is not a number; the message has the first.
-    """
+    """Take a column as float64, NaN where empty; `InputError` has the first field that is no number."""
     values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
     wrong = np.flatnonzero(np.isnan(values) & table[column].notna().to_numpy())
     if len(wrong):
@@ -118,14 +105,6 @@ def numbers(table: pd.DataFrame, column: str, path: Path) -> np.ndarray:
             "where a number is needed; correct it"
         )
     return values
-
-
-def _open(path: Path) -> IO[str]:
-    if path.suffix.lower() == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8")
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
 
 
 def _is_number(field: str) -> bool:

@@ -11,32 +11,15 @@ from datasets.labels import UNLABELLED
 
 
 def class_indices(values: pd.Series, class_names: Mapping[int, str], where: str) -> np.ndarray:
-    """Turn classes, as values or names, into indices in the order of `class_names`.
+    """Turn classes into uint8 indices in the order of `class_names` (value -> name), 255 where they are empty.
 
-    Parameters
-    ----------
-    values
-        A class each: a value that `class_names` names, or one of its names. Empty is unlabelled.
-    class_names
-        Value -> name of the class.
-    where
-        File and column, for the error message.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*values]; 255 unlabelled.
-
-    Raises
-    ------
-    InputError
-        Where no names are given, or a class is not among them.
+    Each is a value or a name of these. `InputError` says `where`, in which file and column, one is unknown.
     """
     held = ", ".join(repr(_plain(value)) for value in values.dropna().unique()[:20])
     if not class_names:
         raise InputError(f"{where} holds the classes {held}; name the classes with class_names, as in {{1: sand}}")
     index: dict[Any, int] = {value: code for code, value in enumerate(class_names)}
-    index_of_name: dict[str, int] = {name: code for code, name in enumerate(class_names.values())}
+    index_of_name = {name: code for code, name in enumerate(class_names.values())}
     codes = np.full(len(values), UNLABELLED, np.uint8)
     for row, value in enumerate(map(_plain, values)):
         if value is None:
@@ -50,18 +33,8 @@ def class_indices(values: pd.Series, class_names: Mapping[int, str], where: str)
     return codes
 
 
-def label_attributes(class_names: Mapping[int, str], placed: str) -> dict[str, object]:
-    """Attributes of placed labels; `placed` says how much of the source is within the volume."""
-    return {
-        "class_names": list(class_names.values()),
-        "class_values": [int(value) for value in class_names],
-        "unlabelled": UNLABELLED,
-        "placed": placed,
-    }
-
-
 def _plain(value: Any) -> int | float | str | None:
-    """Bring a field to a whole number where it is one, else to text; None where it is empty."""
+    """Bring a field to a number where it is one, else to text; None where it is empty."""
     if value is None or value is pd.NA or value != value or value == "":
         return None
     try:

@@ -8,39 +8,20 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.label_sources.classes import label_attributes
-from datasets.label_sources.points import map_cells
-from datasets.label_sources.vertical import vertical_values
+from datasets.label_sources.points import map_cells, vertical_values
 from datasets.labels import UNLABELLED
-from datasets.tables import find_column, read_table
-from datasets.tables import numbers as column_numbers
+from datasets.sources import existing
+from datasets.tables import find_column, numbers, read_table
 
 _MAPS_APART = frozenset({"band", "date"})
 
 
-def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
-    """Give each cell between two horizons their class.
+def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
+    """Give each cell between two horizons their class, where both are picked; see `datasets.label_sources`.
 
-    A cell exactly on a horizon belongs to the class after it. Several picks of a cell count by their mean. A cell
-    is labelled only where the horizons on both sides of its class are picked.
-
-    Parameters
-    ----------
-    ds
-        Volume, chunked, with the coordinates of its vertical dimension.
-    config
-        Conversion with `horizons` in the order of rising vertical coordinate, and `class_names`: class 0 lies before
-        the first, 1 between the first and the second, and so on; a class without a name stays unlabelled.
-
-    Returns
-    -------
-    xarray.DataArray
-        uint8 over the map and the vertical dimension, lazy.
-
-    Raises
-    ------
-    InputError
-        Where a file cannot be read or lies outside, horizons cross, or a class is not between horizons.
+    `config.horizons` rise with the vertical coordinate and may not cross: class 0 lies before the first, 1 between the
+    first and the second, and so on; one without a name stays unlabelled. A cell exactly on a horizon belongs to the
+    class after it. Several picks of a cell count by their mean.
     """
     dim, values_Z = vertical_values(ds, "labels from horizons")
     dims = [str(name) for name in ds["data"].dims if name != dim and name not in _MAPS_APART]
@@ -56,7 +37,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
     pairs = [_surface(Path(path), ds, (dims[0], dims[1]), dim, config) for path in config.horizons]
     surfaces_HM = np.stack([surface for surface, _ in pairs])
     _refuse_crossing(surfaces_HM, config, ds, dims)
-    pieces = {name: size for name, size in ds["data"].chunksizes.items() if name in (dim, *dims)}
+    pieces = ds["data"].chunksizes
     surfaces = [xr.DataArray(surface, dims=dims).chunk({d: pieces[d] for d in dims if d in pieces})
                 for surface in surfaces_HM]  # fmt: skip
     values = xr.DataArray(values_Z, dims=[dim]).chunk({dim: pieces[dim]} if dim in pieces else {})
@@ -68,20 +49,16 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
         if value < last:
             within = within & (values < surfaces[value])
         labels = labels.where(~within, np.uint8(index))
-    placed = "; ".join(text for _, text in pairs)
-    order = [name for name in ds["data"].dims if name in labels.dims]
-    return labels.transpose(*order).assign_attrs(label_attributes(config.class_names, placed))
+    return labels, "; ".join(text for _, text in pairs)
 
 
 def _surface(
     path: Path, ds: xr.Dataset, dims: tuple[str, str], vertical: str, config: ConvertConfig
 ) -> tuple[np.ndarray, str]:
-    """Read a horizon onto the map: its vertical coordinate a cell, NaN without a pick; and how much of it fits."""
+    """Vertical coordinate of a horizon in each cell of the map, NaN without a pick; how much of it fits."""
     shape = tuple(ds.sizes[dim] for dim in dims)
     if path.suffix.lower() == ".npy":
-        if not path.is_file():
-            raise InputError(f"no file at {path}; check horizons")
-        surface = np.load(path, allow_pickle=False).astype(np.float64)
+        surface = np.load(existing(str(path), "horizons"), allow_pickle=False).astype(np.float64)
         if surface.shape != shape:
             raise InputError(
                 f"{path} has shape {surface.shape}, but the map of the volume, {list(dims)}, has {shape}; transpose "
@@ -90,7 +67,7 @@ def _surface(
         return surface, f"{path.name}: {np.isfinite(surface).sum()} cells"
     table = read_table(path, config.label_columns, "label_columns")
     names = list(dict.fromkeys([vertical, *(["time", "twt"] if vertical in ("time", "twt") else []), "z"]))
-    picks = column_numbers(table, find_column(table, names, path, "label_columns"), path)
+    picks = numbers(table, find_column(table, names, path, "label_columns"), path)
     rows, columns, inside = map_cells(table, path, ds, dims, config)
     use = inside & np.isfinite(picks)
     if not use.any():
@@ -107,8 +84,7 @@ def _surface(
 def _refuse_crossing(surfaces_HM: np.ndarray, config: ConvertConfig, ds: xr.Dataset, dims: list[str]) -> None:
     for lower in range(1, len(surfaces_HM)):
         for upper in range(lower):
-            with np.errstate(invalid="ignore"):
-                crossed = np.argwhere(surfaces_HM[upper] > surfaces_HM[lower])
+            crossed = np.argwhere(surfaces_HM[upper] > surfaces_HM[lower])
             if len(crossed):
                 cell = tuple(crossed[0])
                 where = ", ".join(

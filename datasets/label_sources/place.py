@@ -7,30 +7,24 @@ import xarray as xr
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.label_sources import horizons, polygons, wells
+from datasets.labels import label_attrs
 from datasets.tables import TABLE_SUFFIXES, table_suffix
 
 _POLYGONS = (".geojson", ".json", ".gpkg")
 
 
 def is_placed(config: ConvertConfig) -> bool:
-    """Whether the labels are things to be placed on the volume's cells, and no array of cells themselves."""
-    suffix = table_suffix(config.labels)
-    return bool(config.horizons) or (bool(config.labels) and suffix in (*_POLYGONS, *TABLE_SUFFIXES))
+    """Whether labels are things to be placed on the volume's cells, and no array."""
+    return bool(config.horizons) or table_suffix(config.labels) in (*_POLYGONS, *TABLE_SUFFIXES)
 
 
 def place_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
-    """Add labels from horizons, polygons or wells; everything else is left as it is.
-
-    Raises
-    ------
-    InputError
-        Where two kinds are asked for at once, or as the kind's own file says.
-    """
+    """Add labels from horizons, polygons or wells, if any; `InputError` where two kinds are asked for at once."""
     if not is_placed(config):
         return ds
     if config.horizons and config.labels:
         raise InputError(f"labels is {config.labels} and horizons are {config.horizons}; give one of them")
-    if config.horizons:
-        return ds.assign(labels=horizons.place(ds, config))
     kind = polygons if Path(config.labels).suffix.lower() in _POLYGONS else wells
-    return ds.assign(labels=kind.place(ds, config))
+    labels, placed = horizons.place(ds, config) if config.horizons else kind.place(ds, config)
+    labels = labels.transpose(*ds["data"].dims, missing_dims="ignore")
+    return ds.assign(labels=labels.assign_attrs(label_attrs(config.class_names), placed=placed))

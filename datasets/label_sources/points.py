@@ -1,4 +1,4 @@
-"""Positions of a table's rows on a volume's map: by x and y, or by the names of its two dimensions."""
+"""Positions: of a table's rows on a volume's map, by x and y or the names of its dimensions, and of cells downwards."""
 
 from pathlib import Path
 
@@ -11,30 +11,17 @@ from datasets.errors import InputError
 from datasets.map_grid import MapGrid, parse_crs, project
 from datasets.tables import find_column, find_optional, numbers
 
-X_NAMES = ("x", "easting", "east", "longitude", "lon")
-Y_NAMES = ("y", "northing", "north", "latitude", "lat")
+_X_NAMES = ("x", "easting", "east", "longitude", "lon")
+_Y_NAMES = ("y", "northing", "north", "latitude", "lat")
+_DOWNWARD = ("twt", "depth", "time", "layer", "elevation", "z")
 
 
 def map_points(table: pd.DataFrame, path: Path, grid: MapGrid, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:
     """Take x and y of each row, in the coordinate system of the grid.
 
-    Parameters
-    ----------
-    table
-        Rows with x and y, in `config.labels_crs` where that is set, else in the grid's own coordinate system.
-    path
-        File of the table, for the error messages.
-    grid
-        Map of the volume.
-    config
-        Conversion with `labels_crs`.
-
-    Raises
-    ------
-    InputError
-        Where a column is missing, the CRS is wrong, or the volume has none to go to.
+    The table has them in `config.labels_crs` where that is set, else in the grid's own. `InputError` names `path`.
     """
-    x, y = (numbers(table, find_column(table, names, path, "label_columns"), path) for names in (X_NAMES, Y_NAMES))
+    x, y = (numbers(table, find_column(table, names, path, "label_columns"), path) for names in (_X_NAMES, _Y_NAMES))
     if not config.labels_crs:
         return x, y
     if grid.crs is None:
@@ -45,25 +32,10 @@ def map_points(table: pd.DataFrame, path: Path, grid: MapGrid, config: ConvertCo
 def map_cells(
     table: pd.DataFrame, path: Path, ds: xr.Dataset, dims: tuple[str, str], config: ConvertConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the nearest cell of each row.
+    """Find the nearest cell of each row of a table with x and y, or columns named as the map's dimensions `dims`.
 
-    Parameters
-    ----------
-    table
-        Rows with two columns named as the map's dimensions, such as inline and crossline, or with x and y.
-    path, config
-        As for `map_points`.
-    ds
-        The volume.
-    dims
-        Its two map dimensions.
-
-    Returns
-    -------
-    rows, columns, inside
-        Indices [N] and whether they are within the volume.
+    Returned are rows and columns of the map [N], and whether they are within the volume.
     """
-    shape = np.array([ds.sizes[dim] for dim in dims])
     by_name = not {"x", "y"} & set(dims) and all(find_optional(table, [dim]) for dim in dims)
     if by_name and all(dim in ds.coords for dim in dims):
         places = [
@@ -75,20 +47,38 @@ def map_cells(
         places = list(grid.cells(*map_points(table, path, grid, config)))
         if grid.dims != dims:
             places.reverse()
-    with np.errstate(invalid="ignore"):
-        inside = np.all([(at >= -0.5) & (at < size - 0.5) for at, size in zip(places, shape, strict=True)], axis=0)
-    nearest = [np.floor(np.where(inside, at, 0) + 0.5).astype(np.int64) for at in places]
-    return nearest[0], nearest[1], inside
+    inside = np.all([(at >= -0.5) & (at < ds.sizes[dim] - 0.5) for at, dim in zip(places, dims, strict=True)], axis=0)
+    rows, columns = (np.floor(np.where(inside, at, 0) + 0.5).astype(np.int64) for at in places)
+    return rows, columns, inside
 
 
 def _index(coordinate: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Where values are along a coordinate, as real indices; its ends go on by half a step, and no further."""
+    """Real indices of values along a coordinate, whose ends go on by half a step and no further."""
     if len(coordinate) == 1:
         return np.where(np.abs(values - coordinate[0]) < 0.5, 0.0, np.nan)
-    step = np.sign(coordinate[-1] - coordinate[0])
-    at = np.interp(step * values, step * coordinate, np.arange(len(coordinate), dtype=np.float64), -np.inf, np.inf)
-    ends = ((0, coordinate[0], coordinate[1]), (len(coordinate) - 1, coordinate[-1], coordinate[-2]))
-    for index, end, neighbour in ends:
-        beyond = np.abs(values - end) <= 0.5 * abs(neighbour - end)
-        at = np.where(beyond & ~np.isfinite(at), index, at)
-    return np.where(np.isnan(values), np.nan, at)
+    first, last = np.diff(coordinate)[[0, -1]] / 2
+    edges = np.concatenate([[coordinate[0] - first], coordinate, [coordinate[-1] + last]])
+    indices = np.arange(-1.0, len(coordinate) + 1).clip(0, len(coordinate) - 1)
+    sign = np.sign(last)
+    return np.interp(sign * values, sign * edges, indices, -np.inf, np.inf)
+
+
+def vertical_dim(ds: xr.Dataset) -> str | None:
+    """Name of the vertical dimension, or None."""
+    return next((name for name in _DOWNWARD if name in ds["data"].dims), None)
+
+
+def vertical_values(ds: xr.Dataset, purpose: str) -> tuple[str, np.ndarray]:
+    """Name and coordinate of the vertical dimension; `InputError` without one that always rises or always falls."""
+    dim = vertical_dim(ds)
+    if dim is None:
+        dims = list(map(str, ds["data"].dims))
+        raise InputError(
+            f"{purpose} needs a vertical dimension, one of {list(_DOWNWARD)}, but the data have {dims}; rename dims"
+        )
+    if dim not in ds.coords:
+        raise InputError(f"{purpose} needs the coordinate of {dim}; give it with coordinates, as in {dim}: 0:4")
+    values = ds[dim].values
+    if values.dtype.kind not in "iuf" or not (np.all(np.diff(values) > 0) or np.all(np.diff(values) < 0)):
+        raise InputError(f"{purpose} needs a coordinate of {dim} that always rises or always falls; correct it")
+    return dim, values.astype(np.float64)

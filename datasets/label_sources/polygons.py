@@ -13,36 +13,23 @@ from pyproj import CRS
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.label_sources.classes import class_indices, label_attributes
+from datasets.label_sources.classes import class_indices
 from datasets.labels import UNLABELLED
 from datasets.map_grid import MapGrid, crs_name, parse_crs
+from datasets.readers.arrays import reading
+from datasets.sources import existing
 
 _DEGREES = CRS.from_string("OGC:CRS84")  # what GeoJSON is in where it does not say (RFC 7946)
 _SHOWN = 20
 
 
-def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
-    """Draw the polygons on the map of a volume; of polygons that overlap, the later in the file wins.
+def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
+    """Draw the polygons of `config.labels` on the map; see `datasets.label_sources`.
 
-    Parameters
-    ----------
-    ds
-        Volume with map coordinates.
-    config
-        Conversion with `labels` (the file), `labels_key` (the attribute that holds the class), `class_names`,
-        `label_touched` and `labels_crs`, which goes before what the file says.
-
-    Returns
-    -------
-    xarray.DataArray
-        uint8 over the map.
-
-    Raises
-    ------
-    InputError
-        Where the file cannot be read, holds no polygons or an unknown class, or none of them covers a cell.
+    Their attribute `labels_key` is the class; `labels_crs` goes before what the file says. Of polygons that overlap,
+    the later in the file wins.
     """
-    path = Path(config.labels)
+    path = existing(config.labels, "labels")
     geometries, attributes, crs = (_read_geopackage if path.suffix.lower() == ".gpkg" else _read_geojson)(path)
     if not geometries:
         raise InputError(f"{path} holds no polygons; check the file")
@@ -55,9 +42,9 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
         raise InputError(f"{path} {problem}; set labels_key to the attribute of the class, one of: {held}")
     codes = class_indices(attributes[config.labels_key], config.class_names, f"attribute {config.labels_key} of {path}")
     grid = MapGrid.of(ds, f"placing {path.name}")
-    geometries = _to_grid(
-        geometries, parse_crs(config.labels_crs, "labels_crs") if config.labels_crs else crs, grid, path
-    )
+    if config.labels_crs:
+        crs = parse_crs(config.labels_crs, "labels_crs")
+    geometries = _to_grid(geometries, crs, grid, path)
     index = rasterio.features.rasterize(
         ((shape, number) for number, shape in enumerate(geometries, start=1)),
         out_shape=grid.shape,
@@ -72,13 +59,10 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
             f"cells at {grid.bounds()}; set labels_crs to the polygons' CRS, or label_touched for thin ones"
         )
     labels = np.concatenate([[UNLABELLED], codes]).astype(np.uint8)[index]
-    placed = f"{path.name}: {seen} of {len(geometries)} polygons"
-    return xr.DataArray(labels, dims=grid.dims, attrs=label_attributes(config.class_names, placed))
+    return xr.DataArray(labels, dims=grid.dims), f"{path.name}: {seen} of {len(geometries)} polygons"
 
 
 def _read_geojson(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CRS | None]:
-    if not path.is_file():
-        raise InputError(f"no file at {path}; check labels")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         features = content["features"] if content["type"] == "FeatureCollection" else [content]
@@ -98,15 +82,11 @@ def _read_geopackage(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CR
         raise InputError(
             f"reading {path} needs pyogrio and shapely: pip install 'telegrapher[vectors]', or save it as GeoJSON"
         ) from error
-    if not path.is_file():
-        raise InputError(f"no file at {path}; check labels")
-    try:
+    with reading(path, "GeoPackage", pyogrio.errors.DataSourceError):
         layers = pyogrio.list_layers(path)[:, 0]
         if len(layers) != 1:
             raise InputError(f"{path} holds the layers {', '.join(layers)}; save the one of the labels by itself")
         meta, _, shapes, fields = pyogrio.raw.read(path)
-    except pyogrio.errors.DataSourceError as error:
-        raise InputError(f"{path} is not a GeoPackage that can be read ({error}); check the file") from error
     if shapes is None:
         raise InputError(f"{path} holds no polygons; check the file")
     geometries = [shapely.geometry.mapping(shape) if shape is not None else {} for shape in shapely.from_wkb(shapes)]
@@ -115,7 +95,7 @@ def _read_geopackage(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CR
 
 
 def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, path: Path) -> list[dict[str, Any]]:
-    """Bring polygons to the coordinate system of the volume; without one on both sides, they are taken as they are."""
+    """Bring polygons to the coordinate system of the volume; if neither has one, they are taken as they are."""
     if grid.crs is None:
         if crs is not None:
             raise InputError(f"{path} is in {crs_name(crs)}, but the volume has no CRS; set crs")
@@ -124,10 +104,7 @@ def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, p
     if crs is None:
         crs = _DEGREES
         if max(abs(west), abs(east)) > 360 or max(abs(south), abs(north)) > 90:
-            raise InputError(
-                f"{path} does not say its CRS, and x {west:g} to {east:g}, y {south:g} to {north:g} are no degrees; "
-                "set labels_crs"
-            )
+            raise InputError(f"{path} does not say its CRS, and {_extent(geometries)} are no degrees; set labels_crs")
     if crs.equals(grid.crs, ignore_axis_order=True):
         return geometries
     try:
@@ -139,11 +116,9 @@ def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, p
     return moved
 
 
-def _bounds(geometries: list[dict[str, Any]]) -> tuple[float, float, float, float]:
+def _bounds(geometries: list[dict[str, Any]]) -> np.ndarray:
     boxes = np.array([rasterio.features.bounds(shape) for shape in geometries])
-    west, south = boxes[:, :2].min(axis=0)
-    east, north = boxes[:, 2:].max(axis=0)
-    return float(west), float(south), float(east), float(north)
+    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
 
 
 def _extent(geometries: list[dict[str, Any]]) -> str:

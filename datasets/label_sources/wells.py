@@ -9,9 +9,8 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.label_sources.classes import class_indices, label_attributes
-from datasets.label_sources.points import map_points
-from datasets.label_sources.vertical import vertical_dim, vertical_values
+from datasets.label_sources.classes import class_indices
+from datasets.label_sources.points import map_points, vertical_dim, vertical_values
 from datasets.labels import UNLABELLED
 from datasets.map_grid import MapGrid
 from datasets.tables import find_column, find_optional, numbers, read_table
@@ -20,29 +19,12 @@ _ROUNDING = 1e-6  # share of a cell within which distances are equal
 _CLASS_NAMES = ("class", "label", "unit", "lithology")
 
 
-def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
-    """Give the cells within a radius of a well its class.
+def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
+    """Give the cells around the wells of the table `config.labels` their classes; see `datasets.label_sources`.
 
-    Each column of the map belongs to the nearest well within `label_radius` of its centre, to the first in the file
-    of equals. Rows with from and to hold where from <= coordinate < to, rows with z in the cell nearest to z, other
-    rows on the whole map.
-
-    Parameters
-    ----------
-    ds
-        Volume, chunked, with map coordinates.
-    config
-        Conversion with `labels` (the table), `labels_key` (its class column), `label_radius` and `class_names`.
-
-    Returns
-    -------
-    xarray.DataArray
-        uint8 over the map, and over the vertical dimension where the table has depths; then lazy.
-
-    Raises
-    ------
-    InputError
-        Where the table lacks a column, names an unknown class, contradicts itself, or has no well in the volume.
+    A column of the map belongs to the nearest well within `label_radius` of its centre, to the first in the file of
+    equals. Rows with from and to hold where from <= coordinate < to, rows with z in the cell nearest to z, others on
+    the whole map. Rows that contradict each other are refused.
     """
     path = Path(config.labels)
     if config.label_radius is None or not config.label_radius > 0:
@@ -55,8 +37,8 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
     named = [config.labels_key] if config.labels_key else list(_CLASS_NAMES)
     column = find_column(table, named, path, "labels_key")
     codes = class_indices(table[column], config.class_names, f"column {column} of {path}")
-    well, wells = pd.factorize(pd.MultiIndex.from_arrays([x, y]))  # in the order of the file
-    x_W, y_W = (np.array([place[axis] for place in wells], np.float64) for axis in range(2))
+    well_N, wells = pd.factorize(pd.MultiIndex.from_arrays([x, y]))  # in the order of the file
+    x_W, y_W = np.array(list(wells), np.float64).T
     nearest_M = _nearest(grid, x_W, y_W, config.label_radius)
     reached = np.unique(nearest_M[nearest_M >= 0])
     if not len(reached):
@@ -66,39 +48,36 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> xr.DataArray:
             "set labels_crs, or raise label_radius"
         )
     placed = f"{path.name}: {len(reached)} of {len(wells)} wells"
-    attrs = label_attributes(config.class_names, placed)
     spans = _spans(table, path, ds)
-    nearest = xr.DataArray(nearest_M, dims=grid.dims)
+    dim, within_NZ = spans or ("", np.ones((len(table), 1), bool))
+    logs_WZ = _logs(codes, well_N, within_NZ, len(wells), path)
     if spans is None:
-        logs_W = _log(codes[:, None], well, np.ones((len(table), 1), bool), len(wells), path)[:, 0]
-        return nearest.copy(data=logs_W[nearest_M]).assign_attrs(attrs)
-    dim, within_NZ = spans
-    logs_WZ = _log(codes[:, None], well, within_NZ, len(wells), path)
+        return xr.DataArray(logs_WZ[nearest_M, 0], dims=grid.dims), placed
     pieces = {name: size for name, size in ds["data"].chunksizes.items() if name in grid.dims}
     labels = xr.apply_ufunc(
         partial(np.take, logs_WZ, axis=0),
-        nearest.chunk(pieces),
+        xr.DataArray(nearest_M, dims=grid.dims).chunk(pieces),
         output_core_dims=[[dim]],
         dask="parallelized",
         output_dtypes=[np.uint8],
         dask_gufunc_kwargs={"output_sizes": {dim: ds.sizes[dim]}},
     )
-    return labels.transpose(*[name for name in ds["data"].dims if name in labels.dims]).assign_attrs(attrs)
+    return labels, placed
 
 
 def _nearest(grid: MapGrid, x_W: np.ndarray, y_W: np.ndarray, radius: float) -> np.ndarray:
-    """Index of the nearest well within `radius` of each cell of the map, the first of equals, or -1."""
+    """Nearest well within `radius` of each cell of the map, the first of equals, or -1."""
     nearest = np.full(grid.shape, -1)
     distance = np.full(grid.shape, np.inf)
     row_W, column_W = grid.cells(x_W, y_W)
     rounding = _ROUNDING * np.linalg.norm(grid.steps, axis=1).min()
     reach = np.linalg.norm(np.linalg.inv(grid.steps), axis=0) * (radius + rounding)  # cells that the radius spans
-    for index in range(len(x_W)):
-        if not np.isfinite([row_W[index], column_W[index]]).all():
+    for index, centre in enumerate(zip(row_W, column_W, strict=True)):
+        if not np.isfinite(centre).all():
             continue
         cut = tuple(
             slice(max(0, int(np.ceil(at - most))), max(0, int(np.floor(at + most)) + 1))
-            for at, most in zip((row_W[index], column_W[index]), reach, strict=True)
+            for at, most in zip(centre, reach, strict=True)
         )
         rows, columns = np.meshgrid(*(np.arange(size)[part] for size, part in zip(grid.shape, cut, strict=True)),
                                     indexing="ij")  # fmt: skip
@@ -111,17 +90,17 @@ def _nearest(grid: MapGrid, x_W: np.ndarray, y_W: np.ndarray, radius: float) -> 
 
 
 def _spans(table: pd.DataFrame, path: Path, ds: xr.Dataset) -> tuple[str, np.ndarray] | None:
-    """Vertical dimension, and the cells along it that each row holds in [N, Z]; None where the table has no depths."""
+    """Vertical dimension, and which cells along it each row holds [N, Z]; None without depths."""
     z = find_optional(table, ["z", vertical_dim(ds) or "depth"])
     if not z and not find_optional(table, ["from"]) and not find_optional(table, ["to"]):
         return None
     dim, values = vertical_values(ds, f"placing the depths of {path.name}")
     if z:
         at = numbers(table, z, path)
-        off = np.abs(at[:, None] - values)
+        off = np.nan_to_num(np.abs(at[:, None] - values), nan=np.inf)
         edge = np.abs(np.diff(values)).max() / 2 if len(values) > 1 else np.inf
-        found = np.isfinite(at) & (np.nan_to_num(off, nan=np.inf).min(1) <= edge)
-        return dim, found[:, None] & (np.arange(len(values)) == np.nan_to_num(off, nan=np.inf).argmin(1)[:, None])
+        found = np.isfinite(at) & (off.min(1) <= edge)
+        return dim, found[:, None] & (np.arange(len(values)) == off.argmin(1)[:, None])
     top, bottom = (numbers(table, find_column(table, [name], path, "label_columns"), path) for name in ("from", "to"))
     wrong = np.flatnonzero(~(top < bottom))
     if len(wrong):
@@ -132,16 +111,14 @@ def _spans(table: pd.DataFrame, path: Path, ds: xr.Dataset) -> tuple[str, np.nda
     return dim, (values >= top[:, None]) & (values < bottom[:, None])
 
 
-def _log(codes_N1: np.ndarray, well_N: np.ndarray, within_NZ: np.ndarray, wells: int, path: Path) -> np.ndarray:
-    """Classes along each well in [W + 1, Z]; the last row, for -1, is of no well."""
+def _logs(codes_N: np.ndarray, well_N: np.ndarray, within_NZ: np.ndarray, wells: int, path: Path) -> np.ndarray:
+    """Classes along each well [W + 1, Z]; the last row, for -1, is of no well."""
     logs = np.full((wells + 1, within_NZ.shape[1]), UNLABELLED, np.uint8)
-    for row, well in enumerate(well_N):
-        code = codes_N1[row, 0]
-        here = logs[well][within_NZ[row]]
-        if code != UNLABELLED and ((here != UNLABELLED) & (here != code)).any():
+    for row in np.flatnonzero(codes_N != UNLABELLED):
+        here = logs[well_N[row], within_NZ[row]]
+        if ((here != UNLABELLED) & (here != codes_N[row])).any():
             raise InputError(
                 f"row {row + 1} of {path} gives another class to a place that an earlier row named; correct it"
             )
-        if code != UNLABELLED:
-            logs[well, within_NZ[row]] = code
+        logs[well_N[row], within_NZ[row]] = codes_N[row]
     return logs

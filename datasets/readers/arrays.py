@@ -1,8 +1,10 @@
 """What the readers of plain arrays share: which array of a file, and what its axes are."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -12,18 +14,19 @@ from datasets.errors import InputError
 from datasets.readers.lazy import LazyArray
 
 
-def refuse_short(path: Path, needed: int, who: str) -> None:
-    """Raise `InputError` where a file holds fewer bytes than it must.
+@contextmanager
+def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn errors of another library into an `InputError` which says that a file is not of its kind."""
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        raise InputError(f"{path} is not a {kind} that can be read ({error}); check the file") from error
 
-    Parameters
-    ----------
-    path
-        File of the values.
-    needed
-        Bytes from its start to the last value.
-    who
-        What says how many they are, such as ``its header``.
-    """
+
+def refuse_short(path: Path, needed: int, who: str) -> None:
+    """Raise `InputError` where a file holds fewer bytes than `needed`, as `who`, such as ``its header``, says."""
     held = path.stat().st_size
     if held < needed:
         raise InputError(
@@ -33,13 +36,7 @@ def refuse_short(path: Path, needed: int, who: str) -> None:
 
 
 def pick_key(path: Path, key: str, shapes: Mapping[str, tuple[int, ...]], option: str) -> str:
-    """Check the key of an array, or find the only one.
-
-    Raises
-    ------
-    InputError
-        Where there is no such key, or none is given and the file holds several; the message lists all with shapes.
-    """
+    """Check the key of an array, or find the only one; else `InputError` lists all with their shapes."""
     if not shapes:
         raise InputError(f"{path} holds no array; check the file")
     if key in shapes or (not key and len(shapes) == 1):
@@ -49,35 +46,30 @@ def pick_key(path: Path, key: str, shapes: Mapping[str, tuple[int, ...]], option
     raise InputError(f"{path} {problem}; set {option} to one of: {held}")
 
 
-def source_dims(config: ConvertConfig) -> list[str]:
-    """Names of the data's dimensions, which plain arrays do not bring along.
-
-    Raises
-    ------
-    InputError
-        Where nobody names them.
-    """
+def read_array(config: ConvertConfig, load: Callable[[Path, str, str], np.ndarray | LazyArray]) -> xr.Dataset:
+    """Read the array that `load` takes from a file; only settings can name its axes."""
+    path = Path(config.source)
+    array = load(path, config.key, "key")
     if not config.dims:
-        beside = f", or in {Path(config.source).with_suffix('.yaml')}" if config.source.endswith(".npy") else ""
+        beside = f", or in {path.with_suffix('.yaml')}" if config.source.endswith(".npy") else ""
         raise InputError(f"{config.source} does not name its dimensions; set dims, such as [y, x, band]{beside}")
-    return config.dims
+    data = name_dims(array, config.dims, config.shape, config.order, str(path))
+    return xr.Dataset({"data": data}, attrs={"files": [str(path)]})
 
 
-def name_dims(array: np.ndarray | LazyArray, dims: list[str], shape: list[int], order: str, what: str) -> xr.Variable:
+def name_dims(
+    array: np.ndarray | LazyArray, dims: list[str], shape: list[int], order: Literal["C", "F"], what: str
+) -> xr.Variable:
     """Bring an array to its shape and name its axes; left-over axes of length 1 are dropped.
 
     Parameters
     ----------
-    array
-        The array as it is in the file.
+    array, what
+        The array as it is in the file, and what it is, for the error message.
     dims
         Names of the axes.
-    shape
-        Shape to bring it to first; empty leaves it.
-    order
-        ``C`` or ``F``: how a flattened array runs through its cells.
-    what
-        What the array is, for the error message.
+    shape, order
+        Shape to bring it to first, where that is not empty; ``C`` or ``F``: how the cells then follow each other.
 
     Raises
     ------
@@ -91,18 +83,14 @@ def name_dims(array: np.ndarray | LazyArray, dims: list[str], shape: list[int], 
                 f"against {math.prod(shape)}; correct the shape"
             )
         values = array.load() if isinstance(array, LazyArray) else array
-        array = values.reshape(shape, order="F" if order == "F" else "C")
-    excess = len(array.shape) - len(dims)
-    single = [axis for axis, size in enumerate(array.shape) if size == 1]
-    if excess not in (0, len(single)):
+        array = values.reshape(shape, order=order)
+    if len(array.shape) - len(dims) not in (0, array.shape.count(1)):
         raise InputError(
             f"{what} has shape {array.shape}, but dims names {len(dims)} of its axes: {dims}; name them all"
         )
-    if isinstance(array, LazyArray):
-        axes = [f"axis {axis}" for axis in range(len(array.shape))]
-        variable = array.variable(axes)
-        if excess:
-            variable = variable.squeeze([axes[axis] for axis in single])
-        variable.dims = tuple(dims)
-        return variable
-    return xr.Variable(dims, array.squeeze() if excess else array)
+    axes = [f"axis {axis}" for axis in range(len(array.shape))]
+    variable = array.variable(axes) if isinstance(array, LazyArray) else xr.Variable(axes, array)
+    if variable.ndim > len(dims):
+        variable = variable.squeeze()
+    variable.dims = tuple(dims)
+    return variable

@@ -5,7 +5,6 @@ Exploration Geophysicists, 2003.
 """
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,45 +20,20 @@ _NULL = re.compile(r"NULL\s*=\s*([^,:\s]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Field:
-    """A field of a record: `repeat` columns of `width` characters from `start` on, as ``15f12.6``.
-
-    Attributes
-    ----------
-    name
-        Name of the field.
-    start, width, repeat
-        First character, characters of a value, and number of values.
-    text
-        Whether it holds text and no numbers.
-    null
-        Value that stands for none, or None.
-    """
+class _Column:
+    """A value of every record: its characters, whether they are text, and the number for none."""
 
     name: str
-    start: int
-    width: int
-    repeat: int
+    cut: slice
     text: bool
     null: float | None
 
-    @property
-    def end(self) -> int:
-        """Character after the last."""
-        return self.start + self.width * self.repeat
 
-
-def read_definition(path: Path) -> list[Field]:
-    """Read the fields of the data records from a .dfn.
-
-    Raises
-    ------
-    InputError
-        Where it defines none, or one in a way that is not understood.
-    """
+def _read_definition(path: Path) -> list[_Column]:
+    """Read the columns of the data records from a .dfn; a field such as ``15f12.6`` has several."""
     if not path.is_file():
         raise InputError(f"no file at {path}, which defines the columns of an ASEG-GDF2 .dat; put it beside the data")
-    fields: list[Field] = []
+    columns: list[_Column] = []
     start = 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         found = _DEFINITION.match(line.strip())
@@ -76,85 +50,65 @@ def read_definition(path: Path) -> list[Field]:
             shape = _FORMAT.fullmatch(rest.split(":")[0].split(",")[0].strip())
             if not name or not shape:
                 raise InputError(f"{path} defines a field as {entry.strip()!r}, which is not understood; correct it")
-            repeat, kind = int(shape[1] or 1), shape[2].upper()
+            repeat, text, width = int(shape[1] or 1), shape[2].upper() == "A", int(shape[3] or 1)
             null = _NULL.search(rest)
-            field = Field(name, start, int(shape[3] or 1), repeat, kind == "A", _number(null[1]) if null else None)
-            fields.append(field)
-            start = field.end
-    if not fields:
+            for index in range(repeat):
+                label = f"{name}[{index}]" if repeat > 1 else name
+                cut = slice(start, start + width)
+                columns.append(_Column(label, cut, text, _number(null[1]) if null else None))
+                start += width
+    if not columns:
         raise InputError(f"{path} defines no fields of data; check the file")
-    return fields
+    return columns
 
 
-def read_table(path: Path, wanted: Collection[str] = ()) -> pd.DataFrame:
-    """Read the numbers of an ASEG-GDF2 data set.
+def read_table(path: Path) -> pd.DataFrame:
+    """Read the numbers of the .dat and the .dfn beside it, of which `path` is either, as float64 columns.
 
-    Parameters
-    ----------
-    path
-        The .dat or the .dfn; the other lies beside it.
-    wanted
-        Fields to read, in lower case; all numbers by default.
-
-    Returns
-    -------
-    pandas.DataFrame
-        float64 columns; a field of several values becomes NAME[0], NAME[1] and so on. Null values are NaN.
-
-    Raises
-    ------
-    InputError
-        Where a file is missing, or a record does not fit the definition.
+    A field of several values becomes NAME[0], NAME[1] and so on. Null values are NaN. `InputError` says which file is
+    missing, or which record does not fit the definition.
     """
-    dat, dfn = data_file(path), _beside(path, ".dfn")
-    fields = read_definition(dfn)
+    dat, dfn = beside(path, ".dat"), beside(path, ".dfn")
+    defined = _read_definition(dfn)
     if not dat.is_file():
         raise InputError(f"no file at {dat}, the data that {dfn.name} defines; put it beside the definition")
-    least = max(field.end - field.width + 1 for field in fields)  # trailing blanks may be cut off
-    most = max(field.end for field in fields)
+    last = defined[-1].cut  # whose trailing blanks may be cut off
     lines = []
     with dat.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             record = line.rstrip("\r\n")
             if not record.strip("\x1a ") or record.startswith("COMM"):
                 continue
-            if not least <= len(record.rstrip()) <= most:
+            length = len(record.rstrip())
+            if not last.start < length <= last.stop:
                 raise InputError(
-                    f"line {number} of {dat} has {len(record.rstrip())} characters, but {dfn.name} defines {most}; "
+                    f"line {number} of {dat} has {length} characters, but {dfn.name} defines {last.stop}; "
                     "check that the two belong together"
                 )
             lines.append(record)
     columns = {}
-    for field in fields:
-        if field.text or (wanted and field.name.lower() not in wanted):
+    for column in defined:
+        if column.text:
             continue
-        for index in range(field.repeat):
-            cut = slice(field.start + index * field.width, field.start + (index + 1) * field.width)
-            label = f"{field.name}[{index}]" if field.repeat > 1 else field.name
-            try:
-                values = np.array([_number(line[cut]) for line in lines])
-            except ValueError as error:
-                raise InputError(f"{dat} holds in {label} what is no number ({error}); check {dfn.name}") from error
-            if field.null is not None:
-                values[values == field.null] = np.nan
-            columns[label] = values
+        try:
+            values = np.array([_number(line[column.cut]) for line in lines])
+        except ValueError as error:
+            raise InputError(f"{dat} holds in {column.name} what is no number ({error}); check {dfn.name}") from error
+        if column.null is not None:
+            values[values == column.null] = np.nan
+        columns[column.name] = values
     return pd.DataFrame(columns)
 
 
-def data_file(path: Path) -> Path:
-    """Name the .dat beside a .dfn."""
-    return _beside(path, ".dat")
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    """Find the neighbour of that suffix, in small letters or capitals."""
+def beside(path: Path, suffix: str) -> Path:
+    """Name the file of that suffix, `path` or its neighbour; in capitals only where it is there so."""
     if path.suffix.lower() == suffix:
         return path
-    return next((other for other in (path.with_suffix(suffix), path.with_suffix(suffix.upper())) if other.is_file()),
-                path.with_suffix(suffix))  # fmt: skip
+    small, capitals = path.with_suffix(suffix), path.with_suffix(suffix.upper())
+    return capitals if capitals.is_file() and not small.is_file() else small
 
 
 def _number(text: str) -> float:
-    """Read a Fortran number: D is an exponent too, blanks and stars (a value too wide for its field) are none."""
+    """Read a Fortran number: D is an exponent too, blanks and stars (too wide for a field) are none."""
     plain = text.strip().upper().replace("D", "E")
     return float(plain) if plain.strip("*") else np.nan

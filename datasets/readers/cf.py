@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from datasets.config_convert import ConvertConfig
+
 # What CF says of a coordinate -> its name in a volume.
 _STANDARD = {
     "projection_x_coordinate": "x", "longitude": "x", "projection_y_coordinate": "y", "latitude": "y",
@@ -16,18 +18,9 @@ _MISSING = ("_FillValue", "missing_value")
 
 
 def unpacked(variable: xr.Variable) -> tuple[xr.Variable, list[float]]:
-    """Undo the packing of a variable, lazily, or say which of its values are missing.
+    """Undo the packing of a variable as stored, lazily, or say which of its values are missing.
 
-    Parameters
-    ----------
-    variable
-        As stored, with its attributes.
-
-    Returns
-    -------
-    variable, missing
-        Floats with NaN and no missing values where the variable is packed (``scale_factor``, ``add_offset``); the same
-        variable, in its own type, and its missing values where not.
+    A packed one (``scale_factor``, ``add_offset``) becomes floats with NaN, and none are missing.
     """
     missing = [number for name in _MISSING for number in _numbers(variable.attrs.get(name))]
     if not {"scale_factor", "add_offset"} & set(variable.attrs):
@@ -41,20 +34,25 @@ def unpacked(variable: xr.Variable) -> tuple[xr.Variable, list[float]]:
 
 
 def map_names(coords: Mapping[str, xr.Variable]) -> dict[str, str]:
-    """Names x and y for those of some dimensions that CF calls projected coordinates, longitudes or latitudes.
-
-    Parameters
-    ----------
-    coords
-        Dimension -> its coordinate.
-    """
+    """Names x and y for dimensions of projected coordinates, longitudes or latitudes, as CF calls them."""
     standard = {name: str(coordinate.attrs.get("standard_name")) for name, coordinate in coords.items()}
     new = {name: _STANDARD[words] for name, words in standard.items() if words in _STANDARD}
     return {old: name for old, name in new.items() if name not in coords}
 
 
+def described(attrs: Mapping[str, Any], config: ConvertConfig) -> dict[str, str]:
+    """Name and units of the data, from the settings or else the source's attributes."""
+    found = {"long_name": config.name or attrs.get("long_name"), "units": config.units or attrs.get("units")}
+    return {name: str(text) for name, text in found.items() if text}
+
+
+def kept(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Take what is kept of a coordinate's attributes: units and names."""
+    return {name: attrs[name] for name in ("units", "long_name", "standard_name") if name in attrs}
+
+
 def dates(times: xr.Variable) -> xr.Variable:
-    """Turn times since some day into dates; of a rare calendar, of 360 days, say, into numbers with their units."""
+    """Turn times since some day into dates; of a rare calendar, as of 360 days, into numbers with units."""
     if " since " not in str(times.attrs.get("units", "")):
         return times
     try:
@@ -69,7 +67,7 @@ def dates(times: xr.Variable) -> xr.Variable:
 
 
 def _numbers(value: Any) -> list[float]:
-    """Missing values of an attribute; xarray writes floats into Zarr v3 as the base64 of their eight bytes."""
+    """Missing values of an attribute; xarray writes floats into Zarr v3 as base64 of eight bytes."""
     if value is None:
         return []
     if isinstance(value, str):

@@ -11,62 +11,44 @@ import xarray as xr
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.readers.arrays import refuse_short
-from datasets.readers.plain import plain_array
+from datasets.readers.lazy import plain_array
 
 _TYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
 _COMPLEX = (6, 9)
 _SUFFIXES = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw")
 # Axes of the file, in order; what is read is always (band, y, x).
 _AXES = {"bsq": ("band", "y", "x"), "bil": ("y", "band", "x"), "bip": ("y", "x", "band")}
-_DIMS = ("band", "y", "x")
-_UTM = {"wgs-84": (32600, 32700), "wgs84": (32600, 32700)}
+_WGS84 = ("wgs-84", "wgs84")
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
     """Read (band, y, x) with wavelengths, positions, coordinate system, ignored value and bad bands of the header.
 
-    `config.source` is the header or the image beside it. Values are those of the file: gains and offsets that a header
-    may list are not applied. Bands that ``bbl`` marks as bad are not valid. See `datasets.readers`.
-
-    Raises
-    ------
-    InputError
-        Where header or image is missing, the header lacks or contradicts something, or the image is shorter than it
-        says; where it is complex, compressed or rotated.
+    `config.source` is the header or the image beside it. Gains and offsets of a header are not applied, bands that
+    ``bbl`` calls bad are not valid, and complex, compressed and rotated images are refused. See `datasets.readers`.
     """
-    header_path, image = _files(Path(config.source))
-    header = parse_header(header_path)
+    path, image = _files(Path(config.source))
+    header = _parse_header(path)
     sizes = {
-        dim: _whole(header, header_path, name, least=1)
-        for dim, name in (("band", "bands"), ("y", "lines"), ("x", "samples"))
+        dim: _whole(header, path, name, least=1) for dim, name in (("band", "bands"), ("y", "lines"), ("x", "samples"))
     }
-    dtype, offset, axes = _layout(header, header_path)
-    refuse_short(image, offset + math.prod(sizes.values()) * dtype.itemsize, f"its header {header_path.name}")
+    dtype, offset, axes = _layout(header, path)
+    refuse_short(image, offset + math.prod(sizes.values()) * dtype.itemsize, f"its header {path.name}")
     strides = {dim: math.prod(sizes[inner] for inner in axes[at + 1 :]) * dtype.itemsize for at, dim in enumerate(axes)}
     array = plain_array(
-        image,
-        dtype,
-        tuple(sizes[dim] for dim in _DIMS),
-        offset=offset,
-        strides=tuple(strides[dim] for dim in _DIMS),
+        image, dtype, tuple(sizes.values()), offset=offset, strides=tuple(strides[dim] for dim in sizes)
     )
-    ds = xr.Dataset({"data": array.variable(list(_DIMS))}, coords=_bands(header, header_path, sizes["band"]))
-    ds.attrs = {"files": [str(header_path), str(image)]}
+    ds = xr.Dataset({"data": array.variable(list(sizes))}, coords=_bands(header, path, sizes["band"]))
+    ds.attrs = {"files": [str(path), str(image)]}
     if "bbl" in header:
-        ds["valid"] = ("band", _numbers(header, header_path, "bbl", sizes["band"]) != 0)
+        ds["valid"] = ("band", _numbers(header, path, "bbl", sizes["band"]) != 0)
     if "data ignore value" in header:
-        ds.attrs["nodata"] = [_number(header["data ignore value"], header_path, "data ignore value")]
-    return _place(ds, header, header_path)
+        ds.attrs["nodata"] = [_number(header["data ignore value"], path, "data ignore value")]
+    return _place(ds, header, path)
 
 
-def parse_header(path: Path) -> dict[str, str]:
-    """Take an ENVI header apart: name in lower case -> text, without the braces of lists.
-
-    Raises
-    ------
-    InputError
-        Where the file does not start with ``ENVI``, or a list is not closed.
-    """
+def _parse_header(path: Path) -> dict[str, str]:
+    """Take a header apart: name in lower case -> text, without the braces of lists."""
     text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
     first, _, rest = text.partition("\n")
     if first.strip() != "ENVI":
@@ -88,12 +70,11 @@ def parse_header(path: Path) -> dict[str, str]:
 
 
 def _files(source: Path) -> tuple[Path, Path]:
-    """Header and image, whichever of the two is named."""
+    """Header and image, of which either is named."""
     if source.suffix.lower() == ".hdr":
-        # cube.hdr beside cube.img, or cube.img.hdr beside cube.img
-        stem = source.with_suffix("")
+        stem = source.with_suffix("")  # cube of cube.hdr beside cube.img, or cube.img of cube.img.hdr
         for suffix in _SUFFIXES:
-            for image in (stem.with_name(stem.name + suffix), stem.with_name(stem.name + suffix.upper())):
+            for image in (Path(f"{stem}{suffix}"), Path(f"{stem}{suffix.upper()}")):
                 if image.is_file():
                     return source, image
         raise InputError(f"no image beside the header {source}; put it there as {stem.name} or {stem.name}.img")
@@ -104,7 +85,7 @@ def _files(source: Path) -> tuple[Path, Path]:
 
 
 def _layout(header: dict[str, str], path: Path) -> tuple[np.dtype, int, tuple[str, ...]]:
-    """Type of a cell in the file's byte order, bytes before the first, and the order of the axes."""
+    """Type of a cell in the file's byte order, bytes before the first, order of the axes."""
     code = _whole(header, path, "data type")
     if code in _COMPLEX:
         raise InputError(
@@ -128,7 +109,7 @@ def _layout(header: dict[str, str], path: Path) -> tuple[np.dtype, int, tuple[st
 
 
 def _bands(header: dict[str, str], path: Path, bands: int) -> dict[str, Any]:
-    """Numbers of the bands from 1, with their names and wavelengths."""
+    """Numbers of the bands from 1, their names and wavelengths."""
     attrs = {}
     if "band names" in header:
         names = [name.strip() for name in header["band names"].split(",")]
@@ -165,11 +146,11 @@ def _place(ds: xr.Dataset, header: dict[str, str], path: Path) -> xr.Dataset:
 
 
 def _named_crs(parts: list[str]) -> str:
-    """Coordinate system of the two usual projections on WGS 84; empty for any other, which the user must name."""
+    """Name the usual two projections on WGS 84; any other is the user's to name."""
     projection, rest = parts[0].lower(), [part.lower() for part in parts[7:]]
-    if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _UTM:
-        return f"EPSG:{_UTM[rest[2]][rest[1] == 'south'] + int(rest[0])}"
-    return "EPSG:4326" if projection == "geographic lat/lon" and rest[:1] in (["wgs-84"], ["wgs84"]) else ""
+    if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _WGS84:
+        return f"EPSG:{(32700 if rest[1] == 'south' else 32600) + int(rest[0])}"
+    return "EPSG:4326" if projection == "geographic lat/lon" and rest and rest[0] in _WGS84 else ""
 
 
 def _text(header: dict[str, str], path: Path, name: str) -> str:

@@ -18,7 +18,7 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.readers.arrays import refuse_short
 from datasets.readers.grids import map_grid
-from datasets.readers.lazy import Cut, LazyArray
+from datasets.readers.lazy import Cut, LazyArray, plain_array
 
 # Element bytes and kind, elements, vectors, ordering; spacing and origin of both, rotation, base and factor.
 _HEADER = struct.Struct("<5i7d")
@@ -27,22 +27,12 @@ _COMPRESSED = 1024  # added to the element bytes
 _TABLE = struct.Struct("<4i")  # signature, compression, blocks, vectors a block
 _SIGNATURE = -119023417
 _BLOCK_HEADER = 16
-_PLAIN_VECTORS = 64  # read at once from a grid that is not compressed
 _COLOURS = 3
 # (element bytes, kind) -> type, and the number that marks no data.
 _TYPES: dict[tuple[int, int], tuple[str, float]] = {
     (1, 0): ("<u1", 255), (1, 1): ("<i1", -127), (2, 0): ("<u2", 65535), (2, 1): ("<i2", -32767),
     (4, 0): ("<u4", 4294967295), (4, 1): ("<i4", -2147483647), (4, 2): ("<f4", -1e32), (8, 2): ("<f8", -1e32),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Packing:
-    """Where the values lie: (first byte, bytes) of each block, and the vectors in each but the last."""
-
-    blocks: list[tuple[int, int]]
-    vectors: int
-    compressed: bool
 
 
 @dataclass(frozen=True)
@@ -55,7 +45,6 @@ class _Grid:
     shape: tuple[int, int]
     base: float
     factor: float
-    packing: _Packing
 
     @property
     def result(self) -> np.dtype:
@@ -63,13 +52,18 @@ class _Grid:
         return np.dtype("f4" if self.dtype.itemsize <= 2 or self.dtype == np.float32 else "f8")
 
 
+@dataclass(frozen=True)
+class _Packing:
+    """(First byte, bytes) of each block of compressed vectors, and the vectors in each but the last."""
+
+    blocks: list[tuple[int, int]]
+    vectors: int
+
+
 def read(config: ConvertConfig) -> xr.Dataset:
     """Read (y, x), north first, NaN where the grid has its dummy value; see `datasets.readers`.
 
-    Raises
-    ------
-    InputError
-        Where the file is not such a grid, is cut short, or is of colours or rotated; where `crs` is not set.
+    Grids of colours and rotated ones are refused.
     """
     path = Path(config.source)
     with path.open("rb") as file:
@@ -88,22 +82,20 @@ def read(config: ConvertConfig) -> xr.Dataset:
             )
         if turn:
             raise InputError(f"{path} is rotated by {turn:g} degrees; regrid it along x and y in Oasis montaj first")
-        packing = _table(file, path, vectors) if compressed else _plain(vectors, elements * width)
-    refuse_short(path, max(at + size for at, size in packing.blocks), "its table" if compressed else "its header")
+        packing = _table(file, path, vectors) if compressed else None
     dtype, dummy = _TYPES[width, kind]
-    grid = _Grid(path, np.dtype(dtype), dummy, (vectors, elements), base, factor, packing)
+    grid = _Grid(path, np.dtype(dtype), dummy, (vectors, elements), base, factor)
+    if packing is None:
+        refuse_short(path, _HEADER_BYTES + vectors * elements * width, "its header")
+        read_stored = plain_array(path, grid.dtype, grid.shape, offset=_HEADER_BYTES).read_part
+    else:
+        refuse_short(path, max(at + size for at, size in packing.blocks), "its table")
+        read_stored = partial(_read_packed, grid, packing)
     if ordering == 1:
-        rows = LazyArray((vectors, elements), grid.result, partial(_read_block, grid))
+        rows = LazyArray((vectors, elements), grid.result, lambda cut: _values(grid, read_stored(cut)))
         return map_grid(rows, (x0, de), (y0, dv), config)
-    columns = LazyArray((elements, vectors), grid.result, lambda cut: _read_block(grid, (cut[1], cut[0])).T)
+    columns = LazyArray((elements, vectors), grid.result, lambda cut: _values(grid, read_stored(cut[::-1])).T)
     return map_grid(columns, (x0, dv), (y0, de), config)
-
-
-def _plain(vectors: int, vector_bytes: int) -> _Packing:
-    starts = range(0, vectors, _PLAIN_VECTORS)
-    sizes = [min(_PLAIN_VECTORS, vectors - at) * vector_bytes for at in starts]
-    blocks = [(_HEADER_BYTES + at * vector_bytes, size) for at, size in zip(starts, sizes, strict=True)]
-    return _Packing(blocks, _PLAIN_VECTORS, False)
 
 
 def _table(file: BinaryIO, path: Path, vectors: int) -> _Packing:
@@ -117,43 +109,35 @@ def _table(file: BinaryIO, path: Path, vectors: int) -> _Packing:
     if len(table) < 12 * count:
         raise InputError(f"{path} is cut short: it ends within its table of {count} blocks; get the whole file")
     starts, sizes = np.frombuffer(table, "<i8", count), np.frombuffer(table, "<i4", count, 8 * count)
-    return _Packing([(int(at), int(size)) for at, size in zip(starts, sizes, strict=True)], vectors_each, True)
+    return _Packing(list(zip(starts.tolist(), sizes.tolist(), strict=True)), vectors_each)
 
 
-def _read_block(grid: _Grid, cut: Cut) -> np.ndarray:
-    """Read the blocks that hold the wanted vectors, one after the other.
-
-    Parameters
-    ----------
-    cut
-        Integers and slices for vector and element.
-    """
-    wanted = np.arange(grid.shape[0])[cut[0]]
-    rows = np.atleast_1d(wanted)
-    values = np.empty((rows.size, np.arange(grid.shape[1])[cut[1]].size), grid.result)
-    which = rows // grid.packing.vectors
+def _read_packed(grid: _Grid, packing: _Packing, cut: Cut) -> np.ndarray:
+    """Read a part of [vectors, elements], as stored, block by block."""
+    rows = np.arange(grid.shape[0])[cut[0]]
+    values = np.empty((rows.size, len(range(grid.shape[1])[cut[1]])), grid.dtype)
+    which = rows // packing.vectors
     with grid.path.open("rb") as file:
         for block in np.unique(which):
-            stored = _stored(grid, file, int(block))[rows[which == block] - block * grid.packing.vectors]
-            values[which == block] = _values(grid, stored[:, np.atleast_1d(np.arange(grid.shape[1])[cut[1]])])
-    return values.reshape(*wanted.shape, *np.arange(grid.shape[1])[cut[1]].shape)
+            inside = rows[which == block] - block * packing.vectors
+            values[which == block] = _unpack(grid, packing, file, int(block))[inside, cut[1]]
+    return values
 
 
-def _stored(grid: _Grid, file: BinaryIO, block: int) -> np.ndarray:
-    """Numbers of one block, as they are in the file: [vectors of the block, elements]."""
+def _unpack(grid: _Grid, packing: _Packing, file: BinaryIO, block: int) -> np.ndarray:
+    """Numbers of a block, as stored: [vectors of the block, elements]."""
     vectors, elements = grid.shape
-    vectors = min(grid.packing.vectors, vectors - block * grid.packing.vectors)
-    start, size = grid.packing.blocks[block]
+    vectors = min(packing.vectors, vectors - block * packing.vectors)
+    start, size = packing.blocks[block]
     file.seek(start)
     held = file.read(size)
-    if grid.packing.compressed:
-        try:
-            held = zlib.decompress(held[_BLOCK_HEADER:])
-        except zlib.error as error:
-            raise InputError(
-                f"block {block} of {grid.path} cannot be unpacked ({error}); the grid is damaged or compressed in "
-                "another way than zlib: save it again in Oasis montaj, uncompressed"
-            ) from error
+    try:
+        held = zlib.decompress(held[_BLOCK_HEADER:])
+    except zlib.error as error:
+        raise InputError(
+            f"block {block} of {grid.path} cannot be unpacked ({error}); the grid is damaged or compressed in "
+            "another way than zlib: save it again in Oasis montaj, uncompressed"
+        ) from error
     if len(held) != vectors * elements * grid.dtype.itemsize:
         raise InputError(
             f"block {block} of {grid.path} holds {len(held):,} bytes and not {vectors} vectors of {elements} elements; "
@@ -163,9 +147,11 @@ def _stored(grid: _Grid, file: BinaryIO, block: int) -> np.ndarray:
 
 
 def _values(grid: _Grid, stored: np.ndarray) -> np.ndarray:
+    """Make values of stored numbers, in place where these are of the same type."""
     dummy = stored <= grid.dummy if grid.dtype.kind == "f" else stored == grid.dummy
-    values = stored.astype(grid.result)
+    values = np.asarray(stored, grid.result)
     if (grid.factor, grid.base) != (1.0, 0.0):
-        values = values / grid.factor + grid.base
+        values /= grid.factor
+        values += grid.base
     values[dummy] = np.nan
     return values

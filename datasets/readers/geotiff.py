@@ -9,21 +9,14 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
+from datasets.readers.arrays import reading
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read (band, y, x) lazily, with names of the bands and the coordinate system; see `datasets.readers`.
-
-    Raises
-    ------
-    InputError
-        Where the file cannot be read.
-    """
+    """Read (band, y, x) lazily, with names of the bands and the coordinate system; see `datasets.readers`."""
     path = Path(config.source)
-    try:
+    with reading(path, "GeoTIFF", rasterio.errors.RasterioIOError):
         layer = rioxarray.open_rasterio(path, cache=False)
-    except rasterio.errors.RasterioIOError as error:
-        raise InputError(f"{path} is not a GeoTIFF that can be read ({error}); check the file") from error
     if not isinstance(layer, xr.DataArray):
         raise InputError(f"{path} holds bands of several sizes; split it into one file a size")
     names, nodata = _band_names(path, layer), layer.rio.nodata

@@ -15,18 +15,7 @@ _GEOSOFT_WIDTHS = {size + packed for size in (1, 2, 4, 8) for packed in (0, 1024
 
 
 def grid_format(path: Path) -> str:
-    """Tell the formats that share the suffix .grd by their first bytes.
-
-    Returns
-    -------
-    str
-        ``surfer``, ``geosoft``, or ``netcdf`` (as GMT writes).
-
-    Raises
-    ------
-    InputError
-        Where it is none of them.
-    """
+    """Tell Surfer, Geosoft and (as GMT writes) netCDF, which share the suffix .grd, by the first bytes."""
     with path.open("rb") as file:
         start = file.read(4)
     if start in _SURFER:
@@ -41,21 +30,10 @@ def grid_format(path: Path) -> str:
 def map_grid(
     array: LazyArray | np.ndarray, x: tuple[float, float], y: tuple[float, float], config: ConvertConfig
 ) -> xr.Dataset:
-    """Place a grid whose rows run northwards on the map, turned so that y falls with the row as in a GeoTIFF.
+    """Place cells [y, x], the southernmost row first, on the map, turned so that y falls with the row as in a GeoTIFF.
 
-    Parameters
-    ----------
-    array
-        Cells [y, x], the southernmost row first.
-    x, y
-        Centre of the first column or row, and the distance to the next.
-    config
-        Conversion; must say the coordinate system, which these formats do not hold.
-
-    Raises
-    ------
-    InputError
-        Where no coordinate system is named.
+    `x` and `y` are the centre of the first column or row and the distance to the next. `InputError` asks for the
+    coordinate system, which these formats do not hold, where `config` lacks it.
     """
     if not config.crs:
         raise InputError(

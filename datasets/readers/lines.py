@@ -8,12 +8,11 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.gridding import Cells, grid_readings, plan_cells
+from datasets.gridding import Cells, extent, grid_readings, plan_cells
 from datasets.map_grid import parse_crs, project
 from datasets.readers import aseg_gdf
 from datasets.tables import find_column, numbers, read_table
 
-SUFFIXES = (".csv", ".txt", ".xyz", ".dat", ".dfn")
 _X_NAMES = ("easting", "x", "longitude", "lon")
 _Y_NAMES = ("northing", "y", "latitude", "lat")
 _DEGREES = {"longitude", "lon", "latitude", "lat"}
@@ -22,17 +21,12 @@ _DEGREES = {"longitude", "lon", "latitude", "lat"}
 def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     """Grid the readings of `config.columns` to (band, y, x), or (layer, y, x) for one column of several values.
 
-    See `datasets.readers`. Cells that are given, `onto`, are taken in place of those that `config.cell_size` makes.
-
-    Raises
-    ------
-    InputError
-        Where a setting is missing, a column does not exist, the coordinate system is wrong, or nothing can be gridded.
+    The cells are `onto`, or else those that `config.cell_size` makes. See `datasets.readers`.
     """
     path = Path(config.source)
     _check(config, onto)
     table, files = _table(path, config)
-    columns, names, layered = _columns(table, path, config)
+    columns = _columns(table, path, config)
     x, y = _positions(table, path, config)
     values = np.column_stack([numbers(table, column, path) for column in columns])
     if config.nodata is not None:
@@ -47,14 +41,17 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     if not np.isfinite(grid).any():
         raise InputError(
             f"no cell of {cells.size:g} lies within blank_distance {blank_distance:g} of a reading of {path}; raise it"
-            + ("" if onto is None else f", or check the CRS: the readings are at {_extent(x, y)}, the cells at "
-               f"{_extent(cells.x, cells.y)}")
+            + ("" if onto is None else f", or check the CRS: the readings are at {extent(x, y)}, the cells at "
+               f"{extent(cells.x, cells.y)}")
         )  # fmt: skip
-    dim = "layer" if layered else "band"
-    coordinate = xr.Variable(dim, np.arange(len(names)) + (0 if layered else 1), {} if layered else {"names": names})
+    if len(config.columns) == 1 and len(columns) > 1:
+        levels = xr.Variable("layer", np.arange(len(columns)))
+    else:
+        levels = xr.Variable("band", np.arange(1, len(columns) + 1), {"names": columns})
+    (dim,) = levels.dims
     return xr.Dataset(
         {"data": ((dim, "y", "x"), grid)},
-        coords={dim: coordinate, "y": cells.y, "x": cells.x},
+        coords={dim: levels, "y": cells.y, "x": cells.x},
         attrs={
             "files": files,
             "gridding": f"medians of cells of {cells.size:g}, {config.gridding} between them, {len(x)} of {len(table)} "
@@ -63,42 +60,38 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     )
 
 
-def _extent(x: np.ndarray, y: np.ndarray) -> str:
-    return f"x {x.min():g} to {x.max():g}, y {y.min():g} to {y.max():g}"
-
-
 def _check(config: ConvertConfig, onto: Cells | None) -> None:
-    """Refuse before anything is read what cannot be gridded."""
+    """Refuse what cannot be gridded before anything is read."""
     source = config.source
     if not config.columns:
         raise InputError(f"columns is empty; name the readings of {source} to grid, as in [mag]")
     if not config.crs:
         raise InputError(f"crs is empty; name the coordinate system to grid {source} in, such as EPSG:32633")
-    for name, value, what in (
-        ("cell_size", config.cell_size, "a fifth to a quarter of the distance between flight lines is usual"),
-        ("blank_distance", config.blank_distance, "cells farther than that from any reading become no data"),
-    ):
-        if (value is None or not value > 0) and (name, onto is None) != ("cell_size", False):
+    lengths = {"blank_distance": "cells farther than that from any reading become no data"}
+    if onto is None:
+        lengths = {"cell_size": "a fifth to a quarter of the distance between flight lines is usual", **lengths}
+    for name, what in lengths.items():
+        value = getattr(config, name)
+        if value is None or not value > 0:
             raise InputError(f"{name} is {value}; gridding {source} needs it, in the units of crs, above 0: {what}")
     if config.xy_columns and len(config.xy_columns) != 2:
         raise InputError(f"xy_columns is {config.xy_columns}; name two columns, as in [easting, northing]")
 
 
 def _table(path: Path, config: ConvertConfig) -> tuple[pd.DataFrame, list[str]]:
-    definition = next((at for at in (path.with_suffix(".dfn"), path.with_suffix(".DFN")) if at.is_file()), None)
-    if path.suffix.lower() == ".dfn" or (path.suffix.lower() == ".dat" and definition):
-        data = path if path.suffix.lower() == ".dat" else aseg_gdf.data_file(path)
-        return aseg_gdf.read_table(path), [str(data), str(definition)]
+    definition = aseg_gdf.beside(path, ".dfn")
+    if definition == path or (path.suffix.lower() == ".dat" and definition.is_file()):
+        return aseg_gdf.read_table(path), [str(aseg_gdf.beside(path, ".dat")), str(definition)]
     return read_table(path, config.table_columns, "table_columns"), [str(path)]
 
 
-def _columns(table: pd.DataFrame, path: Path, config: ConvertConfig) -> tuple[list[str], list[str], bool]:
-    """Columns of the readings and their names; whether they are the layers of one column of several values."""
+def _columns(table: pd.DataFrame, path: Path, config: ConvertConfig) -> list[str]:
+    """Find the columns of the readings; one of several values is found as NAME[0], NAME[1] and so on."""
     found: list[str] = []
     for name in config.columns:
         layers = [str(column) for column in table.columns if str(column).lower().startswith(f"{name.lower()}[")]
         found += layers or [find_column(table, [name], path, "columns")]
-    return found, found, len(config.columns) == 1 and len(found) > 1
+    return found
 
 
 def _positions(table: pd.DataFrame, path: Path, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import scipy.io
@@ -10,7 +9,7 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.readers.arrays import name_dims, pick_key, source_dims
+from datasets.readers.arrays import pick_key, read_array, reading
 from datasets.readers.lazy import Cut, LazyArray
 
 _HDF5 = b"\x89HDF"
@@ -18,56 +17,35 @@ _BEFORE_HDF5 = 512  # MATLAB's own header, in front of that of HDF5
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read one array of a .mat file; one of version 7.3 stays on disk until its parts are asked for.
-
-    See `datasets.readers`.
-    """
-    path = Path(config.source)
-    data = name_dims(load(path, config.key, "key"), source_dims(config), config.shape, config.order, f"{path}")
-    return xr.Dataset({"data": data}, attrs={"files": [str(path)]})
+    """Read one array, of version 7.3 only where it is asked for. See `datasets.readers`."""
+    return read_array(config, load)
 
 
 def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
     """Load the array `key` of a .mat file, or its only one.
 
-    Parameters
-    ----------
-    path
-        File to read.
-    key
-        Name of the array; may be empty where there is one only.
-    option
-        Setting that names the key, for the error message.
-
-    Raises
-    ------
-    InputError
-        Where the file is not of this format, or lacks the key.
+    `InputError` says where the file is not of this format, or lacks the key, which the setting `option` gives.
     """
     if _is_hdf5(path):
         return _open_hdf5(path, key, option)
-    try:
+    with reading(path, "MATLAB file", ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError):
         shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
         key = pick_key(path, key, shapes, option)
         value = scipy.io.loadmat(path, variable_names=[key])[key]
-    except (ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a MATLAB file that can be read ({error}); check the file") from error
     if value.dtype.kind not in "biuf":
         raise InputError(f"{key!r} in {path} is a {value.dtype.name} array; {option} must name one of numbers")
     return value
 
 
 def _is_hdf5(path: Path) -> bool:
-    """Tell version 7.3, also where another program wrote the HDF5 file without MATLAB's header."""
+    """Tell version 7.3, also without MATLAB's header, as another program writes it."""
     with path.open("rb") as file:
         start = file.read(_BEFORE_HDF5 + len(_HDF5))
     return start.startswith(_HDF5) or start[_BEFORE_HDF5:] == _HDF5 or start.startswith(b"MATLAB 7.3")
 
 
 def _open_hdf5(path: Path, key: str, option: str) -> LazyArray:
-    """Open an array of a version 7.3 file with its axes in MATLAB's order, the reverse of those in HDF5."""
+    """Open an array of version 7.3 with its axes in MATLAB's order, the reverse of HDF5's."""
     try:
         import h5py
     except ModuleNotFoundError as error:
@@ -75,25 +53,24 @@ def _open_hdf5(path: Path, key: str, option: str) -> LazyArray:
             f"{path} is a MATLAB file of version 7.3, which needs h5py: pip install -e '.[formats]'; or save it again "
             "in MATLAB with the option -v7"
         ) from error
-    try:
-        with h5py.File(path, "r") as file:
-            held = {name: item for name, item in file.items() if not name.startswith("#")}
-            arrays = {name: item for name, item in held.items() if isinstance(item, h5py.Dataset)}
-            shapes = {name: item.shape[::-1] for name, item in arrays.items()}
-            if key in held and key not in arrays:
-                raise InputError(f"{key!r} in {path} is a struct or sparse; {option} must name a full array of numbers")
-            key = pick_key(path, key, shapes, option)
-            kind = arrays[key].attrs.get("MATLAB_class", b"").decode()
-            dtype = arrays[key].dtype
-            if dtype.kind not in "biuf" or kind in ("char", "cell") or "MATLAB_empty" in arrays[key].attrs:
-                kind = "complex" if dtype.names else kind or dtype.name
-                raise InputError(f"{key!r} in {path} is a {kind} array; {option} must name one of real numbers")
-    except OSError as error:
-        raise InputError(f"{path} is not a MATLAB file that can be read ({error}); check the file") from error
-    return LazyArray(shapes[key], dtype.newbyteorder("="), partial(_read_hdf5, h5py.File, path, key))
+    with reading(path, "MATLAB file", OSError), h5py.File(path, "r") as file:
+        held = {name: item for name, item in file.items() if not name.startswith("#")}
+        arrays = {name: item for name, item in held.items() if isinstance(item, h5py.Dataset)}
+        shapes = {name: item.shape[::-1] for name, item in arrays.items()}
+        if key in held and key not in arrays:
+            raise InputError(f"{key!r} in {path} is a struct or sparse; {option} must name a full array of numbers")
+        key = pick_key(path, key, shapes, option)
+        kind = arrays[key].attrs.get("MATLAB_class", b"").decode()
+        dtype = arrays[key].dtype
+        if dtype.kind not in "biuf" or kind in ("char", "cell") or "MATLAB_empty" in arrays[key].attrs:
+            kind = "complex" if dtype.names else kind or dtype.name
+            raise InputError(f"{key!r} in {path} is a {kind} array; {option} must name one of real numbers")
+    return LazyArray(shapes[key], dtype.newbyteorder("="), partial(_read_hdf5, path, key))
 
 
-def _read_hdf5(open_file: Any, path: Path, key: str, cut: Cut) -> np.ndarray:
-    with open_file(path, "r") as file:
+def _read_hdf5(path: Path, key: str, cut: Cut) -> np.ndarray:
+    import h5py
+
+    with h5py.File(path, "r") as file:
         values = file[key][cut[::-1]]
     return np.asarray(values).T.astype(values.dtype.newbyteorder("="), order="C", copy=False)

@@ -14,24 +14,18 @@ from datasets.coordinates import coordinate_variable
 from datasets.errors import InputError
 from datasets.readers import cf
 from datasets.readers.arrays import pick_key
-from datasets.readers.plain import plain_array
+from datasets.readers.lazy import plain_array
 
 _HDF5 = b"\x89HDF"
 _CLASSIC = (b"CDF\x01", b"CDF\x02")
-_KEPT = ("units", "long_name", "standard_name")
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
     """Read one variable lazily with its coordinates, units, name and coordinate system; see `datasets.readers`.
 
-    Dimensions keep their names, except that CF's projected coordinates, longitudes and latitudes become x and y;
-    `config.dims` renames all. Packed variables (``scale_factor``, ``add_offset``) become floats with NaN; any other
-    keeps its type, and its ``_FillValue`` and ``missing_value`` mark no data.
-
-    Raises
-    ------
-    InputError
-        Where the file is not netCDF, or its variable is not named by `config.key` and not the only one.
+    CF's projected coordinates, longitudes and latitudes become x and y; `config.dims` renames all dimensions. Packed
+    variables (``scale_factor``, ``add_offset``) become floats with NaN; of any other, ``_FillValue`` and
+    ``missing_value`` mark no data.
     """
     path = Path(config.source)
     ds = _open(path, config.key.rpartition("/")[0])
@@ -52,7 +46,7 @@ def load(path: Path, key: str, option: str) -> np.ndarray:
 
 
 def _open(path: Path, group: str) -> xr.Dataset:
-    """Open a group of the file; values as stored, times as dates where their calendar is the usual one."""
+    """Open a group: values as stored, times as dates where their calendar is the usual one."""
     with path.open("rb") as file:
         start = file.read(4)
     if start not in (*_CLASSIC, _HDF5):
@@ -60,20 +54,14 @@ def _open(path: Path, group: str) -> xr.Dataset:
             f"{path} is not a netCDF file that can be read: it starts with {start!r}; check the file, or save it again "
             "as netCDF-4"
         )
-    engine = "h5netcdf" if start == _HDF5 else "scipy"
+    engine, special = ("h5netcdf", {"phony_dims": "access"}) if start == _HDF5 else ("scipy", None)
     if engine == "h5netcdf" and importlib.util.find_spec("h5netcdf") is None:
         raise InputError(f"{path} is netCDF-4, which needs h5netcdf: pip install -e '.[formats]'")
     try:
         ds = xr.open_dataset(
-            path,
-            engine=engine,
-            group=group or None,
-            cache=False,
-            mask_and_scale=False,
-            decode_times=False,
-            decode_coords="all",
-            backend_kwargs={"phony_dims": "access"} if engine == "h5netcdf" else None,
-        )
+            path, engine=engine, group=group or None, cache=False, mask_and_scale=False, decode_times=False,
+            decode_coords="all", backend_kwargs=special,
+        )  # fmt: skip
     except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
         raise InputError(f"{path} cannot be read as netCDF ({error}); check the file and the key") from error
     ds.encoding["engine"] = engine
@@ -81,7 +69,7 @@ def _open(path: Path, group: str) -> xr.Dataset:
 
 
 def _unmapped(path: Path, data: xr.DataArray) -> indexing.LazilyIndexedArray:
-    """Find the numbers of a variable in a version 3 file, so that its parts are read without mapping the file."""
+    """Find the numbers of a variable in a version 3 file, to read parts without mapping it."""
     with scipy.io.netcdf_file(path, "r", mmap=True) as file:
         mapped = file.variables[data.name].data
         # The owner of the mapped memory is the whole file.
@@ -92,38 +80,33 @@ def _unmapped(path: Path, data: xr.DataArray) -> indexing.LazilyIndexedArray:
 
 
 def _pick(ds: xr.Dataset, path: Path, key: str, option: str) -> xr.DataArray:
-    """Take the variable that `key` names, or the only one of two and more dimensions."""
-    group, _, name = key.rpartition("/")
+    """Take the variable that `key` names, or the only one of two dimensions or more."""
+    name = key.rpartition("/")[2]
     if name in ds.data_vars:
         return ds[name]
-    prefix = f"{group}/" if group else ""
+    prefix = key.removesuffix(name)
     shapes = {f"{prefix}{name}": var.shape for name, var in ds.data_vars.items() if var.ndim > 1}
     return ds[pick_key(path, key, shapes, option).removeprefix(prefix)]
 
 
 def _named(data: xr.DataArray, config: ConvertConfig) -> xr.DataArray:
-    if config.dims:
-        names = dict(zip(map(str, data.dims), config.dims, strict=False))
-        if len(config.dims) != data.ndim:
-            raise InputError(
-                f"{config.source} has the dimensions {list(map(str, data.dims))}, but dims names {config.dims}; "
-                "name them all"
-            )
-    else:
-        names = cf.map_names({str(dim): data[dim].variable for dim in data.dims if dim in data.coords})
+    dims = list(map(str, data.dims))
+    if config.dims and len(config.dims) != len(dims):
+        raise InputError(f"{config.source} has the dimensions {dims}, but dims names {config.dims}; name them all")
+    known = cf.map_names({dim: data[dim].variable for dim in dims if dim in data.coords})
+    names = dict(zip(dims, config.dims, strict=True)) if config.dims else known
     return data.rename({old: new for old, new in names.items() if old != new})
 
 
 def _coordinates(data: xr.DataArray) -> dict[str, xr.Variable]:
-    """Coordinates along the data's dimensions: numbers, dates, and names of a dimension's cells."""
+    """Coordinates along the data's dimensions: numbers, dates, and names of cells."""
     kept: dict[str, xr.Variable] = {}
     for name, coordinate in data.coords.items():
         values = coordinate.values
         if not coordinate.ndim or not set(coordinate.dims) <= set(data.dims):
             continue
         if values.dtype.kind in "iufM":
-            attrs = {key: coordinate.attrs[key] for key in _KEPT if key in coordinate.attrs}
-            kept[str(name)] = xr.Variable(coordinate.dims, values, attrs)
+            kept[str(name)] = xr.Variable(coordinate.dims, values, cf.kept(coordinate.attrs))
         elif name in data.dims:
             kept[str(name)] = coordinate_variable(str(name), values.astype(str))
     return kept

@@ -6,6 +6,7 @@ Shapes: B bands, R rows and C columns.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from rasterio.crs import CRS
@@ -18,11 +19,11 @@ from rasterio.warp import transform, transform_bounds
 from datasets.map_grid import MapGrid
 from datasets.readers.lazy import Cut, LazyArray
 
-# GDAL would guess from each window how wide to reach for bilinear; fixed, a cell has one value in whatever window.
+# GDAL would guess for each window how wide bilinear reaches; fixed, a cell has one value in whatever window.
 _SAME_EVERYWHERE = {"XSCALE": "1", "YSCALE": "1"}
-_EXACT = 1e-6  # cells by which a position may be approximated; GDAL's virtual warp cannot do with 0
-_NO_SYSTEM = CRS.from_epsg(3857)  # stands on both sides where positions are of one system that nobody knows
-_LATTICE = 21  # points along each side of a window that show where it lies in the source
+_EXACT = 1e-6  # cells by which a position may be off; GDAL's virtual warp cannot do with 0
+_NO_SYSTEM = CRS.from_epsg(3857)  # on both sides, where positions are of one system that nobody knows
+_LATTICE = 21  # points along each side of a window that show where it is in the source
 _MARGIN = 3  # cells read around what these show
 _MOST_CELLS = 2**22  # of the source, read for one window
 Window = tuple[range, range]
@@ -30,16 +31,9 @@ Window = tuple[range, range]
 
 @dataclass(frozen=True)
 class Raster:
-    """Bands on a grid, unread.
+    """Bands on a grid, unread: its cells and coordinate system, and their number.
 
-    Attributes
-    ----------
-    grid
-        Its cells and coordinate system.
-    bands
-        Their number.
-    read
-        From ranges of bands, rows and columns to the values [B, R, C] there, floats with NaN for no data.
+    `read` takes ranges of bands, rows and columns to the values [B, R, C] there, floats with NaN for no data.
     """
 
     grid: MapGrid
@@ -54,10 +48,8 @@ def onto_grid(source: Raster, target: MapGrid, method: str, dtype: np.dtype) -> 
 
     Parameters
     ----------
-    source
-        What is resampled.
-    target
-        The cells that are wanted, in a coordinate system that is known where the source's is.
+    source, target
+        What is resampled, and the cells that are wanted; both or neither have a coordinate system.
     method
         ``nearest``, ``bilinear`` (of the nearest four) or ``average`` (of all cells within a target cell).
     dtype
@@ -68,10 +60,9 @@ def onto_grid(source: Raster, target: MapGrid, method: str, dtype: np.dtype) -> 
 
 
 def overlap(source: MapGrid, target: MapGrid) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
-    """Bounds (west, south, east, north) of both, in the coordinate system of the target, and whether they share any."""
-    near, far = _system(source, target)
+    """Bounds (west, south, east, north) of both, in the target's coordinate system, and whether they overlap."""
     bounds = _bounds(target)
-    moved = tuple(transform_bounds(near, far, *_bounds(source)))
+    moved = tuple(transform_bounds(*_systems(source, target), *_bounds(source)))
     apart = moved[2] <= bounds[0] or moved[0] >= bounds[2] or moved[3] <= bounds[1] or moved[1] >= bounds[3]
     return moved, bounds, not apart
 
@@ -83,8 +74,8 @@ def _bounds(grid: MapGrid) -> tuple[float, float, float, float]:
     return min(x), min(y), max(x), max(y)
 
 
-def _system(source: MapGrid, target: MapGrid) -> tuple[CRS, CRS]:
-    """Coordinate systems for GDAL; one and the same where positions need not be moved."""
+def _systems(source: MapGrid, target: MapGrid) -> tuple[CRS, CRS]:
+    """Coordinate systems for GDAL, one and the same where nothing need be moved."""
     if source.crs is None or target.crs is None:
         return _NO_SYSTEM, _NO_SYSTEM
     far = CRS.from_wkt(target.crs.to_wkt())
@@ -93,21 +84,17 @@ def _system(source: MapGrid, target: MapGrid) -> tuple[CRS, CRS]:
 
 def _read(source: Raster, target: MapGrid, how: Resampling, dtype: np.dtype, cut: Cut) -> np.ndarray:
     shape = (source.bands, *target.shape)
-    ranges = [range(size)[part] if isinstance(part, slice) else range(part, part + 1)
-              for part, size in zip(cut, shape, strict=True)]  # fmt: skip
-    bands, rows, columns = ranges
+    bands, rows, columns = (range(size)[part] for part, size in zip(cut, shape, strict=True))
     if not (bands and rows and columns):
-        values = np.zeros([len(steps) for steps in ranges], dtype)
-    else:
-        window = range(rows[0], rows[-1] + 1), range(columns[0], columns[-1] + 1)
-        values = _warp(source, target, how, dtype, bands, window)[:, :: rows.step, :: columns.step]
-    return values[tuple(0 if isinstance(part, int) else slice(None) for part in cut)]
+        return np.zeros((len(bands), len(rows), len(columns)), dtype)
+    window = range(rows[0], rows[-1] + 1), range(columns[0], columns[-1] + 1)
+    return _warp(source, target, how, dtype, bands, window)[:, :: rows.step, :: columns.step]
 
 
 def _warp(
     source: Raster, target: MapGrid, how: Resampling, dtype: np.dtype, bands: range, window: Window
 ) -> np.ndarray:
-    """Warp one window of the target, in halves where it takes too much of the source at once."""
+    """Warp a window of the target, in halves where it takes too much of the source at once."""
     needed = _needed(source.grid, target, window)
     if needed is None:
         return np.full((len(bands), len(window[0]), len(window[1])), np.nan, dtype)
@@ -120,37 +107,34 @@ def _warp(
         ]
         return np.concatenate(halves, axis=1 + axis)
     block = source.read(bands, *needed).astype(dtype)
-    near, far = _system(source.grid, target)
-    here, there = (
-        grid.transform() @ Affine.translation(columns[0], rows[0])
-        for grid, (rows, columns) in ((source.grid, needed), (target, window))
-    )
+    near, far = _systems(source.grid, target)
+    stored = {"crs": near, **_window(source.grid, needed), "dtype": dtype.name, "nodata": np.nan}
+    wanted = {"crs": far, **_window(target, window), "dtype": dtype.name, "nodata": np.nan, "src_nodata": np.nan}
     # Band by band: GDAL's warp of several would take no data for data unless all of them lack it.
-    warped = [_warp_band(band, here, near, there, far, (len(window[0]), len(window[1])), how) for band in block]
-    return np.stack(warped)
+    return np.stack([_warp_band(band, stored, {**wanted, "resampling": how}) for band in block])
 
 
-def _warp_band(
-    values: np.ndarray, here: Affine, near: CRS, there: Affine, far: CRS, shape: tuple[int, int], how: Resampling
-) -> np.ndarray:
-    rows, columns = values.shape
-    form = {"driver": "GTiff", "count": 1, "height": rows, "width": columns, "dtype": values.dtype.name}
+def _window(grid: MapGrid, window: Window) -> dict[str, Any]:
+    """Place and size of a window, as rasterio wants them."""
+    rows, columns = window
+    transform = grid.transform() @ Affine.translation(columns[0], rows[0])
+    return {"transform": transform, "height": len(rows), "width": len(columns)}
+
+
+def _warp_band(values: np.ndarray, stored: dict[str, Any], wanted: dict[str, Any]) -> np.ndarray:
     with MemoryFile() as memory:
-        with memory.open(**form, transform=here, crs=near, nodata=np.nan) as file:
+        with memory.open(driver="GTiff", count=1, **stored) as file:
             file.write(values, 1)
         with (
             memory.open() as file,
-            WarpedVRT(
-                file, crs=far, transform=there, height=shape[0], width=shape[1], resampling=how, tolerance=_EXACT,
-                src_nodata=np.nan, nodata=np.nan, dtype=values.dtype.name, warp_mem_limit=64, **_SAME_EVERYWHERE,
-            ) as warped,
-        ):  # fmt: skip
+            WarpedVRT(file, **wanted, tolerance=_EXACT, warp_mem_limit=64, **_SAME_EVERYWHERE) as warped,
+        ):
             return np.asarray(warped.read(1))
 
 
 def _needed(source: MapGrid, target: MapGrid, window: Window) -> tuple[range, range] | None:
-    """Rows and columns of the source that a window of the target may take values from."""
-    near, far = _system(source, target)
+    """Rows and columns of the source that a window of the target may need."""
+    near, far = _systems(source, target)
     sides = [np.linspace(side[0] - 0.5, side[-1] + 0.5, _LATTICE) for side in window]
     x, y = target.positions(*(at.ravel() for at in np.meshgrid(*sides, indexing="ij")))
     moved = np.array(transform(far, near, x, y)[:2])

@@ -12,73 +12,62 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.readers.lazy import Cut, LazyArray
 
-# Sample formats of the binary header: those that segyio reads right, and those it silently takes for IBM floats.
+# Sample formats of the binary header: those that segyio reads right, and those it takes for IBM floats.
 _FORMATS = {1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 16}
 _MISREAD = {4: "fixed point with gain", 7: "24-bit integers", 15: "24-bit unsigned integers"}
 _FORMAT_OFFSET = 3224
 _DEAD = 2
 _LEAST_FILLED = 0.05
+_WAY_OUT = "set inline_byte and crossline_byte if the numbers are elsewhere"
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read (inline, crossline, twt or depth); missing and dead traces are not valid. See `datasets.readers`.
+    """Read (inline, crossline, twt or depth) of a cube with one trace a cell; see `datasets.readers`.
 
-    Raises
-    ------
-    InputError
-        Where the file is not SEG-Y, or its traces do not fill a cube with one trace a cell.
+    Missing and dead traces are not valid.
     """
     path = Path(config.source)
-    endian = find_endian(path) if config.endian == "auto" else config.endian
+    endian = _find_endian(path) if config.endian == "auto" else config.endian
     with _open(path, endian) as file:
         numbers = [_header(file, path, name, getattr(config, name)) for name in ("inline_byte", "crossline_byte")]
         x, y = (_header(file, path, name, getattr(config, name)) for name in ("x_byte", "y_byte"))
         scale = file.attributes(segyio.TraceField.SourceGroupScalar)[:].astype(np.float64)
         alive = file.attributes(segyio.TraceField.TraceIdentificationCode)[:] != _DEAD
         samples, dtype = np.asarray(file.samples, np.float64), np.dtype(file.dtype)
-        feet = file.bin[segyio.BinField.MeasurementSystem] == 2
+        length = "ft" if file.bin[segyio.BinField.MeasurementSystem] == 2 else "m"
         _check_lines(file, config, *numbers)
     inlines, crosslines = _axis(numbers[0]), _axis(numbers[1])
-    index = np.full((len(inlines), len(crosslines)), -1, np.int64)
+    shape = len(inlines), len(crosslines)
     rows, columns = np.searchsorted(inlines, numbers[0]), np.searchsorted(crosslines, numbers[1])
-    _check_cube(config, index.shape, rows, columns, numbers)
-    index[rows, columns] = np.arange(len(rows))
-    array = LazyArray(
-        (*index.shape, len(samples)), dtype, partial(_read_traces, path, endian, index, dtype, len(samples))
-    )
-    valid = np.zeros(index.shape, bool)
-    valid[rows, columns] = alive
-    length = "ft" if feet else "m"
+    _check_cube(config, shape, rows, columns, numbers)
+
+    def placed(values: np.ndarray, empty: float) -> np.ndarray:
+        cells = np.full(shape, empty, values.dtype)
+        cells[rows, columns] = values
+        return cells
+
+    index = placed(np.arange(len(rows)), -1)
+    read_traces = partial(_read_traces, path, endian, index, dtype, len(samples))
+    array = LazyArray((*shape, len(samples)), dtype, read_traces)
+    units = "ms" if config.vertical == "twt" else length
     ds = xr.Dataset(
         {
             "data": array.variable(["inline", "crossline", config.vertical]),
-            "valid": (("inline", "crossline"), valid),
+            "valid": (("inline", "crossline"), placed(alive, False)),
         },
-        coords={
-            "inline": ("inline", inlines),
-            "crossline": ("crossline", crosslines),
-            config.vertical: (config.vertical, samples, {"units": "ms" if config.vertical == "twt" else length}),
-        },
-        attrs={"files": [str(path)]},
+        {"inline": inlines, "crossline": crosslines, config.vertical: (config.vertical, samples, {"units": units})},
+        {"files": [str(path)]},
     )
     if x.any() and y.any():
         scale[scale == 0] = 1.0
         factor = np.where(scale < 0, 1 / np.abs(scale), scale)
         for name, position in (("x", x), ("y", y)):
-            placed = np.full(index.shape, np.nan)
-            placed[rows, columns] = position * factor
-            ds.coords[name] = (("inline", "crossline"), placed, {"units": length})
+            ds.coords[name] = (("inline", "crossline"), placed(position * factor, np.nan), {"units": length})
     return ds
 
 
-def find_endian(path: Path) -> str:
-    """Tell the byte order from the sample format, a small number that nonsense follows from in the other order.
-
-    Raises
-    ------
-    InputError
-        Where it is in neither, or a format that cannot be read.
-    """
+def _find_endian(path: Path) -> str:
+    """Tell the byte order from the sample format, a small number that is nonsense in the other."""
     with path.open("rb") as file:
         file.seek(_FORMAT_OFFSET)
         code = file.read(2)
@@ -117,26 +106,25 @@ def _header(file: segyio.SegyFile, path: Path, name: str, byte: int) -> np.ndarr
 
 
 def _check_lines(file: segyio.SegyFile, config: ConvertConfig, inline: np.ndarray, crossline: np.ndarray) -> None:
-    """Refuse what has no cell numbers: gathers before stack, and single lines."""
+    """Refuse gathers before stack and single lines, which have no cell numbers."""
     path, bytes_ = config.source, f"bytes {config.inline_byte} and {config.crossline_byte}"
-    way_out = "set inline_byte and crossline_byte if the numbers are elsewhere"
-    if len(np.unique(inline)) > 1 and len(np.unique(crossline)) > 1:
+    inlines, crosslines = len(np.unique(inline)), len(np.unique(crossline))
+    if inlines > 1 and crosslines > 1:
         return
     midpoints = len(np.unique(file.attributes(segyio.TraceField.CDP)[:]))
-    same = len(np.unique(inline)) == 1 and len(np.unique(crossline)) == 1
-    if same and midpoints == 1 < file.tracecount:
+    if inlines == crosslines == midpoints == 1 < file.tracecount:
         raise InputError(
             f"{path} is not a cube: its {file.tracecount} traces all have inline {inline[0]} and crossline "
-            f"{crossline[0]} (header {bytes_}), as in a gather before stack; stack it first, or {way_out}"
+            f"{crossline[0]} (header {bytes_}), as in a gather before stack; stack it first, or {_WAY_OUT}"
         )
     raise InputError(
         f"{path} is not a cube but a 2-D line of {file.tracecount} traces: the header {bytes_} hold "
-        f"{len(np.unique(inline))} inline and {len(np.unique(crossline))} crossline; {way_out}, or save it as .npy"
+        f"{inlines} inline and {crosslines} crossline; {_WAY_OUT}, or save it as .npy"
     )
 
 
 def _axis(numbers: np.ndarray) -> np.ndarray:
-    """Line numbers from the first to the last at their common step, so that missing lines have their place."""
+    """Line numbers at their common step, so that missing lines have their place."""
     present = np.unique(numbers)
     step = int(np.gcd.reduce(np.diff(present)))
     return np.arange(present[0], present[-1] + 1, step)
@@ -147,45 +135,33 @@ def _check_cube(
 ) -> None:
     path = config.source
     bytes_ = f"header bytes {config.inline_byte} and {config.crossline_byte}"
-    way_out = "set inline_byte and crossline_byte if the numbers are elsewhere"
     cells, counts = np.unique(rows * shape[1] + columns, return_counts=True)
     if counts.max() > 1:
-        first = np.flatnonzero(rows * shape[1] + columns == cells[counts.argmax()])[0]
+        first = np.argmax(rows * shape[1] + columns == cells[counts.argmax()])
+        inline, crossline = (lines[first] for lines in numbers)
         raise InputError(
-            f"{path} is not a cube after stack: {counts.max()} traces share inline {numbers[0][first]}, crossline "
-            f"{numbers[1][first]} ({bytes_}); stack it first, or {way_out}"
+            f"{path} is not a cube after stack: {counts.max()} traces share inline {inline}, crossline {crossline} "
+            f"({bytes_}); stack it first, or {_WAY_OUT}"
         )
     if len(rows) < _LEAST_FILLED * shape[0] * shape[1]:
         raise InputError(
             f"{path} is not a cube: its {len(rows)} traces would fill {len(rows) / shape[0] / shape[1]:.1%} of "
-            f"{shape[0]} inlines x {shape[1]} crosslines ({bytes_}); {way_out}"
+            f"{shape[0]} inlines x {shape[1]} crosslines ({bytes_}); {_WAY_OUT}"
         )
 
 
 def _read_traces(path: Path, endian: str, index: np.ndarray, dtype: np.dtype, samples: int, cut: Cut) -> np.ndarray:
     """Read a block of the cube; every task opens the file for itself, because segyio's handles are not for threads.
 
-    Parameters
-    ----------
-    index
-        Number of each cell's trace, -1 where there is none: int64 [inline, crossline].
-    cut
-        Integers and slices for inline, crossline and sample.
-
-    Returns
-    -------
-    numpy.ndarray
-        The block; where there is no trace NaN for floats, 0 for integers.
+    `index` has each cell's trace [inline, crossline]; where that is -1, for none, the block has NaN, or 0 of integers.
     """
-    wanted = np.asarray(index[cut[0], cut[1]])
+    wanted, kept = index[cut[0], cut[1]], len(range(samples)[cut[2]])
     flat = wanted.ravel()
-    kept = np.atleast_1d(np.arange(samples)[cut[2]])
-    fill = np.nan if dtype.kind == "f" else 0
-    block = np.full((flat.size, kept.size), fill, dtype)
+    block = np.full((flat.size, kept), np.nan if dtype.kind == "f" else 0, dtype)
     order = np.argsort(flat, kind="stable")
     order = order[flat[order] >= 0]
     with _open(path, endian) as file:
         # Runs of neighbouring traces are read at once.
         for run in np.split(order, np.flatnonzero(np.diff(flat[order]) != 1) + 1) if order.size else []:
-            block[run] = file.trace.raw[int(flat[run[0]]) : int(flat[run[-1]]) + 1][:, kept]
-    return block.reshape(*wanted.shape, *np.empty(samples)[cut[2]].shape)
+            block[run] = file.trace.raw[int(flat[run[0]]) : int(flat[run[-1]]) + 1][:, cut[2]]
+    return block.reshape(*wanted.shape, kept)

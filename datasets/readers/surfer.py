@@ -1,7 +1,6 @@
 """Golden Software Surfer grids: version 7 (DSRB), version 6 binary (DSBB) and text (DSAA).
 
-Source: the descriptions of the three formats in Surfer's manual. Coordinates are those of the nodes; rows run
-northwards.
+Source: their descriptions in Surfer's manual. Coordinates are those of the nodes; rows run northwards.
 """
 
 import math
@@ -15,12 +14,11 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.readers.arrays import refuse_short
+from datasets.readers.arrays import reading, refuse_short
 from datasets.readers.grids import map_grid
-from datasets.readers.lazy import LazyArray
-from datasets.readers.plain import plain_array
+from datasets.readers.lazy import LazyArray, plain_array
 
-_BLANK = 1.70141e38  # versions 6: this and above is blank
+_BLANK = 1.70141e38  # version 6: this and above is blank
 _TAG = struct.Struct("<4si")
 _GRID = struct.Struct("<2i8d")  # rows, columns; x, y, spacings, range of z, rotation, blank
 _DSBB = struct.Struct("<4s2h6d")  # columns, rows; ranges of x, y, z
@@ -41,26 +39,21 @@ class _Grid:
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read (y, x), north first, NaN where the grid is blank; see `datasets.readers`.
-
-    Raises
-    ------
-    InputError
-        Where the file is none of the three, contradicts itself, is cut short or rotated; where `crs` is not set.
-    """
+    """Read (y, x), north first, NaN where the grid is blank; see `datasets.readers`. Rotated grids are refused."""
     path = Path(config.source)
     with path.open("rb") as file:
         magic = file.read(4)
         file.seek(0)
         if magic == b"DSAA":
-            grid, values = _read_text(path)
-            return map_grid(values, grid.x, grid.y, config)
+            return _read_text(path, config)
         if magic not in (b"DSRB", b"DSBB"):
             raise InputError(f"{path} is not a Surfer grid: it starts with {magic!r}; check the file")
         grid = _header_7(file, path) if magic == b"DSRB" else _header_6(file, path)
     refuse_short(path, grid.start + math.prod(grid.shape) * grid.dtype.itemsize, "its header")
     stored = plain_array(path, grid.dtype, grid.shape, offset=grid.start)
-    array = LazyArray(grid.shape, stored.dtype, lambda cut: _unblank(stored.read(cut), grid))
+    # The stated value has fewer digits than what is stored in single precision: compare in that.
+    blank = grid.dtype.type(grid.blank)
+    array = LazyArray(grid.shape, stored.dtype, lambda cut: _unblank(stored.read_part(cut), blank, grid.blank_above))
     return map_grid(array, grid.x, grid.y, config)
 
 
@@ -98,23 +91,19 @@ def _header_6(file: BinaryIO, path: Path) -> _Grid:
     return _Grid((rows, columns), x, y, _DSBB.size, np.dtype("<f4"), _BLANK)
 
 
-def _read_text(path: Path) -> tuple[_Grid, np.ndarray]:
+def _read_text(path: Path, config: ConvertConfig) -> xr.Dataset:
     """Read a grid of text whole, which has no other way."""
-    try:
+    with reading(path, "Surfer text grid", ValueError):
         words = path.read_text(encoding="ascii").split()[1:]
         columns, rows = (int(word) for word in words[:2])
         ranges = [float(word) for word in words[2:8]]
         numbers = np.array(words[8:], np.float64)
-    except ValueError as error:
-        raise InputError(f"{path} is not a Surfer text grid that can be read ({error}); check the file") from error
     if len(ranges) < 6 or numbers.size != rows * columns:
         raise InputError(
             f"{path} is cut short or damaged: its header says {rows} rows x {columns} columns, but it holds "
             f"{numbers.size:,} values; get the whole file"
         )
-    x, y = _axes(path, rows, columns, *ranges[:4])
-    grid = _Grid((rows, columns), x, y, 0, np.dtype("f8"), _BLANK)
-    return grid, _unblank(numbers.reshape(rows, columns), grid)
+    return map_grid(_unblank(numbers.reshape(rows, columns), _BLANK), *_axes(path, rows, columns, *ranges[:4]), config)
 
 
 def _axes(
@@ -134,8 +123,6 @@ def _check(path: Path, rows: int, columns: int, dx: float, dy: float) -> None:
         )
 
 
-def _unblank(values: np.ndarray, grid: _Grid) -> np.ndarray:
+def _unblank(values: np.ndarray, blank: float, above: bool = True) -> np.ndarray:
     """Put NaN where the grid is blank."""
-    # The stated value has fewer digits than what is stored in single precision: compare in that.
-    blank = grid.dtype.type(grid.blank)
-    return np.where(values >= blank if grid.blank_above else values == blank, values.dtype.type(np.nan), values)
+    return np.where(values >= blank if above else values == blank, values.dtype.type(np.nan), values)

@@ -1,9 +1,6 @@
 """Scenes that the TensorLy package ships as arrays: no download."""
 
-import contextlib
-from collections.abc import Iterator
 from importlib.resources import as_file, files
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -11,24 +8,19 @@ import xarray as xr
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 
-SCENES = ("indian_pines",)
+_SCENES = ["indian_pines"]
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read Indian Pines: (y, x, band) uint16 with wavelengths, and labels 0 to 16. See `datasets.readers`.
-
-    Raises
-    ------
-    InputError
-        Where another scene is asked for.
-    """
+    """Read Indian Pines: (y, x, band) uint16 with wavelengths, and labels 0 to 16. See `datasets.readers`."""
     scene = config.source.removeprefix("tensorly:")
-    if scene not in SCENES:
-        raise InputError(f"no scene {scene!r} in TensorLy; the scenes are {list(SCENES)}")
+    if scene not in _SCENES:
+        raise InputError(f"no scene {scene!r} in TensorLy; the scenes are {_SCENES}")
     from tensorly.datasets import load_indian_pines  # here, because importing it takes a second
 
     described = load_indian_pines()
-    with _shipped("Indian_pines_corrected.npy") as cube, _shipped("Indian_pines_gt.npy") as labels:
+    shipped = files("tensorly.datasets") / "data"
+    with as_file(shipped / "Indian_pines_corrected.npy") as cube, as_file(shipped / "Indian_pines_gt.npy") as labels:
         # The package's own loader makes floats of the integers in its files.
         data, classes = np.load(cube), np.load(labels)
         names = [str(cube), str(labels)]
@@ -40,9 +32,3 @@ def read(config: ConvertConfig) -> xr.Dataset:
         },
         attrs={"files": names, "title": "Indian Pines", "licence": f"{described['LICENCE']}; {described['reference']}"},
     )
-
-
-@contextlib.contextmanager
-def _shipped(name: str) -> Iterator[Path]:
-    with as_file(files("tensorly.datasets") / "data" / name) as path:
-        yield path
