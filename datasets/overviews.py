@@ -1,7 +1,7 @@
 """Coarser copies of a volume's data for viewing, each half as fine as the one before: means of the cells with data."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ FINE_ENOUGH = 256
 
 
 def plan_levels(data: xr.DataArray) -> list[dict[str, int]]:
-    """How often every level halves each dimension, counted from the level before; none for data of one piece.
+    """By how much every level divides each dimension of the level before; no level for data of one piece.
 
     Dimensions of quantities, such as bands and dates, stay as they are.
     """
@@ -41,18 +41,10 @@ def plan_levels(data: xr.DataArray) -> list[dict[str, int]]:
 
 @dataclass(frozen=True)
 class Source:
-    """The written level that the next one is made from.
-
-    Attributes
-    ----------
-    data, valid
-        Stored arrays; no mask where the data themselves say so.
-    like
-        Dataset with the names, sizes and coordinates of the level.
-    """
+    """The written level that the next one is made from; `like` is a dataset of its sizes and coordinates."""
 
     data: zarr.Array
-    valid: zarr.Array | None
+    valid: zarr.Array | None  # none where the data themselves say it
     like: xr.Dataset
 
     @classmethod
@@ -71,8 +63,7 @@ def level(source: Source, factors: Mapping[str, int]) -> tuple[xr.Dataset, Encod
 
     A last, incomplete cell is the mean of what there is of it, and so are the coordinates.
     """
-    data = source.like["data"]
-    sizes: dict[Hashable, int] = {dim: -(-size // factors[str(dim)]) for dim, size in data.sizes.items()}
+    sizes = {dim: -(-size // factors[str(dim)]) for dim, size in source.like["data"].sizes.items()}
     # Pieces are small: each is made from up to eight times as many cells.
     largest = SHARD_BYTES // 8
     stored = source.data
@@ -82,22 +73,14 @@ def level(source: Source, factors: Mapping[str, int]) -> tuple[xr.Dataset, Encod
     return _describe(source, factors, tuple(chunks.values()), None if shards is None else tuple(shards.values()))
 
 
-def halved(source: Source, chunks: Sequence[int]) -> tuple[xr.Dataset, Encoding]:
-    """Describe the first level with pieces that are those of the data, halved.
-
-    Parameters
-    ----------
-    source
-        The data, whose pieces have even edges where they are halved.
-    chunks
-        Edges of the data's chunks.
-    """
+def halved(source: Source) -> tuple[xr.Dataset, Encoding]:
+    """Describe the first level with pieces that are those of the data, halved; these have even edges there."""
     data = source.like["data"]
     factors = plan_levels(data)[0]
     edges = [-(-own[0] // factors[str(dim)]) for dim, own in zip(data.dims, data.chunks or (), strict=True)]
     fitting = [
         next(size for size in (-(-chunk // factors[str(dim)]), chunk, edge) if edge % size == 0)
-        for dim, chunk, edge in zip(data.dims, chunks, edges, strict=True)
+        for dim, chunk, edge in zip(data.dims, source.data.chunks, edges, strict=True)
     ]
     return _describe(source, factors, tuple(fitting), tuple(edges))
 
@@ -117,7 +100,7 @@ def _describe(
     attrs = {key: data.attrs[key] for key in ("long_name", "units") if key in data.attrs}
     coords = {name: _coarsen_coordinate(coord, factors) for name, coord in data.coords.items()}
     encoding: Encoding = {name: {"_FillValue": None} for name in (*coords, "data")}
-    encoding["data"]["chunks"] = chunks
+    encoding["data"] |= {"chunks": chunks, "compressors": source.data.compressors}
     if shards is not None:
         encoding["data"]["shards"] = shards
     if "spatial_ref" in coords:
@@ -168,12 +151,11 @@ def _coarsen_block(source: Source, steps: tuple[int, ...], block_info: Any = Non
 
 def _coarsen_coordinate(coord: xr.DataArray, factors: Mapping[str, int]) -> xr.DataArray:
     steps = {dim: factors[str(dim)] for dim in coord.dims if factors.get(str(dim), 1) > 1}
-    if not steps:
-        coarse = coord.reset_coords(drop=True).compute()
-    elif coord.dtype.kind in "iuf":
-        coarse = coord.reset_coords(drop=True).astype(np.float64).coarsen(steps, boundary="pad").mean()
-    else:
-        coarse = coord.reset_coords(drop=True).isel({dim: slice(None, None, step) for dim, step in steps.items()})
+    coarse = coord.reset_coords(drop=True)
+    if steps and coord.dtype.kind in "iuf":
+        coarse = coarse.astype(np.float64).coarsen(steps, boundary="pad").mean()
+    elif steps:
+        coarse = coarse.isel({dim: slice(None, None, step) for dim, step in steps.items()})
     attrs = {key: value for key, value in coord.attrs.items() if key != "GeoTransform"}
     if "spacing" in attrs and coord.ndim == 1:
         attrs["spacing"] = attrs["spacing"] * steps.get(coord.dims[0], 1)
