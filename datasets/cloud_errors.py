@@ -6,7 +6,7 @@ _REFUSED_CODES = re.compile(
     "ExpiredToken|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|RequestTimeToo"
 )
 
-_NOT_THERE = "169.254"  # the address that gives credentials to a machine in the cloud, asked when nothing else does
+_NOT_THERE = "169.254"  # gives credentials to a machine in the cloud; asked when nothing else does
 _KINDS = {
     re.escape(_NOT_THERE): "no credentials in the environment",
     "dns error": "no such host",
@@ -18,12 +18,12 @@ _KINDS = {
 
 
 def says_refused(error: BaseException) -> bool:
-    """Whether the text of an error says that the credentials are wrong, expired or not there."""
+    """Whether an error says that the credentials are wrong, expired or not there."""
     return bool(_REFUSED_CODES.search(str(error)) or _NOT_THERE in str(error))
 
 
 def refusal(name: str, problem: str, done: str) -> str:
-    """Words for an object that may not be read or written."""
+    """Say that an object may not be read or written."""
     return (
         f"{name} could not be {done} ({problem}); check the address, and the credentials of the environment "
         "(such as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN): wrong, expired or without the right"
@@ -31,7 +31,7 @@ def refusal(name: str, problem: str, done: str) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """Kind, HTTP status and code of a store's error, and nothing else: its text may hold keys and signatures."""
+    """HTTP status and code of a store's error, or its kind."""
     text = str(error)
     status = re.search(r"\b([45]\d\d) [A-Z][A-Za-z ]*", text)
     code = re.search(r"<Code>(\w+)</Code>", text)

@@ -29,16 +29,14 @@ class Decoder:
     Parameters
     ----------
     codecs
-        The ``codecs`` list of the metadata, in the order of encoding.
-    shape
-        Cells of a chunk.
-    dtype
-        Type of the cells.
+        Those of the metadata, in the order of encoding.
+    shape, dtype
+        Cells of a chunk, and their type.
 
     Raises
     ------
     InputError
-        Where the list names a codec that is not one of transpose, bytes, zstd, blosc, gzip, crc32c.
+        Where one is not transpose, bytes, zstd, blosc, gzip or crc32c.
     """
 
     def __init__(self, codecs: Sequence[Mapping[str, Any]], shape: Sequence[int], dtype: np.dtype) -> None:
@@ -64,13 +62,7 @@ class Decoder:
         self._bytes = int(np.prod(self._shape, dtype=np.int64)) * self._dtype.itemsize
 
     def __call__(self, data: Buffer) -> np.ndarray:
-        """Decode one chunk.
-
-        Raises
-        ------
-        CorruptChunkError
-            Where the bytes are not such a chunk.
-        """
+        """Decode one chunk; `CorruptChunkError` where the bytes are none."""
         try:
             for step in self._steps:
                 data = step(data)
@@ -83,7 +75,7 @@ class Decoder:
 
 
 def _unzstd(data: Buffer) -> Buffer:
-    """Decompress one frame; the decompressor's working memory is kept, one a thread."""
+    """Decompress one frame; each thread keeps its decompressor's working memory."""
     known = zstandard.frame_content_size(data)
     if known < 0:  # a frame that was streamed does not say how long it is
         return zstandard.ZstdDecompressor().decompressobj().decompress(data)

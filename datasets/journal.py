@@ -8,33 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from datasets.errors import InputError
 
 
-class Notes(Protocol):
-    """Where a journal's notes are: each appears whole or not at all."""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write a note."""
-
-    def get(self, name: str) -> bytes:
-        """Read a note."""
-
-    def __contains__(self, name: str) -> bool: ...
-
-
-class FolderNotes:
-    """Notes as files of a folder.
-
-    Parameters
-    ----------
-    folder
-        The folder, which exists.
-    """
+class Notes:
+    """A journal's notes, as files of a folder that exists: each appears whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,7 +46,7 @@ class Journal:
     resumes
         Whether what is unfinished can be gone on with.
     goes_on
-        Whether an earlier process has begun writing the same.
+        Whether an earlier process began to write the same.
     """
 
     def __init__(self, notes: Notes, *, resumes: bool = False, goes_on: bool = False) -> None:
@@ -105,9 +86,9 @@ def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journ
     place
         Folder of the volume, of which the journal is a hidden neighbour.
     key
-        What is being written, as a hash; none is never gone on with.
+        Hash of what is being written; none is never gone on with.
     begun
-        Whether an earlier process left something that can be gone on with.
+        Whether an earlier process left something unfinished.
 
     Raises
     ------
@@ -125,7 +106,7 @@ def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journ
                     if entry.name != "lock":
                         entry.unlink()
                 known.write_text(key or "")
-            journal = Journal(FolderNotes(folder), resumes=key is not None, goes_on=goes_on)
+            journal = Journal(Notes(folder), resumes=key is not None, goes_on=goes_on)
             yield journal
         finally:
             if journal is None or not journal.kept:
@@ -134,12 +115,9 @@ def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journ
 
 @contextmanager
 def locked(folder: Path, place: str | Path) -> Iterator[None]:
-    """Let no other process of this machine write `place` meanwhile; the lock is a file in `folder`.
+    """Let no other process of this machine write `place` meanwhile: `InputError` where one does.
 
-    Raises
-    ------
-    InputError
-        Where another process holds the lock.
+    The lock is a file in `folder`.
     """
     lock = _lock(folder, place)
     try:

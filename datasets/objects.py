@@ -1,4 +1,4 @@
-"""The door to obstore: ranged reads of stored objects, folders and cloud stores alike, with bounded retries.
+"""The door to obstore: ranged reads of folders and cloud stores alike, with bounded retries.
 
 Credentials come from the environment's own chain (``AWS_*``, AWS profiles, ``GOOGLE_*``, ``AZURE_*``, instance roles)
 and are never logged: of an error of the store only its kind, status and code are shown.
@@ -56,7 +56,7 @@ class Ask:
     suffix
         Or: this many bytes from its end.
     etag
-        Version that the object must still have; none takes any.
+        Version that it must still have; none takes any.
     """
 
     key: str
@@ -81,9 +81,14 @@ class Got:
 
 
 class Objects:
-    """Objects below one root; made by `open_objects`.
+    """Objects in a folder, or below a prefix of a cloud store.
 
     Pickles as its URI alone: a process that receives it connects with the credentials of its own environment.
+
+    Parameters
+    ----------
+    uri
+        Folder, or ``s3://bucket/prefix``, ``gs://``, ``az://container/prefix``, ``https://``.
 
     Attributes
     ----------
@@ -93,12 +98,17 @@ class Objects:
         The obstore store.
     traffic
         What was read so far.
+
+    Raises
+    ------
+    InputError
+        Where the scheme is not one of these, or there is no such folder.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._root = uri
-        self.uri = re.sub(r"//[^/@]*@", "//", uri).partition("?")[0].rstrip("/") if is_remote(uri) else uri
-        self.store: Any = _connect(uri)
+    def __init__(self, uri: str | Path) -> None:
+        self._root = str(uri)
+        self.uri = _shown(self._root).rstrip("/") if is_remote(uri) else self._root
+        self.store: Any = _connect(self._root)
         self._folder = None if is_remote(uri) else Path(uri).resolve()
         self.traffic = Traffic()
 
@@ -115,7 +125,7 @@ class Objects:
         Raises
         ------
         MissingObjectError
-            Where there is no such object.
+            Where there is none.
         ReplacedObjectError
             Where its version is not the one asked for.
         InputError
@@ -133,7 +143,7 @@ class Objects:
                 raise self._replaced(ask) from error
             except STORE_ERRORS as error:
                 problem = brief(error)
-                if is_refusal(error):
+                if _is_refusal(error):
                     # Neither the error nor its cause: both may hold parts of the credentials.
                     raise InputError(refusal(self.name(ask.key), problem, "read")) from None
                 continue
@@ -185,13 +195,7 @@ class Objects:
         return True
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write an object; what may pass by itself is tried again with growing pauses.
-
-        Raises
-        ------
-        InputError
-            Where the store refuses, or does not answer in the end.
-        """
+        """Write an object; tried again as in `get`, and `InputError` as there."""
         problem = ""
         for attempt in range(_ATTEMPTS):
             _pause(attempt)
@@ -200,7 +204,7 @@ class Objects:
                 return
             except STORE_ERRORS as error:
                 problem = brief(error)
-                if is_refusal(error):
+                if _is_refusal(error):
                     raise InputError(refusal(self.name(key), problem, "written")) from None
         raise InputError(
             f"{self.name(key)} could not be written in {_ATTEMPTS} attempts ({problem}); check the store and the "
@@ -220,7 +224,10 @@ class Objects:
     def names(self, folder: str = "") -> list[str]:
         """List the objects in a folder and below."""
         with self._refusals("listed"):
-            return [str(entry["path"]) for batch in obstore.list(self.store, folder or None) for entry in batch]
+            return [str(entry["path"]) for entry in self._entries(folder)]
+
+    def _entries(self, folder: str) -> list[Any]:
+        return [entry for batch in obstore.list(self.store, folder or None) for entry in batch]
 
     def listing(self, prefix: str) -> list[tuple[str, int, str]] | None:
         """List name, size and version of all objects below a prefix, sorted; a file's version is when it was changed.
@@ -231,9 +238,9 @@ class Objects:
             return None
         stamp = "last_modified" if self._folder is not None else "e_tag"
         try:
-            entries: list[Any] = [entry for batch in obstore.list(self.store, prefix or None) for entry in batch]
+            entries = self._entries(prefix)
         except STORE_ERRORS as error:
-            if is_refusal(error):
+            if _is_refusal(error):
                 return None
             raise InputError(refusal(self.uri, brief(error), "listed")) from None
         return sorted((str(entry["path"]), int(entry["size"]), str(entry[stamp])) for entry in entries)
@@ -251,25 +258,14 @@ class Objects:
             raise InputError(refusal(self.uri, brief(error), done)) from None
 
 
-def open_objects(uri: str | Path) -> Objects:
-    """Open a folder, or a prefix of a cloud store.
-
-    Parameters
-    ----------
-    uri
-        Folder, or ``s3://bucket/prefix``, ``gs://``, ``az://container/prefix``, ``https://``.
-
-    Raises
-    ------
-    InputError
-        Where the scheme is not one of these, or there is no such folder.
-    """
-    return Objects(str(uri))
-
-
 def is_remote(uri: str | Path) -> bool:
     """Whether this is a URI and not a path of this machine."""
     return "://" in str(uri)
+
+
+def _shown(uri: str) -> str:
+    """Leave out of a URI what may be a password or a signature."""
+    return re.sub(r"//[^/@]*@", "//", uri).partition("?")[0]
 
 
 def _pause(attempt: int) -> None:
@@ -279,7 +275,7 @@ def _pause(attempt: int) -> None:
 
 
 def _read_file(path: str, ask: Ask) -> Got:
-    """Read bytes of a file by the operating system, in a third of the time that a store's request takes."""
+    """Read a file by the operating system, in a third of the time of a store's request."""
     with open(path, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
         start = max(0, status.st_size - ask.suffix) if ask.suffix is not None else ask.start or 0
@@ -304,10 +300,9 @@ def _connect(uri: str) -> Any:
     try:
         return from_url(uri, client_options=client, retry_config=_RETRY, **given)  # type: ignore[call-overload]
     except (BaseError, ValueError) as error:
-        shown = re.sub(r"//[^/@]*@", "//", uri).partition("?")[0]
-        raise InputError(f"{shown} cannot be opened ({brief(error)}); write {scheme}://BUCKET/PREFIX") from None
+        raise InputError(f"{_shown(uri)} cannot be opened ({brief(error)}); write {scheme}://BUCKET/PREFIX") from None
 
 
-def is_refusal(error: BaseException) -> bool:
+def _is_refusal(error: BaseException) -> bool:
     """Whether the store refuses these credentials, so that asking again is idle."""
     return isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError) or says_refused(error)

@@ -19,8 +19,8 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import ObjectStore, WrapperStore
 
 from datasets.errors import InputError
-from datasets.journal import FolderNotes, Journal, locked
-from datasets.objects import Ask, Objects, open_objects
+from datasets.journal import Journal, Notes, locked
+from datasets.objects import Ask, Objects
 
 ROOT = "zarr.json"
 BEGUN = "telegrapher-writing"  # below this lies what says that the store was begun, and how far it is
@@ -28,7 +28,7 @@ _OWNER = f"{BEGUN}/owner.json"
 
 
 class RootLast(WrapperStore[Store]):
-    """A store that keeps its root's metadata aside until `finish`, and writes as `Objects.put` does."""
+    """A store that keeps its root aside until `finish`, and writes by `Objects.put`."""
 
     def __init__(self, store: Store, objects: Objects, root: Buffer | None = None) -> None:
         super().__init__(store)
@@ -69,7 +69,7 @@ class RootLast(WrapperStore[Store]):
         return RootLast(store, self._objects, self._root)
 
     async def delete_dir(self, prefix: str) -> None:
-        """Delete what is below a prefix; there is nothing yet below the root but what says that this was begun."""
+        """Delete what is below a prefix; below the root is nothing yet but what says that this was begun."""
         if prefix.strip("/"):
             await super().delete_dir(prefix)
 
@@ -79,28 +79,29 @@ class RootLast(WrapperStore[Store]):
         self._objects.put(ROOT, self._root.to_bytes())
 
 
-class _StoredNotes:
-    """Notes of a journal as objects of the unfinished store; see `datasets.journal.Notes`.
+class _StoredNotes(Notes):
+    """Notes of a journal as objects of the unfinished store.
 
-    Before each note it is made sure that no other machine has taken the store over. What this process wrote is read
-    from a copy on this machine.
+    None is written once another machine has taken the store over. What this process wrote is read from a copy on this
+    machine.
     """
 
-    def __init__(self, objects: Objects, owner: bytes, copies: FolderNotes) -> None:
-        self._objects, self._owner, self._copies = objects, owner, copies
+    def __init__(self, objects: Objects, owner: bytes, copies: Path) -> None:
+        super().__init__(copies)
+        self._objects, self._owner = objects, owner
         self._known = {name.removeprefix(f"{BEGUN}/") for name in objects.names(BEGUN)}
 
     def put(self, name: str, data: bytes) -> None:
         """Write a note."""
         self.refuse_other_owner()
         self._objects.put(f"{BEGUN}/{name}", data)
-        self._copies.put(name, data)
+        super().put(name, data)
         self._known.add(name)
 
     def get(self, name: str) -> bytes:
         """Read a note."""
-        if name in self._copies:
-            return self._copies.get(name)
+        if super().__contains__(name):
+            return super().get(name)
         return bytes(self._objects.get(Ask(f"{BEGUN}/{name}")).data)
 
     def __contains__(self, name: str) -> bool:
@@ -117,7 +118,7 @@ class _StoredNotes:
 
 def refuse_existing_upload(uri: str, overwrite: bool) -> None:
     """Raise `InputError` where there is something at `uri` that is not to be replaced; see `open_upload`."""
-    objects = open_objects(uri)
+    objects = Objects(uri)
     if objects.exists(ROOT):
         if not overwrite:
             raise InputError(f"{objects.uri} exists already; choose another place, or pass --overwrite to replace it")
@@ -137,7 +138,7 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
     uri
         The place.
     key
-        What is being written, as a hash; where an earlier process wrote the same, its journal goes on. None never does.
+        Hash of what is being written; where an earlier process wrote the same, its journal goes on. None never does.
     overwrite
         Whether a finished store is replaced.
 
@@ -149,10 +150,9 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
     Raises
     ------
     InputError
-        Where there is something that is not to be replaced, the store refuses or does not answer, or another process
-        writes there.
+        Where something is not to be replaced, the store refuses or does not answer, or another process writes there.
     """
-    objects = open_objects(uri)
+    objects = Objects(uri)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "telegrapher" / hashlib.sha256(uri.encode()).hexdigest()[:32]
     with locked(folder, uri):
@@ -171,7 +171,7 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
                 objects,
                 None if root is None else default_buffer_prototype().buffer.from_bytes(root),
             )
-            notes = _StoredNotes(objects, owner, FolderNotes(folder))
+            notes = _StoredNotes(objects, owner, folder)
             yield store, Journal(notes, resumes=key is not None, goes_on=goes_on)
             notes.refuse_other_owner()
             store.finish()
