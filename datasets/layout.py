@@ -1,7 +1,6 @@
 """How arrays are cut into chunks and shards, and what reading blocks from them costs: pure planning.
 
-A chunk is the least that is read, a shard is one object of the store. Both are planned from the size of the blocks
-that training will read, where that is known.
+A chunk is the least that is read, a shard one object of the store.
 """
 
 import math
@@ -29,23 +28,21 @@ def plan_chunks(
 
     Parameters
     ----------
-    sizes
-        Cells along each dimension.
-    itemsize
-        Bytes of one cell.
+    sizes, itemsize
+        Cells along each dimension, and bytes of one.
     preferred
-        Edges of chunks that the user asks for along some of the dimensions.
+        Edges of chunks that the user asks for along some dimensions.
     block
-        Edges of the blocks that will be read, along some of the dimensions; all of the others are read whole.
+        Edges of the blocks that will be read, along some dimensions; the others are read whole.
     shard_bytes
         Largest shard; none means 64 MiB.
     within
-        Whether shards that are smaller than a block divide it, for arrays that are written block by block.
+        Whether shards smaller than a block divide it, for arrays that are written block by block.
 
     Returns
     -------
     chunks, shards
-        Edges in cells; shards are none for an array that fits into one shard, otherwise multiples of the chunks.
+        Edges in cells, in the order of `sizes`; shards are multiples of chunks, and none where one would hold it all.
     """
     limit = SHARD_BYTES if shard_bytes is None else shard_bytes
     fixed = {str(dim): min(edge, sizes[dim]) for dim, edge in (preferred or {}).items() if dim in sizes}
@@ -86,11 +83,8 @@ def _next_shard(shard: int, chunk: int, block: int, within: bool) -> int:
 
 def _finer(edge: int, exact: bool) -> int:
     """Halve an edge; one that must divide its block is cut by its smallest factor, where that is small."""
-    if exact:
-        factor = next((factor for factor in (2, 3, 5, 7) if edge % factor == 0), None)
-        if factor is not None:
-            return edge // factor
-    return -(-edge // 2)
+    factors = (factor for factor in (2, 3, 5, 7) if exact and edge % factor == 0)
+    return -(-edge // next(factors, 2))
 
 
 def pieces(sizes: Mapping[Hashable, int], shards: Mapping[Hashable, int] | None) -> dict[Hashable, int]:
@@ -104,23 +98,15 @@ class ReadCost:
 
     Attributes
     ----------
-    blocks
-        Number of blocks.
     used, fetched
         Cells that the blocks hold, and cells of the chunks that they touch; a chunk counts once for every block.
     objects
         Mean number of shards that a block touches, or of chunks where there are no shards.
     """
 
-    blocks: int
     used: int
     fetched: int
     objects: float
-
-    @property
-    def amplification(self) -> float:
-        """Cells fetched for each cell used."""
-        return self.fetched / max(self.used, 1)
 
 
 def read_cost(
@@ -133,8 +119,7 @@ def read_cost(
     blocks
         Slices along every dimension.
     sizes, chunks, shards
-        Cells of the array, of a chunk and of a shard along every dimension; a chunk is its own shard where there is
-        none.
+        Cells of the array, a chunk and a shard along every dimension; a chunk is its own shard where there is none.
     """
     used = fetched = objects = 0
     for block in blocks:
@@ -143,7 +128,7 @@ def read_cost(
         objects += math.prod(
             -(-cut.stop // edge) - cut.start // edge for cut, edge in zip(block, shards or chunks, strict=True)
         )
-    return ReadCost(len(blocks), used, fetched, objects / max(len(blocks), 1))
+    return ReadCost(used, fetched, objects / max(len(blocks), 1))
 
 
 def _covered(cut: slice, size: int, edge: int) -> int:

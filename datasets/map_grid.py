@@ -1,6 +1,6 @@
 """Where the cells of a volume lie on the map: an affine grid, turned or not, and its coordinate system.
 
-Shapes: R rows and C columns are the two dimensions of the map, in the order in which the data have them.
+R rows and C columns are the two dimensions of the map, in the order of the data.
 """
 
 from dataclasses import dataclass
@@ -24,16 +24,14 @@ class MapGrid:
 
     Attributes
     ----------
-    dims
-        Names of the row and the column dimension.
-    shape
-        Rows and columns.
+    dims, shape
+        Names and sizes of the row and the column dimension.
     origin
         x and y of the centre of the first cell.
     steps
         [[x, y] from a row to the next, [x, y] from a column to the next].
     crs
-        Coordinate system, or None where the volume has none.
+        Coordinate system, if the volume has one.
     """
 
     dims: tuple[str, str]
@@ -91,7 +89,7 @@ class MapGrid:
         return cls((dims[0], dims[1]), shape, fit[0], fit[1:], CRS.from_wkt(wkt) if wkt else None)
 
     def cells(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """From map coordinates to row and column, as real numbers; whole at the centres of cells."""
+        """Row and column of map coordinates, as real numbers; whole at the centres of cells."""
         position = np.linalg.solve(self.steps.T, np.stack([x, y]) - self.origin[:, None])
         return position[0], position[1]
 
@@ -101,12 +99,12 @@ class MapGrid:
         return x, y
 
     def transform(self) -> Affine:
-        """From columns and rows, counted from the outer corner of the first cell as rasterio does, to x and y."""
+        """From columns and rows, counted from the outer corner of the first cell as in rasterio, to x and y."""
         (x0, y0), (row_x, row_y), (column_x, column_y) = self.origin, *self.steps
         return Affine(column_x, row_x, x0 - (row_x + column_x) / 2, column_y, row_y, y0 - (row_y + column_y) / 2)
 
     def same_system(self, other: "MapGrid") -> bool:
-        """Whether both have one coordinate system, or neither has any."""
+        """Whether both have the same coordinate system, or none."""
         if self.crs is None or other.crs is None:
             return self.crs is other.crs
         return bool(self.crs.equals(other.crs, ignore_axis_order=True))
@@ -116,9 +114,8 @@ class MapGrid:
         if self.shape != other.shape:
             return False
         last = np.array(self.shape) - 1.0
-        rows, columns = last[0] * np.array([0, 0, 1, 1]), last[1] * np.array([0, 1, 0, 1])
-        own = np.stack([rows, columns])
-        return bool((np.abs(np.stack(self.cells(*other.positions(rows, columns))) - own) <= _ALIKE).all())
+        corners = last[:, None] * [[0, 0, 1, 1], [0, 1, 0, 1]]
+        return bool((np.abs(self.cells(*other.positions(*corners)) - corners) <= _ALIKE).all())
 
     def bounds(self) -> str:
         """Say where the cells are, for a message."""
@@ -132,13 +129,7 @@ def crs_name(crs: CRS | None) -> str:
 
 
 def parse_crs(text: str, option: str) -> CRS:
-    """Understand a coordinate system.
-
-    Raises
-    ------
-    InputError
-        Where pyproj does not.
-    """
+    """Understand a coordinate system; `InputError` that names the option where pyproj does not."""
     try:
         return CRS.from_user_input(text)
     except CRSError as error:

@@ -156,7 +156,7 @@ class Gathered:
                 cells[at] += arrays["column_cells"]
                 seen[at] = True
             own = from_arrays(arrays)
-            return own if whole is None else merge([whole, own])
+            return own if whole is None else merge(whole, own)
 
         whole = reduce(add, pieces, None)
         if whole is None:

@@ -1,4 +1,4 @@
-"""How one Zarr v3 array lies in its store, read from its metadata document: shapes, types, names of objects, codecs."""
+"""How a Zarr v3 array lies in its store, read from its metadata."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,16 +24,14 @@ class ArrayLayout:
         Value of the cells of chunks that are not stored.
     shard, chunk
         Cells of a stored object and of the pieces it is decoded in [D]; equal without sharding.
-    codecs
-        Codecs of a chunk, as the metadata list them.
-    index_codecs
-        Codecs of a shard's index; none without sharding.
+    codecs, index_codecs
+        Of a chunk and of a shard's index, as the metadata list them; no index without sharding.
     index_first
         Whether the index is at the start of the shard, not at its end.
     prefix, separator
         Parts of an object's name: ``c`` and ``/`` make ``c/0/1/2``.
     dims
-        Names of the dimensions; empty where there are none.
+        Names of the dimensions, if they have any.
     attrs
         The array's attributes.
     """
@@ -78,10 +76,8 @@ def parse_layout(document: Mapping[str, Any], where: str) -> ArrayLayout:
 
     Parameters
     ----------
-    document
-        The parsed file.
-    where
-        The array as errors name it.
+    document, where
+        The parsed file, and the array as errors name it.
 
     Raises
     ------

@@ -3,7 +3,7 @@
 Whatever the rule, cells of two parts are always more than `buffer` cells apart (Chebyshev distance: the larger of
 the distances along the axes).
 
-K classes, B blocks, W wells, M cells along the dimensions of the map.
+K classes, B blocks, W wells, M cells along the dimensions of the map; P the three parts.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
     Parameters
     ----------
     counts_KM
-        Labelled cells of each class in each column of the map.
+        Labelled cells of each class in each column.
     config
         Block size, fractions, buffer and seed.
 
@@ -57,7 +57,7 @@ def deal(counts_KB: np.ndarray, fractions: Sequence[float], rng: np.random.Gener
     fractions
         Shares of training, validation and test.
     rng
-        Decides the order of a class's blocks, and between equals.
+        Orders a class's blocks, and decides between equals.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndar
     Parameters
     ----------
     counts_KM
-        Labelled cells of each class in each column of the map.
+        Labelled cells of each class in each column.
     testable_M
         Columns whose true classes are known.
     wells_WM
@@ -132,7 +132,7 @@ def split_points(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
     Parameters
     ----------
     counts_KM
-        Labelled cells of each class in each column of the map.
+        Labelled cells of each class in each column.
     config
         Points a class, buffer and seed. A class with fewer columns gives training what it has.
 
@@ -153,24 +153,10 @@ def split_points(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
 
 
 def keep_apart(parts_M: np.ndarray, counts_KM: np.ndarray, buffer: int) -> np.ndarray:
-    """Take cells away until those of different parts are more than `buffer` cells apart.
+    """Take cells away until those of different parts are more than `buffer` cells apart: uint8 [*M].
 
     The larger part gives way to the smaller. Only where training would lose a class altogether does it keep that
     class's cells, and the others give way.
-
-    Parameters
-    ----------
-    parts_M
-        Part of each cell of the map.
-    counts_KM
-        Labelled cells of each class in each column of the map.
-    buffer
-        Chebyshev distance, in cells, that no two cells of different parts may share or fall below.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*M].
     """
     kept_M = np.zeros(parts_M.shape, np.uint8)
     for part in sorted((TRAIN, VALIDATION, TEST), key=lambda code: int((parts_M == code).sum())):

@@ -15,12 +15,10 @@ class Progress:
     ----------
     label
         What is done, in a word or two.
-    total
-        Bytes of the whole work.
+    total, done
+        Bytes of the whole work, and what an earlier process has done of them.
     speak
         Whether anything is printed.
-    done
-        Bytes that an earlier process has done.
     """
 
     def __init__(self, label: str, total: int, *, speak: bool = True, done: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Where the chunks of each shard lie: the indices that Zarr v3 stores in the shards, read once and kept."""
+"""Where the chunks of each shard lie: the indices that Zarr v3 stores in them, read once and kept."""
 
 import threading
 from collections import OrderedDict
@@ -16,14 +16,14 @@ _KEPT = 4096  # shards; an index takes 16 bytes a chunk
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Bytes of the chunks of one shard.
+    """Where the chunks of one shard lie.
 
     Attributes
     ----------
     ranges
         Chunk -> first byte and the byte after the last; none for a chunk that is not stored.
     etag
-        Version of the object that this is the index of.
+        Version of the shard.
     """
 
     ranges: list[tuple[int, int] | None]
@@ -31,7 +31,7 @@ class ShardIndex:
 
 
 class IndexCache:
-    """The indices of the shards of one array; the ones used last are kept. Safe from several threads."""
+    """Indices of the shards of one array, of which the last used are kept; safe from several threads."""
 
     def __init__(self, layout: ArrayLayout) -> None:
         self._layout = layout
@@ -57,7 +57,7 @@ class IndexCache:
         return Ask(key, 0, size) if self._layout.index_first else Ask(key, suffix=size)
 
     def keep(self, key: str, got: Got) -> ShardIndex:
-        """Read the index from the bytes asked for, or from those of the whole shard, and keep it.
+        """Read the index from the bytes asked for, or those of the whole shard, and keep it.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Which stored bytes a region of a chunked or sharded array needs: pure planning, no I/O.
+"""Which stored bytes a region of a chunked or sharded array needs: pure planning.
 
 A *shard* is one stored object, a *chunk* the smallest piece that can be decoded; without sharding they are the same.
 D dimensions.
@@ -20,10 +20,8 @@ class Piece:
     ----------
     index
         Position of the chunk within its shard, last dimension fastest.
-    chunk
-        Cells within the chunk.
-    out
-        The same cells within the region.
+    chunk, out
+        Cells within the chunk, and the same within the region.
     """
 
     index: int
@@ -38,15 +36,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """What a region takes from one shard.
-
-    Attributes
-    ----------
-    shard
-        Position of the shard in the array's grid of shards.
-    pieces
-        What it takes from each chunk, in the order of their indices.
-    """
+    """What a region takes from the chunks of the shard at a position of the array's grid, in the order of indices."""
 
     shard: tuple[int, ...]
     pieces: list[Piece]
@@ -61,9 +51,7 @@ class Span:
     members: list[int]
 
 
-def plan_region(
-    region: Cells, shape: Sequence[int], shard: Sequence[int], chunk: Sequence[int] | None = None
-) -> list[ShardPlan]:
+def plan_region(region: Cells, shape: Sequence[int], shard: Sequence[int], chunk: Sequence[int]) -> list[ShardPlan]:
     """Find the chunks that a region needs, shard by shard.
 
     Parameters
@@ -75,7 +63,7 @@ def plan_region(
     shard
         Cells of a shard [D]; the last ones may reach beyond the array.
     chunk
-        Cells of a chunk [D], dividing the shard; none means one chunk a shard.
+        Cells of a chunk [D], dividing the shard.
 
     Returns
     -------
@@ -87,7 +75,6 @@ def plan_region(
     ValueError
         Where chunks do not divide shards, or a slice has a step.
     """
-    chunk = shard if chunk is None else chunk
     if any(outer % inner for outer, inner in zip(shard, chunk, strict=True)):
         raise ValueError(f"chunks {tuple(chunk)} do not divide shards {tuple(shard)}")
     counts = [outer // inner for outer, inner in zip(shard, chunk, strict=True)]
@@ -142,9 +129,9 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
     gap
         Largest gap that is ever closed, in bytes.
     slack
-        Bytes in gaps that may be fetched, as a share of the bytes wanted.
+        Bytes in gaps that may be fetched, as a share of those wanted.
     most
-        Bytes above which a request is not made larger, so that large reads travel over several connections.
+        Bytes above which no request grows, so that large reads travel over several connections.
 
     Returns
     -------

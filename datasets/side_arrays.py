@@ -18,10 +18,8 @@ def load_array(source: str, key: str, option: str) -> np.ndarray:
 
     Parameters
     ----------
-    source
-        Its file.
-    key
-        Its name there, in a format that has names.
+    source, key
+        Its file, and its name there, in a format that has names.
     option
         Setting that names the file, for the error messages.
 
@@ -35,7 +33,6 @@ def load_array(source: str, key: str, option: str) -> np.ndarray:
 
 
 def _array(source: str, key: str, option: str) -> np.ndarray | LazyArray:
-    """Load an array from a file beside the data, or from the data's own file."""
     path = existing(source, option)
     suffix = path.suffix.lower()
     if suffix == ".mat":
@@ -78,7 +75,7 @@ def read_mask(data: xr.DataArray, config: ConvertConfig) -> xr.Variable:
 
 def add_raster_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
     """Add the labels of `config.labels` and `config.labels_key`, where they are an array; errors as there."""
-    labels = _raw_labels(ds, config, [str(dim) for dim in ds["data"].dims])
+    labels = _raw_labels(ds, config)
     if labels is None:
         return ds
     where = config.labels or config.source
@@ -89,15 +86,15 @@ def add_raster_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
     return ds.assign(labels=(labels.dims, codes, attrs))
 
 
-def _raw_labels(ds: xr.Dataset, config: ConvertConfig, data_dims: list[str]) -> xr.Variable | None:
-    """Take the labels as the source has them, from their own file or key, or from what the reader brought."""
+def _raw_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Variable | None:
+    """Take the labels as the source has them: from their own file or key, or from the reader."""
     if is_placed(config):
         return None
     if not (config.labels or config.labels_key):
         return ds["labels"].variable if "labels" in ds else None
     where = config.labels or config.source
     array = _array(where, config.labels_key, "labels")
-    dims = config.label_dims or data_dims
+    dims = config.label_dims or [str(dim) for dim in ds["data"].dims]
     if config.labels_dominant is not None:
         dims = ["class", *dims]
     if not config.label_dims and len(array.shape) < len(dims) and not config.label_shape:
@@ -106,7 +103,7 @@ def _raw_labels(ds: xr.Dataset, config: ConvertConfig, data_dims: list[str]) -> 
 
 
 def refuse_misfit(array: xr.Variable, data: xr.Variable, what: str) -> None:
-    """Raise `InputError` where an array is not as long as the data along the dimensions that it has."""
+    """Raise `InputError` where an array is not as long as the data along its dimensions."""
     strange = [str(dim) for dim in array.dims if array.sizes[dim] != data.sizes.get(dim)]
     if strange:
         raise InputError(

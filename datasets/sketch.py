@@ -1,13 +1,13 @@
 """A mergeable summary of values: moments, extremes, and a histogram fine enough to take percentiles from.
 
-Sketches of the parts of an array, merged in any order, count the same cells into the same bins. Whole numbers of 8 and
-16 bits are counted exactly. Other values are counted by the leading 16 bits of their distance from a centre as a
-float32 (sign, exponent, 7 bits of the mantissa): a percentile is wrong by at most 0.4% of its distance from the centre.
+Sketches of parts of an array, merged in any order, count the same cells into the same bins. Whole numbers of 8 and 16
+bits are counted exactly, other values by the leading 16 bits of their distance from a centre as a float32 (sign,
+exponent, 7 bits of the mantissa): a percentile is wrong by at most 0.4% of its distance from the centre.
 
 E entries (such as bands) that are measured each by itself, P cells of an entry.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,12 +71,12 @@ def sketch(values_EP: Sequence[np.ndarray], keep_EP: Sequence[np.ndarray] | None
     for entry, values in enumerate(values_EP):
         keep = None if keep_EP is None else keep_EP[entry]
         parts.append(_one(values, keep, float(centre_E[entry])))
-    columns = [np.array([part[field] for part in parts]) for field in range(7)]
-    occupied = [np.flatnonzero(part[7]) for part in parts]
+    *moments, cells = zip(*parts, strict=True)
+    occupied = [np.flatnonzero(bins) for bins in cells]
     keys = np.concatenate([bins + entry * _BINS for entry, bins in enumerate(occupied)])
-    counts = np.concatenate([part[7][bins] for part, bins in zip(parts, occupied, strict=True)])
-    count, mean, squares, low, high, at_low, at_high = columns
-    return Sketch(count, mean, squares, low, high, at_low, at_high, keys.astype(np.int64), counts.astype(np.int64))
+    counts = np.concatenate([own[bins] for own, bins in zip(cells, occupied, strict=True)])
+    count, mean, squares, low, high, at_low, at_high = map(np.array, moments)
+    return Sketch(count, mean, squares, low, high, at_low, at_high, keys, counts)
 
 
 def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
@@ -101,36 +101,30 @@ def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
             squares += np.dot(spread, spread) + step * step * (count * part.size / total)
             mean += step * part.size / total
         count = total
-        least, most = float(part.min()), float(part.max())
-        low, at_low = _extreme(low, at_low, least, int((part == part.min()).sum()), least < low)
-        high, at_high = _extreme(high, at_high, most, int((part == part.max()).sum()), most > high)
+        least, most = part.min(), part.max()
+        low, at_low = _extreme(min, low, at_low, float(least), int((part == least).sum()))
+        high, at_high = _extreme(max, high, at_high, float(most), int((part == most).sum()))
         key = part.astype(np.int64) - np.iinfo(part.dtype).min if exact else _float_bins(wide - centre)
         bins += np.bincount(key, minlength=_BINS)
     return count, mean, squares, low, high, at_low, at_high, bins
 
 
-def _extreme(value: float, cells: int, other: float, other_cells: int, replaces: bool) -> tuple[float, int]:
-    if replaces:
-        return other, other_cells
-    return value, cells + (other_cells if other == value else 0)
+def _extreme(
+    choose: Callable[[float, float], float], value: float, cells: int, other: float, other_cells: int
+) -> tuple[float, int]:
+    best = choose(value, other)
+    return best, cells * (value == best) + other_cells * (other == best)
 
 
 def _float_bins(distance: np.ndarray) -> np.ndarray:
-    """Turn distances into bins, larger ones into larger: the leading bits, those of negatives turned over."""
+    """Turn distances into bins in the same order: the leading bits, those of negatives turned over."""
     limit = np.finfo(np.float32).max
     bits = np.clip(distance, -limit, limit).astype(np.float32).view(np.uint32)
     return (np.where(bits >> 31, ~bits, bits | np.uint32(2**31)) >> np.uint32(16)).astype(np.int64)
 
 
-def merge(sketches: Sequence[Sketch]) -> Sketch:
-    """Summarise the cells of all sketches together, entry by entry."""
-    first, *others = sketches
-    for other in others:
-        first = _pair(first, other)
-    return first
-
-
-def _pair(a: Sketch, b: Sketch) -> Sketch:
+def merge(a: Sketch, b: Sketch) -> Sketch:
+    """Summarise the cells of two sketches together, entry by entry."""
     count = a.count + b.count
     whole = np.maximum(count, 1)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -150,14 +144,10 @@ def distribution(whole: Sketch, entry: int, dtype: np.dtype, centre: float) -> t
 
     Parameters
     ----------
-    whole
-        The sketch.
-    entry
-        Which entry.
-    dtype
-        Type of the values that were summarised.
-    centre
-        The centre that they were summarised around.
+    whole, entry
+        The sketch, and which of its entries.
+    dtype, centre
+        Type and centre of the values that were summarised.
 
     Returns
     -------
@@ -166,7 +156,7 @@ def distribution(whole: Sketch, entry: int, dtype: np.dtype, centre: float) -> t
     """
     own = slice(*np.searchsorted(whole.keys, [entry * _BINS, (entry + 1) * _BINS]))
     bins, counts = whole.keys[own] % _BINS, whole.counts[own]
-    if is_exact(np.dtype(dtype)):
+    if is_exact(dtype):
         return (bins + np.iinfo(dtype).min).astype(np.float64), counts
     middle = (bins.astype(np.uint32) << np.uint32(16)) + np.uint32(2**15)
     bits = np.where(middle >> 31, middle & np.uint32(2**31 - 1), ~middle)
@@ -185,7 +175,7 @@ def percentiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float])
 
 def to_arrays(whole: Sketch) -> dict[str, np.ndarray]:
     """Take a sketch apart for `numpy.savez`."""
-    return {name: getattr(whole, name) for name in Sketch.__dataclass_fields__}
+    return dict(vars(whole))
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> Sketch:

@@ -3,7 +3,7 @@
 import errno
 import json
 import shutil
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -184,8 +184,9 @@ def write_volume(
         _refusals(place),
         open_journal(place, key, begun=_aside(place).is_dir()) as journal,
         _spoken(journal, speak),
+        open_aside(place, journal) as aside,
     ):
-        write_aside(place, partial(write, journal=journal), goes_on=journal.goes_on, keep=journal.keep)
+        write(aside, journal=journal)
     return path
 
 
@@ -224,10 +225,9 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
         raise InputError(f"{path} is a folder of other things, which --overwrite leaves alone; choose another place")
 
 
-def write_aside(
-    path: Path, write: Callable[[Path], None], *, goes_on: bool = False, keep: Callable[[], bool] = lambda: False
-) -> None:
-    """Let `write` fill a hidden neighbour of `path`, then put it in the place of `path`.
+@contextmanager
+def open_aside(path: Path, journal: Journal | None = None) -> Iterator[Path]:
+    """Give a hidden neighbour of `path` to fill, then put it in the place of `path`.
 
     Whatever stops it, a full disk and Ctrl-C included, `path` is as it was, and the neighbour is removed.
 
@@ -235,12 +235,8 @@ def write_aside(
     ----------
     path
         The place.
-    write
-        Fills the folder that it is given.
-    goes_on
-        Whether a neighbour that was left is filled further.
-    keep
-        Asked when an interruption, or what is nobody's mistake, stops it: whether the neighbour is left.
+    journal
+        With it, what an interruption, or what is nobody's mistake, stopped may be left and filled further.
 
     Raises
     ------
@@ -252,9 +248,9 @@ def write_aside(
     try:
         with _refusals(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not goes_on:
+            if journal is None or not journal.goes_on:
                 shutil.rmtree(aside, ignore_errors=True)
-            write(aside)
+            yield aside
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 path.rename(old)
@@ -263,7 +259,7 @@ def write_aside(
     except InputError:
         raise
     except BaseException:
-        kept = keep()
+        kept = journal is not None and journal.keep()
         raise
     finally:
         if not kept:

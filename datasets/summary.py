@@ -1,4 +1,4 @@
-"""The statistics that are stored beside a volume, as a small labelled dataset with a version.
+"""The statistics that are stored beside a volume: a small labelled dataset with a version.
 
 Q percentiles, B bins of the histogram.
 """
@@ -27,9 +27,9 @@ def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
     xarray.Dataset
         Over the entries' dimensions: ``count``, ``mean``, ``deviation``, ``minimum``, ``maximum``, the cells of exactly
         these (``at_minimum``, ``at_maximum``) and the mean cells of the occupied bins beside them; with ``percentile``
-        the values at `SHARES`; with ``bin`` the ``histogram`` between its ``edges``, of which the outermost two bins
-        reach to the smallest and the largest value. ``dead`` marks columns of the map that never change. The
-        attribute ``overall`` holds the same of all entries together.
+        the values at `SHARES`; with ``bin`` the ``histogram`` between its ``edges``, whose outermost bins reach to the
+        smallest and the largest value. ``dead`` marks columns of the map that never change. The attribute ``overall``
+        holds the same of all entries together.
     """
     whole, dtype = gathered.sketch, plan.dtype
     dists = [distribution(whole, entry, dtype, float(plan.centre[entry])) for entry in range(plan.count)]
@@ -42,13 +42,12 @@ def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
         "maximum": np.where(whole.count > 0, whole.high, np.nan),
         "at_minimum": whole.at_low,
         "at_maximum": whole.at_high,
-        "beside_minimum": np.array([_beside(counts, 1) for _, counts in dists]),
-        "beside_maximum": np.array([_beside(counts[::-1], 1) for _, counts in dists]),
+        "beside_minimum": np.array([_beside(counts) for _, counts in dists]),
+        "beside_maximum": np.array([_beside(counts[::-1]) for _, counts in dists]),
         "percentiles": np.array([percentiles(*dist, SHARES) for dist in dists]),
     }
     binned = [_histogram(*dist) for dist in dists]
-    arrays["histogram"] = np.array([counts for counts, _ in binned])
-    arrays["edges"] = np.array([edges for _, edges in binned])
+    arrays["histogram"], arrays["edges"] = (np.array(part) for part in zip(*binned, strict=True))
     extra = {"percentiles": ["percentile"], "histogram": ["bin"], "edges": ["edge"]}
     variables: dict[Hashable, tuple] = {
         name: ([*plan.entries, *extra.get(name, [])], array.reshape((*shape, *array.shape[1:])))
@@ -65,13 +64,13 @@ def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
     return xr.Dataset(variables, {"percentile": list(SHARES)}, attrs)
 
 
-def _beside(counts: np.ndarray, start: int) -> float:
-    near = counts[start : start + _BESIDE]
+def _beside(counts: np.ndarray) -> float:
+    near = counts[1 : 1 + _BESIDE]
     return float(near.mean()) if near.size else 0.0
 
 
 def _histogram(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Equal bins between the percentiles 0.1 and 99.9; the first and the last reach on to the ends."""
+    """Equal bins between the percentiles 0.1 and 99.9; the outermost reach on to the ends."""
     if not counts.size:
         return np.zeros(BINS, np.int64), np.full(BINS + 1, np.nan)
     low, high = percentiles(values, counts, (0.1, 99.9))
@@ -82,7 +81,7 @@ def _histogram(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _overall(gathered: Gathered, dists: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, object]:
-    """Moments, percentiles and histogram of all entries together; nothing but the count where there is no data."""
+    """Summarise all entries together; nothing but the count where there is no data."""
     whole = gathered.sketch
     count = int(whole.count.sum())
     if not count:
