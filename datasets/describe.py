@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,10 @@ class Description:
 
     Attributes
     ----------
-    path
-        Where it is.
     sizes
         Dimension -> cells.
     coordinates
         Coordinate -> its range and units, in words.
-    dtype
-        Stored type of the data.
     chunks, shards
         Edges in cells, in the order of `sizes`; shards are empty where there are none.
     valid_share
@@ -52,16 +48,10 @@ class Description:
         Percentile -> value, of the cells with data.
     histogram
         Cells in equal bins between the percentiles 0.1 and 99.9, what lies beyond in the outermost two.
-    name, units
-        Of the data.
-    labels, truth
-        Label counts, where the volume has them.
-    wells
-        Number of wells.
+    labels, truth, wells
+        Label counts, where the volume has them, and the number of wells.
     crs
         Name of the coordinate reference system; empty where there is none.
-    attrs
-        Title, source, SHA-256, licence, time of creation and program.
     entries
         Percentiles and share of no data of each entry, such as a band, where there are a few.
     block
@@ -79,17 +69,17 @@ class Description:
     maximum: float
     mean: float
     deviation: float
-    percentiles: dict[str, float] = field(default_factory=dict)
-    histogram: list[int] = field(default_factory=list)
-    name: str = ""
-    units: str = ""
-    labels: LabelCounts | None = None
-    truth: LabelCounts | None = None
-    wells: int = 0
-    crs: str = ""
-    attrs: dict[str, str] = field(default_factory=dict)
-    entries: dict[str, str] = field(default_factory=dict)
-    block: str = ""
+    percentiles: dict[str, float]
+    histogram: list[int]
+    name: str
+    units: str
+    labels: LabelCounts | None
+    truth: LabelCounts | None
+    wells: int
+    crs: str
+    attrs: dict[str, str]
+    entries: dict[str, str]
+    block: str
 
     def __str__(self) -> str:
         cells = math.prod(self.sizes.values())
@@ -177,7 +167,7 @@ def _percentiles(summary: xr.Dataset, whole: dict[str, Any]) -> dict[str, float]
 
 
 def _entries(ds: xr.Dataset, summary: xr.Dataset) -> dict[str, str]:
-    """Say of each entry what of all entries together means nothing where they are unlike quantities."""
+    """Say of each entry what means nothing of all together where they are unlike quantities."""
     count = summary["count"]
     if not 1 < count.size <= _FEW_ENTRIES:
         return {}

@@ -123,13 +123,16 @@ def lay_out(
         ``class`` uint8 (*dims) and ``probability`` float32 (class_name, *dims).
     """
     sizes = tuple(-(-source.sizes[dim] // factor) for dim in dims)
-    meaning = {"class_names": list(classes), "no_data": NO_DATA}
     return xr.Dataset(
         {
-            "class": (tuple(dims), _nothing(sizes, np.uint8), {"long_name": "most probable class", **meaning}),
+            "class": (
+                tuple(dims),
+                da.zeros(sizes, dtype=np.uint8, chunks=-1),  # in one chunk, so that any of the store suit it
+                {"long_name": "most probable class", "class_names": list(classes), "no_data": NO_DATA},
+            ),
             "probability": (
                 ("class_name", *dims),
-                _nothing((len(classes), *sizes), np.float32),
+                da.zeros((len(classes), *sizes), dtype=np.float32, chunks=-1),
                 {"long_name": "probability of the class", "units": "1"},
             ),
         },
@@ -139,18 +142,13 @@ def lay_out(
     )
 
 
-def _nothing(sizes: Sequence[int], dtype: Any) -> da.Array:
-    """Stand for an array that is written later; in one chunk, so that any chunks of the store suit it."""
-    return da.zeros(sizes, dtype=dtype, chunks=-1)
-
-
 def write_prediction(
     layout: xr.Dataset, pieces: Iterable[Labelled], path: str | Path, *, block: Sequence[int] | None = None
 ) -> None:
     """Write a prediction, piece by piece, as a Zarr v3 store in the place of what is there.
 
-    In a folder all of it appears, or nothing, and what was there stays until then. Below a URI what was there goes as
-    soon as the first piece has come, and the new store opens once all of it is there.
+    In a folder all of it appears, or nothing, and what was there stays until then. Below a URI that goes as soon as the
+    first piece has come, and the new store opens once all of it is there.
 
     Parameters
     ----------
@@ -201,7 +199,7 @@ def _write_piece(group: zarr.Group, piece: Labelled) -> None:
 
 
 def _encoding(layout: xr.Dataset, block: Sequence[int] | None) -> dict[str, dict[str, Any]]:
-    """Cut both arrays so that a piece fills whole chunks and shards wherever its size allows that."""
+    """Cut both arrays so that a piece fills whole chunks and shards where its size allows it."""
     dims = [str(dim) for dim in layout["class"].dims]
     blocks = {} if block is None else dict(zip(dims, block, strict=True))
     encoding: dict[str, dict[str, Any]] = {}

@@ -3,7 +3,6 @@
 import sys
 import threading
 import time
-from types import TracebackType
 
 _FIRST, _EVERY, _BAR_EVERY, _WIDTH = 0.5, 5.0, 0.2, 30
 
@@ -55,7 +54,7 @@ class Progress:
             print(f"  {self.label} {words}", flush=True)
         self._shown = True
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if not self._shown:
             return
         if kind is None:

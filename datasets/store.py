@@ -3,7 +3,7 @@
 import errno
 import json
 import shutil
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +21,7 @@ from datasets.journal import Journal, open_journal
 from datasets.layout import pieces, plan_chunks
 from datasets.lazy import open_lazily
 from datasets.objects import Ask, MissingObjectError, Objects, is_remote
+from datasets.overviews import Encoding
 from datasets.upload import open_upload, refuse_existing_upload
 from datasets.writing import write_arrays
 
@@ -41,8 +42,8 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
         Folder of the store, or its URI (``s3://``, ``gs://``, ``az://``, ``https://``); any other Zarr or MDIO store,
         or a view of one, is opened as `datasets.foreign` says.
     missing
-        What a missing or broken chunk of the data is: an ``error`` that names it when it is read, or no data
-        (``mask``). Labels and masks must always be whole.
+        Whether a missing or broken chunk of the data is an ``error`` that names it, once it is read, or no data
+        (``mask``). Labels and masks must be whole.
 
     Returns
     -------
@@ -52,7 +53,7 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
     Raises
     ------
     InputError
-        Where there is nothing, or something that is not a volume.
+        Where there is no volume.
     """
     where = str(uri)
     if is_view(where):
@@ -290,12 +291,11 @@ def _refusals(path: Path) -> Iterator[None]:
 
 def _lay_out(
     ds: xr.Dataset, preferred: Mapping[str, int] | None, block: Mapping[str, int] | None
-) -> tuple[xr.Dataset, dict[Hashable, dict[str, Any]]]:
+) -> tuple[xr.Dataset, Encoding]:
     """Chunk every variable as it will be stored; say so in its attributes and the encoding for xarray."""
     ds = ds.drop_encoding()
     ds = ds.assign_coords({name: coord.load() for name, coord in ds.coords.items()})  # only data go piece by piece
-    plain = {"_FillValue": None, "compressors": _COMPRESSORS}
-    encoding: dict[Hashable, dict[str, Any]] = {name: dict(plain) for name in ds.variables}
+    encoding: Encoding = {name: {"_FillValue": None, "compressors": _COMPRESSORS} for name in ds.variables}
     for stored in ds.variables.values():
         stored.attrs.pop("_FillValue", None)
     for name, var in ds.data_vars.items():

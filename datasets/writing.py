@@ -1,4 +1,4 @@
-"""Write the arrays of a volume piece by piece, each once, measured as it passes; a killed process can be gone on with.
+"""Write the arrays of a volume piece by piece, each once, measured as it passes, so that a later process can go on.
 
 A piece is a shard of the arrays that share the data's grid (data, mask, dense labels), or the whole of small ones.
 """
@@ -31,7 +31,7 @@ from datasets.summary import summarise
 
 Target = Path | Store
 _MEMORY = 900 * 2**20
-_COPIES = 6  # of a piece that a thread holds at its peak: source, mask, encoded shard, and their temporaries
+_COPIES = 6  # of a piece in a thread at its peak: source, mask, encoded shard, and their temporaries
 
 
 def write_arrays(
@@ -92,7 +92,7 @@ def write_arrays(
 
 
 def _measuring(ds: xr.Dataset, journal: Journal) -> Measuring:
-    """Plan the measuring; the centres of an earlier process are kept, so that the sketches can be merged."""
+    """Plan the measuring, around the centres of an earlier process, so that the sketches can be merged."""
     if "centre" in journal:
         return Measuring.of(ds["data"], journal.read("centre")["centre"])
     with _threads(1):
@@ -132,7 +132,7 @@ def _write_pieces(
     plan: Measuring | None = None,
     first: "_FirstLevel | None" = None,
 ) -> None:
-    """Let Dask compute and write the pieces that are not in the journal, some at once within a bound of memory."""
+    """Let Dask write the pieces that are not in the journal, as many at once as memory allows."""
     arrays = zarr.open_group(target, mode="r+", path=group)
     tasks, largest, total, done = [], 1, 0, 0
     for grid in grids(ds):
@@ -172,7 +172,7 @@ def _write_pieces(
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Let Dask use a pool of our own: leaving it waits for the threads, so that after Ctrl-C none still writes."""
+    """Give Dask a pool of our own: leaving it waits for its threads, so that after Ctrl-C none still writes."""
     with ThreadPoolExecutor(count) as pool, dask.config.set(pool=pool):
         yield
 
@@ -187,7 +187,7 @@ class _FirstLevel:
 
     @classmethod
     def of(cls, ds: xr.Dataset, target: Target, journal: Journal) -> "_FirstLevel | None":
-        """Begin the level; none where there is none, or where cells would span two pieces."""
+        """Begin the level; none where there is none, or cells would span two pieces."""
         data = ds["data"]
         steps = tuple(next(iter(plan_levels(data)), {}).values())
         if not steps or any(
