@@ -31,7 +31,7 @@ class Decoder:
     codecs
         Those of the metadata, in the order of encoding.
     shape, dtype
-        Cells of a chunk, and their type.
+        Of a chunk.
 
     Raises
     ------

@@ -120,8 +120,8 @@ class Description:
         return "\n".join([self.path, *wrapped])
 
 
-def describe(path: str | Path, ds: xr.Dataset, summary: xr.Dataset) -> Description:
-    """Describe an opened volume with its statistics."""
+def describe(path: str | Path, ds: xr.Dataset, summary: xr.Dataset, crs: str) -> Description:
+    """Describe an opened volume with its statistics, and the name of its coordinate reference system, if it has one."""
     data = ds["data"]
     whole = overall(summary)
     return Description(
@@ -144,7 +144,7 @@ def describe(path: str | Path, ds: xr.Dataset, summary: xr.Dataset) -> Descripti
         labels=_count(ds, "labels"),
         truth=_count(ds, "truth"),
         wells=ds.sizes.get("well", 0),
-        crs=_crs(ds),
+        crs=crs,
         entries=_entries(ds, summary),
         block=str(data.attrs.get("block", "")),
         attrs={key: str(ds.attrs[key]) for key in _SHOWN_ATTRS if ds.attrs.get(key)},
@@ -191,13 +191,6 @@ def spark(counts: Sequence[int], width: int = 32) -> str:
     columns = np.add.reduceat(counts, np.linspace(0, len(counts), width, endpoint=False).astype(int))
     heights = np.ceil(columns / max(columns.max(), 1) * len(bars)).astype(int)
     return "".join(bars[height - 1] if height else " " for height in heights)
-
-
-def _crs(ds: xr.Dataset) -> str:
-    if "spatial_ref" not in ds.coords:
-        return ""
-    attrs = ds["spatial_ref"].attrs
-    return str(attrs.get("projected_crs_name") or attrs.get("geographic_crs_name") or attrs.get("crs_wkt", "")[:60])
 
 
 def _range(coordinate: xr.DataArray) -> str:

@@ -35,9 +35,7 @@ class Notes:
 
 
 class Journal:
-    """Finished pieces of one volume: a note each, with what was measured of the piece.
-
-    A note is written only after its piece is in the store.
+    """Finished pieces of one volume: a note each, once it is in the store, with what was measured of it.
 
     Parameters
     ----------
@@ -49,12 +47,12 @@ class Journal:
         Whether an earlier process began to write the same.
     """
 
-    def __init__(self, notes: Notes, *, resumes: bool = False, goes_on: bool = False) -> None:
+    def __init__(self, notes: Notes, *, resumes: bool, goes_on: bool) -> None:
         self._notes, self.resumes, self.goes_on = notes, resumes, goes_on
         self.kept = False
 
     def keep(self) -> bool:
-        """Keep the journal beyond the end of its context, where what is unfinished can be gone on with."""
+        """Keep the journal beyond its context, where what is unfinished can be gone on with."""
         self.kept = self.resumes
         return self.kept
 
@@ -93,7 +91,7 @@ def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journ
     Raises
     ------
     InputError
-        Where another process is writing the same volume.
+        Where another process writes the same volume.
     """
     folder = place.with_name(f".{place.name}.journal")
     with locked(folder, place):
@@ -127,9 +125,8 @@ def locked(folder: Path, place: str | Path) -> Iterator[None]:
 
 
 def _lock(folder: Path, place: str | Path) -> int:
-    folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -92,6 +92,12 @@ def pieces(sizes: Mapping[Hashable, int], shards: Mapping[Hashable, int] | None)
     return {dim: min(edge, sizes[dim]) for dim, edge in (shards or sizes).items()}
 
 
+def encoding_of(chunks: Mapping[Hashable, int], shards: Mapping[Hashable, int] | None) -> dict[str, tuple[int, ...]]:
+    """Say to xarray what `plan_chunks` chose."""
+    cut = {"chunks": tuple(chunks.values())}
+    return cut if shards is None else cut | {"shards": tuple(shards.values())}
+
+
 @dataclass(frozen=True)
 class ReadCost:
     """What reading a set of blocks costs.
@@ -112,15 +118,7 @@ class ReadCost:
 def read_cost(
     blocks: Sequence[Sequence[slice]], sizes: Sequence[int], chunks: Sequence[int], shards: Sequence[int] | None = None
 ) -> ReadCost:
-    """Plan the reading of blocks, each by itself, from chunks.
-
-    Parameters
-    ----------
-    blocks
-        Slices along every dimension.
-    sizes, chunks, shards
-        Cells of the array, a chunk and a shard along every dimension; a chunk is its own shard where there is none.
-    """
+    """Plan the reading of blocks, each by itself, from an array whose sizes, chunks and shards are edges in cells."""
     used = fetched = objects = 0
     for block in blocks:
         used += math.prod(cut.stop - cut.start for cut in block)
@@ -132,5 +130,5 @@ def read_cost(
 
 
 def _covered(cut: slice, size: int, edge: int) -> int:
-    """Cells of the chunks along one dimension that a cut touches; the last chunk ends with the array."""
+    """Cells along one dimension of the chunks that a cut touches; the last ends with the array."""
     return min(-(-cut.stop // edge) * edge, size) - cut.start // edge * edge

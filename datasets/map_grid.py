@@ -44,17 +44,10 @@ class MapGrid:
     def of(cls, ds: xr.Dataset, purpose: str) -> "MapGrid":
         """Find the grid in the coordinates x and y, as dimensions or over two others (inline and crossline).
 
-        Parameters
-        ----------
-        ds
-            Volume with ``data``.
-        purpose
-            What the grid is needed for, for the error message.
-
         Raises
         ------
         InputError
-            Where there are no such coordinates, or they are not evenly spaced.
+            Where there are no such coordinates, or they are not evenly spaced; it says what the grid is needed for.
         """
         way_out = "give them with coordinates or extent"
         if not {"x", "y"} <= set(ds.coords):

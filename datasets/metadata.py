@@ -16,8 +16,6 @@ class ArrayLayout:
 
     Attributes
     ----------
-    shape
-        Cells [D].
     dtype
         Type of a cell, in this machine's byte order.
     fill
@@ -32,8 +30,6 @@ class ArrayLayout:
         Parts of an object's name: ``c`` and ``/`` make ``c/0/1/2``.
     dims
         Names of the dimensions, if they have any.
-    attrs
-        The array's attributes.
     """
 
     shape: tuple[int, ...]
@@ -61,7 +57,7 @@ class ArrayLayout:
 
     @property
     def index_bytes(self) -> int:
-        """Stored size of a shard's index: two 64-bit numbers a chunk, and the checksum where there is one."""
+        """Stored size of a shard's index: two 64-bit numbers a chunk, and the checksum if there is one."""
         checks = sum(codec["name"] == "crc32c" for codec in self.index_codecs or ())
         return 16 * int(np.prod(self.counts, dtype=np.int64)) + 4 * checks
 
@@ -72,12 +68,7 @@ class ArrayLayout:
 
 
 def parse_layout(document: Mapping[str, Any], where: str) -> ArrayLayout:
-    """Read the ``zarr.json`` of an array.
-
-    Parameters
-    ----------
-    document, where
-        The parsed file, and the array as errors name it.
+    """Read the parsed ``zarr.json`` of an array; `where` is the array as errors name it.
 
     Raises
     ------

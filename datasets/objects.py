@@ -94,8 +94,6 @@ class Objects:
     ----------
     uri
         The root as it may be shown: without passwords and signatures.
-    store
-        The obstore store.
     traffic
         What was read so far.
 
@@ -230,7 +228,7 @@ class Objects:
         return [entry for batch in obstore.list(self.store, folder or None) for entry in batch]
 
     def listing(self, prefix: str) -> list[tuple[str, int, str]] | None:
-        """List name, size and version of all objects below a prefix, sorted; a file's version is when it was changed.
+        """List name, size and version (of a file: when it was changed) of all objects below a prefix, sorted.
 
         None where there is no listing, as behind ``https://``, or these credentials may not have it.
         """
@@ -246,7 +244,7 @@ class Objects:
         return sorted((str(entry["path"]), int(entry["size"]), str(entry[stamp])) for entry in entries)
 
     def clear(self, keep: str) -> None:
-        """Delete all objects but one, ``zarr.json`` of the root first: what is half deleted no longer opens."""
+        """Delete all objects but one, the root's ``zarr.json`` first: what is half deleted no longer opens."""
         for name in sorted(set(self.names()) - {keep}, key=lambda name: name != "zarr.json"):
             self.delete(name)
 
@@ -259,7 +257,7 @@ class Objects:
 
 
 def is_remote(uri: str | Path) -> bool:
-    """Whether this is a URI and not a path of this machine."""
+    """Whether this is a URI, not a path of this machine."""
     return "://" in str(uri)
 
 
@@ -269,7 +267,7 @@ def _shown(uri: str) -> str:
 
 
 def _pause(attempt: int) -> None:
-    """Wait before another attempt: longer each time, and not in step with others who wait for the same store."""
+    """Wait before another attempt: longer each time, and not in step with others who wait."""
     if attempt:
         time.sleep(random.uniform(0.2, 0.4) * 2**attempt)
 

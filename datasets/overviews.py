@@ -14,15 +14,14 @@ import zarr
 from zarr.abc.store import Store
 
 from datasets.dims import entry_dims
-from datasets.layout import SHARD_BYTES, plan_chunks
+from datasets.layout import SHARD_BYTES, encoding_of, plan_chunks
 
 GROUP = "overviews"
-FINE_ENOUGH = 256
-"""Cells along a dimension below which it is not halved again."""
+FINE_ENOUGH = 256  # cells along a dimension that is not halved again
 
 
 def plan_levels(data: xr.DataArray) -> list[dict[str, int]]:
-    """By how much every level divides each dimension of the level before; no level for data of one piece.
+    """By how much every level divides each dimension of the one before; no level for data of one piece.
 
     Dimensions of quantities, such as bands and dates, stay as they are.
     """
@@ -61,16 +60,17 @@ Encoding = dict[Hashable, dict[str, Any]]
 def level(source: Source, factors: Mapping[str, int]) -> tuple[xr.Dataset, Encoding]:
     """Describe the next level as a dataset that Dask computes piece by piece, with its encoding for xarray.
 
-    A last, incomplete cell is the mean of what there is of it, and so are the coordinates.
+    A last, incomplete cell and its coordinates are means of what there is of it.
     """
     sizes = {dim: -(-size // factors[str(dim)]) for dim, size in source.like["data"].sizes.items()}
     # Pieces are small: each is made from up to eight times as many cells.
     largest = SHARD_BYTES // 8
     stored = source.data
     if stored.shards is not None and math.prod(stored.shards) * 4 <= largest:
-        return _describe(source, factors, stored.chunks, stored.shards)  # so that each is made from whole shards
-    chunks, shards = plan_chunks(sizes, 4, shard_bytes=largest)
-    return _describe(source, factors, tuple(chunks.values()), None if shards is None else tuple(shards.values()))
+        cut = {"chunks": stored.chunks, "shards": stored.shards}  # so that each is made from whole shards
+    else:
+        cut = encoding_of(*plan_chunks(sizes, 4, shard_bytes=largest))
+    return _describe(source, factors, cut)
 
 
 def halved(source: Source) -> tuple[xr.Dataset, Encoding]:
@@ -82,27 +82,25 @@ def halved(source: Source) -> tuple[xr.Dataset, Encoding]:
         next(size for size in (-(-chunk // factors[str(dim)]), chunk, edge) if edge % size == 0)
         for dim, chunk, edge in zip(data.dims, source.data.chunks, edges, strict=True)
     ]
-    return _describe(source, factors, tuple(fitting), tuple(edges))
+    return _describe(source, factors, {"chunks": tuple(fitting), "shards": tuple(edges)})
 
 
 def _describe(
-    source: Source, factors: Mapping[str, int], chunks: tuple[int, ...], shards: tuple[int, ...] | None
+    source: Source, factors: Mapping[str, int], cut: dict[str, tuple[int, ...]]
 ) -> tuple[xr.Dataset, Encoding]:
     data = source.like["data"]
     steps = tuple(factors[str(dim)] for dim in data.dims)
     sizes = tuple(-(-size // step) for size, step in zip(data.shape, steps, strict=True))
     coarse = da.map_blocks(
         partial(_coarsen_block, source, steps),
-        chunks=da.core.normalize_chunks(shards or sizes, sizes),
+        chunks=da.core.normalize_chunks(cut.get("shards", sizes), sizes),
         dtype=np.float32,
         meta=np.empty((0,) * data.ndim),
     )
     attrs = {key: data.attrs[key] for key in ("long_name", "units") if key in data.attrs}
     coords = {name: _coarsen_coordinate(coord, factors) for name, coord in data.coords.items()}
     encoding: Encoding = {name: {"_FillValue": None} for name in (*coords, "data")}
-    encoding["data"] |= {"chunks": chunks, "compressors": source.data.compressors}
-    if shards is not None:
-        encoding["data"]["shards"] = shards
+    encoding["data"] |= cut | {"compressors": source.data.compressors}
     if "spatial_ref" in coords:
         encoding["data"]["grid_mapping"] = "spatial_ref"
     return xr.Dataset({"data": (data.dims, coarse, attrs)}, coords).drop_encoding(), encoding
@@ -117,19 +115,9 @@ def masked(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
 
 
 def coarsen(values: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
-    """Average cubes of cells, leaving out NaN; a cube of NaN becomes NaN.
+    """Average cubes of so many cells along every axis, leaving out NaN: float32 [*N] -> [*ceil(N / steps)].
 
-    Parameters
-    ----------
-    values
-        float32 [*N].
-    steps
-        Cells of a cube along every axis.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [*ceil(N / steps)].
+    A cube of NaN becomes NaN.
     """
     held = np.isfinite(values)
     total, count = np.where(held, values, np.float32(0)), held.astype(np.uint16)

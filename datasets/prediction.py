@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from datasets.layout import SHARD_BYTES, plan_chunks
+from datasets.layout import SHARD_BYTES, encoding_of, plan_chunks
 from datasets.objects import is_remote
 from datasets.store import open_aside
 from datasets.upload import open_upload
@@ -112,10 +112,8 @@ def lay_out(
         The volume that is predicted.
     dims, factor
         Dimensions of the output, and how much coarser its grid is.
-    classes
-        Names of the K classes.
-    attrs
-        Provenance for the root.
+    classes, attrs
+        Names of the K classes, and provenance for the root.
 
     Returns
     -------
@@ -152,12 +150,10 @@ def write_prediction(
 
     Parameters
     ----------
-    layout
-        What `lay_out` made.
+    layout, path
+        What `lay_out` made, and where it goes.
     pieces
         All cells, each once; none is held once it is written.
-    path
-        The place.
     block
         Cells of a piece along each dimension of the output; none where there is one piece.
 
@@ -207,9 +203,7 @@ def _encoding(layout: xr.Dataset, block: Sequence[int] | None) -> dict[str, dict
         sizes, itemsize = layout[name].sizes, layout[name].dtype.itemsize
         piece = itemsize * math.prod(min(size, blocks.get(str(dim), size)) for dim, size in sizes.items())
         chunks, shards = plan_chunks(sizes, itemsize, block=blocks, shard_bytes=min(piece, SHARD_BYTES), within=True)
-        encoding[name] = {"chunks": tuple(chunks.values())}
-        if shards is not None:
-            encoding[name]["shards"] = tuple(shards.values())
+        encoding[name] = dict(encoding_of(chunks, shards))
         if "spatial_ref" in layout.coords:
             encoding[name]["grid_mapping"] = "spatial_ref"
     numbers = [str(name) for name, coord in layout.coords.items() if coord.dtype.kind == "f"]

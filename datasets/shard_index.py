@@ -16,15 +16,7 @@ _KEPT = 4096  # shards; an index takes 16 bytes a chunk
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where the chunks of one shard lie.
-
-    Attributes
-    ----------
-    ranges
-        Chunk -> first byte and the byte after the last; none for a chunk that is not stored.
-    etag
-        Version of the shard.
-    """
+    """First byte of every chunk of a shard, and the byte after the last, if it is stored; and the shard's version."""
 
     ranges: list[tuple[int, int] | None]
     etag: str | None
@@ -62,7 +54,7 @@ class IndexCache:
         Raises
         ------
         CorruptChunkError
-            Where the bytes are no index, or point beyond the shard.
+            Where it is none, or points beyond the shard.
         """
         size = self._layout.index_bytes
         data = got.data[:size] if self._layout.index_first else got.data[-size:]

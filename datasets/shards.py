@@ -58,12 +58,9 @@ def plan_region(region: Cells, shape: Sequence[int], shard: Sequence[int], chunk
     ----------
     region
         Cells along each dimension, without steps; what lies outside the array is left out.
-    shape
-        Cells of the array [D].
-    shard
-        Cells of a shard [D]; the last ones may reach beyond the array.
-    chunk
-        Cells of a chunk [D], dividing the shard.
+    shape, shard, chunk
+        Cells of the array, a shard and a chunk [D]; chunks divide shards, and the last shards may reach beyond the
+        array.
 
     Returns
     -------

@@ -14,14 +14,7 @@ from datasets.sources import existing
 
 
 def load_array(source: str, key: str, option: str) -> np.ndarray:
-    """Load an array, its axes unnamed.
-
-    Parameters
-    ----------
-    source, key
-        Its file, and its name there, in a format that has names.
-    option
-        Setting that names the file, for the error messages.
+    """Load the array `key` of a file that the setting `option` names, its axes unnamed.
 
     Raises
     ------

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ERROR = 2.0**-8
-"""Largest error of a percentile of floats, as a share of its distance from the centre."""
+ERROR = 2.0**-8  # largest of a percentile of floats, as a share of its distance from the centre
 _BINS = 2**16
 _CELLS = 2**18  # measured at a time, so that the float64 copies stay small
 
@@ -140,19 +139,9 @@ def merge(a: Sketch, b: Sketch) -> Sketch:
 
 
 def distribution(whole: Sketch, entry: int, dtype: np.dtype, centre: float) -> tuple[np.ndarray, np.ndarray]:
-    """Values of the occupied bins of an entry, ascending within its smallest and largest, and the cells of each.
+    """Values of an entry's occupied bins, ascending within its extremes, and their cells: float64, int64 [occupied].
 
-    Parameters
-    ----------
-    whole, entry
-        The sketch, and which of its entries.
-    dtype, centre
-        Type and centre of the values that were summarised.
-
-    Returns
-    -------
-    values, counts
-        float64 and int64 [occupied].
+    The type and the centre are those of the values that were summarised.
     """
     own = slice(*np.searchsorted(whole.keys, [entry * _BINS, (entry + 1) * _BINS]))
     bins, counts = whole.keys[own] % _BINS, whole.counts[own]

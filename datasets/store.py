@@ -18,7 +18,7 @@ from zarr.storage import ObjectStore
 from datasets.errors import InputError
 from datasets.foreign import is_view, open_foreign
 from datasets.journal import Journal, open_journal
-from datasets.layout import pieces, plan_chunks
+from datasets.layout import encoding_of, pieces, plan_chunks
 from datasets.lazy import open_lazily
 from datasets.objects import Ask, MissingObjectError, Objects, is_remote
 from datasets.overviews import Encoding
@@ -306,10 +306,8 @@ def _lay_out(
         chunks, shards = plan_chunks(var.sizes, like.dtype.itemsize, preferred, block)
         var.attrs.pop("shards", None)
         var.attrs.pop("block", None)
-        for key, edges in (("chunks", chunks), ("shards", shards)):
-            if edges is not None:
-                encoding[name][key] = tuple(edges.values())
-                var.attrs[key] = list(edges.values())
+        for key, edges in encoding_of(chunks, shards).items():
+            encoding[name][key], var.attrs[key] = edges, list(edges)
         if "spatial_ref" in ds.coords and name in ("data", "valid", "labels", "truth"):
             encoding[name]["grid_mapping"] = "spatial_ref"
         if block:

@@ -10,13 +10,14 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
-from zarr.storage import ObjectStore, WrapperStore
+from zarr.storage import ObjectStore
 
 from datasets.errors import InputError
 from datasets.journal import Journal, Notes, locked
@@ -27,13 +28,16 @@ BEGUN = "telegrapher-writing"  # below this lies what says that the store was be
 _OWNER = f"{BEGUN}/owner.json"
 
 
-class RootLast(WrapperStore[Store]):
+class RootLast(ObjectStore[Any]):
     """A store that keeps its root aside until `finish`, and writes by `Objects.put`."""
 
-    def __init__(self, store: Store, objects: Objects, root: Buffer | None = None) -> None:
-        super().__init__(store)
-        self._objects = objects
-        self._root = root
+    def __init__(self, objects: Objects, root: Buffer | None, *, read_only: bool = False) -> None:
+        super().__init__(objects.store, read_only=read_only)
+        self._objects, self._root = objects, root
+
+    def with_read_only(self, read_only: bool = False) -> "RootLast":
+        """Open the same store for reading, or for writing."""
+        return RootLast(self._objects, self._root, read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read an object; the root from memory."""
@@ -51,22 +55,13 @@ class RootLast(WrapperStore[Store]):
             self._root, key = value, f"{BEGUN}/{ROOT}"
         await asyncio.to_thread(self._objects.put, key, value.as_numpy_array().data)
 
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Write an object that is not there yet."""
-        if not await self.exists(key):
-            await self.set(key, value)
+    set_if_not_exists = Store.set_if_not_exists  # by `exists` and `set`
 
-    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
-        await asyncio.gather(*(self.set(key, value) for key, value in values))
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
         """List what belongs to the store."""
-        async for name in self._store.list_dir(prefix):
+        async for name in super().list_dir(prefix):
             if name.strip("/") != BEGUN:
                 yield name
-
-    def _with_store(self, store: Store) -> "RootLast":
-        return RootLast(store, self._objects, self._root)
 
     async def delete_dir(self, prefix: str) -> None:
         """Delete what is below a prefix; below the root is nothing yet but what says that this was begun."""
@@ -135,8 +130,6 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
 
     Parameters
     ----------
-    uri
-        The place.
     key
         Hash of what is being written; where an earlier process wrote the same, its journal goes on. None never does.
     overwrite
@@ -166,11 +159,8 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
             owner = json.dumps({"key": key, "process": uuid.uuid4().hex}).encode()
             objects.put(_OWNER, owner)
             root = objects.find(f"{BEGUN}/{ROOT}")
-            store = RootLast(
-                ObjectStore(objects.store),
-                objects,
-                None if root is None else default_buffer_prototype().buffer.from_bytes(root),
-            )
+            buffer = None if root is None else default_buffer_prototype().buffer.from_bytes(root)
+            store = RootLast(objects, buffer)
             notes = _StoredNotes(objects, owner, folder)
             yield store, Journal(notes, resumes=key is not None, goes_on=goes_on)
             notes.refuse_other_owner()

@@ -18,12 +18,7 @@ _DRAWN = 2**22  # that are not too many to draw: a picture of one plane takes so
 
 
 def viewable(uri: str | Path, dataset: xr.Dataset) -> xr.Dataset:
-    """Coarsen a volume for a picture.
-
-    Parameters
-    ----------
-    uri, dataset
-        Where the volume is, with its overviews, and the volume, opened.
+    """Coarsen the opened volume at `uri` for a picture.
 
     Returns
     -------

@@ -75,7 +75,10 @@ def write_arrays(
         first = _FirstLevel.of(ds, target, journal) if overviews and "data" in ds else None
         _write_pieces(ds, target, "", journal, speak, plan, first)
         if plan is not None:
-            gathered = Gathered.of(plan, _measured(ds, journal))
+            (grid,) = (grid for grid in grids(ds) if "data" in grid.names)
+            gathered = Gathered.of(
+                plan, ((where, journal.read(grid.name("", index))) for index, where in grid.pieces())
+            )
             cells = int(gathered.sketch.count.sum())
             if no_data is not None and not cells:
                 raise InputError(no_data)
@@ -115,12 +118,6 @@ def _begin(ds: xr.Dataset, target: Target, group: str, encoding: Encoding, journ
         encoding=encoding,
     )
     journal.note(f"begun{group}")
-
-
-def _measured(ds: xr.Dataset, journal: Journal) -> Iterator[tuple[dict[str, slice], dict[str, np.ndarray]]]:
-    (grid,) = (grid for grid in grids(ds) if "data" in grid.names)
-    for index, where in grid.pieces():
-        yield where, journal.read(grid.name("", index))
 
 
 def _write_pieces(

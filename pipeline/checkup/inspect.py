@@ -106,7 +106,8 @@ def examine(config: InspectConfig) -> Report:
     summary = read_summary(place)
     if summary is None:
         summary = measure(dataset)
-    description, where = describe(place, dataset, summary), geometry(dataset)
+    where = geometry(dataset)
+    description = describe(place, dataset, summary, where.crs)
     findings = check_values(summary, where) + check_layout(dataset["data"])
     trial = None
     if recipe is not None:

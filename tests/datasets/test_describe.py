@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from datasets.describe import Description, describe
+from datasets.geometry import geometry
 from datasets.statistics import read_summary
 from datasets.store import open_volume, write_volume
 
@@ -13,7 +14,8 @@ from datasets.store import open_volume, write_volume
 def described(path: Path) -> Description:
     summary = read_summary(path)
     assert summary is not None
-    return describe(path, open_volume(path), summary)
+    ds = open_volume(path)
+    return describe(path, ds, summary, geometry(ds).crs)
 
 
 def test_measures_and_prints(tmp_path: Path) -> None:

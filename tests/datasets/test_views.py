@@ -67,7 +67,7 @@ def test_horizons_label_an_mdio_survey(survey: Path) -> None:
     assert volume.classes == ["above", "sand", "below"]
     assert "top.csv: 19 of 19 picks, 19 cells" in volume.dataset["labels"].attrs["placed"]
     assert {name: int((expected == code).sum()) for code, name in enumerate(volume.classes)} == (
-        describe(path, volume.dataset, measure(volume.dataset)).labels.counts  # type: ignore[union-attr]
+        describe(path, volume.dataset, measure(volume.dataset), "").labels.counts  # type: ignore[union-attr]
     )
     np.save(survey / "base.npy", top + 12)
     assert Volume.open(DataConfig(source=str(path), space=SPACE)).digest() != volume.digest()
