@@ -50,12 +50,10 @@ class Decoder:
             elif name == "bytes":
                 if settings.get("endian"):
                     self._dtype = dtype.newbyteorder(">" if settings["endian"] == "big" else "<")
-            elif name == "crc32c":
-                self._steps.insert(0, _checked)
-            elif name in _INFLATE:
-                self._steps.insert(0, _INFLATE[name])
+            elif name in _STEPS:
+                self._steps.insert(0, _STEPS[name])
             else:
-                known = ", ".join(["transpose", "bytes", "crc32c", *_INFLATE])
+                known = ", ".join(["transpose", "bytes", *_STEPS])
                 raise InputError(f"the codec {name!r} is not one that is read here ({known}); convert the source again")
         self._shape = tuple(shape[axis] for axis in order.tolist())
         self._axes = None if np.array_equal(order, np.arange(len(shape))) else np.argsort(order)
@@ -96,4 +94,9 @@ def _checked(data: Buffer) -> Buffer:
     return body
 
 
-_INFLATE: dict[str, Callable[[Any], Buffer]] = {"zstd": _unzstd, "blosc": Blosc().decode, "gzip": GZip().decode}
+_STEPS: dict[str, Callable[[Any], Buffer]] = {
+    "crc32c": _checked,
+    "zstd": _unzstd,
+    "blosc": Blosc().decode,
+    "gzip": GZip().decode,
+}

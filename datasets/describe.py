@@ -198,7 +198,7 @@ def _range(coordinate: xr.DataArray) -> str:
     if "names" in coordinate.attrs:
         return ", ".join(coordinate.attrs["names"])
     values = coordinate.values
-    if np.issubdtype(values.dtype, np.datetime64):
+    if values.dtype.kind == "M":
         days = values.astype("datetime64[D]")
         return f"{days.min()} to {days.max()}"
     units = f" {coordinate.attrs['units']}" if coordinate.attrs.get("units", "1") != "1" else ""

@@ -14,64 +14,55 @@ import numpy as np
 from datasets.errors import InputError
 
 
-class Notes:
-    """A journal's notes, as files of a folder that exists: each appears whole or not at all."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write a note."""
-        aside = self.folder / f"{name}.part"
-        aside.write_bytes(data)
-        aside.replace(self.folder / name)
-
-    def get(self, name: str) -> bytes:
-        """Read a note."""
-        return (self.folder / name).read_bytes()
-
-    def __contains__(self, name: str) -> bool:
-        return (self.folder / name).is_file()
-
-
 class Journal:
     """Finished pieces of one volume: a note each, once it is in the store, with what was measured of it.
 
     Parameters
     ----------
-    notes
-        Where the notes are.
+    folder
+        Holds the notes as files, each of which appears whole or not at all.
     resumes
         Whether what is unfinished can be gone on with.
     goes_on
         Whether an earlier process began to write the same.
     """
 
-    def __init__(self, notes: Notes, *, resumes: bool, goes_on: bool) -> None:
-        self._notes, self.resumes, self.goes_on = notes, resumes, goes_on
+    def __init__(self, folder: Path, *, resumes: bool, goes_on: bool) -> None:
+        self._folder, self._resumes, self.goes_on = folder, resumes, goes_on
         self.kept = False
 
     def keep(self) -> bool:
         """Keep the journal beyond its context, where what is unfinished can be gone on with."""
-        self.kept = self.resumes
+        self.kept = self._resumes
         return self.kept
 
     def __contains__(self, name: str) -> bool:
-        return _note(name) in self._notes
+        return self._has(_file(name))
 
     def note(self, name: str, arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """Write down that a piece is finished."""
         packed = BytesIO()
         np.savez_compressed(packed, **dict(arrays or {}))  # type: ignore[arg-type]
-        self._notes.put(_note(name), packed.getvalue())
+        self._put(_file(name), packed.getvalue())
 
     def read(self, name: str) -> dict[str, np.ndarray]:
         """Read what was measured of a finished piece."""
-        with np.load(BytesIO(self._notes.get(_note(name))), allow_pickle=False) as arrays:
+        with np.load(BytesIO(self._get(_file(name))), allow_pickle=False) as arrays:
             return dict(arrays)
 
+    def _put(self, file: str, data: bytes) -> None:
+        aside = self._folder / f"{file}.part"
+        aside.write_bytes(data)
+        aside.replace(self._folder / file)
 
-def _note(name: str) -> str:
+    def _get(self, file: str) -> bytes:
+        return (self._folder / file).read_bytes()
+
+    def _has(self, file: str) -> bool:
+        return (self._folder / file).is_file()
+
+
+def _file(name: str) -> str:
     return f"{name.replace('/', '.')}.npz"
 
 
@@ -104,7 +95,7 @@ def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journ
                     if entry.name != "lock":
                         entry.unlink()
                 known.write_text(key or "")
-            journal = Journal(Notes(folder), resumes=key is not None, goes_on=goes_on)
+            journal = Journal(folder, resumes=key is not None, goes_on=goes_on)
             yield journal
         finally:
             if journal is None or not journal.kept:

@@ -43,26 +43,13 @@ def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
 
 
 def deal(counts_KB: np.ndarray, fractions: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Deal blocks to parts so that each class is spread in the wanted fractions: iterative stratification.
+    """Deal blocks to parts so that each class is spread in the wanted fractions of training, validation and test.
 
-    The class with the fewest labels left is dealt first, while there is most freedom: its first block goes to
-    training, then one to each part that has none of it, every other to the part that still lacks most of that class,
-    then most of all classes (after Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label
-    data", which has no such guarantees: there a class of three blocks can miss in validation or test).
-
-    Parameters
-    ----------
-    counts_KB
-        Labelled cells of each class in each block.
-    fractions
-        Shares of training, validation and test.
-    rng
-        Orders a class's blocks, and decides between equals.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [B]; blocks without labels are `UNUSED`.
+    Iterative stratification of the labelled cells of each class in each block: the class with the fewest left is dealt
+    first, while there is most freedom. Its first block goes to training, then one to each part that has none of it,
+    every other to the part that still lacks most of that class, then most of all classes (after Sechidis, Tsoumakas and
+    Vlahavas 2011, "On the stratification of multi-label data", which has no such guarantees: there a class of three
+    blocks can miss in validation or test). Returns uint8 [B]; blocks without labels are `UNUSED`.
     """
     parts_B = np.zeros(counts_KB.shape[1], np.uint8)
     shares = np.asarray(fractions, float)

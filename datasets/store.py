@@ -154,9 +154,10 @@ def write_volume(
         Hash of what is written and how, stored with it: what a stopped process finished of the same is kept. Without a
         key nothing is.
     overviews
-        Whether coarser copies of large data are made for viewing.
+        Whether coarser copies for viewing are made of data larger than one piece.
     no_data
-        Words of the refusal where no cell holds data; with them, a mask that is true everywhere is left out.
+        Words of the refusal where no cell holds data; a mask that is true everywhere is then left out. Without them an
+        empty volume is written, and the mask as it is.
 
     Raises
     ------

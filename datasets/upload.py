@@ -20,7 +20,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import ObjectStore
 
 from datasets.errors import InputError
-from datasets.journal import Journal, Notes, locked
+from datasets.journal import Journal, locked
 from datasets.objects import Ask, Objects
 
 ROOT = "zarr.json"
@@ -28,29 +28,23 @@ BEGUN = "telegrapher-writing"  # below this lies what says that the store was be
 _OWNER = f"{BEGUN}/owner.json"
 
 
-class RootLast(ObjectStore[Any]):
-    """A store that keeps its root aside until `finish`, and writes by `Objects.put`."""
+class _RootLast(ObjectStore[Any]):
+    """A store that keeps its root aside, in memory too, until `finish`, and writes by `Objects.put`."""
 
     def __init__(self, objects: Objects, root: Buffer | None, *, read_only: bool = False) -> None:
         super().__init__(objects.store, read_only=read_only)
         self._objects, self._root = objects, root
 
-    def with_read_only(self, read_only: bool = False) -> "RootLast":
-        """Open the same store for reading, or for writing."""
-        return RootLast(self._objects, self._root, read_only=read_only)
+    def with_read_only(self, read_only: bool = False) -> "_RootLast":
+        return _RootLast(self._objects, self._root, read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Read an object; the root from memory."""
-        if key == ROOT:
-            return self._root
-        return await super().get(key, prototype, byte_range)
+        return self._root if key == ROOT else await super().get(key, prototype, byte_range)
 
     async def exists(self, key: str) -> bool:
-        """Whether an object was written, or kept for later."""
         return self._root is not None if key == ROOT else await super().exists(key)
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Write an object, the root aside."""
         if key == ROOT:
             self._root, key = value, f"{BEGUN}/{ROOT}"
         await asyncio.to_thread(self._objects.put, key, value.as_numpy_array().data)
@@ -58,14 +52,12 @@ class RootLast(ObjectStore[Any]):
     set_if_not_exists = Store.set_if_not_exists  # by `exists` and `set`
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
-        """List what belongs to the store."""
         async for name in super().list_dir(prefix):
             if name.strip("/") != BEGUN:
                 yield name
 
     async def delete_dir(self, prefix: str) -> None:
-        """Delete what is below a prefix; below the root is nothing yet but what says that this was begun."""
-        if prefix.strip("/"):
+        if prefix.strip("/"):  # below the root is nothing yet but what says that this was begun
             await super().delete_dir(prefix)
 
     def finish(self) -> None:
@@ -74,33 +66,31 @@ class RootLast(ObjectStore[Any]):
         self._objects.put(ROOT, self._root.to_bytes())
 
 
-class _StoredNotes(Notes):
-    """Notes of a journal as objects of the unfinished store.
+class _StoredJournal(Journal):
+    """A journal whose notes are objects of the unfinished store.
 
-    None is written once another machine has taken the store over. What this process wrote is read from a copy on this
-    machine.
+    None is written once another machine has taken the store over. What this process wrote is read from a copy in the
+    folder.
     """
 
-    def __init__(self, objects: Objects, owner: bytes, copies: Path) -> None:
-        super().__init__(copies)
+    def __init__(self, objects: Objects, owner: bytes, folder: Path, *, resumes: bool, goes_on: bool) -> None:
+        super().__init__(folder, resumes=resumes, goes_on=goes_on)
         self._objects, self._owner = objects, owner
         self._known = {name.removeprefix(f"{BEGUN}/") for name in objects.names(BEGUN)}
 
-    def put(self, name: str, data: bytes) -> None:
-        """Write a note."""
+    def _put(self, file: str, data: bytes) -> None:
         self.refuse_other_owner()
-        self._objects.put(f"{BEGUN}/{name}", data)
-        super().put(name, data)
-        self._known.add(name)
+        self._objects.put(f"{BEGUN}/{file}", data)
+        super()._put(file, data)
+        self._known.add(file)
 
-    def get(self, name: str) -> bytes:
-        """Read a note."""
-        if super().__contains__(name):
-            return super().get(name)
-        return bytes(self._objects.get(Ask(f"{BEGUN}/{name}")).data)
+    def _get(self, file: str) -> bytes:
+        if super()._has(file):
+            return super()._get(file)
+        return bytes(self._objects.get(Ask(f"{BEGUN}/{file}")).data)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._known
+    def _has(self, file: str) -> bool:
+        return file in self._known
 
     def refuse_other_owner(self) -> None:
         """Stop where another process began to write the same store."""
@@ -160,10 +150,10 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
             objects.put(_OWNER, owner)
             root = objects.find(f"{BEGUN}/{ROOT}")
             buffer = None if root is None else default_buffer_prototype().buffer.from_bytes(root)
-            store = RootLast(objects, buffer)
-            notes = _StoredNotes(objects, owner, folder)
-            yield store, Journal(notes, resumes=key is not None, goes_on=goes_on)
-            notes.refuse_other_owner()
+            store = _RootLast(objects, buffer)
+            journal = _StoredJournal(objects, owner, folder, resumes=key is not None, goes_on=goes_on)
+            yield store, journal
+            journal.refuse_other_owner()
             store.finish()
             for name in sorted(objects.names(BEGUN), key=lambda name: name == _OWNER):
                 objects.delete(name)

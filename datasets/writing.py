@@ -48,19 +48,12 @@ def write_arrays(
 
     Parameters
     ----------
-    ds
-        Variables chunked by piece.
-    target
-        Folder or store, possibly begun by an earlier process with the same journal.
-    encoding
-        Chunks and shards for xarray.
-    journal
-        Pieces that are there.
-    overviews
-        Whether coarser copies for viewing are made of data larger than one piece.
-    no_data
-        What to say where no cell holds data; a mask that is true everywhere is then left out. None writes an empty
-        volume, and the mask as it is.
+    ds, encoding
+        Variables chunked by piece, and their chunks and shards for xarray.
+    target, journal
+        Folder or store, possibly begun by an earlier process, and the pieces that are there.
+    overviews, no_data
+        As `datasets.store.write_volume` has them.
     speak
         Whether progress is printed.
 
