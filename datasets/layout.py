@@ -45,13 +45,15 @@ def plan_chunks(
         Edges in cells, in the order of `sizes`; shards are multiples of chunks, and none where one would hold it all.
     """
     limit = SHARD_BYTES if shard_bytes is None else shard_bytes
-    fixed = {str(dim): min(edge, sizes[dim]) for dim, edge in (preferred or {}).items() if dim in sizes}
-    blocks = {str(dim): min(edge, sizes[dim]) for dim, edge in (block or {}).items() if dim in sizes}
+    fixed, blocks = (
+        {dim: min(edge, sizes[dim]) for dim, edge in (edges or {}).items() if dim in sizes}
+        for edges in (preferred, block)
+    )
     chunks = {dim: max(1, fixed.get(str(dim), blocks.get(str(dim), size))) for dim, size in sizes.items()}
-    free = {dim for dim in sizes if dim not in fixed}
+    free = [dim for dim in sizes if dim not in fixed]
     largest = _BLOCK_CHUNK_BYTES if blocks else _CHUNK_BYTES
     while free and math.prod(chunks.values()) * itemsize > largest:
-        longest = max((dim for dim in sizes if dim in free), key=lambda dim: chunks[dim])
+        longest = max(free, key=lambda dim: chunks[dim])
         if chunks[longest] == 1:
             break
         chunks[longest] = _finer(chunks[longest], longest in blocks)

@@ -47,7 +47,7 @@ class ArrayLayout:
 
     @property
     def sharded(self) -> bool:
-        """Whether a stored object holds several chunks and an index."""
+        """Whether a stored object holds chunks and an index."""
         return self.index_codecs is not None
 
     @property

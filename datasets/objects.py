@@ -40,17 +40,15 @@ class MissingObjectError(InputError):
 
 
 class ReplacedObjectError(InputError):
-    """The object is not the one that it was when reading began."""
+    """The object is another than when reading began."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Bytes that are wanted of an object.
+    """Bytes that are wanted of the object `key`.
 
     Attributes
     ----------
-    key
-        Name of the object below the root.
     start, stop
         First byte and the byte after the last; without them the whole object.
     suffix
@@ -302,5 +300,5 @@ def _connect(uri: str) -> Any:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether the store refuses these credentials, so that asking again is idle."""
+    """Whether the store refuses these credentials: asking again is idle."""
     return isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError) or says_refused(error)

@@ -62,13 +62,13 @@ def level(source: Source, factors: Mapping[str, int]) -> tuple[xr.Dataset, Encod
 
     A last, incomplete cell and its coordinates are means of what there is of it.
     """
-    sizes = {dim: -(-size // factors[str(dim)]) for dim, size in source.like["data"].sizes.items()}
     # Pieces are small: each is made from up to eight times as many cells.
     largest = SHARD_BYTES // 8
     stored = source.data
     if stored.shards is not None and math.prod(stored.shards) * 4 <= largest:
         cut = {"chunks": stored.chunks, "shards": stored.shards}  # so that each is made from whole shards
     else:
+        sizes = {dim: -(-size // factors[str(dim)]) for dim, size in source.like["data"].sizes.items()}
         cut = encoding_of(*plan_chunks(sizes, 4, shard_bytes=largest))
     return _describe(source, factors, cut)
 

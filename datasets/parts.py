@@ -23,10 +23,8 @@ def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
 
     Parameters
     ----------
-    counts_KM
-        Labelled cells of each class in each column.
-    config
-        Block size, fractions, buffer and seed.
+    counts_KM, config
+        Labelled cells of each class in each column; block size, fractions, buffer and seed.
 
     Returns
     -------
@@ -76,10 +74,8 @@ def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndar
 
     Parameters
     ----------
-    counts_KM
-        Labelled cells of each class in each column.
-    testable_M
-        Columns whose true classes are known.
+    counts_KM, testable_M
+        Labelled cells of each class in each column, and the columns whose true classes are known.
     wells_WM
         Positions of the wells, in cells.
     config
@@ -118,10 +114,9 @@ def split_points(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
 
     Parameters
     ----------
-    counts_KM
-        Labelled cells of each class in each column.
-    config
-        Points a class, buffer and seed. A class with fewer columns gives training what it has.
+    counts_KM, config
+        Labelled cells of each class in each column; points a class, buffer and seed. A class with fewer columns gives
+        training what it has.
 
     Returns
     -------

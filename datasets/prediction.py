@@ -77,12 +77,10 @@ def _centres(values: np.ndarray, factor: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What was found out about some cells of a volume.
+    """What was found out about the cells at a place of the output's grid.
 
     Attributes
     ----------
-    place
-        Where they lie on the output's grid.
     winner
         uint8 [*place]: the most probable class, or `NO_DATA`.
     probability

@@ -16,7 +16,7 @@ GROUP = "statistics"
 VERSION = 1
 SHARES = (0.0, 0.1, 1.0, 2.0, 5.0, 25.0, 50.0, 75.0, 95.0, 98.0, 99.0, 99.9, 100.0)
 BINS = 128
-_BESIDE = 3  # occupied bins beside the smallest and the largest value that these are compared with
+_BESIDE = 3  # occupied bins that the smallest and the largest value are compared with
 
 
 def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
