@@ -1,5 +1,6 @@
 """Decode a Zarr v3 chunk as its metadata say, by zstandard, numcodecs and google-crc32c."""
 
+import math
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,7 @@ class Decoder:
                 raise InputError(f"the codec {name!r} is not one that is read here ({known}); convert the source again")
         self._shape = tuple(shape[axis] for axis in order.tolist())
         self._axes = None if np.array_equal(order, np.arange(len(shape))) else np.argsort(order)
-        self._bytes = int(np.prod(self._shape, dtype=np.int64)) * self._dtype.itemsize
+        self._bytes = math.prod(self._shape) * self._dtype.itemsize
 
     def __call__(self, data: Buffer) -> np.ndarray:
         """Decode one chunk; `CorruptChunkError` where the bytes are none."""

@@ -30,56 +30,30 @@ class LabelCounts:
 
 @dataclass(frozen=True)
 class Description:
-    """Content of a volume.
-
-    Attributes
-    ----------
-    sizes
-        Dimension -> cells.
-    coordinates
-        Coordinate -> its range and units, in words.
-    chunks, shards
-        Edges in cells, in the order of `sizes`; shards are empty where there are none.
-    valid_share
-        Share of the cells with data.
-    minimum, maximum, mean, deviation
-        Of the cells with data; NaN without any.
-    percentiles
-        Percentile -> value, of the cells with data.
-    histogram
-        Cells in equal bins between the percentiles 0.1 and 99.9, what lies beyond in the outermost two.
-    labels, truth, wells
-        Label counts, where the volume has them, and the number of wells.
-    crs
-        Name of the coordinate reference system; empty where there is none.
-    entries
-        Percentiles and share of no data of each entry, such as a band, where there are a few.
-    block
-        Blocks that the layout was made for, in words.
-    """
+    """Content of a volume; the numbers are of the cells with data, NaN without any."""
 
     path: str
     sizes: dict[str, int]
-    coordinates: dict[str, str]
+    coordinates: dict[str, str]  # ranges and units, in words
     dtype: str
-    chunks: list[int]
-    shards: list[int]
+    chunks: list[int]  # edges in cells, in the order of `sizes`
+    shards: list[int]  # as chunks; empty where there are none
     valid_share: float
     minimum: float
     maximum: float
     mean: float
     deviation: float
     percentiles: dict[str, float]
-    histogram: list[int]
+    histogram: list[int]  # equal bins between the percentiles 0.1 and 99.9, what lies beyond in the outermost two
     name: str
     units: str
     labels: LabelCounts | None
     truth: LabelCounts | None
     wells: int
-    crs: str
+    crs: str  # empty where there is none
     attrs: dict[str, str]
-    entries: dict[str, str]
-    block: str
+    entries: dict[str, str]  # percentiles and share of no data of each entry, such as a band, where there are a few
+    block: str  # that the layout was made for, in words
 
     def __str__(self) -> str:
         cells = math.prod(self.sizes.values())
@@ -99,7 +73,7 @@ class Description:
         ]
         if self.percentiles:
             shares = ", ".join(f"{share}%: {value:.4g}" for share, value in self.percentiles.items())
-            lines += [("percentiles", shares), ("histogram", spark(self.histogram))]
+            lines += [("percentiles", shares), ("histogram", _spark(self.histogram))]
         lines += [(f"  {name}", text) for name, text in self.entries.items()]
         for title, labels in (("labels", self.labels), ("truth", self.truth)):
             if labels is None:
@@ -185,10 +159,10 @@ def _entries(ds: xr.Dataset, summary: xr.Dataset) -> dict[str, str]:
     return found
 
 
-def spark(counts: Sequence[int], width: int = 32) -> str:
-    """Draw a histogram in a line of text."""
+def _spark(counts: Sequence[int]) -> str:
+    """Draw a histogram in 32 letters."""
     bars = "▁▂▃▄▅▆▇█"
-    columns = np.add.reduceat(counts, np.linspace(0, len(counts), width, endpoint=False).astype(int))
+    columns = np.add.reduceat(counts, np.linspace(0, len(counts), 32, endpoint=False).astype(int))
     heights = np.ceil(columns / max(columns.max(), 1) * len(bars)).astype(int)
     return "".join(bars[height - 1] if height else " " for height in heights)
 

@@ -102,19 +102,11 @@ def encoding_of(chunks: Mapping[Hashable, int], shards: Mapping[Hashable, int] |
 
 @dataclass(frozen=True)
 class ReadCost:
-    """What reading a set of blocks costs.
+    """What reading a set of blocks costs."""
 
-    Attributes
-    ----------
-    used, fetched
-        Cells that the blocks hold, and cells of the chunks that they touch; a chunk counts once for every block.
-    objects
-        Mean number of shards that a block touches, or of chunks where there are no shards.
-    """
-
-    used: int
-    fetched: int
-    objects: float
+    used: int  # cells of the blocks
+    fetched: int  # cells of the chunks that they touch; a chunk counts once for every block
+    objects: float  # mean number of shards that a block touches, or of chunks without shards
 
 
 def read_cost(

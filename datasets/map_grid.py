@@ -20,24 +20,12 @@ _SAMPLES = 500
 
 @dataclass(frozen=True)
 class MapGrid:
-    """An evenly spaced grid of cells.
-
-    Attributes
-    ----------
-    dims, shape
-        Names and sizes of the row and the column dimension.
-    origin
-        x and y of the centre of the first cell.
-    steps
-        [[x, y] from a row to the next, [x, y] from a column to the next].
-    crs
-        Coordinate system, if the volume has one.
-    """
+    """An evenly spaced grid of cells; the first dimension has the rows, the second the columns."""
 
     dims: tuple[str, str]
     shape: tuple[int, int]
-    origin: np.ndarray
-    steps: np.ndarray
+    origin: np.ndarray  # x and y of the centre of the first cell
+    steps: np.ndarray  # [[x, y] from a row to the next, [x, y] from a column to the next]
     crs: CRS | None
 
     @classmethod

@@ -45,23 +45,13 @@ class ReplacedObjectError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Bytes that are wanted of the object `key`.
-
-    Attributes
-    ----------
-    start, stop
-        First byte and the byte after the last; without them the whole object.
-    suffix
-        Or: this many bytes from its end.
-    etag
-        Version that it must still have; none takes any.
-    """
+    """Bytes that are wanted of the object `key`: from `start` up to `stop`, or the last ones, or all."""
 
     key: str
     start: int | None = None
     stop: int | None = None
-    suffix: int | None = None
-    etag: str | None = None
+    suffix: int | None = None  # this many bytes from its end
+    etag: str | None = None  # version that it must still have; none takes any
 
     @property
     def length(self) -> int | None:

@@ -77,19 +77,11 @@ def _centres(values: np.ndarray, factor: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What was found out about the cells at a place of the output's grid.
-
-    Attributes
-    ----------
-    winner
-        uint8 [*place]: the most probable class, or `NO_DATA`.
-    probability
-        float32 [K, *place], NaN where there is no data.
-    """
+    """What was found out about the cells at a place of the output's grid."""
 
     place: tuple[slice, ...]
-    winner: np.ndarray
-    probability: np.ndarray
+    winner: np.ndarray  # uint8 [*place]: the most probable class, or `NO_DATA`
+    probability: np.ndarray  # float32 [K, *place], NaN where there is no data
 
     @classmethod
     def of(cls, place: tuple[slice, ...], probability: np.ndarray, empty: np.ndarray) -> "Labelled":

@@ -8,14 +8,14 @@ _FIRST, _EVERY, _BAR_EVERY, _WIDTH = 0.5, 5.0, 0.2, 30
 
 
 class Progress:
-    """Counts bytes from any thread and says how many of all; short work says nothing.
+    """Counts bytes from any thread and says how many; short work says nothing.
 
     Parameters
     ----------
     label
         What is done, in a word or two.
     total, done
-        Bytes of the whole work, and what an earlier process did of them.
+        Bytes of the whole work, and of what an earlier process did.
     speak
         Whether anything is printed.
     """

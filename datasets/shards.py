@@ -14,19 +14,11 @@ Cells = tuple[slice, ...]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a region takes from one chunk.
+    """What a region takes from one chunk."""
 
-    Attributes
-    ----------
-    index
-        Position of the chunk within its shard, last dimension fastest.
-    chunk, out
-        Cells within the chunk, and the same within the region.
-    """
-
-    index: int
-    chunk: Cells
-    out: Cells
+    index: int  # position of the chunk within its shard, last dimension fastest
+    chunk: Cells  # cells within the chunk
+    out: Cells  # the same cells within the region
 
     @property
     def cells(self) -> int:

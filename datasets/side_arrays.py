@@ -44,7 +44,7 @@ def _array(source: str, key: str, option: str) -> np.ndarray | LazyArray:
 
 
 def add_side_arrays(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
-    """Add labels and mask from their own files or keys; labels become class indices.
+    """Add labels, as class indices, and mask from their own files or keys.
 
     Raises
     ------

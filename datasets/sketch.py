@@ -19,29 +19,17 @@ _CELLS = 2**18  # measured at a time, so that the float64 copies stay small
 
 @dataclass(frozen=True)
 class Sketch:
-    """Summary of the cells of E entries.
+    """Summary of the cells of E entries."""
 
-    Attributes
-    ----------
-    count, mean, squares
-        Cells, their mean, and the sum of their squared distances from it: int64, float64, float64 [E].
-    low, high
-        Smallest and largest value, float64 [E]; inf and -inf without cells.
-    at_low, at_high
-        Cells of exactly that value, int64 [E].
-    keys, counts
-        Occupied bins in ascending order, each ``entry * 65536 + bin``, and their cells: int64 [occupied].
-    """
-
-    count: np.ndarray
-    mean: np.ndarray
-    squares: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    at_low: np.ndarray
+    count: np.ndarray  # of the cells, int64 [E]
+    mean: np.ndarray  # float64 [E]
+    squares: np.ndarray  # sum of the squared distances from the mean, float64 [E]
+    low: np.ndarray  # smallest value, float64 [E]; inf without cells
+    high: np.ndarray  # largest value, float64 [E]; -inf without cells
+    at_low: np.ndarray  # cells of exactly that value, int64 [E]
     at_high: np.ndarray
-    keys: np.ndarray
-    counts: np.ndarray
+    keys: np.ndarray  # occupied bins in ascending order, each `entry * 65536 + bin`, int64 [occupied]
+    counts: np.ndarray  # their cells, int64 [occupied]
 
     @property
     def deviation(self) -> np.ndarray:
@@ -79,7 +67,7 @@ def sketch(values_EP: Sequence[np.ndarray], keep_EP: Sequence[np.ndarray] | None
 
 
 def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
-    """Summarise one entry, some cells at a time: the fields of `Sketch` as scalars, then cells of every bin."""
+    """Summarise one entry, some cells at a time: fields of `Sketch` as scalars, then cells of every bin."""
     exact = is_exact(values.dtype)
     count, mean, squares = 0, np.float64(0), np.float64(0)
     low, high, at_low, at_high = np.inf, -np.inf, 0, 0

@@ -134,7 +134,7 @@ def write_volume(
     overviews: bool = False,
     no_data: str | None = None,
 ) -> PathOrUri:
-    """Write a dataset, with statistics of its data, as a Zarr v3 store through Dask: all of it appears, or nothing.
+    """Write a dataset, with statistics of its data, as a Zarr v3 store: all of it appears, or nothing.
 
     A folder is written aside and then renamed; below a URI the root's metadata are written last.
 
@@ -151,8 +151,7 @@ def write_volume(
     chunks, block
         Edges of chunks and of the blocks that will be read, along some dimensions; see `plan_chunks`.
     key
-        Hash of what is written and how, stored with it: what a stopped process finished of the same is kept. Without a
-        key nothing is.
+        Hash of what is written and how, stored with it: only with one is kept what a stopped process finished.
     overviews
         Whether coarser copies for viewing are made of data larger than one piece.
     no_data

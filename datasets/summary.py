@@ -1,9 +1,7 @@
-"""The statistics that are stored beside a volume: a small labelled dataset with a version.
-
-Q percentiles, B bins of the histogram.
-"""
+"""The statistics that are stored beside a volume: a small labelled dataset with a version."""
 
 import json
+import math
 from collections.abc import Hashable
 
 import numpy as np
@@ -57,7 +55,7 @@ def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
         variables["dead"] = (plan.columns, gathered.dead)
     attrs = {
         "version": VERSION,
-        "cells": int(np.prod(list(plan.sizes.values()), dtype=np.int64)),
+        "cells": math.prod(plan.sizes.values()),
         "percentile_error": 0.0 if is_exact(dtype) else ERROR,
         "overall": json.dumps(_overall(gathered, dists)),
     }
