@@ -33,8 +33,6 @@ def refusal(name: str, problem: str, done: str) -> str:
 def brief(error: BaseException) -> str:
     """HTTP status and code of a store's error, or its kind."""
     text = str(error)
-    status = re.search(r"\b([45]\d\d) [A-Z][A-Za-z ]*", text)
-    code = re.search(r"<Code>(\w+)</Code>", text)
-    found = [status.group(0).strip() if status else "", code.group(1) if code else ""]
+    found = (re.search(pattern, text) for pattern in (r"\b([45]\d\d [A-Z][A-Za-z ]*)", r"<Code>(\w+)</Code>"))
     known = (words for pattern, words in _KINDS.items() if re.search(pattern, text, re.IGNORECASE))
-    return " ".join(word for word in found if word) or next(known, type(error).__name__)
+    return " ".join(match[1].strip() for match in found if match) or next(known, type(error).__name__)

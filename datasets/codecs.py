@@ -25,14 +25,7 @@ class CorruptChunkError(ValueError):
 
 
 class Decoder:
-    """Turns the stored bytes of a chunk into its cells.
-
-    Parameters
-    ----------
-    codecs
-        Those of the metadata, in the order of encoding.
-    shape, dtype
-        Of a chunk.
+    """Turns the stored bytes of a chunk into its cells; the codecs are those of the metadata, in the order of encoding.
 
     Raises
     ------

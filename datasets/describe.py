@@ -103,8 +103,8 @@ def describe(path: str | Path, ds: xr.Dataset, summary: xr.Dataset, crs: str) ->
         sizes={str(dim): size for dim, size in data.sizes.items()},
         coordinates={
             str(name): _range(ds[name])
-            for name in sorted(data.coords, key=lambda name: [*data.dims, *data.coords].index(name))
-            if name != "spatial_ref"
+            for name in dict.fromkeys([*data.dims, *data.coords])
+            if name in data.coords and name != "spatial_ref"
         },
         dtype=str(data.dtype),
         chunks=list(data.encoding["chunks"]),

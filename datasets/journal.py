@@ -17,14 +17,8 @@ from datasets.errors import InputError
 class Journal:
     """Finished pieces of one volume: a note each, once it is in the store, with what was measured of it.
 
-    Parameters
-    ----------
-    folder
-        Holds the notes as files, each of which appears whole or not at all.
-    resumes
-        Whether what is unfinished can be gone on with.
-    goes_on
-        Whether an earlier process began to write the same.
+    The notes are files of a folder, each of which appears whole or not at all. A journal that `resumes` can be gone on
+    with later; one that `goes_on` was begun by an earlier process.
     """
 
     def __init__(self, folder: Path, *, resumes: bool, goes_on: bool) -> None:
@@ -70,14 +64,8 @@ def _file(name: str) -> str:
 def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journal]:
     """Open the journal of a volume that is being written, for this process alone; removed at the end unless kept.
 
-    Parameters
-    ----------
-    place
-        Folder of the volume, of which the journal is a hidden neighbour.
-    key
-        Hash of what is being written; none is never gone on with.
-    begun
-        Whether an earlier process left something unfinished.
+    It is a hidden neighbour of the volume's folder. Where something was begun, it goes on if its key, a hash of what is
+    being written, is the same; without a key never.
 
     Raises
     ------

@@ -23,17 +23,16 @@ def plan_chunks(
 ) -> tuple[dict[Hashable, int], dict[Hashable, int] | None]:
     """Choose chunks, and shards of up to 64 MiB for an array larger than that.
 
-    Without a block, chunks are of 1 to 2 MiB with edges as even as they can be. With one, they are at most 1 MiB and
-    divide it, and the shards are whole blocks wherever these fit, so that an aligned block reads nothing but itself.
+    Without a block, chunks are of 1 to 2 MiB with edges as even as can be. With one, they are at most 1 MiB and divide
+    it, and shards are whole blocks wherever these fit, so that an aligned block reads nothing but itself.
 
     Parameters
     ----------
     sizes, itemsize
         Cells along each dimension, and bytes of one.
-    preferred
-        Edges of chunks that the user asks for along some dimensions.
-    block
-        Edges of the blocks that will be read, along some dimensions; the others are read whole.
+    preferred, block
+        Edges of chunks that the user asks for and of the blocks that will be read, along some dimensions; the others
+        are read whole.
     shard_bytes
         Largest shard; none means 64 MiB.
     within
@@ -42,7 +41,7 @@ def plan_chunks(
     Returns
     -------
     chunks, shards
-        Edges in cells, in the order of `sizes`; shards are multiples of chunks, and none where one would hold it all.
+        Edges in cells, in the order of `sizes`; shards are multiples of chunks, and none where one holds all.
     """
     limit = SHARD_BYTES if shard_bytes is None else shard_bytes
     fixed, blocks = (

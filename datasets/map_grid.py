@@ -13,8 +13,8 @@ from pyproj.exceptions import CRSError, ProjError
 
 from datasets.errors import InputError
 
-_UNEVEN = 0.1  # share of a cell that a centre may be off the grid
-_ALIKE = 1e-3  # cells that the corners of equal grids may be apart, which formats round in their own ways
+_UNEVEN = 0.1  # cells that a centre may be off the grid
+_ALIKE = 1e-3  # cells that the corners of equal grids, which formats round in their own ways, may be apart
 _SAMPLES = 500
 
 
@@ -91,7 +91,7 @@ class MapGrid:
         return bool(self.crs.equals(other.crs, ignore_axis_order=True))
 
     def same_cells(self, other: "MapGrid") -> bool:
-        """Whether both have the same cells, to a thousandth of one, where their systems are the same."""
+        """Whether both have the same cells, to a thousandth of one, in the same system."""
         if self.shape != other.shape:
             return False
         last = np.array(self.shape) - 1.0
@@ -99,13 +99,13 @@ class MapGrid:
         return bool((np.abs(self.cells(*other.positions(*corners)) - corners) <= _ALIKE).all())
 
     def bounds(self) -> str:
-        """Say where the cells are, for a message."""
+        """Say where the cells are."""
         x, y = self.positions(*np.meshgrid([0, self.shape[0] - 1], [0, self.shape[1] - 1]))
         return f"x {x.min():g} to {x.max():g}, y {y.min():g} to {y.max():g} ({crs_name(self.crs)})"
 
 
 def crs_name(crs: CRS | None) -> str:
-    """Say a coordinate system in few words."""
+    """Name a coordinate system."""
     return "no CRS" if crs is None else (crs.to_string() if crs.to_authority() else crs.name)
 
 

@@ -69,21 +69,9 @@ class Got:
 
 
 class Objects:
-    """Objects in a folder, or below a prefix of a cloud store.
+    """Objects in a folder, or below ``s3://bucket/prefix``, ``gs://``, ``az://container/prefix`` or ``https://``.
 
-    Pickles as its URI alone: a process that receives it connects with the credentials of its own environment.
-
-    Parameters
-    ----------
-    uri
-        Folder, or ``s3://bucket/prefix``, ``gs://``, ``az://container/prefix``, ``https://``.
-
-    Attributes
-    ----------
-    uri
-        The root as it may be shown: without passwords and signatures.
-    traffic
-        What was read so far.
+    Pickles as its URI alone: whoever receives it connects with the credentials of its own environment.
 
     Raises
     ------
@@ -93,7 +81,7 @@ class Objects:
 
     def __init__(self, uri: str | Path) -> None:
         self._root = str(uri)
-        self.uri = _shown(self._root).rstrip("/") if is_remote(uri) else self._root
+        self.uri = _shown(self._root).rstrip("/") if is_remote(uri) else self._root  # as it may be shown
         self.store: Any = _connect(self._root)
         self._folder = None if is_remote(uri) else Path(uri).resolve()
         self.traffic = Traffic()
@@ -181,7 +169,7 @@ class Objects:
         return True
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write an object; tried again as in `get`, and `InputError` as there."""
+        """Write an object; attempts and errors as in `get`."""
         problem = ""
         for attempt in range(_ATTEMPTS):
             _pause(attempt)
@@ -203,7 +191,7 @@ class Objects:
             obstore.delete(self.store, key)
 
     def is_empty(self) -> bool:
-        """Whether there is no object at all."""
+        """Whether there is no object."""
         with self._refusals("listed"):
             return not any(True for _ in obstore.list(self.store, chunk_size=1))
 

@@ -1,7 +1,6 @@
 """Rules that divide a map into training, validation and test: pure functions of label counts and seeds.
 
-Whatever the rule, cells of two parts are always more than `buffer` cells apart (Chebyshev distance: the larger of
-the distances along the axes).
+Cells of two parts are always more than `buffer` cells apart (Chebyshev distance: the larger of those along the axes).
 
 K classes, B blocks, W wells, M cells along the dimensions of the map; P the three parts.
 """
@@ -15,7 +14,7 @@ from datasets.config import SplitConfig
 
 UNUSED, TRAIN, VALIDATION, TEST = 0, 1, 2, 3
 PART_NAMES = ["unused", "train", "validation", "test"]
-_WELL_DRAWS = 200  # draws of the validation wells, of which the one that spreads the classes best is taken
+_WELL_DRAWS = 200  # of the validation wells, of which the one that spreads the classes best is taken
 
 
 def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
@@ -69,8 +68,8 @@ def deal(counts_KB: np.ndarray, fractions: Sequence[float], rng: np.random.Gener
 def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndarray, config: SplitConfig) -> np.ndarray:
     """Let squares around wells train and validate, and all other columns, a buffer away, test.
 
-    Of many seeded draws of the validation wells, the first is taken that leaves most classes to training, then most
-    to validation. A column belongs to its nearest well.
+    A column belongs to its nearest well. Of many seeded draws of the validation wells, the first is taken that leaves
+    most classes to training, then most to validation.
 
     Parameters
     ----------

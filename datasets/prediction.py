@@ -98,12 +98,10 @@ def lay_out(
 
     Parameters
     ----------
-    source
-        The volume that is predicted.
-    dims, factor
-        Dimensions of the output, and how much coarser its grid is.
+    source, dims, factor
+        The volume that is predicted, dimensions of the output, and how much coarser its grid is.
     classes, attrs
-        Names of the K classes, and provenance for the root.
+        Names of the K classes, and provenance.
 
     Returns
     -------
@@ -136,7 +134,7 @@ def write_prediction(
     """Write a prediction, piece by piece, as a Zarr v3 store in the place of what is there.
 
     In a folder all of it appears, or nothing, and what was there stays until then. Below a URI that goes as soon as the
-    first piece has come, and the new store opens once all of it is there.
+    first piece has come, and the new store opens once it is whole.
 
     Parameters
     ----------
@@ -176,16 +174,13 @@ def write_prediction(
             write(aside)
 
 
-def _write_piece(group: zarr.Group, piece: Labelled) -> None:
-    winner, probability = group["class"], group["probability"]
-    assert isinstance(winner, zarr.Array)
-    assert isinstance(probability, zarr.Array)
-    winner[piece.place] = piece.winner
-    probability[(slice(None), *piece.place)] = piece.probability
+def _write_piece(arrays: Any, piece: Labelled) -> None:
+    arrays["class"][piece.place] = piece.winner
+    arrays["probability"][(slice(None), *piece.place)] = piece.probability
 
 
 def _encoding(layout: xr.Dataset, block: Sequence[int] | None) -> dict[str, dict[str, Any]]:
-    """Cut both arrays so that a piece fills whole chunks and shards where its size allows it."""
+    """Cut both arrays so that a piece fills whole chunks and shards if its size allows it."""
     dims = [str(dim) for dim in layout["class"].dims]
     blocks = {} if block is None else dict(zip(dims, block, strict=True))
     encoding: dict[str, dict[str, Any]] = {}

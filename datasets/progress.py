@@ -8,16 +8,9 @@ _FIRST, _EVERY, _BAR_EVERY, _WIDTH = 0.5, 5.0, 0.2, 30
 
 
 class Progress:
-    """Counts bytes from any thread and says how many; short work says nothing.
+    """Counts the bytes that are done, from any thread, and says how far it is, if it may speak and the work is long.
 
-    Parameters
-    ----------
-    label
-        What is done, in a word or two.
-    total, done
-        Bytes of the whole work, and of what an earlier process did.
-    speak
-        Whether anything is printed.
+    An earlier process may have `done` some of them.
     """
 
     def __init__(self, label: str, total: int, *, speak: bool = True, done: int = 0) -> None:

@@ -53,5 +53,5 @@ def code_version() -> str:
 
 
 def content_key(facts: Mapping[str, object]) -> str:
-    """Hash what decides every byte of a store: who has the same key writes the same."""
+    """Hash what decides every byte of a store: the same key, the same bytes."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

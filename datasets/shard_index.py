@@ -51,10 +51,7 @@ class IndexCache:
     def keep(self, key: str, got: Got) -> ShardIndex:
         """Read the index from the bytes asked for, or those of the whole shard, and keep it.
 
-        Raises
-        ------
-        CorruptChunkError
-            Where it is none, or points beyond the shard.
+        `CorruptChunkError` where it is none, or points beyond the shard.
         """
         size = self._layout.index_bytes
         data = got.data[:size] if self._layout.index_first else got.data[-size:]

@@ -83,7 +83,7 @@ def plan_region(region: Cells, shape: Sequence[int], shard: Sequence[int], chunk
 
 
 def _plan_axis(part: slice, size: int, edge: int, count: int, stride: int) -> dict[int, list[tuple[int, slice, slice]]]:
-    """Cut one axis: shard -> its chunks as (share of the flat index, cells in the chunk, cells in the region)."""
+    """Cut one axis: shard -> its chunks as (share of the index, cells in the chunk, cells in the region)."""
     start, stop, step = part.indices(size)
     if step != 1:
         raise ValueError(f"a region has no steps: {part}")
@@ -114,11 +114,9 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
     Parameters
     ----------
     ranges
-        First byte and the byte after the last of each range; empty ones are left out.
-    gap
-        Largest gap that is ever closed, in bytes.
-    slack
-        Bytes in gaps that may be fetched, as a share of those wanted.
+        First byte and the byte after the last of each; empty ones are left out.
+    gap, slack
+        Largest gap that is ever closed, in bytes, and the share of the wanted bytes that all gaps may have.
     most
         Bytes above which no request grows, so that large reads travel over several connections.
 

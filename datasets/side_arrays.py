@@ -12,6 +12,9 @@ from datasets.readers.arrays import name_dims
 from datasets.readers.lazy import LazyArray
 from datasets.sources import existing
 
+_ARRAYS = {(".mat",): matlab.load, (".npy", ".npz"): numpy.load, (".nc", ".nc4", ".cdf"): netcdf.load}
+_RASTERS = {(".tif", ".tiff"): geotiff.read, (".hdr", ".img", ".bsq", ".bil", ".bip"): envi.read}
+
 
 def load_array(source: str, key: str, option: str) -> np.ndarray:
     """Load the array `key` of a file that the setting `option` names, its axes unnamed.
@@ -28,16 +31,12 @@ def load_array(source: str, key: str, option: str) -> np.ndarray:
 def _array(source: str, key: str, option: str) -> np.ndarray | LazyArray:
     path = existing(source, option)
     suffix = path.suffix.lower()
-    if suffix == ".mat":
-        return matlab.load(path, key, f"{option}_key")
-    if suffix in (".npy", ".npz"):
-        return numpy.load(path, key, f"{option}_key")
-    if suffix in (".tif", ".tiff"):
-        return geotiff.read(ConvertConfig(source=source))["data"].values
-    if suffix in (".hdr", ".img", ".bsq", ".bil", ".bip"):
-        return envi.read(ConvertConfig(source=source))["data"].values
-    if suffix in (".nc", ".nc4", ".cdf"):
-        return netcdf.load(path, key, f"{option}_key")
+    for suffixes, load in _ARRAYS.items():
+        if suffix in suffixes:
+            return load(path, key, f"{option}_key")
+    for suffixes, read in _RASTERS.items():
+        if suffix in suffixes:
+            return read(ConvertConfig(source=source))["data"].values
     raise InputError(
         f"{path} is not an array that {option} can be read from; use .npy, .npz, .mat, .tif, .nc or an ENVI .hdr"
     )

@@ -108,7 +108,7 @@ def _for_zarr(uri: str) -> Any:
 
 
 def open_part(uri: str | Path, group: str) -> xr.Dataset | None:
-    """Open a group beside a volume's own arrays, such as its statistics; none where there is no such."""
+    """Open a group beside a volume's own arrays, such as its statistics, if it is there."""
     try:
         return xr.open_zarr(
             _for_zarr(str(uri)),
@@ -136,14 +136,12 @@ def write_volume(
 ) -> PathOrUri:
     """Write a dataset, with statistics of its data, as a Zarr v3 store: all of it appears, or nothing.
 
-    A folder is written aside and then renamed; below a URI the root's metadata are written last.
-
     Parameters
     ----------
     ds
         Variables as `open_volume` describes them; Dask-backed ones are computed shard by shard.
     path
-        Folder of the store, made together with its parents, or its URI; returned.
+        Folder of the store, made with its parents, or its URI; returned.
     overwrite
         Whether an existing store is replaced (after the new one is complete).
     progress
@@ -161,8 +159,8 @@ def write_volume(
     Raises
     ------
     InputError
-        Where the store exists and may not be replaced, another process is writing it, it would hold no data, or it
-        cannot be written, as on a full disk.
+        Where the store exists and may not be replaced, another process writes it, it would hold no data, or it cannot
+        be written, as on a full disk.
     """
     refuse_existing(path, overwrite)
     ds, encoding = _lay_out(ds, chunks, block)
@@ -204,7 +202,7 @@ def _spoken(journal: Journal, speak: bool) -> Iterator[None]:
 
 
 def stored_attributes(path: str | Path) -> dict[str, Any]:
-    """Read the attributes of the finished volume at a folder or URI; empty where there is none."""
+    """Read the attributes of a finished volume; empty where there is none."""
     if not is_remote(path) and not Path(path).is_dir():
         return {}
     root = Objects(path).find("zarr.json")
@@ -234,8 +232,6 @@ def open_aside(path: Path, journal: Journal | None = None) -> Iterator[Path]:
 
     Parameters
     ----------
-    path
-        The place.
     journal
         With it, what an interruption, or what is nobody's mistake, stopped may be left and filled further.
 

@@ -1,7 +1,7 @@
-"""Write a Zarr store below a URI, its root last: what was only begun does not open, and is gone on with or begun anew.
+"""Write a Zarr store below a URI, its root last: what was only begun does not open.
 
-What an unfinished store knows of itself (its root, its journal, what is being written and by whom) lies in it, below
-`BEGUN`, so that any machine can go on with it.
+What it knows of itself (its root, its journal, what is being written and by whom) lies in it, below `BEGUN`, so that
+any machine can go on with it.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from datasets.journal import Journal, locked
 from datasets.objects import Ask, Objects
 
 ROOT = "zarr.json"
-BEGUN = "telegrapher-writing"  # below this lies what says that the store was begun, and how far it is
+BEGUN = "telegrapher-writing"
 _OWNER = f"{BEGUN}/owner.json"
 
 
@@ -67,10 +67,9 @@ class _RootLast(ObjectStore[Any]):
 
 
 class _StoredJournal(Journal):
-    """A journal whose notes are objects of the unfinished store.
+    """A journal whose notes are objects of the unfinished store; the folder has copies of what this process wrote.
 
-    None is written once another machine has taken the store over. What this process wrote is read from a copy in the
-    folder.
+    None is written once another machine has taken the store over.
     """
 
     def __init__(self, objects: Objects, owner: bytes, folder: Path, *, resumes: bool, goes_on: bool) -> None:
@@ -102,7 +101,7 @@ class _StoredJournal(Journal):
 
 
 def refuse_existing_upload(uri: str, overwrite: bool) -> None:
-    """Raise `InputError` where there is something at `uri` that is not to be replaced; see `open_upload`."""
+    """Raise `InputError` where there is something at `uri` that is not to be replaced."""
     objects = Objects(uri)
     if objects.exists(ROOT):
         if not overwrite:
@@ -113,22 +112,22 @@ def refuse_existing_upload(uri: str, overwrite: bool) -> None:
 
 @contextmanager
 def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple[Store, Journal]]:
-    """Open a store at `uri` for writing, one that opens for others only once all of it is there.
+    """Open a store at `uri` for writing, one that opens for others only once it is whole.
 
-    A cloud store cannot rename, so a store that is replaced is gone as soon as writing begins. Nor can it be locked:
-    where two machines write the same place, the one that began first stops at its next piece.
+    A cloud store cannot rename, so what is replaced is gone as soon as writing begins. Nor can it be locked: where two
+    machines write the same place, the one that began first stops at its next piece.
 
     Parameters
     ----------
     key
-        Hash of what is being written; where an earlier process wrote the same, its journal goes on. None never does.
+        Hash of what is written; where an earlier process wrote the same, its journal goes on. None never does.
     overwrite
         Whether a finished store is replaced.
 
     Yields
     ------
     store, journal
-        What to write to, and which pieces of it are there.
+        What to write to, and its finished pieces.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Write the arrays of a volume piece by piece, each once, measured as it passes, so that a later process can go on.
+"""Write the arrays of a volume piece by piece, each measured as it passes, so that a later process can go on.
 
-A piece is a shard of the arrays that share the data's grid (data, mask, dense labels), or the whole of small ones.
+A piece is a shard of the arrays on the data's grid (data, mask, dense labels), or the whole of small ones.
 """
 
 import math
@@ -102,13 +102,7 @@ def _begin(ds: xr.Dataset, target: Target, group: str, encoding: Encoding, journ
     if f"begun{group}" in journal:
         return
     ds.to_zarr(
-        target,
-        group=group or None,
-        mode="w",
-        zarr_format=3,
-        consolidated=False,
-        compute=False,
-        encoding=encoding,
+        target, group=group or None, mode="w", zarr_format=3, consolidated=False, compute=False, encoding=encoding
     )
     journal.note(f"begun{group}")
 
@@ -123,7 +117,7 @@ def _write_pieces(
     first: "_FirstLevel | None" = None,
 ) -> None:
     """Let Dask write the pieces that are not in the journal, as many at once as memory allows."""
-    arrays = zarr.open_group(target, mode="r+", path=group)
+    arrays: Any = zarr.open_group(target, mode="r+", path=group)
     tasks, largest, total, done = [], 1, 0, 0
     for grid in grids(ds):
         blocks = {name: ds[name].data.to_delayed(optimize_graph=False) for name in grid.names}
@@ -145,9 +139,7 @@ def _write_pieces(
 
     def write(name: str, where: dict[str, slice], size: int, held: dict[str, np.ndarray], valid: Any) -> None:
         for key, block in held.items():
-            target = arrays[key]
-            assert isinstance(target, zarr.Array)
-            target[tuple(where.values())] = block
+            arrays[key][tuple(where.values())] = block
         measured = plan.measure(held["data"], valid, where) if plan is not None and "data" in held else {}
         if first is not None and "data" in held:
             first.write(held["data"], valid, where)
@@ -186,9 +178,8 @@ class _FirstLevel:
             return None
         coarse, encoding = halved(Source.of(target, "", ds))
         _begin(coarse, target, f"{OVERVIEWS}/1", encoding, journal)
-        array = zarr.open_group(target, mode="r+", path=f"{OVERVIEWS}/1")["data"]
-        assert isinstance(array, zarr.Array)
-        return cls(coarse, array, steps)
+        arrays: Any = zarr.open_group(target, mode="r+", path=f"{OVERVIEWS}/1")
+        return cls(coarse, arrays["data"], steps)
 
     def write(self, values: np.ndarray, valid: np.ndarray | None, where: dict[str, slice]) -> None:
         """Write what a piece of the data becomes."""
