@@ -2,13 +2,13 @@
 
 import re
 
-_REFUSED_CODES = re.compile(
-    "ExpiredToken|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|RequestTimeToo"
+_NOT_THERE = r"169\.254"  # gives credentials to a machine in the cloud; asked when nothing else does
+_REFUSED = re.compile(
+    "ExpiredToken|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|"
+    f"RequestTimeToo|{_NOT_THERE}"
 )
-
-_NOT_THERE = "169.254"  # gives credentials to a machine in the cloud; asked when nothing else does
 _KINDS = {
-    re.escape(_NOT_THERE): "no credentials in the environment",
+    _NOT_THERE: "no credentials in the environment",
     "dns error": "no such host",
     "redirect": "moved; perhaps AWS_REGION is another",
     "timed ?out|timeout": "no answer in time",
@@ -19,7 +19,7 @@ _KINDS = {
 
 def says_refused(error: BaseException) -> bool:
     """Whether an error says that the credentials are wrong, expired or not there."""
-    return bool(_REFUSED_CODES.search(str(error)) or _NOT_THERE in str(error))
+    return bool(_REFUSED.search(str(error)))
 
 
 def refusal(name: str, problem: str, done: str) -> str:

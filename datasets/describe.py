@@ -21,7 +21,7 @@ _SHOWN_SHARES = ("1", "25", "50", "75", "99")
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Labels of a volume: their dimensions, the cells of each class, and those without a label."""
+    """Labels: their dimensions, the cells of each class, and those without one."""
 
     dims: list[str]
     counts: dict[str, int]
@@ -95,7 +95,7 @@ class Description:
 
 
 def describe(path: str | Path, ds: xr.Dataset, summary: xr.Dataset, crs: str) -> Description:
-    """Describe an opened volume with its statistics, and the name of its coordinate reference system, if it has one."""
+    """Describe an opened volume by its statistics and the name of its coordinate reference system."""
     data = ds["data"]
     whole = overall(summary)
     return Description(

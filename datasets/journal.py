@@ -34,7 +34,7 @@ class Journal:
         return self._has(_file(name))
 
     def note(self, name: str, arrays: Mapping[str, np.ndarray] | None = None) -> None:
-        """Write down that a piece is finished."""
+        """Note that a piece is finished."""
         packed = BytesIO()
         np.savez_compressed(packed, **dict(arrays or {}))  # type: ignore[arg-type]
         self._put(_file(name), packed.getvalue())

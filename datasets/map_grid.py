@@ -20,7 +20,7 @@ _SAMPLES = 500
 
 @dataclass(frozen=True)
 class MapGrid:
-    """An evenly spaced grid of cells; the first dimension has the rows, the second the columns."""
+    """An evenly spaced grid of cells, of rows and columns."""
 
     dims: tuple[str, str]
     shape: tuple[int, int]

@@ -22,7 +22,7 @@ class ArrayLayout:
     chunk: tuple[int, ...]  # cells of the pieces it is decoded in [D]; the same without sharding
     codecs: Sequence[Mapping[str, Any]]  # of a chunk, as the metadata list them
     index_codecs: Sequence[Mapping[str, Any]] | None  # of a shard's index; none without sharding
-    index_first: bool  # whether the index is at the start of the shard, not at its end
+    index_first: bool  # whether it is at the start of the shard, not at its end
     prefix: str  # of an object's name: `c` and the separator `/` make `c/0/1/2`
     separator: str
     dims: tuple[str, ...]  # empty where they have no names

@@ -45,12 +45,12 @@ class ReplacedObjectError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Bytes that are wanted of the object `key`: from `start` up to `stop`, or the last ones, or all."""
+    """Bytes that are wanted of the object `key`: from `start` up to `stop`, or the last `suffix`, or all."""
 
     key: str
     start: int | None = None
     stop: int | None = None
-    suffix: int | None = None  # this many bytes from its end
+    suffix: int | None = None
     etag: str | None = None  # version that it must still have; none takes any
 
     @property
@@ -159,7 +159,7 @@ class Objects:
             return None
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of this name."""
+        """Whether there is such an object."""
         try:
             obstore.head(self.store, key)
         except FileNotFoundError:

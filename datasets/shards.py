@@ -6,7 +6,7 @@ D dimensions.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Cells = tuple[slice, ...]
@@ -126,9 +126,9 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
         In the order of the bytes, without overlap but for ranges that overlap themselves.
     """
     order = sorted((index for index, (start, stop) in enumerate(ranges) if stop > start), key=lambda i: ranges[i])
-    runs = list(_touching(ranges, order))
-    budget = slack * sum(stop - start for start, stop, _ in runs)
-    holes = sorted((after[0] - before[1], place) for place, (before, after) in enumerate(itertools.pairwise(runs)))
+    runs = _group(ranges, order, lambda last, start, _: start <= last.stop)  # without gaps
+    budget = slack * sum(run.stop - run.start for run in runs)
+    holes = sorted((after.start - before.stop, place) for place, (before, after) in enumerate(itertools.pairwise(runs)))
     closed = set()
     for hole, place in holes:
         if hole > gap or hole > budget:
@@ -136,39 +136,26 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
         budget -= hole
         closed.add(place)
     spans: list[Span] = []
-    for place, (_, stop, members) in enumerate(runs):
-        if place - 1 in closed and stop - spans[-1].start <= most:
+    for place, run in enumerate(runs):
+        if place - 1 in closed and run.stop - spans[-1].start <= most:
             last = spans[-1]
-            spans[-1] = Span(last.start, stop, last.members + members)
+            spans[-1] = Span(last.start, run.stop, last.members + run.members)
         else:
-            spans += _split(ranges, members, most)
+            spans += _group(ranges, run.members, lambda last, _, stop: stop <= last.stop or stop - last.start <= most)
     return spans
 
 
-def _touching(ranges: Sequence[tuple[int, int]], order: Sequence[int]) -> Iterator[tuple[int, int, list[int]]]:
-    """Group sorted ranges that follow each other without a gap."""
-    members: list[int] = []
-    start = stop = 0
-    for index in order:
-        if members and ranges[index][0] > stop:
-            yield start, stop, members
-            members = []
-        if not members:
-            start, stop = ranges[index]
-        stop = max(stop, ranges[index][1])
-        members.append(index)
-    if members:
-        yield start, stop, members
-
-
-def _split(ranges: Sequence[tuple[int, int]], members: Sequence[int], most: int) -> list[Span]:
-    """Cut a run of ranges without gaps into requests of at most `most` bytes, never within a range."""
+def _group(
+    ranges: Sequence[tuple[int, int]], order: Sequence[int], joins: Callable[[Span, int, int], bool]
+) -> list[Span]:
+    """Merge ranges, in ascending order, each with the span before it where it joins that."""
     spans: list[Span] = []
-    for index in members:
+    for index in order:
         start, stop = ranges[index]
-        if spans and (stop <= spans[-1].stop or stop - spans[-1].start <= most):
+        if spans and joins(spans[-1], start, stop):
             last = spans[-1]
-            spans[-1] = Span(last.start, max(stop, last.stop), [*last.members, index])
+            last.members.append(index)
+            spans[-1] = Span(last.start, max(stop, last.stop), last.members)
         else:
             spans.append(Span(start, stop, [index]))
     return spans

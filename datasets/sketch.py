@@ -47,9 +47,10 @@ def sketch(values_EP: Sequence[np.ndarray], keep_EP: Sequence[np.ndarray] | None
 
     Parameters
     ----------
-    values_EP, keep_EP
-        Numbers of every entry, of which those that are not finite do not count; and bool, the cells that count, or none
-        for all.
+    values_EP
+        Numbers of every entry, none or any; those that are not finite do not count.
+    keep_EP
+        Cells that count, bool; none means all.
     centre_E
         Values that the bins are finest around; not used for types that are counted exactly.
     """

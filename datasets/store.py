@@ -214,7 +214,7 @@ def stored_attributes(path: str | Path) -> dict[str, Any]:
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
-    """Raise `InputError` where `path`, a folder or a URI, exists and is not to be replaced."""
+    """Raise `InputError` where `path` exists and is not to be replaced."""
     if is_remote(path):
         return refuse_existing_upload(str(path), overwrite)
     path = Path(path)
@@ -271,7 +271,7 @@ def _aside(path: Path) -> Path:
 
 @contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """Put refusals of the operating system that the user can do something about into words."""
+    """Put refusals of the operating system that the user can act on into words."""
     try:
         yield
     except OSError as error:

@@ -29,7 +29,7 @@ _OWNER = f"{BEGUN}/owner.json"
 
 
 class _RootLast(ObjectStore[Any]):
-    """A store that keeps its root aside, in memory too, until `finish`, and writes by `Objects.put`."""
+    """A store that keeps its root aside until `finish`, and writes by `Objects.put`."""
 
     def __init__(self, objects: Objects, root: Buffer | None, *, read_only: bool = False) -> None:
         super().__init__(objects.store, read_only=read_only)

@@ -164,7 +164,7 @@ class _FirstLevel:
     """The first overview, written along with the data: its pieces are made of whole pieces of the data."""
 
     coarse: xr.Dataset
-    array: zarr.Array  # where it is stored
+    array: zarr.Array
     steps: tuple[int, ...]  # cells of the data along every axis in one of its cells
 
     @classmethod
