@@ -78,7 +78,7 @@ def _unzstd(data: Buffer) -> Buffer:
 
 
 def _checked(data: Buffer) -> Buffer:
-    """Take off the checksum after comparing it."""
+    """Compare the checksum and take it off."""
     view = memoryview(data).toreadonly()
     body = view[:-_CRC_BYTES]
     # An array over the same memory, because google_crc32c takes no memoryview.

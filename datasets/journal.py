@@ -1,4 +1,4 @@
-"""What of a volume is already written, kept beside it, so that a killed conversion goes on where it was."""
+"""What of a volume is written, kept beside it, so that a killed conversion goes on where it was."""
 
 import errno
 import fcntl
@@ -104,8 +104,9 @@ def locked(folder: Path, place: str | Path) -> Iterator[None]:
 
 
 def _lock(folder: Path, place: str | Path) -> int:
+    folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

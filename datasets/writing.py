@@ -44,7 +44,7 @@ def write_arrays(
     no_data: str | None,
     speak: bool,
 ) -> None:
-    """Write a laid-out volume with its statistics and overviews, leaving out the pieces that the journal has.
+    """Write a laid-out volume with its statistics and overviews, but for the pieces that the journal has.
 
     Parameters
     ----------
@@ -69,9 +69,8 @@ def write_arrays(
         _write_pieces(ds, target, "", journal, speak, plan, first)
         if plan is not None:
             (grid,) = (grid for grid in grids(ds) if "data" in grid.names)
-            gathered = Gathered.of(
-                plan, ((where, journal.read(grid.name("", index))) for index, where in grid.pieces())
-            )
+            measured = ((where, journal.read(grid.name("", index))) for index, where in grid.pieces())
+            gathered = Gathered.of(plan, measured)
             cells = int(gathered.sketch.count.sum())
             if no_data is not None and not cells:
                 raise InputError(no_data)
