@@ -152,7 +152,7 @@ class Objects:
         )
 
     def find(self, key: str) -> bytes | None:
-        """Read a small object; none where there is none."""
+        """Read a small object, if there is one."""
         try:
             return bytes(self.get(Ask(key)).data)
         except MissingObjectError:

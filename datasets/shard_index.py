@@ -39,7 +39,7 @@ class IndexCache:
             return self._kept.get(key)
 
     def forget(self, key: str) -> None:
-        """Drop the index of a shard that turned out to be another."""
+        """Drop the index of a shard that was replaced."""
         with self._lock:
             self._kept.pop(key, None)
 
