@@ -18,8 +18,8 @@ _READ_BY_OBSTORE = (
 def profile_credentials() -> Any | None:
     """Return what gives obstore the credentials of a profile; none where the environment names others, or no profile.
 
-    The order is that of AWS's own tools: keys in the environment first, then a profile (``AWS_PROFILE``, or
-    ``default``), then what the machine itself is allowed to do.
+    In the order of AWS's own tools: keys in the environment, then a profile (``AWS_PROFILE``, or ``default``), then
+    what the machine itself may do.
 
     Raises
     ------

@@ -2,13 +2,13 @@
 
 import re
 
-_REFUSED_CODES = re.compile(
-    "ExpiredToken|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|RequestTimeToo"
+_NOT_THERE = r"169\.254"  # gives credentials to a machine in the cloud; asked when nothing else does
+_REFUSED = re.compile(
+    "ExpiredToken|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|"
+    f"RequestTimeToo|{_NOT_THERE}"
 )
-
-_NOT_THERE = "169.254"  # the address that gives credentials to a machine in the cloud, asked when nothing else does
 _KINDS = {
-    re.escape(_NOT_THERE): "no credentials in the environment",
+    _NOT_THERE: "no credentials in the environment",
     "dns error": "no such host",
     "redirect": "moved; perhaps AWS_REGION is another",
     "timed ?out|timeout": "no answer in time",
@@ -18,12 +18,12 @@ _KINDS = {
 
 
 def says_refused(error: BaseException) -> bool:
-    """Whether the text of an error says that the credentials are wrong, expired or not there."""
-    return bool(_REFUSED_CODES.search(str(error)) or _NOT_THERE in str(error))
+    """Whether an error says that the credentials are wrong, expired or not there."""
+    return bool(_REFUSED.search(str(error)))
 
 
 def refusal(name: str, problem: str, done: str) -> str:
-    """Words for an object that may not be read or written."""
+    """Say that an object may not be read or written."""
     return (
         f"{name} could not be {done} ({problem}); check the address, and the credentials of the environment "
         "(such as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN): wrong, expired or without the right"
@@ -31,10 +31,8 @@ def refusal(name: str, problem: str, done: str) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """Kind, HTTP status and code of a store's error, and nothing else: its text may hold keys and signatures."""
+    """HTTP status and code of a store's error, or its kind."""
     text = str(error)
-    status = re.search(r"\b([45]\d\d) [A-Z][A-Za-z ]*", text)
-    code = re.search(r"<Code>(\w+)</Code>", text)
-    found = [status.group(0).strip() if status else "", code.group(1) if code else ""]
+    found = (re.search(pattern, text) for pattern in (r"\b([45]\d\d [A-Z][A-Za-z ]*)", r"<Code>(\w+)</Code>"))
     known = (words for pattern, words in _KINDS.items() if re.search(pattern, text, re.IGNORECASE))
-    return " ".join(word for word in found if word) or next(known, type(error).__name__)
+    return " ".join(match[1].strip() for match in found if match) or next(known, type(error).__name__)

@@ -1,5 +1,6 @@
 """Decode a Zarr v3 chunk as its metadata say, by zstandard, numcodecs and google-crc32c."""
 
+import math
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,21 +25,12 @@ class CorruptChunkError(ValueError):
 
 
 class Decoder:
-    """Turns the stored bytes of a chunk into its cells.
-
-    Parameters
-    ----------
-    codecs
-        The ``codecs`` list of the metadata, in the order of encoding.
-    shape
-        Cells of a chunk.
-    dtype
-        Type of the cells.
+    """Turns the stored bytes of a chunk into its cells; the codecs are those of the metadata, in the order of encoding.
 
     Raises
     ------
     InputError
-        Where the list names a codec that is not one of transpose, bytes, zstd, blosc, gzip, crc32c.
+        Where one is not transpose, bytes, zstd, blosc, gzip or crc32c.
     """
 
     def __init__(self, codecs: Sequence[Mapping[str, Any]], shape: Sequence[int], dtype: np.dtype) -> None:
@@ -52,25 +44,17 @@ class Decoder:
             elif name == "bytes":
                 if settings.get("endian"):
                     self._dtype = dtype.newbyteorder(">" if settings["endian"] == "big" else "<")
-            elif name == "crc32c":
-                self._steps.insert(0, _checked)
-            elif name in _INFLATE:
-                self._steps.insert(0, _INFLATE[name])
+            elif name in _STEPS:
+                self._steps.insert(0, _STEPS[name])
             else:
-                known = ", ".join(["transpose", "bytes", "crc32c", *_INFLATE])
+                known = ", ".join(["transpose", "bytes", *_STEPS])
                 raise InputError(f"the codec {name!r} is not one that is read here ({known}); convert the source again")
         self._shape = tuple(shape[axis] for axis in order.tolist())
         self._axes = None if np.array_equal(order, np.arange(len(shape))) else np.argsort(order)
-        self._bytes = int(np.prod(self._shape, dtype=np.int64)) * self._dtype.itemsize
+        self._bytes = math.prod(self._shape) * self._dtype.itemsize
 
     def __call__(self, data: Buffer) -> np.ndarray:
-        """Decode one chunk.
-
-        Raises
-        ------
-        CorruptChunkError
-            Where the bytes are not such a chunk.
-        """
+        """Decode one chunk; `CorruptChunkError` where the bytes are none."""
         try:
             for step in self._steps:
                 data = step(data)
@@ -83,7 +67,7 @@ class Decoder:
 
 
 def _unzstd(data: Buffer) -> Buffer:
-    """Decompress one frame; the decompressor's working memory is kept, one a thread."""
+    """Decompress one frame; each thread keeps its decompressor's working memory."""
     known = zstandard.frame_content_size(data)
     if known < 0:  # a frame that was streamed does not say how long it is
         return zstandard.ZstdDecompressor().decompressobj().decompress(data)
@@ -94,7 +78,7 @@ def _unzstd(data: Buffer) -> Buffer:
 
 
 def _checked(data: Buffer) -> Buffer:
-    """Take off the checksum after comparing it."""
+    """Compare the checksum and take it off."""
     view = memoryview(data).toreadonly()
     body = view[:-_CRC_BYTES]
     # An array over the same memory, because google_crc32c takes no memoryview.
@@ -104,4 +88,9 @@ def _checked(data: Buffer) -> Buffer:
     return body
 
 
-_INFLATE: dict[str, Callable[[Any], Buffer]] = {"zstd": _unzstd, "blosc": Blosc().decode, "gzip": GZip().decode}
+_STEPS: dict[str, Callable[[Any], Buffer]] = {
+    "crc32c": _checked,
+    "zstd": _unzstd,
+    "blosc": Blosc().decode,
+    "gzip": GZip().decode,
+}

@@ -28,7 +28,7 @@ from datasets.errors import InputError
 from datasets.foreign_layouts import Layout, attributes, find_layout
 from datasets.label_sources.place import is_placed, place_labels
 from datasets.labels import class_codes, label_attrs
-from datasets.objects import is_remote, open_objects
+from datasets.objects import Objects, is_remote
 from datasets.provenance import hash_files
 from datasets.readers import cf
 from datasets.readers.arrays import name_dims
@@ -218,7 +218,7 @@ def _provenance(config: ConvertConfig, layout: Layout, mask: str) -> dict[str, s
 
 def _objects(uri: str, array: str) -> str:
     """Count the objects that hold an array and hash their list, where they can be listed."""
-    listed = open_objects(uri).listing(array)
+    listed = Objects(uri).listing(array)
     if listed is None:
         return "not listed by the store, so changed values go unnoticed"
     chunks = [entry for entry in listed if entry[0].rpartition("/")[2] not in _METADATA]

@@ -1,4 +1,4 @@
-"""What of a volume is already written, kept beside it, so that a killed conversion goes on where it was."""
+"""What of a volume is written, kept beside it, so that a killed conversion goes on where it was."""
 
 import errno
 import fcntl
@@ -8,91 +8,55 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from datasets.errors import InputError
 
 
-class Notes(Protocol):
-    """Where a journal's notes are: each appears whole or not at all."""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write a note."""
-
-    def get(self, name: str) -> bytes:
-        """Read a note."""
-
-    def __contains__(self, name: str) -> bool: ...
-
-
-class FolderNotes:
-    """Notes as files of a folder.
-
-    Parameters
-    ----------
-    folder
-        The folder, which exists.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write a note."""
-        aside = self.folder / f"{name}.part"
-        aside.write_bytes(data)
-        aside.replace(self.folder / name)
-
-    def get(self, name: str) -> bytes:
-        """Read a note."""
-        return (self.folder / name).read_bytes()
-
-    def __contains__(self, name: str) -> bool:
-        return (self.folder / name).is_file()
-
-
 class Journal:
-    """Finished pieces of one volume: a note each, with what was measured of the piece.
+    """Finished pieces of one volume: a note each, once it is in the store, with what was measured of it.
 
-    A note is written only after its piece is in the store.
-
-    Parameters
-    ----------
-    notes
-        Where the notes are.
-    resumes
-        Whether what is unfinished can be gone on with.
-    goes_on
-        Whether an earlier process has begun writing the same.
+    The notes are files of a folder, each of which appears whole or not at all. A journal that `resumes` can be gone on
+    with later; one that `goes_on` was begun by an earlier process.
     """
 
-    def __init__(self, notes: Notes, *, resumes: bool = False, goes_on: bool = False) -> None:
-        self._notes, self.resumes, self.goes_on = notes, resumes, goes_on
+    def __init__(self, folder: Path, *, resumes: bool, goes_on: bool) -> None:
+        self._folder, self._resumes, self.goes_on = folder, resumes, goes_on
         self.kept = False
 
     def keep(self) -> bool:
-        """Keep the journal beyond the end of its context, where what is unfinished can be gone on with."""
-        self.kept = self.resumes
+        """Keep the journal beyond its context, where what is unfinished can be gone on with."""
+        self.kept = self._resumes
         return self.kept
 
     def __contains__(self, name: str) -> bool:
-        return _note(name) in self._notes
+        return self._has(_file(name))
 
     def note(self, name: str, arrays: Mapping[str, np.ndarray] | None = None) -> None:
-        """Write down that a piece is finished."""
+        """Note that a piece is finished."""
         packed = BytesIO()
         np.savez_compressed(packed, **dict(arrays or {}))  # type: ignore[arg-type]
-        self._notes.put(_note(name), packed.getvalue())
+        self._put(_file(name), packed.getvalue())
 
     def read(self, name: str) -> dict[str, np.ndarray]:
         """Read what was measured of a finished piece."""
-        with np.load(BytesIO(self._notes.get(_note(name))), allow_pickle=False) as arrays:
+        with np.load(BytesIO(self._get(_file(name))), allow_pickle=False) as arrays:
             return dict(arrays)
 
+    def _put(self, file: str, data: bytes) -> None:
+        aside = self._folder / f"{file}.part"
+        aside.write_bytes(data)
+        aside.replace(self._folder / file)
 
-def _note(name: str) -> str:
+    def _get(self, file: str) -> bytes:
+        return (self._folder / file).read_bytes()
+
+    def _has(self, file: str) -> bool:
+        return (self._folder / file).is_file()
+
+
+def _file(name: str) -> str:
     return f"{name.replace('/', '.')}.npz"
 
 
@@ -100,19 +64,13 @@ def _note(name: str) -> str:
 def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journal]:
     """Open the journal of a volume that is being written, for this process alone; removed at the end unless kept.
 
-    Parameters
-    ----------
-    place
-        Folder of the volume, of which the journal is a hidden neighbour.
-    key
-        What is being written, as a hash; none is never gone on with.
-    begun
-        Whether an earlier process left something that can be gone on with.
+    It is a hidden neighbour of the volume's folder. Where something was begun, it goes on if its key, a hash of what is
+    being written, is the same; without a key never.
 
     Raises
     ------
     InputError
-        Where another process is writing the same volume.
+        Where another process writes the same volume.
     """
     folder = place.with_name(f".{place.name}.journal")
     with locked(folder, place):
@@ -125,7 +83,7 @@ def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journ
                     if entry.name != "lock":
                         entry.unlink()
                 known.write_text(key or "")
-            journal = Journal(FolderNotes(folder), resumes=key is not None, goes_on=goes_on)
+            journal = Journal(folder, resumes=key is not None, goes_on=goes_on)
             yield journal
         finally:
             if journal is None or not journal.kept:
@@ -134,12 +92,9 @@ def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journ
 
 @contextmanager
 def locked(folder: Path, place: str | Path) -> Iterator[None]:
-    """Let no other process of this machine write `place` meanwhile; the lock is a file in `folder`.
+    """Let no other process of this machine write `place` meanwhile: `InputError` where one does.
 
-    Raises
-    ------
-    InputError
-        Where another process holds the lock.
+    The lock is a file in `folder`.
     """
     lock = _lock(folder, place)
     try:

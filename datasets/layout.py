@@ -1,7 +1,6 @@
 """How arrays are cut into chunks and shards, and what reading blocks from them costs: pure planning.
 
-A chunk is the least that is read, a shard is one object of the store. Both are planned from the size of the blocks
-that training will read, where that is known.
+A chunk is the least that is read, a shard one object of the store.
 """
 
 import math
@@ -24,37 +23,36 @@ def plan_chunks(
 ) -> tuple[dict[Hashable, int], dict[Hashable, int] | None]:
     """Choose chunks, and shards of up to 64 MiB for an array larger than that.
 
-    Without a block, chunks are of 1 to 2 MiB with edges as even as they can be. With one, they are at most 1 MiB and
-    divide it, and the shards are whole blocks wherever these fit, so that an aligned block reads nothing but itself.
+    Without a block, chunks are of 1 to 2 MiB with edges as even as can be. With one, they are at most 1 MiB and divide
+    it, and shards are whole blocks wherever these fit, so that an aligned block reads nothing but itself.
 
     Parameters
     ----------
-    sizes
-        Cells along each dimension.
-    itemsize
-        Bytes of one cell.
-    preferred
-        Edges of chunks that the user asks for along some of the dimensions.
-    block
-        Edges of the blocks that will be read, along some of the dimensions; all of the others are read whole.
+    sizes, itemsize
+        Cells along each dimension, and bytes of one.
+    preferred, block
+        Edges of chunks that the user asks for and of the blocks that will be read, along some dimensions; the others
+        are read whole.
     shard_bytes
         Largest shard; none means 64 MiB.
     within
-        Whether shards that are smaller than a block divide it, for arrays that are written block by block.
+        Whether shards smaller than a block divide it, for arrays that are written block by block.
 
     Returns
     -------
     chunks, shards
-        Edges in cells; shards are none for an array that fits into one shard, otherwise multiples of the chunks.
+        Edges in cells, in the order of `sizes`; shards are multiples of chunks, and none where one holds all.
     """
     limit = SHARD_BYTES if shard_bytes is None else shard_bytes
-    fixed = {str(dim): min(edge, sizes[dim]) for dim, edge in (preferred or {}).items() if dim in sizes}
-    blocks = {str(dim): min(edge, sizes[dim]) for dim, edge in (block or {}).items() if dim in sizes}
+    fixed, blocks = (
+        {dim: min(edge, sizes[dim]) for dim, edge in (edges or {}).items() if dim in sizes}
+        for edges in (preferred, block)
+    )
     chunks = {dim: max(1, fixed.get(str(dim), blocks.get(str(dim), size))) for dim, size in sizes.items()}
-    free = {dim for dim in sizes if dim not in fixed}
+    free = [dim for dim in sizes if dim not in fixed]
     largest = _BLOCK_CHUNK_BYTES if blocks else _CHUNK_BYTES
     while free and math.prod(chunks.values()) * itemsize > largest:
-        longest = max((dim for dim in sizes if dim in free), key=lambda dim: chunks[dim])
+        longest = max(free, key=lambda dim: chunks[dim])
         if chunks[longest] == 1:
             break
         chunks[longest] = _finer(chunks[longest], longest in blocks)
@@ -86,11 +84,8 @@ def _next_shard(shard: int, chunk: int, block: int, within: bool) -> int:
 
 def _finer(edge: int, exact: bool) -> int:
     """Halve an edge; one that must divide its block is cut by its smallest factor, where that is small."""
-    if exact:
-        factor = next((factor for factor in (2, 3, 5, 7) if edge % factor == 0), None)
-        if factor is not None:
-            return edge // factor
-    return -(-edge // 2)
+    factors = (factor for factor in (2, 3, 5, 7) if exact and edge % factor == 0)
+    return -(-edge // next(factors, 2))
 
 
 def pieces(sizes: Mapping[Hashable, int], shards: Mapping[Hashable, int] | None) -> dict[Hashable, int]:
@@ -98,44 +93,25 @@ def pieces(sizes: Mapping[Hashable, int], shards: Mapping[Hashable, int] | None)
     return {dim: min(edge, sizes[dim]) for dim, edge in (shards or sizes).items()}
 
 
+def encoding_of(chunks: Mapping[Hashable, int], shards: Mapping[Hashable, int] | None) -> dict[str, tuple[int, ...]]:
+    """Say to xarray what `plan_chunks` chose."""
+    cut = {"chunks": tuple(chunks.values())}
+    return cut if shards is None else cut | {"shards": tuple(shards.values())}
+
+
 @dataclass(frozen=True)
 class ReadCost:
-    """What reading a set of blocks costs.
+    """What reading a set of blocks costs."""
 
-    Attributes
-    ----------
-    blocks
-        Number of blocks.
-    used, fetched
-        Cells that the blocks hold, and cells of the chunks that they touch; a chunk counts once for every block.
-    objects
-        Mean number of shards that a block touches, or of chunks where there are no shards.
-    """
-
-    blocks: int
-    used: int
-    fetched: int
-    objects: float
-
-    @property
-    def amplification(self) -> float:
-        """Cells fetched for each cell used."""
-        return self.fetched / max(self.used, 1)
+    used: int  # cells of the blocks
+    fetched: int  # cells of the chunks that they touch; a chunk counts once for every block
+    objects: float  # mean number of shards that a block touches, or of chunks without shards
 
 
 def read_cost(
     blocks: Sequence[Sequence[slice]], sizes: Sequence[int], chunks: Sequence[int], shards: Sequence[int] | None = None
 ) -> ReadCost:
-    """Plan the reading of blocks, each by itself, from chunks.
-
-    Parameters
-    ----------
-    blocks
-        Slices along every dimension.
-    sizes, chunks, shards
-        Cells of the array, of a chunk and of a shard along every dimension; a chunk is its own shard where there is
-        none.
-    """
+    """Plan the reading of blocks, each by itself, from an array whose sizes, chunks and shards are edges in cells."""
     used = fetched = objects = 0
     for block in blocks:
         used += math.prod(cut.stop - cut.start for cut in block)
@@ -143,9 +119,9 @@ def read_cost(
         objects += math.prod(
             -(-cut.stop // edge) - cut.start // edge for cut, edge in zip(block, shards or chunks, strict=True)
         )
-    return ReadCost(len(blocks), used, fetched, objects / max(len(blocks), 1))
+    return ReadCost(used, fetched, objects / max(len(blocks), 1))
 
 
 def _covered(cut: slice, size: int, edge: int) -> int:
-    """Cells of the chunks along one dimension that a cut touches; the last chunk ends with the array."""
+    """Cells along one dimension of the chunks that a cut touches; the last ends with the array."""
     return min(-(-cut.stop // edge) * edge, size) - cut.start // edge * edge

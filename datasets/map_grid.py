@@ -1,6 +1,6 @@
 """Where the cells of a volume lie on the map: an affine grid, turned or not, and its coordinate system.
 
-Shapes: R rows and C columns are the two dimensions of the map, in the order in which the data have them.
+R rows and C columns are the two dimensions of the map, in the order of the data.
 """
 
 from dataclasses import dataclass
@@ -13,50 +13,29 @@ from pyproj.exceptions import CRSError, ProjError
 
 from datasets.errors import InputError
 
-_UNEVEN = 0.1  # share of a cell that a centre may be off the grid
-_ALIKE = 1e-3  # cells that the corners of equal grids may be apart, which formats round in their own ways
+_UNEVEN = 0.1  # cells that a centre may be off the grid
+_ALIKE = 1e-3  # cells that the corners of equal grids, which formats round in their own ways, may be apart
 _SAMPLES = 500
 
 
 @dataclass(frozen=True)
 class MapGrid:
-    """An evenly spaced grid of cells.
-
-    Attributes
-    ----------
-    dims
-        Names of the row and the column dimension.
-    shape
-        Rows and columns.
-    origin
-        x and y of the centre of the first cell.
-    steps
-        [[x, y] from a row to the next, [x, y] from a column to the next].
-    crs
-        Coordinate system, or None where the volume has none.
-    """
+    """An evenly spaced grid of cells, of rows and columns."""
 
     dims: tuple[str, str]
     shape: tuple[int, int]
-    origin: np.ndarray
-    steps: np.ndarray
+    origin: np.ndarray  # x and y of the centre of the first cell
+    steps: np.ndarray  # [[x, y] from a row to the next, [x, y] from a column to the next]
     crs: CRS | None
 
     @classmethod
     def of(cls, ds: xr.Dataset, purpose: str) -> "MapGrid":
         """Find the grid in the coordinates x and y, as dimensions or over two others (inline and crossline).
 
-        Parameters
-        ----------
-        ds
-            Volume with ``data``.
-        purpose
-            What the grid is needed for, for the error message.
-
         Raises
         ------
         InputError
-            Where there are no such coordinates, or they are not evenly spaced.
+            Where there are no such coordinates, or they are not evenly spaced; it says what the grid is needed for.
         """
         way_out = "give them with coordinates or extent"
         if not {"x", "y"} <= set(ds.coords):
@@ -91,7 +70,7 @@ class MapGrid:
         return cls((dims[0], dims[1]), shape, fit[0], fit[1:], CRS.from_wkt(wkt) if wkt else None)
 
     def cells(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """From map coordinates to row and column, as real numbers; whole at the centres of cells."""
+        """Row and column of map coordinates, as real numbers; whole at the centres of cells."""
         position = np.linalg.solve(self.steps.T, np.stack([x, y]) - self.origin[:, None])
         return position[0], position[1]
 
@@ -101,44 +80,37 @@ class MapGrid:
         return x, y
 
     def transform(self) -> Affine:
-        """From columns and rows, counted from the outer corner of the first cell as rasterio does, to x and y."""
+        """From columns and rows, counted from the outer corner of the first cell as in rasterio, to x and y."""
         (x0, y0), (row_x, row_y), (column_x, column_y) = self.origin, *self.steps
         return Affine(column_x, row_x, x0 - (row_x + column_x) / 2, column_y, row_y, y0 - (row_y + column_y) / 2)
 
     def same_system(self, other: "MapGrid") -> bool:
-        """Whether both have one coordinate system, or neither has any."""
+        """Whether both have the same coordinate system, or none."""
         if self.crs is None or other.crs is None:
             return self.crs is other.crs
         return bool(self.crs.equals(other.crs, ignore_axis_order=True))
 
     def same_cells(self, other: "MapGrid") -> bool:
-        """Whether both have the same cells, to a thousandth of one, where their systems are the same."""
+        """Whether both have the same cells, to a thousandth of one, in the same system."""
         if self.shape != other.shape:
             return False
         last = np.array(self.shape) - 1.0
-        rows, columns = last[0] * np.array([0, 0, 1, 1]), last[1] * np.array([0, 1, 0, 1])
-        own = np.stack([rows, columns])
-        return bool((np.abs(np.stack(self.cells(*other.positions(rows, columns))) - own) <= _ALIKE).all())
+        corners = last[:, None] * [[0, 0, 1, 1], [0, 1, 0, 1]]
+        return bool((np.abs(self.cells(*other.positions(*corners)) - corners) <= _ALIKE).all())
 
     def bounds(self) -> str:
-        """Say where the cells are, for a message."""
+        """Say where the cells are."""
         x, y = self.positions(*np.meshgrid([0, self.shape[0] - 1], [0, self.shape[1] - 1]))
         return f"x {x.min():g} to {x.max():g}, y {y.min():g} to {y.max():g} ({crs_name(self.crs)})"
 
 
 def crs_name(crs: CRS | None) -> str:
-    """Say a coordinate system in few words."""
+    """Name a coordinate system."""
     return "no CRS" if crs is None else (crs.to_string() if crs.to_authority() else crs.name)
 
 
 def parse_crs(text: str, option: str) -> CRS:
-    """Understand a coordinate system.
-
-    Raises
-    ------
-    InputError
-        Where pyproj does not.
-    """
+    """Understand a coordinate system; `InputError` that names the option where pyproj does not."""
     try:
         return CRS.from_user_input(text)
     except CRSError as error:

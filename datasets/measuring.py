@@ -147,7 +147,7 @@ class Gathered:
                 high[at] = np.maximum(high[at], arrays["column_high"])
                 cells[at] += arrays["column_cells"]
             own = from_arrays(arrays)
-            whole = own if whole is None else merge([whole, own])
+            whole = own if whole is None else merge(whole, own)
         if whole is None:
             raise ValueError("no piece was measured")
         return cls(whole, (cells > 1) & (low == high) if plan.columns else None)

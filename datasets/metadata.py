@@ -1,5 +1,6 @@
-"""How one Zarr v3 array lies in its store, read from its metadata document: shapes, types, names of objects, codecs."""
+"""How a Zarr v3 array lies in its store, read from its metadata."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,48 +13,24 @@ from datasets.errors import InputError
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """Layout of an array of D dimensions.
-
-    Attributes
-    ----------
-    shape
-        Cells [D].
-    dtype
-        Type of a cell, in this machine's byte order.
-    fill
-        Value of the cells of chunks that are not stored.
-    shard, chunk
-        Cells of a stored object and of the pieces it is decoded in [D]; equal without sharding.
-    codecs
-        Codecs of a chunk, as the metadata list them.
-    index_codecs
-        Codecs of a shard's index; none without sharding.
-    index_first
-        Whether the index is at the start of the shard, not at its end.
-    prefix, separator
-        Parts of an object's name: ``c`` and ``/`` make ``c/0/1/2``.
-    dims
-        Names of the dimensions; empty where there are none.
-    attrs
-        The array's attributes.
-    """
+    """Layout of an array of D dimensions."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype
-    fill: Any
-    shard: tuple[int, ...]
-    chunk: tuple[int, ...]
-    codecs: Sequence[Mapping[str, Any]]
-    index_codecs: Sequence[Mapping[str, Any]] | None
-    index_first: bool
-    prefix: str
+    dtype: np.dtype  # in this machine's byte order
+    fill: Any  # value of the cells of chunks that are not stored
+    shard: tuple[int, ...]  # cells of a stored object [D]
+    chunk: tuple[int, ...]  # cells of the pieces it is decoded in [D]; the same without sharding
+    codecs: Sequence[Mapping[str, Any]]  # of a chunk, as the metadata list them
+    index_codecs: Sequence[Mapping[str, Any]] | None  # of a shard's index; none without sharding
+    index_first: bool  # whether it is at the start of the shard, not at its end
+    prefix: str  # of an object's name: `c` and the separator `/` make `c/0/1/2`
     separator: str
-    dims: tuple[str, ...]
+    dims: tuple[str, ...]  # empty where they have no names
     attrs: dict[str, Any]
 
     @property
     def sharded(self) -> bool:
-        """Whether a stored object holds several chunks and an index."""
+        """Whether a stored object holds chunks and an index."""
         return self.index_codecs is not None
 
     @property
@@ -63,9 +40,9 @@ class ArrayLayout:
 
     @property
     def index_bytes(self) -> int:
-        """Stored size of a shard's index: two 64-bit numbers a chunk, and the checksum where there is one."""
+        """Stored size of a shard's index: two 64-bit numbers a chunk, and the checksum if there is one."""
         checks = sum(codec["name"] == "crc32c" for codec in self.index_codecs or ())
-        return 16 * int(np.prod(self.counts, dtype=np.int64)) + 4 * checks
+        return 16 * math.prod(self.counts) + 4 * checks
 
     def key(self, place: Sequence[int]) -> str:
         """Name of the object of the shard at `place`, below the array's own name."""
@@ -74,14 +51,7 @@ class ArrayLayout:
 
 
 def parse_layout(document: Mapping[str, Any], where: str) -> ArrayLayout:
-    """Read the ``zarr.json`` of an array.
-
-    Parameters
-    ----------
-    document
-        The parsed file.
-    where
-        The array as errors name it.
+    """Read the parsed ``zarr.json`` of an array; `where` is the array as errors name it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The door to obstore: ranged reads of stored objects, folders and cloud stores alike, with bounded retries.
+"""The door to obstore: ranged reads of folders and cloud stores alike, with bounded retries.
 
 Credentials come from the environment's own chain (``AWS_*``, AWS profiles, ``GOOGLE_*``, ``AZURE_*``, instance roles)
 and are never logged: of an error of the store only its kind, status and code are shown.
@@ -40,30 +40,18 @@ class MissingObjectError(InputError):
 
 
 class ReplacedObjectError(InputError):
-    """The object is not the one that it was when reading began."""
+    """The object is another than when reading began."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Bytes that are wanted of an object.
-
-    Attributes
-    ----------
-    key
-        Name of the object below the root.
-    start, stop
-        First byte and the byte after the last; without them the whole object.
-    suffix
-        Or: this many bytes from its end.
-    etag
-        Version that the object must still have; none takes any.
-    """
+    """Bytes that are wanted of the object `key`: from `start` up to `stop`, or the last `suffix`, or all."""
 
     key: str
     start: int | None = None
     stop: int | None = None
     suffix: int | None = None
-    etag: str | None = None
+    etag: str | None = None  # version that it must still have; none takes any
 
     @property
     def length(self) -> int | None:
@@ -81,24 +69,20 @@ class Got:
 
 
 class Objects:
-    """Objects below one root; made by `open_objects`.
+    """Objects in a folder, or below ``s3://bucket/prefix``, ``gs://``, ``az://container/prefix`` or ``https://``.
 
-    Pickles as its URI alone: a process that receives it connects with the credentials of its own environment.
+    Pickles as its URI alone: whoever receives it connects with the credentials of its own environment.
 
-    Attributes
-    ----------
-    uri
-        The root as it may be shown: without passwords and signatures.
-    store
-        The obstore store.
-    traffic
-        What was read so far.
+    Raises
+    ------
+    InputError
+        Where the scheme is not one of these, or there is no such folder.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._root = uri
-        self.uri = re.sub(r"//[^/@]*@", "//", uri).partition("?")[0].rstrip("/") if is_remote(uri) else uri
-        self.store: Any = _connect(uri)
+    def __init__(self, uri: str | Path) -> None:
+        self._root = str(uri)
+        self.uri = _shown(self._root).rstrip("/") if is_remote(uri) else self._root  # as it may be shown
+        self.store: Any = _connect(self._root)
         self._folder = None if is_remote(uri) else Path(uri).resolve()
         self.traffic = Traffic()
 
@@ -115,7 +99,7 @@ class Objects:
         Raises
         ------
         MissingObjectError
-            Where there is no such object.
+            Where there is none.
         ReplacedObjectError
             Where its version is not the one asked for.
         InputError
@@ -133,7 +117,7 @@ class Objects:
                 raise self._replaced(ask) from error
             except STORE_ERRORS as error:
                 problem = brief(error)
-                if is_refusal(error):
+                if _is_refusal(error):
                     # Neither the error nor its cause: both may hold parts of the credentials.
                     raise InputError(refusal(self.name(ask.key), problem, "read")) from None
                 continue
@@ -168,14 +152,14 @@ class Objects:
         )
 
     def find(self, key: str) -> bytes | None:
-        """Read a small object; none where there is none."""
+        """Read a small object, if there is one."""
         try:
             return bytes(self.get(Ask(key)).data)
         except MissingObjectError:
             return None
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of this name."""
+        """Whether there is such an object."""
         try:
             obstore.head(self.store, key)
         except FileNotFoundError:
@@ -185,13 +169,7 @@ class Objects:
         return True
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write an object; what may pass by itself is tried again with growing pauses.
-
-        Raises
-        ------
-        InputError
-            Where the store refuses, or does not answer in the end.
-        """
+        """Write an object; attempts and errors as in `get`."""
         problem = ""
         for attempt in range(_ATTEMPTS):
             _pause(attempt)
@@ -200,7 +178,7 @@ class Objects:
                 return
             except STORE_ERRORS as error:
                 problem = brief(error)
-                if is_refusal(error):
+                if _is_refusal(error):
                     raise InputError(refusal(self.name(key), problem, "written")) from None
         raise InputError(
             f"{self.name(key)} could not be written in {_ATTEMPTS} attempts ({problem}); check the store and the "
@@ -213,17 +191,20 @@ class Objects:
             obstore.delete(self.store, key)
 
     def is_empty(self) -> bool:
-        """Whether there is no object at all."""
+        """Whether there is no object."""
         with self._refusals("listed"):
             return not any(True for _ in obstore.list(self.store, chunk_size=1))
 
     def names(self, folder: str = "") -> list[str]:
         """List the objects in a folder and below."""
         with self._refusals("listed"):
-            return [str(entry["path"]) for batch in obstore.list(self.store, folder or None) for entry in batch]
+            return [str(entry["path"]) for entry in self._entries(folder)]
+
+    def _entries(self, folder: str) -> list[Any]:
+        return [entry for batch in obstore.list(self.store, folder or None) for entry in batch]
 
     def listing(self, prefix: str) -> list[tuple[str, int, str]] | None:
-        """List name, size and version of all objects below a prefix, sorted; a file's version is when it was changed.
+        """List name, size and version (of a file: when it was changed) of all objects below a prefix, sorted.
 
         None where there is no listing, as behind ``https://``, or these credentials may not have it.
         """
@@ -231,15 +212,15 @@ class Objects:
             return None
         stamp = "last_modified" if self._folder is not None else "e_tag"
         try:
-            entries: list[Any] = [entry for batch in obstore.list(self.store, prefix or None) for entry in batch]
+            entries = self._entries(prefix)
         except STORE_ERRORS as error:
-            if is_refusal(error):
+            if _is_refusal(error):
                 return None
             raise InputError(refusal(self.uri, brief(error), "listed")) from None
         return sorted((str(entry["path"]), int(entry["size"]), str(entry[stamp])) for entry in entries)
 
     def clear(self, keep: str) -> None:
-        """Delete all objects but one, ``zarr.json`` of the root first: what is half deleted no longer opens."""
+        """Delete all objects but one, the root's ``zarr.json`` first: what is half deleted no longer opens."""
         for name in sorted(set(self.names()) - {keep}, key=lambda name: name != "zarr.json"):
             self.delete(name)
 
@@ -251,35 +232,24 @@ class Objects:
             raise InputError(refusal(self.uri, brief(error), done)) from None
 
 
-def open_objects(uri: str | Path) -> Objects:
-    """Open a folder, or a prefix of a cloud store.
-
-    Parameters
-    ----------
-    uri
-        Folder, or ``s3://bucket/prefix``, ``gs://``, ``az://container/prefix``, ``https://``.
-
-    Raises
-    ------
-    InputError
-        Where the scheme is not one of these, or there is no such folder.
-    """
-    return Objects(str(uri))
-
-
 def is_remote(uri: str | Path) -> bool:
-    """Whether this is a URI and not a path of this machine."""
+    """Whether this is a URI, not a path of this machine."""
     return "://" in str(uri)
 
 
+def _shown(uri: str) -> str:
+    """Leave out of a URI what may be a password or a signature."""
+    return re.sub(r"//[^/@]*@", "//", uri).partition("?")[0]
+
+
 def _pause(attempt: int) -> None:
-    """Wait before another attempt: longer each time, and not in step with others who wait for the same store."""
+    """Wait before another attempt: longer each time, and not in step with others who wait."""
     if attempt:
         time.sleep(random.uniform(0.2, 0.4) * 2**attempt)
 
 
 def _read_file(path: str, ask: Ask) -> Got:
-    """Read bytes of a file by the operating system, in a third of the time that a store's request takes."""
+    """Read a file by the operating system, in a third of the time of a store's request."""
     with open(path, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
         start = max(0, status.st_size - ask.suffix) if ask.suffix is not None else ask.start or 0
@@ -304,10 +274,9 @@ def _connect(uri: str) -> Any:
     try:
         return from_url(uri, client_options=client, retry_config=_RETRY, **given)  # type: ignore[call-overload]
     except (BaseError, ValueError) as error:
-        shown = re.sub(r"//[^/@]*@", "//", uri).partition("?")[0]
-        raise InputError(f"{shown} cannot be opened ({brief(error)}); write {scheme}://BUCKET/PREFIX") from None
+        raise InputError(f"{_shown(uri)} cannot be opened ({brief(error)}); write {scheme}://BUCKET/PREFIX") from None
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Whether the store refuses these credentials, so that asking again is idle."""
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the store refuses these credentials: asking again is idle."""
     return isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError) or says_refused(error)

@@ -1,7 +1,7 @@
 """Coarser copies of a volume's data for viewing, each half as fine as the one before: means of the cells with data."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,14 @@ import zarr
 from zarr.abc.store import Store
 
 from datasets.dims import entry_dims
-from datasets.layout import SHARD_BYTES, plan_chunks
+from datasets.layout import SHARD_BYTES, encoding_of, plan_chunks
 
 GROUP = "overviews"
-FINE_ENOUGH = 256
-"""Cells along a dimension below which it is not halved again."""
+FINE_ENOUGH = 256  # cells along a dimension that is not halved again
 
 
 def plan_levels(data: xr.DataArray) -> list[dict[str, int]]:
-    """How often every level halves each dimension, counted from the level before; none for data of one piece.
+    """By how much every level divides each dimension of the one before; no level for data of one piece.
 
     Dimensions of quantities, such as bands and dates, stay as they are.
     """
@@ -41,18 +40,10 @@ def plan_levels(data: xr.DataArray) -> list[dict[str, int]]:
 
 @dataclass(frozen=True)
 class Source:
-    """The written level that the next one is made from.
-
-    Attributes
-    ----------
-    data, valid
-        Stored arrays; no mask where the data themselves say so.
-    like
-        Dataset with the names, sizes and coordinates of the level.
-    """
+    """The written level that the next one is made from; `like` is a dataset of its sizes and coordinates."""
 
     data: zarr.Array
-    valid: zarr.Array | None
+    valid: zarr.Array | None  # none where the data themselves say it
     like: xr.Dataset
 
     @classmethod
@@ -69,57 +60,47 @@ Encoding = dict[Hashable, dict[str, Any]]
 def level(source: Source, factors: Mapping[str, int]) -> tuple[xr.Dataset, Encoding]:
     """Describe the next level as a dataset that Dask computes piece by piece, with its encoding for xarray.
 
-    A last, incomplete cell is the mean of what there is of it, and so are the coordinates.
+    A last, incomplete cell and its coordinates are means of what there is of it.
     """
-    data = source.like["data"]
-    sizes: dict[Hashable, int] = {dim: -(-size // factors[str(dim)]) for dim, size in data.sizes.items()}
     # Pieces are small: each is made from up to eight times as many cells.
     largest = SHARD_BYTES // 8
     stored = source.data
     if stored.shards is not None and math.prod(stored.shards) * 4 <= largest:
-        return _describe(source, factors, stored.chunks, stored.shards)  # so that each is made from whole shards
-    chunks, shards = plan_chunks(sizes, 4, shard_bytes=largest)
-    return _describe(source, factors, tuple(chunks.values()), None if shards is None else tuple(shards.values()))
+        cut = {"chunks": stored.chunks, "shards": stored.shards}  # so that each is made from whole shards
+    else:
+        sizes = {dim: -(-size // factors[str(dim)]) for dim, size in source.like["data"].sizes.items()}
+        cut = encoding_of(*plan_chunks(sizes, 4, shard_bytes=largest))
+    return _describe(source, factors, cut)
 
 
-def halved(source: Source, chunks: Sequence[int]) -> tuple[xr.Dataset, Encoding]:
-    """Describe the first level with pieces that are those of the data, halved.
-
-    Parameters
-    ----------
-    source
-        The data, whose pieces have even edges where they are halved.
-    chunks
-        Edges of the data's chunks.
-    """
+def halved(source: Source) -> tuple[xr.Dataset, Encoding]:
+    """Describe the first level with pieces that are those of the data, halved; these have even edges there."""
     data = source.like["data"]
     factors = plan_levels(data)[0]
     edges = [-(-own[0] // factors[str(dim)]) for dim, own in zip(data.dims, data.chunks or (), strict=True)]
     fitting = [
         next(size for size in (-(-chunk // factors[str(dim)]), chunk, edge) if edge % size == 0)
-        for dim, chunk, edge in zip(data.dims, chunks, edges, strict=True)
+        for dim, chunk, edge in zip(data.dims, source.data.chunks, edges, strict=True)
     ]
-    return _describe(source, factors, tuple(fitting), tuple(edges))
+    return _describe(source, factors, {"chunks": tuple(fitting), "shards": tuple(edges)})
 
 
 def _describe(
-    source: Source, factors: Mapping[str, int], chunks: tuple[int, ...], shards: tuple[int, ...] | None
+    source: Source, factors: Mapping[str, int], cut: dict[str, tuple[int, ...]]
 ) -> tuple[xr.Dataset, Encoding]:
     data = source.like["data"]
     steps = tuple(factors[str(dim)] for dim in data.dims)
     sizes = tuple(-(-size // step) for size, step in zip(data.shape, steps, strict=True))
     coarse = da.map_blocks(
         partial(_coarsen_block, source, steps),
-        chunks=da.core.normalize_chunks(shards or sizes, sizes),
+        chunks=da.core.normalize_chunks(cut.get("shards", sizes), sizes),
         dtype=np.float32,
         meta=np.empty((0,) * data.ndim),
     )
     attrs = {key: data.attrs[key] for key in ("long_name", "units") if key in data.attrs}
     coords = {name: _coarsen_coordinate(coord, factors) for name, coord in data.coords.items()}
     encoding: Encoding = {name: {"_FillValue": None} for name in (*coords, "data")}
-    encoding["data"]["chunks"] = chunks
-    if shards is not None:
-        encoding["data"]["shards"] = shards
+    encoding["data"] |= cut | {"compressors": source.data.compressors}
     if "spatial_ref" in coords:
         encoding["data"]["grid_mapping"] = "spatial_ref"
     return xr.Dataset({"data": (data.dims, coarse, attrs)}, coords).drop_encoding(), encoding
@@ -134,19 +115,9 @@ def masked(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
 
 
 def coarsen(values: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
-    """Average cubes of cells, leaving out NaN; a cube of NaN becomes NaN.
+    """Average cubes of so many cells along every axis, leaving out NaN: float32 [*N] -> [*ceil(N / steps)].
 
-    Parameters
-    ----------
-    values
-        float32 [*N].
-    steps
-        Cells of a cube along every axis.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [*ceil(N / steps)].
+    A cube of NaN becomes NaN.
     """
     held = np.isfinite(values)
     total, count = np.where(held, values, np.float32(0)), held.astype(np.uint16)
@@ -168,12 +139,11 @@ def _coarsen_block(source: Source, steps: tuple[int, ...], block_info: Any = Non
 
 def _coarsen_coordinate(coord: xr.DataArray, factors: Mapping[str, int]) -> xr.DataArray:
     steps = {dim: factors[str(dim)] for dim in coord.dims if factors.get(str(dim), 1) > 1}
-    if not steps:
-        coarse = coord.reset_coords(drop=True).compute()
-    elif coord.dtype.kind in "iuf":
-        coarse = coord.reset_coords(drop=True).astype(np.float64).coarsen(steps, boundary="pad").mean()
-    else:
-        coarse = coord.reset_coords(drop=True).isel({dim: slice(None, None, step) for dim, step in steps.items()})
+    coarse = coord.reset_coords(drop=True)
+    if steps and coord.dtype.kind in "iuf":
+        coarse = coarse.astype(np.float64).coarsen(steps, boundary="pad").mean()
+    elif steps:
+        coarse = coarse.isel({dim: slice(None, None, step) for dim, step in steps.items()})
     attrs = {key: value for key, value in coord.attrs.items() if key != "GeoTransform"}
     if "spacing" in attrs and coord.ndim == 1:
         attrs["spacing"] = attrs["spacing"] * steps.get(coord.dims[0], 1)

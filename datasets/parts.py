@@ -1,9 +1,8 @@
 """Rules that divide a map into training, validation and test: pure functions of label counts and seeds.
 
-Whatever the rule, cells of two parts are always more than `buffer` cells apart (Chebyshev distance: the larger of
-the distances along the axes).
+Cells of two parts are always more than `buffer` cells apart (Chebyshev distance: the larger of those along the axes).
 
-K classes, B blocks, W wells, M cells along the dimensions of the map.
+K classes, B blocks, W wells, M cells along the dimensions of the map; P the three parts.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from datasets.config import SplitConfig
 
 UNUSED, TRAIN, VALIDATION, TEST = 0, 1, 2, 3
 PART_NAMES = ["unused", "train", "validation", "test"]
-_WELL_DRAWS = 200  # draws of the validation wells, of which the one that spreads the classes best is taken
+_WELL_DRAWS = 200  # of the validation wells, of which the one that spreads the classes best is taken
 
 
 def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
@@ -23,10 +22,8 @@ def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
 
     Parameters
     ----------
-    counts_KM
-        Labelled cells of each class in each column of the map.
-    config
-        Block size, fractions, buffer and seed.
+    counts_KM, config
+        Labelled cells of each class in each column; block size, fractions, buffer and seed.
 
     Returns
     -------
@@ -43,26 +40,13 @@ def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
 
 
 def deal(counts_KB: np.ndarray, fractions: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Deal blocks to parts so that each class is spread in the wanted fractions: iterative stratification.
+    """Deal blocks to parts so that each class is spread in the wanted fractions of training, validation and test.
 
-    The class with the fewest labels left is dealt first, while there is most freedom: its first block goes to
-    training, then one to each part that has none of it, every other to the part that still lacks most of that class,
-    then most of all classes (after Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label
-    data", which has no such guarantees: there a class of three blocks can miss in validation or test).
-
-    Parameters
-    ----------
-    counts_KB
-        Labelled cells of each class in each block.
-    fractions
-        Shares of training, validation and test.
-    rng
-        Decides the order of a class's blocks, and between equals.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [B]; blocks without labels are `UNUSED`.
+    Iterative stratification of the labelled cells of each class in each block: the class with the fewest left is dealt
+    first, while there is most freedom. Its first block goes to training, then one to each part that has none of it,
+    every other to the part that still lacks most of that class, then most of all classes (after Sechidis, Tsoumakas and
+    Vlahavas 2011, "On the stratification of multi-label data", which has no such guarantees: there a class of three
+    blocks can miss in validation or test). Returns uint8 [B]; blocks without labels are `UNUSED`.
     """
     parts_B = np.zeros(counts_KB.shape[1], np.uint8)
     shares = np.asarray(fractions, float)
@@ -84,15 +68,13 @@ def deal(counts_KB: np.ndarray, fractions: Sequence[float], rng: np.random.Gener
 def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndarray, config: SplitConfig) -> np.ndarray:
     """Let squares around wells train and validate, and all other columns, a buffer away, test.
 
-    Of many seeded draws of the validation wells, the first is taken that leaves most classes to training, then most
-    to validation. A column belongs to its nearest well.
+    A column belongs to its nearest well. Of many seeded draws of the validation wells, the first is taken that leaves
+    most classes to training, then most to validation.
 
     Parameters
     ----------
-    counts_KM
-        Labelled cells of each class in each column of the map.
-    testable_M
-        Columns whose true classes are known.
+    counts_KM, testable_M
+        Labelled cells of each class in each column, and the columns whose true classes are known.
     wells_WM
         Positions of the wells, in cells.
     config
@@ -131,10 +113,9 @@ def split_points(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
 
     Parameters
     ----------
-    counts_KM
-        Labelled cells of each class in each column of the map.
-    config
-        Points a class, buffer and seed. A class with fewer columns gives training what it has.
+    counts_KM, config
+        Labelled cells of each class in each column; points a class, buffer and seed. A class with fewer columns gives
+        training what it has.
 
     Returns
     -------
@@ -153,24 +134,10 @@ def split_points(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
 
 
 def keep_apart(parts_M: np.ndarray, counts_KM: np.ndarray, buffer: int) -> np.ndarray:
-    """Take cells away until those of different parts are more than `buffer` cells apart.
+    """Take cells away until those of different parts are more than `buffer` cells apart: uint8 [*M].
 
     The larger part gives way to the smaller. Only where training would lose a class altogether does it keep that
     class's cells, and the others give way.
-
-    Parameters
-    ----------
-    parts_M
-        Part of each cell of the map.
-    counts_KM
-        Labelled cells of each class in each column of the map.
-    buffer
-        Chebyshev distance, in cells, that no two cells of different parts may share or fall below.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*M].
     """
     kept_M = np.zeros(parts_M.shape, np.uint8)
     for part in sorted((TRAIN, VALIDATION, TEST), key=lambda code: int((parts_M == code).sum())):

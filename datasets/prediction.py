@@ -1,7 +1,4 @@
-"""The store of a prediction: class and probability on the grid of the volume it was made from.
-
-K classes; dims are the output's dimensions.
-"""
+"""The store of a prediction: class and probability on the grid of the volume it was made from. K classes."""
 
 import math
 import warnings
@@ -15,9 +12,9 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from datasets.layout import SHARD_BYTES, plan_chunks
+from datasets.layout import SHARD_BYTES, encoding_of, plan_chunks
 from datasets.objects import is_remote
-from datasets.store import write_aside
+from datasets.store import open_aside
 from datasets.upload import open_upload
 
 FORMAT = "telegrapher-prediction"
@@ -33,7 +30,7 @@ def no_data_cells(raw: np.ndarray, gone: Sequence[int], factor: int) -> np.ndarr
     raw
         float32 [C, *N], NaN = no data.
     gone
-        Axes of N that the output lacks: nothing counts as nothing only along the whole of them.
+        Axes of N that the output lacks: a cell of it is empty where the whole of them is.
     factor
         How much coarser the output's grid is; a coarse cell is empty where all its cells are.
 
@@ -45,27 +42,15 @@ def no_data_cells(raw: np.ndarray, gone: Sequence[int], factor: int) -> np.ndarr
     empty = np.asarray(np.isnan(raw).all(axis=(0, *(axis + 1 for axis in gone))))
     if factor == 1:
         return empty
-    padded = np.pad(empty, [(0, -size % factor) for size in empty.shape], constant_values=True)
-    cubes = padded.reshape([n for size in padded.shape for n in (size // factor, factor)])
-    return np.asarray(cubes.all(axis=tuple(range(1, 2 * empty.ndim, 2))))
+    for axis, size in enumerate(empty.shape):
+        empty = np.logical_and.reduceat(empty, np.arange(0, size, factor), axis=axis)
+    return empty
 
 
 def coarsen_coordinates(source: xr.Dataset, dims: Sequence[str], factor: int) -> dict[str, xr.DataArray]:
-    """Carry the coordinates of a volume over to a grid that is coarser by `factor`, as cell centres.
+    """Carry the coordinates on `dims` over to a grid that is coarser by `factor`, as cell centres.
 
-    Parameters
-    ----------
-    source
-        The volume.
-    dims
-        Dimensions of the coarser grid.
-    factor
-        Cells of the volume in a coarse cell; 1 keeps every coordinate that lives on `dims`.
-
-    Returns
-    -------
-    dict
-        Coordinates by name, attributes kept. A last, incomplete cell is spaced like the others.
+    Attributes are kept. A last, incomplete cell is spaced like the others.
     """
     kept = {str(name): coord for name, coord in source.coords.items() if set(coord.dims) <= set(dims)}
     if factor == 1:
@@ -92,21 +77,11 @@ def _centres(values: np.ndarray, factor: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What was found out about some cells of a volume.
-
-    Attributes
-    ----------
-    place
-        Where they lie on the output's grid, a slice for each of its dimensions.
-    winner
-        uint8 [*place]: the most probable class, or `NO_DATA`.
-    probability
-        float32 [K, *place], NaN where there is no data.
-    """
+    """What was found out about the cells at a place of the output's grid."""
 
     place: tuple[slice, ...]
-    winner: np.ndarray
-    probability: np.ndarray
+    winner: np.ndarray  # uint8 [*place]: the most probable class, or `NO_DATA`
+    probability: np.ndarray  # float32 [K, *place], NaN where there is no data
 
     @classmethod
     def of(cls, place: tuple[slice, ...], probability: np.ndarray, empty: np.ndarray) -> "Labelled":
@@ -123,16 +98,10 @@ def lay_out(
 
     Parameters
     ----------
-    source
-        The volume that is predicted.
-    dims
-        Dimensions of the output.
-    factor
-        How much coarser the output's grid is.
-    classes
-        Names of the K classes.
-    attrs
-        Provenance for the root.
+    source, dims, factor
+        The volume that is predicted, dimensions of the output, and how much coarser its grid is.
+    classes, attrs
+        Names of the K classes, and provenance.
 
     Returns
     -------
@@ -140,13 +109,16 @@ def lay_out(
         ``class`` uint8 (*dims) and ``probability`` float32 (class_name, *dims).
     """
     sizes = tuple(-(-source.sizes[dim] // factor) for dim in dims)
-    meaning = {"class_names": list(classes), "no_data": NO_DATA}
     return xr.Dataset(
         {
-            "class": (tuple(dims), _nothing(sizes, np.uint8), {"long_name": "most probable class", **meaning}),
+            "class": (
+                tuple(dims),
+                da.zeros(sizes, dtype=np.uint8, chunks=-1),  # in one chunk, so that any of the store suit it
+                {"long_name": "most probable class", "class_names": list(classes), "no_data": NO_DATA},
+            ),
             "probability": (
                 ("class_name", *dims),
-                _nothing((len(classes), *sizes), np.float32),
+                da.zeros((len(classes), *sizes), dtype=np.float32, chunks=-1),
                 {"long_name": "probability of the class", "units": "1"},
             ),
         },
@@ -156,27 +128,20 @@ def lay_out(
     )
 
 
-def _nothing(sizes: Sequence[int], dtype: Any) -> da.Array:
-    """Stand for an array that is written later; in one chunk, so that any chunks of the store suit it."""
-    return da.zeros(sizes, dtype=dtype, chunks=-1)
-
-
 def write_prediction(
     layout: xr.Dataset, pieces: Iterable[Labelled], path: str | Path, *, block: Sequence[int] | None = None
-) -> str | Path:
+) -> None:
     """Write a prediction, piece by piece, as a Zarr v3 store in the place of what is there.
 
-    In a folder all of it appears, or nothing, and what was there stays until then. Below a URI what was there goes as
-    soon as the first piece has come, and the new store opens once all of it is there.
+    In a folder all of it appears, or nothing, and what was there stays until then. Below a URI that goes as soon as the
+    first piece has come, and the new store opens once it is whole.
 
     Parameters
     ----------
-    layout
-        What `lay_out` made.
+    layout, path
+        What `lay_out` made, and where it goes.
     pieces
         All cells, each once; none is held once it is written.
-    path
-        The place.
     block
         Cells of a piece along each dimension of the output; none where there is one piece.
 
@@ -201,33 +166,29 @@ def write_prediction(
                 _write_piece(group, piece)
                 del piece
 
-    if not is_remote(path):
-        return write_aside(Path(path), write)
-    with open_upload(str(path), None, overwrite=True) as (store, _):
-        write(store)
-    return path
+    if is_remote(path):
+        with open_upload(str(path), None, overwrite=True) as (store, _):
+            write(store)
+    else:
+        with open_aside(Path(path)) as aside:
+            write(aside)
 
 
-def _write_piece(group: zarr.Group, piece: Labelled) -> None:
-    winner, probability = group["class"], group["probability"]
-    assert isinstance(winner, zarr.Array)
-    assert isinstance(probability, zarr.Array)
-    winner[piece.place] = piece.winner
-    probability[(slice(None), *piece.place)] = piece.probability
+def _write_piece(arrays: Any, piece: Labelled) -> None:
+    arrays["class"][piece.place] = piece.winner
+    arrays["probability"][(slice(None), *piece.place)] = piece.probability
 
 
 def _encoding(layout: xr.Dataset, block: Sequence[int] | None) -> dict[str, dict[str, Any]]:
-    """Cut both arrays so that a piece fills whole chunks and shards wherever its size allows that."""
+    """Cut both arrays so that a piece fills whole chunks and shards if its size allows it."""
     dims = [str(dim) for dim in layout["class"].dims]
-    blocks = dict(zip(dims, block, strict=True)) if block is not None else None
+    blocks = {} if block is None else dict(zip(dims, block, strict=True))
     encoding: dict[str, dict[str, Any]] = {}
     for name in ("class", "probability"):
         sizes, itemsize = layout[name].sizes, layout[name].dtype.itemsize
-        piece = itemsize * math.prod(min(size, (blocks or {}).get(str(dim), size)) for dim, size in sizes.items())
+        piece = itemsize * math.prod(min(size, blocks.get(str(dim), size)) for dim, size in sizes.items())
         chunks, shards = plan_chunks(sizes, itemsize, block=blocks, shard_bytes=min(piece, SHARD_BYTES), within=True)
-        encoding[name] = {"chunks": tuple(chunks[dim] for dim in layout[name].dims)}
-        if shards is not None:
-            encoding[name]["shards"] = tuple(shards[dim] for dim in layout[name].dims)
+        encoding[name] = dict(encoding_of(chunks, shards))
         if "spatial_ref" in layout.coords:
             encoding[name]["grid_mapping"] = "spatial_ref"
     numbers = [str(name) for name, coord in layout.coords.items() if coord.dtype.kind == "f"]

@@ -3,24 +3,14 @@
 import sys
 import threading
 import time
-from types import TracebackType
 
 _FIRST, _EVERY, _BAR_EVERY, _WIDTH = 0.5, 5.0, 0.2, 30
 
 
 class Progress:
-    """Counts bytes from any thread and says how many; short work says nothing.
+    """Counts the bytes that are done, from any thread, and says how far it is, if it may speak and the work is long.
 
-    Parameters
-    ----------
-    label
-        What is done, in a word or two.
-    total
-        Bytes of the whole work.
-    speak
-        Whether anything is printed.
-    done
-        Bytes that an earlier process has done.
+    An earlier process may have `done` some of them.
     """
 
     def __init__(self, label: str, total: int, *, speak: bool = True, done: int = 0) -> None:
@@ -57,7 +47,7 @@ class Progress:
             print(f"  {self.label} {words}", flush=True)
         self._shown = True
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if not self._shown:
             return
         if kind is None:

@@ -15,20 +15,7 @@ _PART = 2**22
 
 
 def hash_files(paths: Sequence[str | Path], *, speak: bool = False) -> dict[str, str]:
-    """Hash files.
-
-    Parameters
-    ----------
-    paths
-        The files.
-    speak
-        Whether to say how far it is, where that takes long.
-
-    Returns
-    -------
-    dict
-        Path as given -> SHA-256 in hexadecimal.
-    """
+    """Hash files: path as given -> SHA-256 in hexadecimal. Where that takes long, `speak` says how far it is."""
     hashes = {}
     with Progress("hashing", sum(Path(path).stat().st_size for path in paths), speak=speak) as progress:
         for path in paths:
@@ -53,8 +40,7 @@ def program() -> str:
 def code_version() -> str:
     """Return the git commit of this code, marked where files have changed since.
 
-    A job's upload is no checkout: what submitted it says so by ``TELEGRAPHER_COMMIT``. Nor is an image, whose making
-    left a file beside the code.
+    A job's upload is no checkout: who submitted it sets ``TELEGRAPHER_COMMIT``. An image has a file beside the code.
     """
     try:
         return subprocess.run(
@@ -67,5 +53,5 @@ def code_version() -> str:
 
 
 def content_key(facts: Mapping[str, object]) -> str:
-    """Hash what decides every byte of a store, so that two processes write the same only if they have the same key."""
+    """Hash what decides every byte of a store: the same key, the same bytes."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

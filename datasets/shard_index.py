@@ -1,4 +1,4 @@
-"""Where the chunks of each shard lie: the indices that Zarr v3 stores in the shards, read once and kept."""
+"""Where the chunks of each shard lie: the indices that Zarr v3 stores in them, read once and kept."""
 
 import threading
 from collections import OrderedDict
@@ -16,22 +16,14 @@ _KEPT = 4096  # shards; an index takes 16 bytes a chunk
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Bytes of the chunks of one shard.
-
-    Attributes
-    ----------
-    ranges
-        Chunk -> first byte and the byte after the last; none for a chunk that is not stored.
-    etag
-        Version of the object that this is the index of.
-    """
+    """First byte of every chunk of a shard, and the byte after the last, if it is stored; and the shard's version."""
 
     ranges: list[tuple[int, int] | None]
     etag: str | None
 
 
 class IndexCache:
-    """The indices of the shards of one array; the ones used last are kept. Safe from several threads."""
+    """Indices of the shards of one array, of which the last used are kept; safe from several threads."""
 
     def __init__(self, layout: ArrayLayout) -> None:
         self._layout = layout
@@ -47,7 +39,7 @@ class IndexCache:
             return self._kept.get(key)
 
     def forget(self, key: str) -> None:
-        """Drop the index of a shard that turned out to be another."""
+        """Drop the index of a shard that was replaced."""
         with self._lock:
             self._kept.pop(key, None)
 
@@ -57,12 +49,9 @@ class IndexCache:
         return Ask(key, 0, size) if self._layout.index_first else Ask(key, suffix=size)
 
     def keep(self, key: str, got: Got) -> ShardIndex:
-        """Read the index from the bytes asked for, or from those of the whole shard, and keep it.
+        """Read the index from the bytes asked for, or those of the whole shard, and keep it.
 
-        Raises
-        ------
-        CorruptChunkError
-            Where the bytes are no index, or point beyond the shard.
+        `CorruptChunkError` where it is none, or points beyond the shard.
         """
         size = self._layout.index_bytes
         data = got.data[:size] if self._layout.index_first else got.data[-size:]

@@ -1,4 +1,4 @@
-"""Which stored bytes a region of a chunked or sharded array needs: pure planning, no I/O.
+"""Which stored bytes a region of a chunked or sharded array needs: pure planning.
 
 A *shard* is one stored object, a *chunk* the smallest piece that can be decoded; without sharding they are the same.
 D dimensions.
@@ -6,7 +6,7 @@ D dimensions.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Cells = tuple[slice, ...]
@@ -14,21 +14,11 @@ Cells = tuple[slice, ...]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a region takes from one chunk.
+    """What a region takes from one chunk."""
 
-    Attributes
-    ----------
-    index
-        Position of the chunk within its shard, last dimension fastest.
-    chunk
-        Cells within the chunk.
-    out
-        The same cells within the region.
-    """
-
-    index: int
-    chunk: Cells
-    out: Cells
+    index: int  # position of the chunk within its shard, last dimension fastest
+    chunk: Cells  # cells within the chunk
+    out: Cells  # the same cells within the region
 
     @property
     def cells(self) -> int:
@@ -38,15 +28,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """What a region takes from one shard.
-
-    Attributes
-    ----------
-    shard
-        Position of the shard in the array's grid of shards.
-    pieces
-        What it takes from each chunk, in the order of their indices.
-    """
+    """What a region takes from the chunks of the shard at a position of the array's grid, in the order of indices."""
 
     shard: tuple[int, ...]
     pieces: list[Piece]
@@ -61,21 +43,16 @@ class Span:
     members: list[int]
 
 
-def plan_region(
-    region: Cells, shape: Sequence[int], shard: Sequence[int], chunk: Sequence[int] | None = None
-) -> list[ShardPlan]:
+def plan_region(region: Cells, shape: Sequence[int], shard: Sequence[int], chunk: Sequence[int]) -> list[ShardPlan]:
     """Find the chunks that a region needs, shard by shard.
 
     Parameters
     ----------
     region
         Cells along each dimension, without steps; what lies outside the array is left out.
-    shape
-        Cells of the array [D].
-    shard
-        Cells of a shard [D]; the last ones may reach beyond the array.
-    chunk
-        Cells of a chunk [D], dividing the shard; none means one chunk a shard.
+    shape, shard, chunk
+        Cells of the array, a shard and a chunk [D]; chunks divide shards, and the last shards may reach beyond the
+        array.
 
     Returns
     -------
@@ -87,7 +64,6 @@ def plan_region(
     ValueError
         Where chunks do not divide shards, or a slice has a step.
     """
-    chunk = shard if chunk is None else chunk
     if any(outer % inner for outer, inner in zip(shard, chunk, strict=True)):
         raise ValueError(f"chunks {tuple(chunk)} do not divide shards {tuple(shard)}")
     counts = [outer // inner for outer, inner in zip(shard, chunk, strict=True)]
@@ -107,7 +83,7 @@ def plan_region(
 
 
 def _plan_axis(part: slice, size: int, edge: int, count: int, stride: int) -> dict[int, list[tuple[int, slice, slice]]]:
-    """Cut one axis: shard -> its chunks as (share of the flat index, cells in the chunk, cells in the region)."""
+    """Cut one axis: shard -> its chunks as (share of the index, cells in the chunk, cells in the region)."""
     start, stop, step = part.indices(size)
     if step != 1:
         raise ValueError(f"a region has no steps: {part}")
@@ -138,13 +114,11 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
     Parameters
     ----------
     ranges
-        First byte and the byte after the last of each range; empty ones are left out.
-    gap
-        Largest gap that is ever closed, in bytes.
-    slack
-        Bytes in gaps that may be fetched, as a share of the bytes wanted.
+        First byte and the byte after the last of each; empty ones are left out.
+    gap, slack
+        Largest gap that is ever closed, in bytes, and the share of the wanted bytes that all gaps may have.
     most
-        Bytes above which a request is not made larger, so that large reads travel over several connections.
+        Bytes above which no request grows, so that large reads travel over several connections.
 
     Returns
     -------
@@ -152,9 +126,9 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
         In the order of the bytes, without overlap but for ranges that overlap themselves.
     """
     order = sorted((index for index, (start, stop) in enumerate(ranges) if stop > start), key=lambda i: ranges[i])
-    runs = list(_touching(ranges, order))
-    budget = slack * sum(stop - start for start, stop, _ in runs)
-    holes = sorted((after[0] - before[1], place) for place, (before, after) in enumerate(itertools.pairwise(runs)))
+    runs = _group(ranges, order, lambda last, start, _: start <= last.stop)  # without gaps
+    budget = slack * sum(run.stop - run.start for run in runs)
+    holes = sorted((after.start - before.stop, place) for place, (before, after) in enumerate(itertools.pairwise(runs)))
     closed = set()
     for hole, place in holes:
         if hole > gap or hole > budget:
@@ -162,39 +136,26 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
         budget -= hole
         closed.add(place)
     spans: list[Span] = []
-    for place, (_, stop, members) in enumerate(runs):
-        if place - 1 in closed and stop - spans[-1].start <= most:
+    for place, run in enumerate(runs):
+        if place - 1 in closed and run.stop - spans[-1].start <= most:
             last = spans[-1]
-            spans[-1] = Span(last.start, stop, last.members + members)
+            spans[-1] = Span(last.start, run.stop, last.members + run.members)
         else:
-            spans += _split(ranges, members, most)
+            spans += _group(ranges, run.members, lambda last, _, stop: stop <= last.stop or stop - last.start <= most)
     return spans
 
 
-def _touching(ranges: Sequence[tuple[int, int]], order: Sequence[int]) -> Iterator[tuple[int, int, list[int]]]:
-    """Group sorted ranges that follow each other without a gap."""
-    members: list[int] = []
-    start = stop = 0
-    for index in order:
-        if members and ranges[index][0] > stop:
-            yield start, stop, members
-            members = []
-        if not members:
-            start, stop = ranges[index]
-        stop = max(stop, ranges[index][1])
-        members.append(index)
-    if members:
-        yield start, stop, members
-
-
-def _split(ranges: Sequence[tuple[int, int]], members: Sequence[int], most: int) -> list[Span]:
-    """Cut a run of ranges without gaps into requests of at most `most` bytes, never within a range."""
+def _group(
+    ranges: Sequence[tuple[int, int]], order: Sequence[int], joins: Callable[[Span, int, int], bool]
+) -> list[Span]:
+    """Merge ranges, in ascending order, each with the span before it where it joins that."""
     spans: list[Span] = []
-    for index in members:
+    for index in order:
         start, stop = ranges[index]
-        if spans and (stop <= spans[-1].stop or stop - spans[-1].start <= most):
+        if spans and joins(spans[-1], start, stop):
             last = spans[-1]
-            spans[-1] = Span(last.start, max(stop, last.stop), [*last.members, index])
+            last.members.append(index)
+            spans[-1] = Span(last.start, max(stop, last.stop), last.members)
         else:
             spans.append(Span(start, stop, [index]))
     return spans

@@ -12,18 +12,12 @@ from datasets.readers.arrays import name_dims
 from datasets.readers.lazy import LazyArray
 from datasets.sources import existing
 
+_ARRAYS = {(".mat",): matlab.load, (".npy", ".npz"): numpy.load, (".nc", ".nc4", ".cdf"): netcdf.load}
+_RASTERS = {(".tif", ".tiff"): geotiff.read, (".hdr", ".img", ".bsq", ".bil", ".bip"): envi.read}
+
 
 def load_array(source: str, key: str, option: str) -> np.ndarray:
-    """Load an array, its axes unnamed.
-
-    Parameters
-    ----------
-    source
-        Its file.
-    key
-        Its name there, in a format that has names.
-    option
-        Setting that names the file, for the error messages.
+    """Load the array `key` of a file that the setting `option` names, its axes unnamed.
 
     Raises
     ------
@@ -35,26 +29,21 @@ def load_array(source: str, key: str, option: str) -> np.ndarray:
 
 
 def _array(source: str, key: str, option: str) -> np.ndarray | LazyArray:
-    """Load an array from a file beside the data, or from the data's own file."""
     path = existing(source, option)
     suffix = path.suffix.lower()
-    if suffix == ".mat":
-        return matlab.load(path, key, f"{option}_key")
-    if suffix in (".npy", ".npz"):
-        return numpy.load(path, key, f"{option}_key")
-    if suffix in (".tif", ".tiff"):
-        return geotiff.read(ConvertConfig(source=source))["data"].values
-    if suffix in (".hdr", ".img", ".bsq", ".bil", ".bip"):
-        return envi.read(ConvertConfig(source=source))["data"].values
-    if suffix in (".nc", ".nc4", ".cdf"):
-        return netcdf.load(path, key, f"{option}_key")
+    for suffixes, load in _ARRAYS.items():
+        if suffix in suffixes:
+            return load(path, key, f"{option}_key")
+    for suffixes, read in _RASTERS.items():
+        if suffix in suffixes:
+            return read(ConvertConfig(source=source))["data"].values
     raise InputError(
         f"{path} is not an array that {option} can be read from; use .npy, .npz, .mat, .tif, .nc or an ENVI .hdr"
     )
 
 
 def add_side_arrays(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
-    """Add labels and mask from their own files or keys; labels become class indices.
+    """Add labels, as class indices, and mask from their own files or keys.
 
     Raises
     ------
@@ -78,7 +67,7 @@ def read_mask(data: xr.DataArray, config: ConvertConfig) -> xr.Variable:
 
 def add_raster_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
     """Add the labels of `config.labels` and `config.labels_key`, where they are an array; errors as there."""
-    labels = _raw_labels(ds, config, [str(dim) for dim in ds["data"].dims])
+    labels = _raw_labels(ds, config)
     if labels is None:
         return ds
     where = config.labels or config.source
@@ -89,15 +78,15 @@ def add_raster_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
     return ds.assign(labels=(labels.dims, codes, attrs))
 
 
-def _raw_labels(ds: xr.Dataset, config: ConvertConfig, data_dims: list[str]) -> xr.Variable | None:
-    """Take the labels as the source has them, from their own file or key, or from what the reader brought."""
+def _raw_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Variable | None:
+    """Take the labels as the source has them: from their own file or key, or from the reader."""
     if is_placed(config):
         return None
     if not (config.labels or config.labels_key):
         return ds["labels"].variable if "labels" in ds else None
     where = config.labels or config.source
     array = _array(where, config.labels_key, "labels")
-    dims = config.label_dims or data_dims
+    dims = config.label_dims or [str(dim) for dim in ds["data"].dims]
     if config.labels_dominant is not None:
         dims = ["class", *dims]
     if not config.label_dims and len(array.shape) < len(dims) and not config.label_shape:
@@ -106,7 +95,7 @@ def _raw_labels(ds: xr.Dataset, config: ConvertConfig, data_dims: list[str]) -> 
 
 
 def refuse_misfit(array: xr.Variable, data: xr.Variable, what: str) -> None:
-    """Raise `InputError` where an array is not as long as the data along the dimensions that it has."""
+    """Raise `InputError` where an array is not as long as the data along its dimensions."""
     strange = [str(dim) for dim in array.dims if array.sizes[dim] != data.sizes.get(dim)]
     if strange:
         raise InputError(

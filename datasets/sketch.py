@@ -1,48 +1,35 @@
 """A mergeable summary of values: moments, extremes, and a histogram fine enough to take percentiles from.
 
-Sketches of the parts of an array, merged in any order, count the same cells into the same bins. Whole numbers of 8 and
-16 bits are counted exactly. Other values are counted by the leading 16 bits of their distance from a centre as a
-float32 (sign, exponent, 7 bits of the mantissa): a percentile is wrong by at most 0.4% of its distance from the centre.
+Sketches of parts of an array, merged in any order, count the same cells into the same bins. Whole numbers of 8 and 16
+bits are counted exactly, other values by the leading 16 bits of their distance from a centre as a float32 (sign,
+exponent, 7 bits of the mantissa): a percentile is wrong by at most 0.4% of its distance from the centre.
 
 E entries (such as bands) that are measured each by itself, P cells of an entry.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-ERROR = 2.0**-8
-"""Largest error of a percentile of floats, as a share of its distance from the centre."""
+ERROR = 2.0**-8  # largest of a percentile of floats, as a share of its distance from the centre
 _BINS = 2**16
 _CELLS = 2**18  # measured at a time, so that the float64 copies stay small
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """Summary of the cells of E entries.
+    """Summary of the cells of E entries."""
 
-    Attributes
-    ----------
-    count, mean, squares
-        Cells, their mean, and the sum of their squared distances from it: int64, float64, float64 [E].
-    low, high
-        Smallest and largest value, float64 [E]; inf and -inf without cells.
-    at_low, at_high
-        Cells of exactly that value, int64 [E].
-    keys, counts
-        Occupied bins in ascending order, each ``entry * 65536 + bin``, and their cells: int64 [occupied].
-    """
-
-    count: np.ndarray
-    mean: np.ndarray
-    squares: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    at_low: np.ndarray
+    count: np.ndarray  # of the cells, int64 [E]
+    mean: np.ndarray  # float64 [E]
+    squares: np.ndarray  # sum of the squared distances from the mean, float64 [E]
+    low: np.ndarray  # smallest value, float64 [E]; inf without cells
+    high: np.ndarray  # largest value, float64 [E]; -inf without cells
+    at_low: np.ndarray  # cells of exactly that value, int64 [E]
     at_high: np.ndarray
-    keys: np.ndarray
-    counts: np.ndarray
+    keys: np.ndarray  # occupied bins in ascending order, each `entry * 65536 + bin`, int64 [occupied]
+    counts: np.ndarray  # their cells, int64 [occupied]
 
     @property
     def deviation(self) -> np.ndarray:
@@ -71,16 +58,16 @@ def sketch(values_EP: Sequence[np.ndarray], keep_EP: Sequence[np.ndarray] | None
     for entry, values in enumerate(values_EP):
         keep = None if keep_EP is None else keep_EP[entry]
         parts.append(_one(values, keep, float(centre_E[entry])))
-    columns = [np.array([part[field] for part in parts]) for field in range(7)]
-    occupied = [np.flatnonzero(part[7]) for part in parts]
+    *moments, cells = zip(*parts, strict=True)
+    occupied = [np.flatnonzero(bins) for bins in cells]
     keys = np.concatenate([bins + entry * _BINS for entry, bins in enumerate(occupied)])
-    counts = np.concatenate([part[7][bins] for part, bins in zip(parts, occupied, strict=True)])
-    count, mean, squares, low, high, at_low, at_high = columns
-    return Sketch(count, mean, squares, low, high, at_low, at_high, keys.astype(np.int64), counts.astype(np.int64))
+    counts = np.concatenate([own[bins] for own, bins in zip(cells, occupied, strict=True)])
+    count, mean, squares, low, high, at_low, at_high = map(np.array, moments)
+    return Sketch(count, mean, squares, low, high, at_low, at_high, keys, counts)
 
 
 def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
-    """Summarise one entry, some cells at a time: the fields of `Sketch` as scalars, then cells of every bin."""
+    """Summarise one entry, some cells at a time: fields of `Sketch` as scalars, then cells of every bin."""
     exact = is_exact(values.dtype)
     count, mean, squares = 0, np.float64(0), np.float64(0)
     low, high, at_low, at_high = np.inf, -np.inf, 0, 0
@@ -101,36 +88,30 @@ def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
             squares += np.dot(spread, spread) + step * step * (count * part.size / total)
             mean += step * part.size / total
         count = total
-        least, most = float(part.min()), float(part.max())
-        low, at_low = _extreme(low, at_low, least, int((part == part.min()).sum()), least < low)
-        high, at_high = _extreme(high, at_high, most, int((part == part.max()).sum()), most > high)
+        least, most = part.min(), part.max()
+        low, at_low = _extreme(min, low, at_low, float(least), int((part == least).sum()))
+        high, at_high = _extreme(max, high, at_high, float(most), int((part == most).sum()))
         key = part.astype(np.int64) - np.iinfo(part.dtype).min if exact else _float_bins(wide - centre)
         bins += np.bincount(key, minlength=_BINS)
     return count, mean, squares, low, high, at_low, at_high, bins
 
 
-def _extreme(value: float, cells: int, other: float, other_cells: int, replaces: bool) -> tuple[float, int]:
-    if replaces:
-        return other, other_cells
-    return value, cells + (other_cells if other == value else 0)
+def _extreme(
+    choose: Callable[[float, float], float], value: float, cells: int, other: float, other_cells: int
+) -> tuple[float, int]:
+    best = choose(value, other)
+    return best, cells * (value == best) + other_cells * (other == best)
 
 
 def _float_bins(distance: np.ndarray) -> np.ndarray:
-    """Turn distances into bins, larger ones into larger: the leading bits, those of negatives turned over."""
+    """Turn distances into bins in the same order: the leading bits, those of negatives turned over."""
     limit = np.finfo(np.float32).max
     bits = np.clip(distance, -limit, limit).astype(np.float32).view(np.uint32)
     return (np.where(bits >> 31, ~bits, bits | np.uint32(2**31)) >> np.uint32(16)).astype(np.int64)
 
 
-def merge(sketches: Sequence[Sketch]) -> Sketch:
-    """Summarise the cells of all sketches together, entry by entry."""
-    first, *others = sketches
-    for other in others:
-        first = _pair(first, other)
-    return first
-
-
-def _pair(a: Sketch, b: Sketch) -> Sketch:
+def merge(a: Sketch, b: Sketch) -> Sketch:
+    """Summarise the cells of two sketches together, entry by entry."""
     count = a.count + b.count
     whole = np.maximum(count, 1)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -146,27 +127,13 @@ def _pair(a: Sketch, b: Sketch) -> Sketch:
 
 
 def distribution(whole: Sketch, entry: int, dtype: np.dtype, centre: float) -> tuple[np.ndarray, np.ndarray]:
-    """Values of the occupied bins of an entry, ascending within its smallest and largest, and the cells of each.
+    """Values of an entry's occupied bins, ascending within its extremes, and their cells: float64, int64 [occupied].
 
-    Parameters
-    ----------
-    whole
-        The sketch.
-    entry
-        Which entry.
-    dtype
-        Type of the values that were summarised.
-    centre
-        The centre that they were summarised around.
-
-    Returns
-    -------
-    values, counts
-        float64 and int64 [occupied].
+    The type and the centre are those of the values that were summarised.
     """
     own = slice(*np.searchsorted(whole.keys, [entry * _BINS, (entry + 1) * _BINS]))
     bins, counts = whole.keys[own] % _BINS, whole.counts[own]
-    if is_exact(np.dtype(dtype)):
+    if is_exact(dtype):
         return (bins + np.iinfo(dtype).min).astype(np.float64), counts
     middle = (bins.astype(np.uint32) << np.uint32(16)) + np.uint32(2**15)
     bits = np.where(middle >> 31, middle & np.uint32(2**31 - 1), ~middle)
@@ -185,7 +152,7 @@ def percentiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float])
 
 def to_arrays(whole: Sketch) -> dict[str, np.ndarray]:
     """Take a sketch apart for `numpy.savez`."""
-    return {name: getattr(whole, name) for name in Sketch.__dataclass_fields__}
+    return dict(vars(whole))
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> Sketch:

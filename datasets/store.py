@@ -1,11 +1,12 @@
-"""The volume's store: open a volume lazily, write one whole or not at all."""
+"""Open a volume lazily, write one whole or not at all."""
 
 import errno
 import json
 import shutil
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,17 +18,19 @@ from zarr.storage import ObjectStore
 from datasets.errors import InputError
 from datasets.foreign import is_view, open_foreign
 from datasets.journal import Journal, open_journal
-from datasets.layout import pieces, plan_chunks
+from datasets.layout import encoding_of, pieces, plan_chunks
 from datasets.lazy import open_lazily
-from datasets.objects import Ask, MissingObjectError, is_remote, open_objects
+from datasets.objects import Ask, MissingObjectError, Objects, is_remote
+from datasets.overviews import Encoding
 from datasets.upload import open_upload, refuse_existing_upload
-from datasets.writing import Wishes, write_arrays
+from datasets.writing import write_arrays
 
 PathOrUri = TypeVar("PathOrUri", str, Path, str | Path)
 FORMAT = "telegrapher-volume"
 FORMAT_VERSION = 2
 _DENSE_SINCE = 2  # every chunk is written and has a checksum; before, a chunk of zeros could be left out
 _COMPRESSORS = (ZstdCodec(level=3), Crc32cCodec())
+_NO_STORE = "{} is not a Zarr store; make a volume from it with `python -m pipeline convert`"
 
 
 def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error") -> xr.Dataset:
@@ -36,30 +39,29 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
     Parameters
     ----------
     uri
-        Folder of the store, or its URI: ``s3://``, ``gs://``, ``az://`` or ``https://``; any other Zarr or MDIO
-        store, or a view of one, is opened as `datasets.foreign` says.
+        Folder of the store, or its URI (``s3://``, ``gs://``, ``az://``, ``https://``); any other Zarr or MDIO store,
+        or a view of one, is opened as `datasets.foreign` says.
     missing
-        What a missing or broken chunk of the data is when it is read: an ``error`` that names it, or no data
-        (``mask``). Labels and masks must always be whole.
+        Whether a missing or broken chunk of the data is an ``error`` that names it, once it is read, or no data
+        (``mask``). Labels and masks must be whole.
 
     Returns
     -------
     xarray.Dataset
-        ``data`` and, where the volume has them, ``valid``, ``labels``, ``truth`` and ``wells``, backed by Dask.
+        ``data`` and, where there are such, ``valid``, ``labels``, ``truth`` and ``wells``, backed by Dask.
 
     Raises
     ------
     InputError
-        Where there is nothing, or something that is not a volume.
+        Where there is no volume.
     """
     where = str(uri)
-    way_out = "make a volume from it with `python -m pipeline convert`"
     if is_view(where):
         return open_foreign(where, open_node)
     _refuse_nothing(where)
     if not is_remote(where) and not Path(where).is_dir():
-        raise InputError(f"{where} is not a Zarr store; {way_out}")
-    objects = open_objects(where)
+        raise InputError(_NO_STORE.format(where))
+    objects = Objects(where)
     try:
         root = objects.get(Ask("zarr.json"))
     except MissingObjectError:
@@ -92,28 +94,21 @@ def _refuse_nothing(uri: str) -> None:
 
 
 def open_node(uri: str) -> zarr.Group | zarr.Array:
-    """Open what is at a path or URI, group or array, for reading.
-
-    Raises
-    ------
-    InputError
-        Where there is no Zarr store.
-    """
-    way_out = "make a volume from it with `python -m pipeline convert`"
+    """Open the group or array at a path or URI for reading; `InputError` where there is none."""
     _refuse_nothing(uri)
     try:
         return zarr.open(_for_zarr(uri), mode="r")
     except (FileNotFoundError, NotADirectoryError, zarr.errors.NodeNotFoundError) as error:
-        raise InputError(f"{uri} is not a Zarr store; {way_out}") from error
+        raise InputError(_NO_STORE.format(uri)) from error
 
 
 def _for_zarr(uri: str) -> Any:
-    """Return what zarr opens for reading: the path of a folder, or a store behind a URI."""
-    return ObjectStore(open_objects(uri).store, read_only=True) if is_remote(uri) else uri
+    """Return what zarr opens for reading: a folder's path, or a store."""
+    return ObjectStore(Objects(uri).store, read_only=True) if is_remote(uri) else uri
 
 
 def open_part(uri: str | Path, group: str) -> xr.Dataset | None:
-    """Open what lies in a group beside a volume's own arrays, such as its statistics; none where there is no such."""
+    """Open a group beside a volume's own arrays, such as its statistics, if it is there."""
     try:
         return xr.open_zarr(
             _for_zarr(str(uri)),
@@ -139,42 +134,33 @@ def write_volume(
     overviews: bool = False,
     no_data: str | None = None,
 ) -> PathOrUri:
-    """Write a dataset as a Zarr v3 store through Dask: all of it appears, or nothing.
-
-    A folder is written aside and then renamed; below a URI the root's metadata are written last.
-
-    Statistics are measured of the data as they pass, and stored with them.
+    """Write a dataset, with statistics of its data, as a Zarr v3 store: all of it appears, or nothing.
 
     Parameters
     ----------
     ds
         Variables as `open_volume` describes them; Dask-backed ones are computed shard by shard.
     path
-        Folder of the store, made together with its parents, or its URI.
+        Folder of the store, made with its parents, or its URI; returned.
     overwrite
         Whether an existing store is replaced (after the new one is complete).
     progress
         Words printed before a progress bar; none writes in silence.
     chunks, block
-        Preferred chunk edges of some dimensions, and edges of the blocks that will be read; see `plan_chunks`.
+        Edges of chunks and of the blocks that will be read, along some dimensions; see `plan_chunks`.
     key
-        Hash of what is written and how, stored with it. Where a process that wrote the same was stopped, the pieces
-        that it finished are kept; without a key nothing is.
+        Hash of what is written and how, stored with it: only with one is kept what a stopped process finished.
     overviews
-        Whether coarser copies of large data are made for viewing.
+        Whether coarser copies for viewing are made of data larger than one piece.
     no_data
-        Words of the refusal where no cell holds data; with them, a mask that is true everywhere is left out.
-
-    Returns
-    -------
-    pathlib.Path or str
-        `path`.
+        Words of the refusal where no cell holds data; a mask that is true everywhere is then left out. Without them an
+        empty volume is written, and the mask as it is.
 
     Raises
     ------
     InputError
-        Where the store exists and `overwrite` is not set, another process is writing it, it would hold no data, or it
-        cannot be written, as on a full disk.
+        Where the store exists and may not be replaced, another process writes it, it would hold no data, or it cannot
+        be written, as on a full disk.
     """
     refuse_existing(path, overwrite)
     ds, encoding = _lay_out(ds, chunks, block)
@@ -182,12 +168,12 @@ def write_volume(
         ds.attrs["key"] = key
     if progress is not None:
         print(progress, flush=True)
-    wishes = Wishes(overviews=overviews, no_data=no_data, speak=progress is not None)
     speak = progress is not None
+    write = partial(write_arrays, ds, encoding=encoding, overviews=overviews, no_data=no_data, speak=speak)
     if is_remote(path):
         with open_upload(str(path), key, overwrite=overwrite) as (store, journal), _spoken(journal, speak):
             try:
-                write_arrays(ds, store, encoding, journal, wishes)
+                write(store, journal=journal)
             except BaseException:
                 journal.keep()
                 raise
@@ -197,19 +183,15 @@ def write_volume(
         _refusals(place),
         open_journal(place, key, begun=_aside(place).is_dir()) as journal,
         _spoken(journal, speak),
+        open_aside(place, journal) as aside,
     ):
-        write_aside(
-            place,
-            lambda aside: write_arrays(ds, aside, encoding, journal, wishes),
-            goes_on=journal.goes_on,
-            keep=journal.keep,
-        )
+        write(aside, journal=journal)
     return path
 
 
 @contextmanager
 def _spoken(journal: Journal, speak: bool) -> Iterator[None]:
-    """Say that writing goes on from an earlier process, and that what is finished was kept."""
+    """Say that writing goes on from an earlier process, and what is kept where it stops."""
     if journal.goes_on and speak:
         print("  the same conversion was stopped here: going on with it", flush=True)
     try:
@@ -220,10 +202,10 @@ def _spoken(journal: Journal, speak: bool) -> Iterator[None]:
 
 
 def stored_attributes(path: str | Path) -> dict[str, Any]:
-    """Read the attributes of the finished volume at a folder or URI; empty where there is none."""
+    """Read the attributes of a finished volume; empty where there is none."""
     if not is_remote(path) and not Path(path).is_dir():
         return {}
-    root = open_objects(path).find("zarr.json")
+    root = Objects(path).find("zarr.json")
     try:
         attrs = json.loads(root or b"{}").get("attributes") or {}
     except ValueError:
@@ -232,7 +214,7 @@ def stored_attributes(path: str | Path) -> dict[str, Any]:
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
-    """Raise `InputError` where `path`, a folder or a URI, exists and is not to be replaced."""
+    """Raise `InputError` where `path` exists and is not to be replaced."""
     if is_remote(path):
         return refuse_existing_upload(str(path), overwrite)
     path = Path(path)
@@ -242,24 +224,16 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
         raise InputError(f"{path} is a folder of other things, which --overwrite leaves alone; choose another place")
 
 
-def write_aside(
-    path: Path, write: Callable[[Path], None], *, goes_on: bool = False, keep: Callable[[], bool] = lambda: False
-) -> Path:
-    """Let `write` fill a hidden neighbour of `path`, then put it in the place of `path`.
+@contextmanager
+def open_aside(path: Path, journal: Journal | None = None) -> Iterator[Path]:
+    """Give a hidden neighbour of `path` to fill, then put it in the place of `path`.
 
     Whatever stops it, a full disk and Ctrl-C included, `path` is as it was, and the neighbour is removed.
 
     Parameters
     ----------
-    path
-        The place.
-    write
-        Fills the folder that it is given.
-    goes_on
-        Whether the neighbour that an earlier process left is filled further.
-    keep
-        Asked when an interruption, or what is nobody's mistake, stops it: whether the neighbour stays to be filled
-        further.
+    journal
+        With it, what an interruption, or what is nobody's mistake, stopped may be left and filled further.
 
     Raises
     ------
@@ -271,9 +245,9 @@ def write_aside(
     try:
         with _refusals(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not goes_on:
+            if journal is None or not journal.goes_on:
                 shutil.rmtree(aside, ignore_errors=True)
-            write(aside)
+            yield aside
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 path.rename(old)
@@ -282,14 +256,13 @@ def write_aside(
     except InputError:
         raise
     except BaseException:
-        kept = keep()
+        kept = journal is not None and journal.keep()
         raise
     finally:
         if not kept:
             shutil.rmtree(aside, ignore_errors=True)
         if old.exists() and not path.exists():
             old.rename(path)
-    return path
 
 
 def _aside(path: Path) -> Path:
@@ -298,7 +271,7 @@ def _aside(path: Path) -> Path:
 
 @contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """Turn the refusals of the operating system that the user can do something about into words."""
+    """Put refusals of the operating system that the user can act on into words."""
     try:
         yield
     except OSError as error:
@@ -314,12 +287,11 @@ def _refusals(path: Path) -> Iterator[None]:
 
 def _lay_out(
     ds: xr.Dataset, preferred: Mapping[str, int] | None, block: Mapping[str, int] | None
-) -> tuple[xr.Dataset, dict[Hashable, dict[str, Any]]]:
-    """Chunk every variable as it will be stored, and say so in its attributes and in the encoding for xarray."""
+) -> tuple[xr.Dataset, Encoding]:
+    """Chunk every variable as it will be stored; say so in its attributes and the encoding for xarray."""
     ds = ds.drop_encoding()
     ds = ds.assign_coords({name: coord.load() for name, coord in ds.coords.items()})  # only data go piece by piece
-    plain = {"_FillValue": None, "compressors": _COMPRESSORS}
-    encoding: dict[Hashable, dict[str, Any]] = {name: dict(plain) for name in ds.variables}
+    encoding: Encoding = {name: {"_FillValue": None, "compressors": _COMPRESSORS} for name in ds.variables}
     for stored in ds.variables.values():
         stored.attrs.pop("_FillValue", None)
     for name, var in ds.data_vars.items():
@@ -328,14 +300,10 @@ def _lay_out(
         # Masks and dense labels are laid out as the data is, so that both are computed from the same pieces.
         like = ds["data"] if "data" in ds and ds["data"].dims == var.dims else var
         chunks, shards = plan_chunks(var.sizes, like.dtype.itemsize, preferred, block)
-        shape = tuple(chunks[dim] for dim in var.dims)
-        encoding[name]["chunks"] = shape
-        var.attrs["chunks"] = list(shape)
         var.attrs.pop("shards", None)
         var.attrs.pop("block", None)
-        if shards is not None:
-            encoding[name]["shards"] = tuple(shards[dim] for dim in var.dims)
-            var.attrs["shards"] = list(encoding[name]["shards"])
+        for key, edges in encoding_of(chunks, shards).items():
+            encoding[name][key], var.attrs[key] = edges, list(edges)
         if "spatial_ref" in ds.coords and name in ("data", "valid", "labels", "truth"):
             encoding[name]["grid_mapping"] = "spatial_ref"
         if block:

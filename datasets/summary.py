@@ -1,9 +1,7 @@
-"""The statistics that are stored beside a volume, as a small labelled dataset with a version.
-
-Q percentiles, B bins of the histogram.
-"""
+"""The statistics that are stored beside a volume: a small labelled dataset with a version."""
 
 import json
+import math
 from collections.abc import Hashable
 
 import numpy as np
@@ -16,7 +14,7 @@ GROUP = "statistics"
 VERSION = 1
 SHARES = (0.0, 0.1, 1.0, 2.0, 5.0, 25.0, 50.0, 75.0, 95.0, 98.0, 99.0, 99.9, 100.0)
 BINS = 128
-_BESIDE = 3  # occupied bins beside the smallest and the largest value that these are compared with
+_BESIDE = 3  # occupied bins that the smallest and the largest value are compared with
 
 
 def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
@@ -27,9 +25,9 @@ def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
     xarray.Dataset
         Over the entries' dimensions: ``count``, ``mean``, ``deviation``, ``minimum``, ``maximum``, the cells of exactly
         these (``at_minimum``, ``at_maximum``) and the mean cells of the occupied bins beside them; with ``percentile``
-        the values at `SHARES`; with ``bin`` the ``histogram`` between its ``edges``, of which the outermost two bins
-        reach to the smallest and the largest value. ``dead`` marks columns of the map that never change. The
-        attribute ``overall`` holds the same of all entries together.
+        the values at `SHARES`; with ``bin`` the ``histogram`` between its ``edges``, whose outermost bins reach to the
+        smallest and the largest value. ``dead`` marks columns of the map that never change. The attribute ``overall``
+        holds the same of all entries together.
     """
     whole, dtype = gathered.sketch, plan.dtype
     dists = [distribution(whole, entry, dtype, float(plan.centre[entry])) for entry in range(plan.count)]
@@ -42,13 +40,12 @@ def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
         "maximum": np.where(whole.count > 0, whole.high, np.nan),
         "at_minimum": whole.at_low,
         "at_maximum": whole.at_high,
-        "beside_minimum": np.array([_beside(counts, 1) for _, counts in dists]),
-        "beside_maximum": np.array([_beside(counts[::-1], 1) for _, counts in dists]),
+        "beside_minimum": np.array([_beside(counts) for _, counts in dists]),
+        "beside_maximum": np.array([_beside(counts[::-1]) for _, counts in dists]),
         "percentiles": np.array([percentiles(*dist, SHARES) for dist in dists]),
     }
     binned = [_histogram(*dist) for dist in dists]
-    arrays["histogram"] = np.array([counts for counts, _ in binned])
-    arrays["edges"] = np.array([edges for _, edges in binned])
+    arrays["histogram"], arrays["edges"] = (np.array(part) for part in zip(*binned, strict=True))
     extra = {"percentiles": ["percentile"], "histogram": ["bin"], "edges": ["edge"]}
     variables: dict[Hashable, tuple] = {
         name: ([*plan.entries, *extra.get(name, [])], array.reshape((*shape, *array.shape[1:])))
@@ -58,20 +55,20 @@ def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
         variables["dead"] = (plan.columns, gathered.dead)
     attrs = {
         "version": VERSION,
-        "cells": int(np.prod(list(plan.sizes.values()), dtype=np.int64)),
+        "cells": math.prod(plan.sizes.values()),
         "percentile_error": 0.0 if is_exact(dtype) else ERROR,
         "overall": json.dumps(_overall(gathered, dists)),
     }
     return xr.Dataset(variables, {"percentile": list(SHARES)}, attrs)
 
 
-def _beside(counts: np.ndarray, start: int) -> float:
-    near = counts[start : start + _BESIDE]
+def _beside(counts: np.ndarray) -> float:
+    near = counts[1 : 1 + _BESIDE]
     return float(near.mean()) if near.size else 0.0
 
 
 def _histogram(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Equal bins between the percentiles 0.1 and 99.9; the first and the last reach on to the ends."""
+    """Equal bins between the percentiles 0.1 and 99.9; the outermost reach on to the ends."""
     if not counts.size:
         return np.zeros(BINS, np.int64), np.full(BINS + 1, np.nan)
     low, high = percentiles(values, counts, (0.1, 99.9))
@@ -82,7 +79,7 @@ def _histogram(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _overall(gathered: Gathered, dists: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, object]:
-    """Moments, percentiles and histogram of all entries together; nothing but the count where there is no data."""
+    """Summarise all entries together; nothing but the count where there is no data."""
     whole = gathered.sketch
     count = int(whole.count.sum())
     if not count:

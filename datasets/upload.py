@@ -1,7 +1,7 @@
-"""Write a Zarr store below a URI, its root last: what was only begun does not open, and is gone on with or begun anew.
+"""Write a Zarr store below a URI, its root last: what was only begun does not open.
 
-What an unfinished store knows of itself (its root, its journal, what is being written and by whom) lies in it, below
-`BEGUN`, so that any machine can go on with it.
+What it knows of itself (its root, its journal, what is being written and by whom) lies in it, below `BEGUN`, so that
+any machine can go on with it.
 """
 
 import asyncio
@@ -10,67 +10,54 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
-from zarr.storage import ObjectStore, WrapperStore
+from zarr.storage import ObjectStore
 
 from datasets.errors import InputError
-from datasets.journal import FolderNotes, Journal, locked
-from datasets.objects import Ask, Objects, open_objects
+from datasets.journal import Journal, locked
+from datasets.objects import Ask, Objects
 
 ROOT = "zarr.json"
-BEGUN = "telegrapher-writing"  # below this lies what says that the store was begun, and how far it is
+BEGUN = "telegrapher-writing"
 _OWNER = f"{BEGUN}/owner.json"
 
 
-class RootLast(WrapperStore[Store]):
-    """A store that keeps its root's metadata aside until `finish`, and writes as `Objects.put` does."""
+class _RootLast(ObjectStore[Any]):
+    """A store that keeps its root aside until `finish`, and writes by `Objects.put`."""
 
-    def __init__(self, store: Store, objects: Objects, root: Buffer | None = None) -> None:
-        super().__init__(store)
-        self._objects = objects
-        self._root = root
+    def __init__(self, objects: Objects, root: Buffer | None, *, read_only: bool = False) -> None:
+        super().__init__(objects.store, read_only=read_only)
+        self._objects, self._root = objects, root
+
+    def with_read_only(self, read_only: bool = False) -> "_RootLast":
+        return _RootLast(self._objects, self._root, read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Read an object; the root from memory."""
-        if key == ROOT:
-            return self._root
-        return await super().get(key, prototype, byte_range)
+        return self._root if key == ROOT else await super().get(key, prototype, byte_range)
 
     async def exists(self, key: str) -> bool:
-        """Whether an object was written, or kept for later."""
         return self._root is not None if key == ROOT else await super().exists(key)
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Write an object, the root aside."""
         if key == ROOT:
             self._root, key = value, f"{BEGUN}/{ROOT}"
         await asyncio.to_thread(self._objects.put, key, value.as_numpy_array().data)
 
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Write an object that is not there yet."""
-        if not await self.exists(key):
-            await self.set(key, value)
+    set_if_not_exists = Store.set_if_not_exists  # by `exists` and `set`
 
-    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
-        await asyncio.gather(*(self.set(key, value) for key, value in values))
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """List what belongs to the store."""
-        async for name in self._store.list_dir(prefix):
+    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
+        async for name in super().list_dir(prefix):
             if name.strip("/") != BEGUN:
                 yield name
 
-    def _with_store(self, store: Store) -> "RootLast":
-        return RootLast(store, self._objects, self._root)
-
     async def delete_dir(self, prefix: str) -> None:
-        """Delete what is below a prefix; there is nothing yet below the root but what says that this was begun."""
-        if prefix.strip("/"):
+        if prefix.strip("/"):  # below the root is nothing yet but what says that this was begun
             await super().delete_dir(prefix)
 
     def finish(self) -> None:
@@ -79,32 +66,30 @@ class RootLast(WrapperStore[Store]):
         self._objects.put(ROOT, self._root.to_bytes())
 
 
-class _StoredNotes:
-    """Notes of a journal as objects of the unfinished store; see `datasets.journal.Notes`.
+class _StoredJournal(Journal):
+    """A journal whose notes are objects of the unfinished store; the folder has copies of what this process wrote.
 
-    Before each note it is made sure that no other machine has taken the store over. What this process wrote is read
-    from a copy on this machine.
+    None is written once another machine has taken the store over.
     """
 
-    def __init__(self, objects: Objects, owner: bytes, copies: FolderNotes) -> None:
-        self._objects, self._owner, self._copies = objects, owner, copies
+    def __init__(self, objects: Objects, owner: bytes, folder: Path, *, resumes: bool, goes_on: bool) -> None:
+        super().__init__(folder, resumes=resumes, goes_on=goes_on)
+        self._objects, self._owner = objects, owner
         self._known = {name.removeprefix(f"{BEGUN}/") for name in objects.names(BEGUN)}
 
-    def put(self, name: str, data: bytes) -> None:
-        """Write a note."""
+    def _put(self, file: str, data: bytes) -> None:
         self.refuse_other_owner()
-        self._objects.put(f"{BEGUN}/{name}", data)
-        self._copies.put(name, data)
-        self._known.add(name)
+        self._objects.put(f"{BEGUN}/{file}", data)
+        super()._put(file, data)
+        self._known.add(file)
 
-    def get(self, name: str) -> bytes:
-        """Read a note."""
-        if name in self._copies:
-            return self._copies.get(name)
-        return bytes(self._objects.get(Ask(f"{BEGUN}/{name}")).data)
+    def _get(self, file: str) -> bytes:
+        if super()._has(file):
+            return super()._get(file)
+        return bytes(self._objects.get(Ask(f"{BEGUN}/{file}")).data)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._known
+    def _has(self, file: str) -> bool:
+        return file in self._known
 
     def refuse_other_owner(self) -> None:
         """Stop where another process began to write the same store."""
@@ -116,8 +101,8 @@ class _StoredNotes:
 
 
 def refuse_existing_upload(uri: str, overwrite: bool) -> None:
-    """Raise `InputError` where there is something at `uri` that is not to be replaced; see `open_upload`."""
-    objects = open_objects(uri)
+    """Raise `InputError` where there is something at `uri` that is not to be replaced."""
+    objects = Objects(uri)
     if objects.exists(ROOT):
         if not overwrite:
             raise InputError(f"{objects.uri} exists already; choose another place, or pass --overwrite to replace it")
@@ -127,32 +112,29 @@ def refuse_existing_upload(uri: str, overwrite: bool) -> None:
 
 @contextmanager
 def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple[Store, Journal]]:
-    """Open a store at `uri` for writing, one that opens for others only once all of it is there.
+    """Open a store at `uri` for writing, one that opens for others only once it is whole.
 
-    A cloud store cannot rename, so a store that is replaced is gone as soon as writing begins. Nor can it be locked:
-    where two machines write the same place, the one that began first stops at its next piece.
+    A cloud store cannot rename, so what is replaced is gone as soon as writing begins. Nor can it be locked: where two
+    machines write the same place, the one that began first stops at its next piece.
 
     Parameters
     ----------
-    uri
-        The place.
     key
-        What is being written, as a hash; where an earlier process wrote the same, its journal goes on. None never does.
+        Hash of what is written; where an earlier process wrote the same, its journal goes on. None never does.
     overwrite
         Whether a finished store is replaced.
 
     Yields
     ------
     store, journal
-        What to write to, and which pieces of it are there.
+        What to write to, and its finished pieces.
 
     Raises
     ------
     InputError
-        Where there is something that is not to be replaced, the store refuses or does not answer, or another process
-        writes there.
+        Where something is not to be replaced, the store refuses or does not answer, or another process writes there.
     """
-    objects = open_objects(uri)
+    objects = Objects(uri)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "telegrapher" / hashlib.sha256(uri.encode()).hexdigest()[:32]
     with locked(folder, uri):
@@ -166,14 +148,11 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
             owner = json.dumps({"key": key, "process": uuid.uuid4().hex}).encode()
             objects.put(_OWNER, owner)
             root = objects.find(f"{BEGUN}/{ROOT}")
-            store = RootLast(
-                ObjectStore(objects.store),
-                objects,
-                None if root is None else default_buffer_prototype().buffer.from_bytes(root),
-            )
-            notes = _StoredNotes(objects, owner, FolderNotes(folder))
-            yield store, Journal(notes, resumes=key is not None, goes_on=goes_on)
-            notes.refuse_other_owner()
+            buffer = None if root is None else default_buffer_prototype().buffer.from_bytes(root)
+            store = _RootLast(objects, buffer)
+            journal = _StoredJournal(objects, owner, folder, resumes=key is not None, goes_on=goes_on)
+            yield store, journal
+            journal.refuse_other_owner()
             store.finish()
             for name in sorted(objects.names(BEGUN), key=lambda name: name == _OWNER):
                 objects.delete(name)

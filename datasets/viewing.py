@@ -13,27 +13,17 @@ from datasets.overviews import GROUP
 from datasets.store import open_part
 from datasets.volume import Volume
 
-_CELLS = 2**25
-"""How many cells are not too many to hold."""
-_DRAWN = 2**22
-"""How many are not too many to draw: a picture of one plane takes some 120 bytes for each."""
+_CELLS = 2**25  # that are not too many to hold
+_DRAWN = 2**22  # that are not too many to draw: a picture of one plane takes some 120 bytes for each
 
 
 def viewable(uri: str | Path, dataset: xr.Dataset) -> xr.Dataset:
-    """Coarsen a volume for a picture.
-
-    Parameters
-    ----------
-    uri
-        Where the volume is, with its overviews.
-    dataset
-        The opened volume.
+    """Coarsen the opened volume at `uri` for a picture; a small one stays as it is.
 
     Returns
     -------
     xarray.Dataset
-        ``data`` and, where the volume has labels, ``labels`` of the first cell of each cube; the volume itself where it
-        is small.
+        ``data`` and, where there are such, ``labels`` of the first cell of each cube.
     """
     if dataset["data"].size <= _CELLS:
         return dataset
@@ -46,13 +36,13 @@ def viewable(uri: str | Path, dataset: xr.Dataset) -> xr.Dataset:
 
 
 def read_for_viewing(uri: str | Path, volume: Volume) -> np.ndarray:
-    """Read a volume small enough to look at, coarser than it is where it is large: float32 [C, *n], NaN for no data."""
+    """Read a volume, a large one coarsened: float32 [C, *n], NaN for no data."""
     seen = viewable(uri, volume.dataset.drop_vars(["labels", "truth"], errors="ignore"))
     return Volume.of(seen, DataConfig(source=str(uri), space=list(volume.space))).read()
 
 
 def thinning(sizes: Sequence[int]) -> tuple[slice, ...]:
-    """Choose cells of a grid, evenly along all axes, that are not too many to draw."""
+    """Choose cells of a grid, evenly along all axes, not too many to draw."""
     step = 1
     while math.prod(-(-size // step) for size in sizes) > _DRAWN:
         step += 1
@@ -74,19 +64,14 @@ def _coarsened(dataset: xr.Dataset) -> xr.Dataset:
     return data.coarsen(steps, boundary="pad").mean().astype("float32").to_dataset(name="data")
 
 
-def _step(size: int, coarse: int) -> int:
-    """Find the power of two that brings so many cells to so few."""
-    step = 1
-    while -(-size // step) > coarse:
-        step *= 2
-    return step
-
-
 def _with_labels(level: xr.Dataset, dataset: xr.Dataset) -> xr.Dataset:
     """Add the labels at the first cell of every cube; means of classes would be nonsense."""
     level = level.load()
     if "labels" not in dataset:
         return level
-    labels = dataset["labels"].reset_coords(drop=True).drop_vars(list(dataset["labels"].coords), errors="ignore")
-    steps = {dim: _step(labels.sizes[dim], level.sizes[dim]) for dim in labels.dims}
+    labels = dataset["labels"].variable
+    steps = dict.fromkeys(labels.dims, 1)
+    for dim, size in labels.sizes.items():
+        while -(-size // steps[dim]) > level.sizes[dim]:
+            steps[dim] *= 2
     return level.assign(labels=labels.isel({dim: slice(None, None, step) for dim, step in steps.items()}))

@@ -1,11 +1,11 @@
-"""Write the arrays of a volume piece by piece, each once, measured as it passes; a killed process can be gone on with.
+"""Write the arrays of a volume piece by piece, each measured as it passes, so that a later process can go on.
 
-A piece is a shard of the arrays that share the data's grid (data, mask, dense labels), or the whole of small ones.
+A piece is a shard of the arrays on the data's grid (data, mask, dense labels), or the whole of small ones.
 """
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,93 +24,70 @@ from datasets.grids import grids
 from datasets.journal import Journal
 from datasets.measuring import Gathered, Measuring
 from datasets.overviews import GROUP as OVERVIEWS
-from datasets.overviews import Source, coarsen, halved, level, masked, plan_levels
+from datasets.overviews import Encoding, Source, coarsen, halved, level, masked, plan_levels
 from datasets.progress import Progress
 from datasets.summary import GROUP as STATISTICS
 from datasets.summary import summarise
 
 Target = Path | Store
 _MEMORY = 900 * 2**20
-_COPIES = 6  # of a piece that a thread holds at its peak: source, mask, encoded shard, and their temporaries
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What else is wanted of a volume that is written.
-
-    Attributes
-    ----------
-    overviews
-        Whether coarser copies for viewing are made of data larger than one piece.
-    no_data
-        What to say where no cell holds data; a mask that is true everywhere is then left out. None means that an empty
-        volume is written, and the mask as it is.
-    speak
-        Whether progress is printed.
-    """
-
-    overviews: bool = False
-    no_data: str | None = None
-    speak: bool = False
+_COPIES = 6  # of a piece in a thread at its peak: source, mask, encoded shard, and their temporaries
 
 
 def write_arrays(
     ds: xr.Dataset,
     target: Target,
-    encoding: Mapping[Any, dict[str, Any]],
+    *,
+    encoding: Encoding,
     journal: Journal,
-    wishes: Wishes,
+    overviews: bool,
+    no_data: str | None,
+    speak: bool,
 ) -> None:
-    """Write a laid-out volume with its statistics and overviews, leaving out the pieces that the journal has.
+    """Write a laid-out volume with its statistics and overviews, but for the pieces that the journal has.
 
     Parameters
     ----------
-    ds
-        Variables chunked by piece.
-    target
-        Folder or store, possibly begun by an earlier process with the same journal.
-    encoding
-        Chunks and shards for xarray.
-    journal
-        Pieces that are there.
-    wishes
-        What else is wanted.
+    ds, encoding
+        Variables chunked by piece, and their chunks and shards for xarray.
+    target, journal
+        Folder or store, possibly begun by an earlier process, and the pieces that are there.
+    overviews, no_data
+        As `datasets.store.write_volume` has them.
+    speak
+        Whether progress is printed.
 
     Raises
     ------
     InputError
-        Where no cell holds data and `wishes` say that some must.
+        Where no cell holds data, and `no_data` says so.
     """
     with zarr.config.set({"array.write_empty_chunks": True}):  # so that a chunk that is missing is seen to be missing
-        _write_all(ds, target, encoding, journal, wishes)
-
-
-def _write_all(
-    ds: xr.Dataset, target: Target, encoding: Mapping[Any, dict[str, Any]], journal: Journal, wishes: Wishes
-) -> None:
-    plan = _measuring(ds, journal) if "data" in ds else None
-    _begin(ds, target, "", encoding, journal)
-    first = _FirstLevel.of(ds, target, encoding, journal) if wishes.overviews and "data" in ds else None
-    _write_pieces(ds, target, "", journal, wishes, plan, first)
-    if plan is not None:
-        gathered = Gathered.of(plan, _measured(ds, journal))
-        cells = int(gathered.sketch.count.sum())
-        if wishes.no_data is not None and not cells:
-            raise InputError(wishes.no_data)
-        if wishes.no_data is not None and "valid" in ds and cells == ds["data"].size:
-            group = zarr.open_group(target, mode="r+")
-            if "valid" in group:
-                del group["valid"]
-        summarise(plan, gathered).to_zarr(target, group=STATISTICS, mode="w", zarr_format=3, consolidated=False)
-        if wishes.overviews:
-            _write_overviews(ds, target, journal, wishes, first, encoding)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
-        zarr.consolidate_metadata(target)
+        plan = _measuring(ds, journal) if "data" in ds else None
+        _begin(ds, target, "", encoding, journal)
+        first = _FirstLevel.of(ds, target, journal) if overviews and "data" in ds else None
+        _write_pieces(ds, target, "", journal, speak, plan, first)
+        if plan is not None:
+            (grid,) = (grid for grid in grids(ds) if "data" in grid.names)
+            measured = ((where, journal.read(grid.name("", index))) for index, where in grid.pieces())
+            gathered = Gathered.of(plan, measured)
+            cells = int(gathered.sketch.count.sum())
+            if no_data is not None and not cells:
+                raise InputError(no_data)
+            if no_data is not None and "valid" in ds and cells == ds["data"].size:
+                group = zarr.open_group(target, mode="r+")
+                if "valid" in group:
+                    del group["valid"]
+            summarise(plan, gathered).to_zarr(target, group=STATISTICS, mode="w", zarr_format=3, consolidated=False)
+            if overviews:
+                _write_overviews(ds, target, journal, speak, first)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+            zarr.consolidate_metadata(target)
 
 
 def _measuring(ds: xr.Dataset, journal: Journal) -> Measuring:
-    """Plan the measuring; the centres of an earlier process are kept, so that the sketches can be merged."""
+    """Plan the measuring, around the centres of an earlier process, so that the sketches can be merged."""
     if "centre" in journal:
         return Measuring.of(ds["data"], journal.read("centre")["centre"])
     with _threads(1):
@@ -119,28 +96,14 @@ def _measuring(ds: xr.Dataset, journal: Journal) -> Measuring:
     return plan
 
 
-def _begin(
-    ds: xr.Dataset, target: Target, group: str, encoding: Mapping[Any, dict[str, Any]], journal: Journal
-) -> None:
+def _begin(ds: xr.Dataset, target: Target, group: str, encoding: Encoding, journal: Journal) -> None:
     """Write the metadata and everything that is not cut into pieces."""
     if f"begun{group}" in journal:
         return
     ds.to_zarr(
-        target,
-        group=group or None,
-        mode="w",
-        zarr_format=3,
-        consolidated=False,
-        compute=False,
-        encoding={name: dict(entry) for name, entry in encoding.items()},
+        target, group=group or None, mode="w", zarr_format=3, consolidated=False, compute=False, encoding=encoding
     )
     journal.note(f"begun{group}")
-
-
-def _measured(ds: xr.Dataset, journal: Journal) -> Iterator[tuple[dict[str, slice], dict[str, np.ndarray]]]:
-    (grid,) = (grid for grid in grids(ds) if "data" in grid.names)
-    for index, where in grid.pieces():
-        yield where, journal.read(grid.name("", index))
 
 
 def _write_pieces(
@@ -148,12 +111,12 @@ def _write_pieces(
     target: Target,
     group: str,
     journal: Journal,
-    wishes: Wishes,
+    speak: bool,
     plan: Measuring | None = None,
     first: "_FirstLevel | None" = None,
 ) -> None:
-    """Let Dask compute and write the pieces that are not in the journal, some at once within a bound of memory."""
-    arrays = zarr.open_group(target, mode="r+", path=group)
+    """Let Dask write the pieces that are not in the journal, as many at once as memory allows."""
+    arrays: Any = zarr.open_group(target, mode="r+", path=group)
     tasks, largest, total, done = [], 1, 0, 0
     for grid in grids(ds):
         blocks = {name: ds[name].data.to_delayed(optimize_graph=False) for name in grid.names}
@@ -171,13 +134,11 @@ def _write_pieces(
                 continue
             held = {key: delayed[index] for key, delayed in blocks.items()}
             tasks.append((name, where, size, held, None if mask is None else mask[index]))
-    progress = Progress(f"overview {group[-1]}:" if group else "writing", total, speak=wishes.speak, done=done)
+    progress = Progress(f"overview {group[-1]}:" if group else "writing", total, speak=speak, done=done)
 
     def write(name: str, where: dict[str, slice], size: int, held: dict[str, np.ndarray], valid: Any) -> None:
         for key, block in held.items():
-            target = arrays[key]
-            assert isinstance(target, zarr.Array)
-            target[tuple(where.values())] = block
+            arrays[key][tuple(where.values())] = block
         measured = plan.measure(held["data"], valid, where) if plan is not None and "data" in held else {}
         if first is not None and "data" in held:
             first.write(held["data"], valid, where)
@@ -192,45 +153,32 @@ def _write_pieces(
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Let Dask use a pool of our own: leaving it waits for the threads, so that after Ctrl-C none still writes."""
+    """Give Dask a pool of our own: leaving it waits for its threads, so that after Ctrl-C none still writes."""
     with ThreadPoolExecutor(count) as pool, dask.config.set(pool=pool):
         yield
 
 
 @dataclass(frozen=True)
 class _FirstLevel:
-    """The first overview, written along with the data: its pieces are made of whole pieces of the data.
-
-    Attributes
-    ----------
-    coarse
-        The level, described.
-    array
-        Where it is stored.
-    steps
-        Cells of the data along every axis in one of its cells.
-    """
+    """The first overview, written along with the data: its pieces are made of whole pieces of the data."""
 
     coarse: xr.Dataset
     array: zarr.Array
-    steps: tuple[int, ...]
+    steps: tuple[int, ...]  # cells of the data along every axis in one of its cells
 
     @classmethod
-    def of(
-        cls, ds: xr.Dataset, target: Target, encoding: Mapping[Any, dict[str, Any]], journal: Journal
-    ) -> "_FirstLevel | None":
-        """Begin the level; none where there is none, or where cells would span two pieces."""
+    def of(cls, ds: xr.Dataset, target: Target, journal: Journal) -> "_FirstLevel | None":
+        """Begin the level; none where there is none, or cells would span two pieces."""
         data = ds["data"]
         steps = tuple(next(iter(plan_levels(data)), {}).values())
         if not steps or any(
             edge % step for own, step in zip(data.chunks or (), steps, strict=True) for edge in own[:-1]
         ):
             return None
-        coarse, own = halved(Source.of(target, "", ds), encoding["data"]["chunks"])
-        _begin(coarse, target, f"{OVERVIEWS}/1", _compressed(own, encoding), journal)
-        array = zarr.open_group(target, mode="r+", path=f"{OVERVIEWS}/1")["data"]
-        assert isinstance(array, zarr.Array)
-        return cls(coarse, array, steps)
+        coarse, encoding = halved(Source.of(target, "", ds))
+        _begin(coarse, target, f"{OVERVIEWS}/1", encoding, journal)
+        arrays: Any = zarr.open_group(target, mode="r+", path=f"{OVERVIEWS}/1")
+        return cls(coarse, arrays["data"], steps)
 
     def write(self, values: np.ndarray, valid: np.ndarray | None, where: dict[str, slice]) -> None:
         """Write what a piece of the data becomes."""
@@ -240,20 +188,7 @@ class _FirstLevel:
         self.array[place] = coarsen(masked(values, valid), self.steps)
 
 
-def _compressed(own: dict[Any, dict[str, Any]], encoding: Mapping[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """Store an overview's data with the codecs of the volume's."""
-    codecs = {key: encoding["data"][key] for key in ("compressors",) if key in encoding["data"]}
-    return {name: {**entry, **(codecs if name == "data" else {})} for name, entry in own.items()}
-
-
-def _write_overviews(
-    ds: xr.Dataset,
-    target: Target,
-    journal: Journal,
-    wishes: Wishes,
-    first: _FirstLevel | None,
-    encoding: Mapping[Any, dict[str, Any]],
-) -> None:
+def _write_overviews(ds: xr.Dataset, target: Target, journal: Journal, speak: bool, first: _FirstLevel | None) -> None:
     """Make coarser copies of the data, each from the one before."""
     levels = plan_levels(ds["data"])
     if not levels:
@@ -265,9 +200,9 @@ def _write_overviews(
         if number == 1 and first is not None:
             coarse = first.coarse
         else:
-            coarse, own = level(source, factors)
-            _begin(coarse, target, group, _compressed(own, encoding), journal)
-            _write_pieces(coarse, target, group, journal, wishes)
+            coarse, encoding = level(source, factors)
+            _begin(coarse, target, group, encoding, journal)
+            _write_pieces(coarse, target, group, journal, speak)
         source = Source.of(target, group, coarse)
         listed.append({"path": str(number), "factors": factors})
     zarr.open_group(target, mode="r+", path=OVERVIEWS).attrs.update(

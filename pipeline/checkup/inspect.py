@@ -10,7 +10,7 @@ import xarray as xr
 
 from datasets.checkup import Finding, check_layout, check_values
 from datasets.config import DataConfig
-from datasets.describe import Description, describe_opened
+from datasets.describe import Description, describe
 from datasets.dims import NOT_HORIZONTAL
 from datasets.errors import InputError
 from datasets.geometry import Geometry, geometry
@@ -106,7 +106,8 @@ def examine(config: InspectConfig) -> Report:
     summary = read_summary(place)
     if summary is None:
         summary = measure(dataset)
-    description, where = describe_opened(place, dataset, summary), geometry(dataset)
+    where = geometry(dataset)
+    description = describe(place, dataset, summary, where.crs)
     findings = check_values(summary, where) + check_layout(dataset["data"])
     trial = None
     if recipe is not None:

@@ -76,7 +76,7 @@ def write(uri: str, values: np.ndarray, sizes: Sizes) -> None:
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    from datasets.objects import open_objects
+    from datasets.objects import Objects
 
     ds = xr.Dataset({"data": (("inline", "crossline", "depth"), values)})
     ds.attrs = {"format": FORMAT, "format_version": FORMAT_VERSION}
@@ -85,7 +85,7 @@ def write(uri: str, values: np.ndarray, sizes: Sizes) -> None:
         "shards": (sizes.shard,) * 3,
         "compressors": (ZstdCodec(level=3), Crc32cCodec()),
     }
-    target: Any = zarr.storage.ObjectStore(open_objects(uri).store) if "://" in uri else uri
+    target: Any = zarr.storage.ObjectStore(Objects(uri).store) if "://" in uri else uri
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
         ds.to_zarr(target, mode="w", zarr_format=3, consolidated=True, encoding={"data": encoding})
@@ -178,9 +178,9 @@ def _tensorstore(place: Place, region: Region) -> Callable[[], Read]:
 def _opened_by_zarr(place: Place) -> xr.Dataset:
     import zarr
 
-    from datasets.objects import open_objects
+    from datasets.objects import Objects
 
-    store: Any = zarr.storage.ObjectStore(open_objects(place.uri).store, read_only=True) if place.port else place.uri
+    store: Any = zarr.storage.ObjectStore(Objects(place.uri).store, read_only=True) if place.port else place.uri
     ds = xr.open_zarr(store, chunks=None, mask_and_scale=False)
     # Dask in pieces of a shard: the default, pieces of a chunk, is far slower.
     return ds.chunk(dict(zip(ds["data"].dims, ds["data"].encoding["shards"], strict=True)))

@@ -14,7 +14,7 @@ import xarray as xr
 
 from datasets.config import DataConfig
 from datasets.errors import InputError
-from datasets.objects import Ask, MissingObjectError, open_objects
+from datasets.objects import Ask, MissingObjectError, Objects
 from datasets.store import open_volume, write_volume
 from datasets.volume import Volume
 from tests.cloud.seaweed import KEY, SECRET, Server
@@ -22,7 +22,7 @@ from tests.cloud.volumes import EDGES, survey
 
 
 def contents(uri: str) -> list[str]:
-    return sorted(str(entry["path"]) for batch in obstore.list(open_objects(uri).store) for entry in batch)
+    return sorted(str(entry["path"]) for batch in obstore.list(Objects(uri).store) for entry in batch)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_place_where_nothing_is(s3: str) -> None:
     with pytest.raises(InputError, match=r"^s3://.*nowhere is not a Zarr store; make a volume from it with"):
         open_volume(f"{s3}/nowhere")
     with pytest.raises(MissingObjectError, match=r"there is no object at s3://.*nowhere/x"):
-        open_objects(f"{s3}/nowhere").get(Ask("x"))
+        Objects(f"{s3}/nowhere").get(Ask("x"))
     with pytest.raises(
         InputError, match=r"ftp:// is not a store that is known here; use a folder or s3://, gs://, az://"
     ):
@@ -96,7 +96,7 @@ def test_a_place_where_nothing_is(s3: str) -> None:
 
 
 def test_missing_chunks_are_no_data_where_the_user_says_so(volume: str) -> None:
-    obstore.delete(open_objects(volume).store, "data/c/1/1/1")
+    obstore.delete(Objects(volume).store, "data/c/1/1/1")
     config = DataConfig(source=volume, space=["inline", "crossline", "depth"])
     with pytest.raises(InputError, match=r"the chunk s3://.*data/c/1/1/1 is missing; restore it or convert the source"):
         Volume.open(config).read()
@@ -175,11 +175,11 @@ def test_a_volume_is_read_from_a_web_server(volume: str, s3_server: Server) -> N
 def test_other_stores_are_known(uri: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert open_objects(uri).uri == uri
+    assert Objects(uri).uri == uri
 
 
 def test_passwords_in_addresses_are_not_shown() -> None:
-    objects = open_objects("https://user:secret@127.0.0.1:9/volume?signature=secret")
+    objects = Objects("https://user:secret@127.0.0.1:9/volume?signature=secret")
     assert objects.uri == "https://127.0.0.1:9/volume"
 
 

@@ -5,8 +5,17 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from datasets.describe import describe
-from datasets.store import write_volume
+from datasets.describe import Description, describe
+from datasets.geometry import geometry
+from datasets.statistics import read_summary
+from datasets.store import open_volume, write_volume
+
+
+def described(path: Path) -> Description:
+    summary = read_summary(path)
+    assert summary is not None
+    ds = open_volume(path)
+    return describe(path, ds, summary, geometry(ds).crs)
 
 
 def test_measures_and_prints(tmp_path: Path) -> None:
@@ -30,7 +39,7 @@ def test_measures_and_prints(tmp_path: Path) -> None:
         },
         attrs={"title": "Test survey", "source": "cube.npy", "licence": "CC0"},
     )
-    description = describe(write_volume(ds, tmp_path / "v.zarr", chunks={"y": 2}))
+    description = described(write_volume(ds, tmp_path / "v.zarr", chunks={"y": 2}))
     held = values.ravel()[1:-1].astype(np.float64)
     assert description.valid_share == 22 / 24
     assert (description.minimum, description.maximum) == (1, 22)
@@ -55,11 +64,11 @@ def test_measures_and_prints(tmp_path: Path) -> None:
         "6 (66.67%)",
     ):
         assert words in text
-    assert "labels" in str(describe(write_volume(ds.drop_vars("labels"), tmp_path / "u.zarr")))
+    assert "labels" in str(described(write_volume(ds.drop_vars("labels"), tmp_path / "u.zarr")))
 
 
 def test_an_empty_volume_is_described(tmp_path: Path) -> None:
     ds = xr.Dataset({"data": ("x", np.full(5, np.nan))})
-    description = describe(write_volume(ds, tmp_path / "v.zarr"))
+    description = described(write_volume(ds, tmp_path / "v.zarr"))
     assert description.valid_share == 0
     assert "100.00% of 5 cells" in str(description)

@@ -10,7 +10,7 @@ import zarr
 
 from datasets.errors import InputError
 from datasets.metadata import parse_layout
-from datasets.objects import Ask, open_objects
+from datasets.objects import Ask, Objects
 from datasets.reader import ArrayReader
 from datasets.store import open_volume, write_volume
 from tests.cloud.faults import Faults, FaultyProxy
@@ -97,12 +97,12 @@ def test_faults_that_stay_name_the_object(volume: str, faulty_s3: FaultyProxy, f
 def sharded(s3: str) -> tuple[zarr.Array, np.ndarray]:
     """An array of 2 x 2 shards of 4 x 4 chunks, below the address."""
     values = np.random.default_rng(0).integers(0, 99, (16, 16))
-    store = zarr.storage.ObjectStore(open_objects(f"{s3}/a").store)
+    store = zarr.storage.ObjectStore(Objects(f"{s3}/a").store)
     return zarr.create_array(store, name="data", data=values, chunks=(2, 2), shards=(8, 8)), values
 
 
 def reader_of(uri: str) -> ArrayReader:
-    objects = open_objects(uri)
+    objects = Objects(uri)
     document = json.loads(bytes(objects.get(Ask("data/zarr.json")).data))
     return ArrayReader(objects, "data", parse_layout(document, "data"))
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from datasets.config import DataConfig
 from datasets.describe import describe
 from datasets.errors import InputError
-from datasets.statistics import statistics
+from datasets.geometry import geometry
+from datasets.statistics import measure, statistics
 from datasets.store import open_volume
 from datasets.volume import IGNORE, Volume
 
@@ -50,7 +51,7 @@ def test_mdio_surveys_open_as_the_segy_they_came_from(tmp_path: Path, version: s
     if version == "1.1.3":
         assert ds["x"].dims == ds["y"].dims == ("inline", "crossline")
         assert (float(ds["x"][1, 2]), float(ds["y"][1, 2])) == (400050, 6000050)
-    assert describe(tmp_path / "survey.mdio").valid_share == pytest.approx(19 / 20)
+    assert describe(tmp_path / "survey.mdio", ds, measure(ds), "").valid_share == pytest.approx(19 / 20)
 
 
 @pytest.mark.parametrize(("version", "key"), [("0.8.5", "data/chunked_012"), ("1.1.3", "amplitude")])
@@ -173,7 +174,8 @@ def test_a_view_says_what_the_store_does_not(tmp_path: Path, bare: Path) -> None
     np.testing.assert_array_equal(volume.dataset["twt"], 4 * np.arange(4))
     measured = statistics(volume)
     np.testing.assert_allclose(float(measured.mean.squeeze()), np.nanmean(expected), rtol=1e-6)
-    described = str(describe(path))
+    crs = geometry(volume.dataset).crs
+    described = str(describe(path, volume.dataset, measure(volume.dataset), crs))
     assert "UTM zone 33N" in described
     assert "sand" in described
     assert "chunks 3 x 5 x 2" in described

@@ -19,7 +19,7 @@ from datasets.config import ConvertConfig
 from datasets.convert import convert
 from datasets.errors import InputError
 from datasets.journal import Journal
-from datasets.objects import Ask, open_objects
+from datasets.objects import Ask, Objects
 from datasets.store import open_part, open_volume
 from datasets.upload import BEGUN
 from tests.datasets.test_writing import ROOT, SHARD, SLOWLY, noted
@@ -42,7 +42,7 @@ def cube(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConvertCon
 
 
 def finished(config: ConvertConfig) -> set[str]:
-    names = {Path(name).name for name in open_objects(config.out).names(BEGUN)}
+    names = {Path(name).name for name in Objects(config.out).names(BEGUN)}
     return {name for name in names if name.startswith("-data-")}
 
 
@@ -94,7 +94,7 @@ def test_a_killed_conversion_goes_on_on_another_machine(
         assert near is not None
         assert far is not None
         xr.testing.assert_identical(near.load(), far.load())
-    assert open_objects(cube.out).names(BEGUN) == []
+    assert Objects(cube.out).names(BEGUN) == []
 
 
 def test_what_is_left_of_another_conversion_is_not_used(cube: ConvertConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_the_first_of_two_machines_stops_at_its_next_piece(
     cube: ConvertConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note, other = Journal.note, json.dumps({"key": "another", "process": "of another machine"}).encode()
-    objects = open_objects(cube.out)
+    objects = Objects(cube.out)
 
     def robbed(self: Journal, name: str, arrays: dict | None = None) -> None:
         if len(finished(cube)) >= 3:

@@ -16,7 +16,7 @@ from datasets.codecs import CorruptChunkError, Decoder
 from datasets.errors import InputError
 from datasets.lazy import stored_array
 from datasets.metadata import parse_layout
-from datasets.objects import open_objects
+from datasets.objects import Objects
 from datasets.reader import ArrayReader
 from datasets.store import open_volume, write_volume
 
@@ -25,7 +25,7 @@ COMPRESSORS = [(), (ZstdCodec(),), (ZstdCodec(), Crc32cCodec()), (BloscCodec(typ
 
 def reader_of(folder: Path, *, sparse: bool = False) -> ArrayReader:
     layout = parse_layout(json.loads((folder / "zarr.json").read_text()), str(folder))
-    return ArrayReader(open_objects(folder), "", layout, sparse=sparse)
+    return ArrayReader(Objects(folder), "", layout, sparse=sparse)
 
 
 @settings(max_examples=40, deadline=None)
@@ -185,7 +185,7 @@ def test_unknown_codecs_and_grids_are_refused(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "a" / "zarr.json").read_text())
     layout = parse_layout({**document, "codecs": [{"name": "bytes"}, {"name": "lzma"}]}, "a")
     with pytest.raises(InputError, match=r"the codec 'lzma' is not one that is read here \(transpose, bytes, crc32c"):
-        ArrayReader(open_objects(tmp_path), "a", layout)
+        ArrayReader(Objects(tmp_path), "a", layout)
     with pytest.raises(InputError, match="a has chunks of unequal size"):
         parse_layout({**document, "chunk_grid": {"name": "rectangular"}}, "a")
     with pytest.raises(InputError, match="the metadata of a are not those of a Zarr v3 array"):

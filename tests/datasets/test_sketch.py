@@ -1,5 +1,7 @@
 """Sketches against NumPy on the same values, whole and merged from parts."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,7 +29,7 @@ def at_ranks(values: np.ndarray) -> np.ndarray:
 )
 def test_small_whole_numbers_are_exact(values: np.ndarray, cut: int) -> None:
     parts = [part for part in (values[:cut], values[cut:]) if part.size]
-    merged = merge([one(part) for part in parts])
+    merged = reduce(merge, [one(part) for part in parts])
     np.testing.assert_array_equal(percentiles(*distribution(merged, 0, values.dtype, 0), SHARES), at_ranks(values))
     assert merged.count[0] == values.size
     assert (merged.low[0], merged.high[0]) == (values.min(), values.max())
@@ -45,7 +47,7 @@ def test_small_whole_numbers_are_exact(values: np.ndarray, cut: int) -> None:
 )
 def test_percentiles_of_floats_keep_the_promised_error(values: np.ndarray, centre: float, cut: int) -> None:
     parts = [part for part in (values[:cut], values[cut:]) if part.size]
-    merged, whole = merge([one(part, centre) for part in parts]), one(values, centre)
+    merged, whole = reduce(merge, [one(part, centre) for part in parts]), one(values, centre)
     np.testing.assert_array_equal(merged.keys, whole.keys)
     np.testing.assert_array_equal(merged.counts, whole.counts)
     found, true = percentiles(*distribution(merged, 0, values.dtype, centre), SHARES), at_ranks(values)
@@ -72,7 +74,7 @@ def test_what_does_not_count() -> None:
     empty = one(np.full(3, np.nan, np.float32))
     assert empty.count[0] == 0
     assert np.isnan(percentiles(*distribution(empty, 0, np.dtype(np.float32), 0), SHARES)).all()
-    assert merge([empty, measured]).mean[0] == 2
+    assert merge(empty, measured).mean[0] == 2
 
 
 def test_a_large_offset_costs_no_precision_around_its_centre() -> None:

@@ -22,7 +22,8 @@ from rasterio.transform import from_origin
 from datasets.config import DataConfig
 from datasets.describe import describe
 from datasets.errors import InputError
-from datasets.objects import open_objects
+from datasets.objects import Objects
+from datasets.statistics import measure
 from datasets.store import open_volume
 from datasets.volume import IGNORE, Volume
 
@@ -66,7 +67,7 @@ def test_horizons_label_an_mdio_survey(survey: Path) -> None:
     assert volume.classes == ["above", "sand", "below"]
     assert "top.csv: 19 of 19 picks, 19 cells" in volume.dataset["labels"].attrs["placed"]
     assert {name: int((expected == code).sum()) for code, name in enumerate(volume.classes)} == (
-        describe(path).labels.counts  # type: ignore[union-attr]
+        describe(path, volume.dataset, measure(volume.dataset), "").labels.counts  # type: ignore[union-attr]
     )
     np.save(survey / "base.npy", top + 12)
     assert Volume.open(DataConfig(source=str(path), space=SPACE)).digest() != volume.digest()
@@ -172,7 +173,7 @@ def test_what_else_lies_in_the_store_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_a_replaced_object_of_a_bucket_is_noticed(s3: str) -> None:
-    objects = open_objects(f"{s3}/s.zarr")
+    objects = Objects(f"{s3}/s.zarr")
     cube = xr.DataArray(np.arange(8.0).reshape(2, 2, 2), dims=SPACE, name="cube")
     cube.to_dataset().to_zarr(zarr.storage.ObjectStore(objects.store), zarr_format=3, consolidated=False)
     before = digest(f"{s3}/s.zarr")

@@ -4,7 +4,7 @@ import pytest
 import xarray as xr
 from zarr.storage import ObjectStore
 
-from datasets.objects import open_objects
+from datasets.objects import Objects
 from datasets.store import write_volume
 from pipeline import cli
 from pipeline.config import PredictConfig
@@ -47,7 +47,7 @@ def test_volumes_and_maps_in_the_store_and_the_champion_on_ray(recipe, s3, mlflo
     finally:
         ray.shutdown()
     for name in names:
-        stored = open_objects(f"{s3}/maps/{name}.zarr").store
+        stored = Objects(f"{s3}/maps/{name}.zarr").store
         found = xr.open_zarr(ObjectStore(stored, read_only=True), mask_and_scale=False)
         words = ["models:/plots/1", f"{s3}/volumes/{name}.zarr", str(tmp_path / f"{name}.zarr")]
         here = xr.open_zarr(predict(PredictConfig(*words, tracking_uri=mlflow_server)), mask_and_scale=False)

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from mlflow.tracking import MlflowClient
 
-from datasets.objects import open_objects
+from datasets.objects import Objects
 from pipeline import cli
 from pipeline.config_sweep import SweepConfig
 from pipeline.mapping.scorer import load_model
@@ -95,7 +95,7 @@ def test_from_training_to_a_served_model(
     assert names == [("fields", 1), ("fields", 2)]
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
-    stored = open_objects(f"s3://{BUCKET}/mlflow")
+    stored = Objects(f"s3://{BUCKET}/mlflow")
     assert not stored.is_empty(), "the artifacts are not where the server was told to keep them"
     without = [name for name in os.environ if name.startswith("AWS_")]
     for name in without:
