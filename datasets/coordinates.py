@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import rioxarray  # noqa: F401  registers the .rio accessor
 import xarray as xr
-from pyproj import CRS
-from pyproj.exceptions import CRSError
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
+from datasets.map_grid import parse_crs
 
 LOCAL = "local"  # in the place of a coordinate system: that nobody knows it
 _USUAL_UNITS = {"twt": "ms", "depth": "m"}
@@ -50,12 +49,7 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
         crs = crs or own
     crs = crs or ds.attrs.pop("crs", "")
     if crs and crs != LOCAL:
-        try:
-            ds = ds.rio.write_crs(CRS.from_user_input(crs).to_wkt())
-        except CRSError as error:
-            raise InputError(
-                f"crs is {crs!r}, which is no coordinate reference system; write EPSG:32633, say"
-            ) from error
+        ds = ds.rio.write_crs(parse_crs(crs, "crs").to_wkt())
     strange = [name for name in config.coordinate_units if name not in ds.coords]
     if strange:
         raise InputError(f"coordinate_units names {strange}, but the coordinates are {list(ds.coords)}; correct it")

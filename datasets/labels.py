@@ -27,12 +27,12 @@ def encode_labels(
     Returns
     -------
     labels, attributes
-        uint8 of the same shape, 255 unlabelled; class_names, class_values and unlabelled.
+        As `class_codes` and `label_attrs` make them.
 
     Raises
     ------
     InputError
-        Where no names are given, or none of the named values occurs; the message lists the values that do.
+        Where no names are given, or none of the named values occurs; it lists the values that do.
     """
     present = np.unique(values[np.isfinite(values)]) if values.dtype.kind == "f" else np.unique(values)
     shown = ", ".join(f"{value:g}" for value in present[:_SHOWN]) + (", ..." if len(present) > _SHOWN else "")
@@ -46,7 +46,7 @@ def encode_labels(
 
 
 def class_codes(values: np.ndarray, class_names: Mapping[int, str]) -> np.ndarray:
-    """Turn a block of label values into uint8 class indices, in the order of `class_names`; all others unlabelled."""
+    """Turn label values into uint8 class indices, in the order of `class_names`; all others are `UNLABELLED`."""
     labels = np.full(values.shape, UNLABELLED, np.uint8)
     for index, value in enumerate(class_names):
         labels[values == value] = index
@@ -68,7 +68,7 @@ def dominant_class(shares: np.ndarray, least: float) -> np.ndarray:
     Parameters
     ----------
     shares
-        Share of each class [K, *N], such as abundances of materials.
+        Share of each of K classes [K, *N], such as abundances of materials.
     least
         Smallest share that makes a label.
 
