@@ -6,7 +6,6 @@ A sample is a block (slices along the space axes) amid its halo, under a view (f
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -19,14 +18,14 @@ def tile(shape: Sequence[int], block: Sequence[int] | None) -> list[tuple[slice,
     Parameters
     ----------
     shape
-        Sizes of the volume along its space axes, in cells.
+        Cells of the volume along its space axes.
     block
-        Sizes of a block, in cells; none means the whole volume in one block.
+        Cells of a block; none means the whole volume in one block.
 
     Raises
     ------
     InputError
-        If the block has another number of axes than the volume, is empty, or is larger than the volume.
+        If the block has other axes than the volume, is empty, or is larger than the volume.
     """
     if block is None:
         return [tuple(slice(0, size) for size in shape)]
@@ -52,13 +51,16 @@ class Window:
         Cells of the volume on which a loss is taken.
     seen
         Cells of the volume that are read: the block and its halo.
-    core
-        The block within `seen`.
     """
 
     block: tuple[slice, ...]
     seen: tuple[slice, ...]
-    core: tuple[slice, ...]
+
+    @property
+    def core(self) -> tuple[slice, ...]:
+        """The block within `seen`."""
+        pairs = zip(self.block, self.seen, strict=True)
+        return tuple(slice(inner.start - outer.start, inner.stop - outer.start) for inner, outer in pairs)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -77,10 +79,8 @@ def plan_windows(
 
     Parameters
     ----------
-    shape
-        Sizes of the volume along its space axes, in cells.
-    block
-        Sizes of a block, in cells; none means the whole volume in one block.
+    shape, block
+        As `tile` takes them.
     halo
         Cells around a block, on either side, along each axis; none means none.
     factor
@@ -105,11 +105,7 @@ def plan_windows(
                 f"the network's output grid; take sizes that are multiples of {factor} and divide the volume "
                 f"{list(shape)}"
             )
-        seen = tuple(map(_widen, cells, reach, shape))
-        core = tuple(
-            slice(inner.start - outer.start, inner.stop - outer.start) for inner, outer in zip(cells, seen, strict=True)
-        )
-        windows.append(Window(cells, seen, core))
+        windows.append(Window(cells, tuple(map(_widen, cells, reach, shape))))
     return windows
 
 
@@ -123,9 +119,9 @@ def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], mu
     Parameters
     ----------
     shape
-        Sizes of the volume along its space axes, in cells.
+        Cells of the volume along its space axes.
     block
-        Sizes of a block, rounded down to multiples of `multiple`, and to the volume.
+        Cells of a block, rounded down to multiples of `multiple`, and to the volume.
     halo
         Cells around a block, on either side, rounded up to multiples of `multiple`.
     multiple
@@ -134,27 +130,20 @@ def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], mu
     Raises
     ------
     InputError
-        Where block or halo have another number of axes than the volume, or are negative, or a block is empty.
+        Where block or halo have other axes than the volume, the halo is negative, or the block is empty.
     """
     if len(block) != len(shape) or min(block) < 1 or len(halo) != len(shape) or min(halo) < 0:
         raise InputError(
             f"block is {list(block)} and halo is {list(halo)}, but the volume has {list(shape)} cells; give a block of "
             "1 cell or more and a halo of 0 or more along each axis"
         )
-    spans = []
+    inner, outer = [], []
     for size, edge, around in zip(shape, block, halo, strict=True):
         edge = size if edge >= size else max(edge // multiple, 1) * multiple
         around = -(-around // multiple) * multiple
-        inner = [slice(start, min(start + edge, size)) for start in range(0, size, edge)]
-        spans.append([(part, slice(max(part.start - around, 0), min(part.stop + around, size))) for part in inner])
-    return [
-        Window(
-            tuple(part for part, _ in place),
-            tuple(seen for _, seen in place),
-            tuple(slice(part.start - seen.start, part.stop - seen.start) for part, seen in place),
-        )
-        for place in product(*spans)
-    ]
+        inner.append([slice(start, min(start + edge, size)) for start in range(0, size, edge)])
+        outer.append([slice(max(part.start - around, 0), min(part.stop + around, size)) for part in inner[-1]])
+    return [Window(*place) for place in zip(product(*inner), product(*outer), strict=True)]
 
 
 def seen_sizes(shape: Sequence[int], block: Sequence[int] | None, halo: Sequence[int] | None) -> tuple[int, ...]:
@@ -172,40 +161,30 @@ def _widen(part: slice, reach: int, size: int) -> slice:
 
 
 def view_count(sizes: Sequence[int]) -> int:
-    """Count the views that keep the shape: 2 for one horizontal axis, 4 for two, 8 for two of equal size, 1 for none.
+    """Count the views that keep the shape of a block with `sizes` cells along its horizontal axes.
 
-    Parameters
-    ----------
-    sizes
-        Sizes of a block along its horizontal axes, in cells.
+    These are 2 for one axis, 4 for two, 8 for two of equal size, 1 for none.
     """
     flips: int = 2 ** len(sizes)
     return flips * 2 if len(sizes) == 2 and sizes[0] == sizes[1] else flips
 
 
-def apply_view(array: Any, view: int, axes: Sequence[int]) -> Any:
+def apply_view(array: np.ndarray, view: int, axes: Sequence[int]) -> np.ndarray:
     """Show an array under a view: bit i of `view` flips ``axes[i]``, the bit after the last swaps the two axes.
 
     Parameters
     ----------
     array
-        NumPy array or torch tensor.
+        Data or labels of a sample.
     view
         Number of the view, below ``view_count`` of the sizes along `axes`.
     axes
-        Horizontal axes of this array. Count them from the end where arrays of one sample differ in leading axes.
+        Horizontal axes of this array.
 
     Returns
     -------
-    array
-        Same kind and dtype, laid out contiguously where it is a NumPy array.
+    numpy.ndarray
+        Laid out contiguously, as torch refuses negative strides.
     """
-    array = _flip(array, tuple(axis for bit, axis in enumerate(axes) if view >> bit & 1))
-    array = array.swapaxes(axes[0], axes[1]) if view >> len(axes) else array
-    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array  # torch refuses negative strides
-
-
-def _flip(array: Any, axes: tuple[int, ...]) -> Any:
-    if not axes:
-        return array
-    return np.flip(array, axes) if isinstance(array, np.ndarray) else array.flip(axes)
+    array = np.flip(array, tuple(axis for bit, axis in enumerate(axes) if view >> bit & 1))
+    return np.ascontiguousarray(array.swapaxes(axes[0], axes[1]) if view >> len(axes) else array)

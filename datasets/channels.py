@@ -25,30 +25,14 @@ _GRIDDED = ("geotiff", "geosoft", "surfer", "netcdf", "envi", "lines")
 
 @dataclass(frozen=True)
 class _Layer:
-    """A source, unread.
-
-    Attributes
-    ----------
-    path
-        Its file.
-    ds
-        As `datasets.readers` says; ``data`` over y, x and perhaps one dimension of bands.
-    names
-        Names of its bands.
-    grid
-        Its cells and coordinate system.
-    missing
-        Values that mark no data.
-    local
-        Whether the user says that nobody knows the coordinate system.
-    """
+    """A source, unread."""
 
     path: Path
-    ds: xr.Dataset
-    names: list[str]
+    ds: xr.Dataset  # as `datasets.readers` says; ``data`` over y, x and perhaps one dimension of bands
+    names: list[str]  # of its bands
     grid: MapGrid
-    missing: list[float]
-    local: bool
+    missing: list[float]  # values that mark no data
+    local: bool  # whether the user says that nobody knows the coordinate system
 
     @property
     def dims(self) -> list[str]:
@@ -70,8 +54,7 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
 
     A source on the cells of the first is taken as it is, turned where its rows or columns run the other way. On other
     cells or in another coordinate system it is resampled as `config.resample` says, and refused without. Flight lines
-    and stations are gridded onto the cells. Each band has a mask of its own: a cell without data in one keeps what the
-    others have.
+    and stations are gridded onto the cells. Each band has a mask of its own.
 
     Returns
     -------
@@ -89,21 +72,27 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
     layers = [first, *(_other(other, first, config) for other in config.others)]
     moved = [_differs(layer, first, config.resample) for layer in layers]
     dtype = np.result_type(*(layer.ds["data"].dtype for layer in layers), *([np.float32] if any(moved) else []))
-    sizes: dict[Hashable, int] = {"band": sum(len(layer.names) for layer in layers), "y": first.grid.shape[0],
-                                  "x": first.grid.shape[1]}  # fmt: skip
+    shape = sum(len(layer.names) for layer in layers), *first.grid.shape
+    sizes: dict[Hashable, int] = dict(zip(("band", "y", "x"), shape, strict=True))
     edges = pieces(sizes, plan_chunks(sizes, dtype.itemsize, config.chunks, config.block)[1])
     data, valid = [], []
     names: list[str] = []
     notes: dict[str, list[str]] = {"resampling": [], "gridding": []}
     for index, (layer, differs) in enumerate(zip(layers, moved, strict=True)):
-        variable = _onto(layer, first, config.resample, dtype) if differs else layer.ds["data"].variable
-        chunked = _chunk(variable, layer.dims, edges, f"channels-{index}-{layer.path}")
+        variable = layer.ds["data"].variable
+        if differs:
+            raster = Raster(layer.grid, len(layer.names), layer.read)
+            variable = onto_grid(raster, first.grid, config.resample, dtype).variable(["band", "y", "x"])
+        chunked = _chunk(variable, edges, f"channels-{index}-{layer.path}")
         data.append(chunked.astype(dtype))
         valid.append(_valid(chunked, layer, differs))
         one, last = len(names) + 1, len(names) + len(layer.names)
         which = f"band {one} ({layer.path.name})" if one == last else f"bands {one} to {last} ({layer.path.name})"
         if differs:
-            notes["resampling"].append(f"{which}: {config.resample} {_way(layer, first)}")
+            notes["resampling"].append(
+                f"{which}: {config.resample} from cells of {describe_cells(layer.grid)} ({crs_name(layer.grid.crs)}) "
+                f"to cells of {describe_cells(first.grid)} ({crs_name(first.grid.crs)}), the grid of {first.path.name}"
+            )
         if "gridding" in layer.ds.attrs:
             where = "" if layer is first else f"onto the cells of {first.path.name}, "
             notes["gridding"].append(f"{which}: {where}{layer.ds.attrs['gridding']}")
@@ -166,8 +155,8 @@ def _lines_onto(settings: ConvertConfig, first: _Layer, crs: str) -> xr.Dataset:
     size = float(np.abs(first.grid.steps).max())
     cells = Cells(ds["x"].values.astype(np.float64), ds["y"].values.astype(np.float64), size)
     known = first.grid.crs.to_wkt() if first.grid.crs is not None else LOCAL
-    there = settings if crs == LOCAL else replace(settings, lines_crs=crs)
-    gridded = lines.read(replace(there, crs=known), cells)
+    own = settings.lines_crs if crs == LOCAL else crs
+    gridded = lines.read(replace(settings, crs=known, lines_crs=own), cells)
     return gridded.assign_coords({dim: ds[dim] for dim in ("y", "x")})
 
 
@@ -178,12 +167,12 @@ def _rises(ds: xr.Dataset, dim: str) -> bool:
 def _names(path: Path, ds: xr.Dataset, settings: ConvertConfig) -> list[str]:
     """Names of a source's bands, as its file has them, or made of its own name."""
     dim = next((dim for dim in ds["data"].dims if dim not in ("y", "x")), None)
-    known = ds[dim].attrs.get("names") if dim is not None and dim in ds.coords else None
+    known = ds[dim].attrs.get("names") if dim in ds.coords else None
     if known:
         return [str(name) for name in known]
     if dim is None or ds.sizes[dim] == 1:
         return [settings.key.rpartition("/")[2] or path.stem]
-    entries = ds[dim].values if dim in ds.coords else np.arange(1, ds.sizes[dim] + 1)
+    entries = ds[dim].values if dim in ds.coords else range(1, ds.sizes[dim] + 1)
     return [f"{path.stem} {entry}" for entry in entries]
 
 
@@ -234,21 +223,11 @@ def _unlike(path: Path, crs: str, first: _Layer) -> InputError:
     )
 
 
-def _onto(layer: _Layer, first: _Layer, method: str, dtype: np.dtype) -> xr.Variable:
-    raster = Raster(layer.grid, len(layer.names), layer.read)
-    variable = onto_grid(raster, first.grid, method, dtype).variable(["band", "y", "x"])
-    return variable if len(layer.dims) == 3 else variable.squeeze("band")
-
-
-def _chunk(variable: xr.Variable, dims: list[str], edges: Mapping[Hashable, int], name: str) -> xr.Variable:
+def _chunk(variable: xr.Variable, edges: Mapping[Hashable, int], name: str) -> xr.Variable:
     """Hand a source to Dask in the pieces that will be stored, as (band, y, x)."""
-    own = {dim: edges["band"] if dim not in edges else edges[dim] for dim in variable.dims}
-    chunked = variable.chunk({dim: min(edge, variable.sizes[dim]) for dim, edge in own.items()}, name=name)
-    if len(dims) == 2:
-        return xr.Variable(["band", "y", "x"], chunked.transpose("y", "x").data[None])
-    bands = next(dim for dim in variable.dims if dim not in ("y", "x"))
-    ordered = chunked.transpose(bands, "y", "x")
-    return xr.Variable(["band", "y", "x"], ordered.data)
+    own = {dim: min(edges.get(dim, edges["band"]), size) for dim, size in variable.sizes.items()}
+    data = variable.chunk(own, name=name).transpose(..., "y", "x").data
+    return xr.Variable(["band", "y", "x"], data if data.ndim == 3 else data[None])
 
 
 def _valid(chunked: xr.Variable, layer: _Layer, differs: bool) -> xr.Variable:
@@ -261,13 +240,6 @@ def _valid(chunked: xr.Variable, layer: _Layer, differs: bool) -> xr.Variable:
 
 def _known(variable: xr.Variable, missing: list[float]) -> xr.Variable:
     return reduce(and_, [variable != value for value in missing], variable.notnull())
-
-
-def _way(layer: _Layer, first: _Layer) -> str:
-    return (
-        f"from cells of {describe_cells(layer.grid)} ({crs_name(layer.grid.crs)}) to cells of "
-        f"{describe_cells(first.grid)} ({crs_name(first.grid.crs)}), the grid of {first.path.name}"
-    )
 
 
 def _cells(grid: MapGrid) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 
 from datasets.checkup import overall
+from datasets.labels import UNLABELLED
 from datasets.statistics import count_labels, measure, read_summary
 from datasets.store import open_volume
-from datasets.volume import UNLABELLED
 
 _SHOWN_ATTRS = ("title", "source", "source_sha256", "licence", "created", "program")
 _FEW_ENTRIES, _WIDTH = 16, 120

@@ -20,8 +20,7 @@ class Geometry:
     Attributes
     ----------
     cell
-        Dimension -> distance between the centres of neighbouring cells; none where nothing says so, or the steps
-        differ.
+        Dimension -> distance between the centres of neighbouring cells; none where it is unknown or not the same.
     units
         Dimension -> units of that distance.
     uneven
@@ -70,19 +69,17 @@ class Geometry:
 
 def geometry(ds: xr.Dataset) -> Geometry:
     """Read the geometry of an opened volume from its coordinates."""
-    data = ds["data"]
-    keep = entry_dims(data.sizes)
+    sizes = ds["data"].sizes
+    keep = entry_dims(sizes)
     cell: dict[str, float | None] = {}
     units: dict[str, str] = {}
     uneven: dict[str, tuple[float, float]] = {}
     azimuth: dict[str, float] = {}
-    for dim in (str(dim) for dim in data.dims if str(dim) not in keep):
+    for dim in (str(dim) for dim in sizes if str(dim) not in keep):
         cell[dim], units[dim] = None, ""
-        if dim not in ds.coords:
+        if dim not in ds.coords or ds[dim].dtype.kind not in "iuf" or sizes[dim] < 2:
             continue
-        coordinate = ds.coords[dim]
-        if coordinate.dtype.kind not in "iuf" or coordinate.size < 2:
-            continue
+        coordinate = ds[dim]
         units[dim] = str(coordinate.attrs.get("units", ""))
         if "spacing" in coordinate.attrs:
             cell[dim], units[dim] = float(coordinate.attrs["spacing"]), str(coordinate.attrs["spacing_units"])
@@ -93,22 +90,19 @@ def geometry(ds: xr.Dataset) -> Geometry:
         elif dim not in ("inline", "crossline"):
             cell[dim] = float(steps.mean())
         if dim in ("x", "y") and steps.mean():
-            azimuth[dim] = {"x": 90.0, "y": 0.0}[dim] + (180.0 if steps.mean() < 0 else 0.0)
+            azimuth[dim] = (90.0 if dim == "x" else 0.0) + (180.0 if steps.mean() < 0 else 0.0)
     crooked: list[str] = []
-    flat = all(ds.coords[name].ndim == 2 for name in ("x", "y")) if {"x", "y"} <= set(ds.coords) else False
-    if flat:
+    placed = {"x", "y"} <= set(ds.coords)
+    if placed and ds["x"].ndim == ds["y"].ndim == 2:
         for dim, (step, way, jumps) in _grid_steps(ds["x"], ds["y"]).items():
             cell[dim], units[dim], azimuth[dim] = step, str(ds["x"].attrs.get("units", "")), way
             if jumps:
                 crooked.append(dim)
     attrs = ds["spatial_ref"].attrs if "spatial_ref" in ds.coords else {}
     projected, globe = str(attrs.get("projected_crs_name", "")), str(attrs.get("geographic_crs_name", ""))
-    return Geometry(
-        cell, units, uneven, azimuth, crooked,
-        crs=projected or globe or str(attrs.get("crs_wkt", ""))[:60],
-        geographic=bool(globe and not projected),
-        placed={"x", "y"} <= set(ds.coords),
-    )  # fmt: skip
+    crs = projected or globe or str(attrs.get("crs_wkt", ""))[:60]
+    geographic = bool(globe and not projected)
+    return Geometry(cell, units, uneven, azimuth, crooked, crs=crs, geographic=geographic, placed=placed)
 
 
 def _grid_steps(x: xr.DataArray, y: xr.DataArray) -> dict[str, tuple[float, float, bool]]:

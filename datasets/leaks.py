@@ -40,7 +40,7 @@ class Gap:
     euclidean
         Smallest straight distance between the centres of two cells, in cells.
     metres
-        The same in metres; none where the map has no coordinates in metres along all its dimensions.
+        The same in metres; none where the map's steps are not known in metres along all dimensions.
     along
         Dimension -> smallest distance of two cells on one line along it; none where no line meets both parts.
     histogram
@@ -48,7 +48,7 @@ class Gap:
     violations
         Cells of the second part within the buffer of the first.
     first_violation
-        The first of them, and the nearest cell of the first part; none where there is none.
+        The nearest cell of the first part, and the first of these; none without violations.
     """
 
     parts: tuple[str, str]
@@ -78,7 +78,7 @@ class LeakReport:
     gaps
         One for each two parts that have cells.
     coordinates
-        Dimension -> coordinate of each cell, as text; empty where the map has none.
+        Dimension with coordinates -> that of each cell, as text.
     """
 
     dims: tuple[str, ...]
@@ -95,9 +95,9 @@ class LeakReport:
     @property
     def focus(self) -> Gap | None:
         """The gap that says most: between training and test, unless only others leak; none where no two parts are."""
-        leaking = [gap for gap in self.gaps if gap.violations]
-        first = [gap for gap in leaking or self.gaps if set(gap.parts) == {"train", "test"}]
-        return next(iter(first or leaking or self.gaps), None)
+        shown = [gap for gap in self.gaps if gap.violations] or self.gaps
+        first = [gap for gap in shown if set(gap.parts) == {"train", "test"}]
+        return next(iter(first or shown), None)
 
     def place(self, cell: Cell) -> str:
         """Name a cell by its number and, where the map has coordinates, by these."""
@@ -154,7 +154,7 @@ def measure_leaks(split: xr.DataArray, buffer: int) -> LeakReport:
     split
         Part codes over the map, as `datasets.split.make_split` returns them and a run keeps them.
     buffer
-        Cells of two parts must be farther apart than this, in cells.
+        Cells of two parts must be farther apart than this.
     """
     dims = tuple(str(dim) for dim in split.dims)
     spacing = tuple(_spacing(split, dim) for dim in dims)
@@ -165,7 +165,7 @@ def measure_leaks(split: xr.DataArray, buffer: int) -> LeakReport:
 
 
 def chebyshev(parts_M: np.ndarray, code: int) -> np.ndarray:
-    """Return the distance of every cell to the nearest cell of a part, in cells: int32 [*M]."""
+    """Return the Chebyshev distance of every cell to the nearest cell of a part, in cells: int32 [*M]."""
     return np.asarray(distance_transform_cdt(parts_M != code, metric="chessboard"))
 
 
@@ -176,7 +176,6 @@ def _measure(
     distance_M, origin_DM = distance_transform_cdt(~from_M, metric="chessboard", return_indices=True)
     cells_TD = np.argwhere(to_M)  # in the order of the map, so that the first violation is the first on the map
     distance_T = distance_M[to_M]
-
     straight_M, straight_origin_DM = distance_transform_edt(~from_M, return_indices=True)
     straight_T = straight_M[to_M]
 
@@ -241,8 +240,8 @@ def _cells(count: int) -> str:
 
 
 def _texts(coordinate: xr.DataArray) -> list[str]:
-    unit = str(coordinate.attrs.get("units", ""))
-    shown = "" if unit in ("", "1") else f" {unit}"
     if coordinate.dtype.kind not in "iuf":
         return [str(value) for value in coordinate.values]
+    unit = str(coordinate.attrs.get("units", ""))
+    shown = "" if unit in ("", "1") else f" {unit}"
     return [f"{value:.10g}{shown}" for value in coordinate.values.tolist()]

@@ -25,17 +25,12 @@ Pair = tuple[np.ndarray, np.ndarray]
 def plan_samples(
     volume: Volume, split: xr.DataArray, data: DataConfig, *, factor: int, batch: int, seed: int, workers: int = 0
 ) -> tuple[list[Window], Order]:
-    """Find the blocks of a run and the order in which it visits them.
-
-    Parameters
-    ----------
-    volume, split, data, factor, batch, seed, workers
-        As `Loader` takes them.
+    """Find the blocks of a run and the order in which it visits them, from what `Loader` takes.
 
     Returns
     -------
     windows, order
-        The blocks that are visited, those with training labels first, and their order.
+        The blocks that are visited, those with training labels first, and the order of the run's samples.
 
     Raises
     ------
@@ -44,9 +39,8 @@ def plan_samples(
     """
 
     def has_labels(window: Window) -> bool:
-        return volume.meets(split, "train", window.block) and bool(
-            (volume.read_labels(split, "train", window.block) != IGNORE).any()
-        )
+        inside = volume.meets(split, "train", window.block)
+        return inside and bool((volume.read_labels(split, "train", window.block) != IGNORE).any())
 
     windows = plan_windows(volume.shape, data.block, data.halo, factor)
     found = list(read_ahead(windows, has_labels, workers=workers, ahead=2 * max(workers, 1)))
@@ -86,10 +80,8 @@ class Loader:
 
     Attributes
     ----------
-    windows
-        The blocks that are visited, those with labels first.
-    order
-        The order of the run's samples.
+    windows, order
+        See `plan_samples`.
     waited
         Seconds that the caller has waited for samples.
     samples_read, bytes_read
@@ -127,7 +119,7 @@ class Loader:
         )
         self._axes = [axis for axis in volume.horizontal if volume.space[axis] in volume.label_dims]
         self._views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
-        self._whole: Pair | None = self._read(self.windows[0]) if len(self.windows) == 1 else None
+        self._whole = self._read(self.windows[0]) if len(self.windows) == 1 else None
 
     @property
     def sample_bytes(self) -> int:

@@ -76,7 +76,7 @@ def _chunk(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
 
 
 def _live_traces(data: xr.DataArray, config: ConvertConfig) -> xr.DataArray:
-    """Find the traces that are not zero throughout, as dead ones without a flag are; reads whole traces in their order."""
+    """Find the traces that are not zero throughout, as dead ones without a flag are; whole traces are read in order."""
     first, second = (dim for dim in data.dims if dim != config.vertical)
     trace = max(1, data.sizes[config.vertical] * data.dtype.itemsize)
     within = min(data.sizes[second], max(1, _TRACE_BYTES // trace))

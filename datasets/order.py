@@ -1,8 +1,7 @@
 """Which block and which view every sample of a run shows: pure planning on counts and seeds, no input or output.
 
-Samples are numbered over all workers and the whole run, so the number of samples taken is the only state: of the
-samples of a step worker r of w takes every w-th from r on, and a run goes on at the exact block, in mid-epoch and on
-another number of workers.
+Samples are numbered over all workers and the whole run, so the number of samples taken is the only state: a run goes
+on at the exact block, in mid-epoch and on another number of workers.
 """
 
 from collections.abc import Iterator
@@ -19,15 +18,7 @@ _LABELLED, _VIEWS, _UNLABELLED = 0, 1, 2  # streams of random numbers that do no
 
 
 class Sample(NamedTuple):
-    """One sample.
-
-    Attributes
-    ----------
-    block
-        Number of the block; those with labels come first.
-    view
-        Number of the view, as `datasets.blocks.apply_view` takes it.
-    """
+    """Number of a block, those with labels first, and of a view, as `datasets.blocks.apply_view` takes it."""
 
     block: int
     view: int
@@ -37,9 +28,9 @@ class Sample(NamedTuple):
 class Order:
     """The endless sequence of samples.
 
-    Blocks with labels and blocks without are two streams. Each stream goes through its blocks in passes: every block
-    once a pass, in a fresh order. The two are interleaved as evenly as whole numbers allow, so that any n samples in
-    sequence hold ``n * share`` blocks with labels, rounded down or up, and no two steps differ by more than one.
+    Blocks with labels and blocks without are two streams, each of which shows every block once a pass, in a fresh
+    order. They are interleaved as evenly as whole numbers allow: any n samples in sequence hold ``n * share`` blocks
+    with labels, rounded down or up, and no two steps differ by more than one.
 
     Attributes
     ----------
@@ -73,8 +64,7 @@ class Order:
         Raises
         ------
         InputError
-            Where some steps would be without any label: they would cost time and move the weights by nothing but
-            momentum and decay.
+            Where some steps would have no label: they would move the weights by momentum and decay alone.
         """
         natural = Fraction(labelled, labelled + unlabelled)
         exact = natural if share is None or not unlabelled else Fraction(str(share))
@@ -88,17 +78,9 @@ class Order:
         return cls(labelled, unlabelled, exact, seed)
 
     def take(self, first: int, count: int, *, views: int) -> list[Sample]:
-        """Return the samples ``first`` to ``first + count``.
+        """Return the samples ``first`` to ``first + count``, numbered over all workers.
 
-        Parameters
-        ----------
-        first
-            Samples taken before, over all workers.
-        count
-            Samples wanted.
-        views
-            Number of views of a block. A block's views come in a seeded order too: in ``views`` visits it is seen
-            once under each. With one view it is always 0.
+        A block's views come in a seeded order too: in ``views`` visits it is seen once under each.
         """
         return [self._sample(number, views) for number in range(first, first + count)]
 
@@ -118,12 +100,8 @@ class Order:
         else:
             visit, place = divmod(number - before, self.unlabelled)
             block = self.labelled + int(_permutation(self.seed, _UNLABELLED, visit, self.unlabelled)[place])
-        return Sample(block, self._view(block, visit, views))
-
-    def _view(self, block: int, visit: int, views: int) -> int:
-        """View of a block on a visit: a seeded permutation of the views, drawn anew every ``views`` visits."""
-        cycle, place = divmod(visit, views)
-        return int(np.random.default_rng([self.seed, _VIEWS, cycle, block]).permutation(views)[place])
+        cycle, turn = divmod(visit, views)
+        return Sample(block, int(np.random.default_rng([self.seed, _VIEWS, cycle, block]).permutation(views)[turn]))
 
 
 @lru_cache(maxsize=8)
@@ -150,7 +128,7 @@ def plan_steps(
     plain_from
         Step from which samples are shown in view 0 only; none means never.
     rank, world
-        This worker and the number of workers.
+        This worker and the number of workers: of a step's samples worker r of w takes every w-th from r on.
     """
     for step in steps:
         shown = views if plain_from is None or step < plain_from else 1

@@ -15,9 +15,9 @@ def read_ahead(
 ) -> Generator[Value, None, None]:
     """Yield ``read(key)`` of every key, in order.
 
-    Threads, not processes: decompression and network releases the interpreter's lock, and a fork of a process that has
-    used Dask's or Zarr's threads may hang. Closing the iterator (or an exception, Ctrl-C included) cancels what has not
-    begun, waits for what has, and ends the threads; use `contextlib.closing`.
+    Threads, not processes: decompression and network release the interpreter's lock, and a fork of a process that has
+    used Dask's or Zarr's threads may hang. Closing the iterator, or an exception, cancels what has not begun, waits for
+    what has, and ends the threads; use `contextlib.closing`.
 
     Parameters
     ----------
@@ -34,14 +34,14 @@ def read_ahead(
         yield from map(read, keys)
         return
     left = iter(keys)
-    with_threads = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="loader")
     try:
-        waiting: deque[Future[Value]] = deque(with_threads.submit(read, key) for key in islice(left, ahead))
+        waiting: deque[Future[Value]] = deque(threads.submit(read, key) for key in islice(left, ahead))
         while waiting:
             waiting[0].result()
             head = waiting.popleft()
-            waiting.extend(with_threads.submit(read, key) for key in islice(left, 1))
+            waiting.extend(threads.submit(read, key) for key in islice(left, 1))
             yield head.result()
             del head  # the caller alone decides how long a value lives
     finally:
-        with_threads.shutdown(wait=True, cancel_futures=True)
+        threads.shutdown(wait=True, cancel_futures=True)

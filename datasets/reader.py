@@ -25,7 +25,7 @@ Job = Callable[[], list[Failure]]
 _GAP = 512 * 2**10  # bytes that a connection carries in the time of a request or less
 _SLACK = 0.2  # of the bytes wanted may be fetched in vain to save requests: amplification stays below 1.3
 _MOST = 4 * 2**20  # bytes of a request above which a second connection is faster
-_WHOLE = 0.85  # share of a shard's chunks from which it is read whole, index and all, in one go ...
+_WHOLE = 0.85  # share of a shard's chunks from which it is read whole, index and all, ...
 _ALONE = 16 * 2**20  # ... if it has no more bytes than this, decoded
 _WINDOW = 256 * 2**20  # bytes of decoded chunks on their way at any time
 _SHARDS = 32  # shards read at once
@@ -59,11 +59,6 @@ class ArrayReader:
         The array's layout.
     sparse
         Whether chunks that are not stored hold the fill value, as the format allows; otherwise they are missing.
-
-    Attributes
-    ----------
-    shape, dtype
-        Of the array.
     """
 
     def __init__(self, objects: Objects, path: str, layout: ArrayLayout, *, sparse: bool = False) -> None:
@@ -73,7 +68,7 @@ class ArrayReader:
         self._indices = IndexCache(layout) if layout.sharded else None
 
     def __reduce__(self) -> tuple:
-        return _restore, (self.objects, self.path, self.layout, self.sparse)
+        return partial(ArrayReader, sparse=self.sparse), (self.objects, self.path, self.layout)
 
     def read(self, region: Cells | None = None) -> np.ndarray:
         """Read a region, or the whole array.
@@ -173,7 +168,7 @@ class ArrayReader:
         try:
             if self._indices is None:
                 return self._place([(pieces[0], self.objects.get(Ask(key)).data)], target)
-            index, whole = self._find_index(self._indices, key, nearly_whole=self._nearly_whole(shard, pieces))
+            index, whole = self._find_index(self._indices, shard, pieces)
         except MissingObjectError as error:
             for piece in pieces:
                 self._miss(shard, piece, target, error)
@@ -191,13 +186,19 @@ class ArrayReader:
         done = _threads("chunks", _REQUESTS, os.getpid()).map(lambda job: job(), jobs)
         return [failure for failures in done for failure in failures]
 
-    def _find_index(self, indices: IndexCache, key: str, *, nearly_whole: bool) -> tuple[ShardIndex, Got | None]:
+    def _find_index(
+        self, indices: IndexCache, shard: tuple[int, ...], pieces: Sequence[Piece]
+    ) -> tuple[ShardIndex, Got | None]:
         """Look a shard's index up; where it is not known and nearly all chunks are wanted, with the whole shard."""
+        key, layout = self._key(shard), self.layout
         index = indices.find(key)
         if index is not None:
             return index, None
-        whole = self.objects.get(Ask(key)) if nearly_whole else None
-        return indices.keep(key, whole or self.objects.get(indices.ask(key))), whole
+        small = math.prod(layout.counts) * self._chunk_bytes <= _ALONE
+        if small and len(pieces) >= _WHOLE * chunks_within(shard, layout.shape, layout.shard, layout.chunk):
+            whole = self.objects.get(Ask(key))
+            return indices.keep(key, whole), whole
+        return indices.keep(key, self.objects.get(indices.ask(key))), None
 
     def _decoding(self, whole: Got, known: Sequence[Stored], target: _Target) -> Iterator[Job]:
         """Cut the decoding of a shard that was fetched whole into pieces of work."""
@@ -244,12 +245,6 @@ class ArrayReader:
         self.objects.traffic.add(used=used)
         return failed
 
-    def _nearly_whole(self, shard: tuple[int, ...], pieces: Sequence[Piece]) -> bool:
-        layout = self.layout
-        if math.prod(layout.counts) * self._chunk_bytes > _ALONE:
-            return False
-        return len(pieces) >= _WHOLE * chunks_within(shard, layout.shape, layout.shard, layout.chunk)
-
     def _key(self, shard: tuple[int, ...]) -> str:
         return f"{self.path}/{self.layout.key(shard)}" if self.path else self.layout.key(shard)
 
@@ -259,10 +254,6 @@ class ArrayReader:
         inside = np.unravel_index(piece.index, self.layout.counts)
         place = [at * count + int(one) for at, count, one in zip(shard, self.layout.counts, inside, strict=True)]
         return f"chunk {place} of {self.path or 'the array'} in the shard {self.objects.name(self._key(shard))}"
-
-
-def _restore(objects: Objects, path: str, layout: ArrayLayout, sparse: bool) -> ArrayReader:
-    return ArrayReader(objects, path, layout, sparse=sparse)
 
 
 @lru_cache(maxsize=2)

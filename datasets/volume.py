@@ -14,16 +14,15 @@ import numpy as np
 import xarray as xr
 
 from datasets.config import DataConfig
-from datasets.dims import NOT_HORIZONTAL as NOT_HORIZONTAL
+from datasets.dims import NOT_HORIZONTAL
 from datasets.errors import InputError
-from datasets.labels import UNLABELLED as UNLABELLED
+from datasets.labels import UNLABELLED
 from datasets.lazy import stored_array
 from datasets.store import open_volume
 from datasets.traffic import Traffic
 
 IGNORE = -1
-LABEL = np.dtype(np.int16)
-"""Class indices and `IGNORE` in memory: as small as holds them, for there are as many as cells."""
+LABEL = np.dtype(np.int16)  # holds class indices and `IGNORE` in little memory, for there are as many as cells
 
 Part = Literal["train", "validation", "test"]
 PART_CODES: dict[str, int] = {"train": 1, "validation": 2, "test": 3}
@@ -73,7 +72,8 @@ class Volume:
     def of(cls, dataset: xr.Dataset, config: DataConfig) -> "Volume":
         """Check an opened dataset against the configuration; see `open`."""
         data = dataset["data"]
-        dims = [str(dim) for dim in data.dims]
+        sizes = {str(dim): size for dim, size in data.sizes.items()}
+        dims = list(sizes)
         where = config.source or "the volume"
         if not config.space:
             raise InputError(f"data.space is empty; choose one to three of the dimensions {dims} of {where}")
@@ -94,15 +94,17 @@ class Volume:
             classes = [str(name) for name in labels.attrs["class_names"]]
         if config.block is not None:
             for dim, edge in zip(space, config.block, strict=True):
-                if label_dims and dim not in label_dims and edge != data.sizes[dim]:
+                if edge == sizes[dim]:
+                    continue
+                if label_dims and dim not in label_dims:
                     raise InputError(
                         f"data.block gives {edge} cells of {dim}, along which the labels of {where} do not vary; "
-                        f"give all {data.sizes[dim]}"
+                        f"give all {sizes[dim]}"
                     )
-                if dim in (config.keep or []) and edge != data.sizes[dim]:
+                if dim in (config.keep or []):
                     raise InputError(
                         f"data.block gives {edge} cells of {dim}, each of which data.keep normalises by itself; "
-                        f"give all {data.sizes[dim]}, or leave {dim} out of data.keep"
+                        f"give all {sizes[dim]}, or leave {dim} out of data.keep"
                     )
         return cls(
             dataset=dataset,
@@ -110,7 +112,7 @@ class Volume:
             channel_dims=tuple(dim for dim in dims if dim not in space),
             classes=classes,
             label_dims=label_dims,
-            read_slice=_read_slice(config, dataset, space, label_dims),
+            read_slice=_read_slice(config, sizes, label_dims),
         )
 
     @property
@@ -172,8 +174,7 @@ class Volume:
         block
             Cells along each dimension of `space`.
         factor
-            How much coarser, a power of two, the grid of the result is. A coarse cell takes the class that is most
-            frequent among its labelled cells, the first of equals; a last, incomplete cell counts as a cell.
+            How much coarser, a power of two, the grid of the result is; see `coarsen_labels`.
 
         Returns
         -------
@@ -250,7 +251,7 @@ def coarsen_labels(labels: np.ndarray, factor: int, classes: int) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        int16 [*ceil(N / factor)].
+        int16 [*ceil(N / factor)]; of classes that are equally frequent the first.
     """
     padded = np.pad(labels, [(0, -size % factor) for size in labels.shape], constant_values=IGNORE)
     split_shape = [n for size in padded.shape for n in (size // factor, factor)]
@@ -264,16 +265,14 @@ def coarsen_labels(labels: np.ndarray, factor: int, classes: int) -> np.ndarray:
     return best
 
 
-def _read_slice(
-    config: DataConfig, dataset: xr.Dataset, space: tuple[str, ...], label_dims: Sequence[str]
-) -> dict[int, int]:
-    sizes = dataset["data"].sizes
+def _read_slice(config: DataConfig, sizes: Mapping[str, int], label_dims: Sequence[str]) -> dict[int, int]:
+    space = config.space
     gone = [dim for dim in space if dim not in label_dims] if label_dims else []
     for dim, cell in config.read_slice.items():
         if label_dims and dim not in gone:
             raise InputError(f"data.read_slice names {dim!r}, but the labels leave out {gone} only")
         if dim not in space or not 0 <= cell < sizes[dim]:
-            cells = f"0 to {sizes[dim] - 1}" if dim in space else f"of a dimension in {list(space)}"
+            cells = f"0 to {sizes[dim] - 1}" if dim in space else f"of a dimension in {space}"
             raise InputError(f"data.read_slice puts {dim} at {cell}; choose a cell {cells}")
     if not label_dims:
         return {space.index(dim): cell for dim, cell in config.read_slice.items()}
