@@ -50,7 +50,7 @@ class Window:
     block
         Cells of the volume on which a loss is taken.
     seen
-        Cells of the volume that are read: the block and its halo.
+        Cells of the volume that are read: these and the halo.
     """
 
     block: tuple[slice, ...]
@@ -73,9 +73,8 @@ def plan_windows(
 ) -> list[Window]:
     """Cover a volume with blocks, each amid its halo, on the network's output grid.
 
-    All windows have one size. At an edge of the volume a window is moved inwards, so that the cells which the halo
-    lacks outside are seen on the opposite side: nothing is made up, and the edge is as sharp as where the whole volume
-    is seen at once. Along an axis shorter than block and halo the whole axis is seen.
+    All windows have one size. At an edge of the volume a window is moved inwards: nothing is made up, and the edge is
+    as sharp as where the whole volume is seen at once. An axis shorter than block and halo is seen whole.
 
     Parameters
     ----------
@@ -98,23 +97,28 @@ def plan_windows(
             + (f", multiples of {factor} as the network's output grid needs" if factor > 1 else "")
         )
     windows = []
-    for cells in tile(shape, block):
+    blocks = tile(shape, block)
+    sizes = seen_sizes(shape, block, reach)
+    for cells in blocks:
         if any(part.start % factor for part in cells):
             raise InputError(
                 f"data.block {list(block or shape)} puts a block at {[part.start for part in cells]}, which is not on "
                 f"the network's output grid; take sizes that are multiples of {factor} and divide the volume "
                 f"{list(shape)}"
             )
-        windows.append(Window(cells, tuple(map(_widen, cells, reach, shape))))
+        seen = []
+        for part, around, size, edge in zip(cells, reach, shape, sizes, strict=True):
+            start = min(max(part.start - around, 0), size - edge)
+            seen.append(slice(start, start + edge))
+        windows.append(Window(cells, tuple(seen)))
     return windows
 
 
 def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], multiple: int) -> list[Window]:
     """Cover a volume with blocks that a network maps one after the other, each amid its halo.
 
-    All that is seen starts where the network's coarsest grid has a cell of the whole volume, so that a cell whose
-    surroundings are seen as far as the network reaches gets the very value that it has in the whole volume. At an edge
-    of the volume a block sees the edge itself.
+    What is seen starts on a cell of the network's coarsest grid over the whole volume, so that a cell amid all that the
+    network reaches gets the very value that it has in the whole volume. At an edge a block sees the edge itself.
 
     Parameters
     ----------
@@ -152,12 +156,6 @@ def seen_sizes(shape: Sequence[int], block: Sequence[int] | None, halo: Sequence
         return tuple(shape)
     around = halo or [0] * len(shape)
     return tuple(min(edge + 2 * cells, size) for edge, cells, size in zip(block, around, shape, strict=True))
-
-
-def _widen(part: slice, reach: int, size: int) -> slice:
-    (edge,) = seen_sizes([size], [part.stop - part.start], [reach])
-    start = min(max(part.start - reach, 0), size - edge)
-    return slice(start, start + edge)
 
 
 def view_count(sizes: Sequence[int]) -> int:

@@ -67,8 +67,7 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
     InputError
         Where a source is no grid, does not say where it lies, or lies elsewhere.
     """
-    kind = source_kind(config.source, config.format, "source")
-    first = _open(replace(config, more_sources=[]), kind, None, config.crs)
+    first = _open(replace(config, more_sources=[]), None, config.crs)
     layers = [first, *(_other(other, first, config) for other in config.others)]
     moved = [_differs(layer, first, config.resample) for layer in layers]
     dtype = np.result_type(*(layer.ds["data"].dtype for layer in layers), *([np.float32] if any(moved) else []))
@@ -108,14 +107,14 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
 
 def _other(other: MoreSource, first: _Layer, config: ConvertConfig) -> _Layer:
     """Open one of `more_sources`; tables are gridded onto the cells of the first source at once."""
-    kind = source_kind(other.source, other.format, "more_sources")
     nodata = config.nodata if other.nodata is None else other.nodata
     # A reader that must know the coordinate system need not: it is asked for here, in words that fit.
     settings = ConvertConfig(**{**asdict(other), "nodata": nodata, "crs": other.crs or LOCAL})
-    return _open(settings, kind, first, other.crs)
+    return _open(settings, first, other.crs)
 
 
-def _open(settings: ConvertConfig, kind: str, first: _Layer | None, crs: str) -> _Layer:
+def _open(settings: ConvertConfig, first: _Layer | None, crs: str) -> _Layer:
+    kind = source_kind(settings.source, settings.format, "source" if first is None else "more_sources")
     path = Path(settings.source)
     if kind not in _GRIDDED:
         raise InputError(
@@ -181,18 +180,17 @@ def _differs(layer: _Layer, first: _Layer, resample: str) -> bool:
     grid, like = layer.grid, first.grid
     if (grid.crs is None) != (like.crs is None):
         raise _unlike(layer.path, LOCAL if layer.local else crs_name(grid.crs) if grid.crs is not None else "", first)
-    pairs = (
-        ("size", grid.shape == like.shape, grid.shape, like.shape),
-        ("coordinate system", grid.same_system(like), crs_name(grid.crs), crs_name(like.crs)),
-        ("grid", grid.same_cells(like), _cells(grid), _cells(like)),
-    )
-    unlike = next((pair for pair in pairs if not pair[1]), None)
-    if unlike is None:
+    if grid.shape != like.shape:
+        unlike = f"size {grid.shape}", str(like.shape)
+    elif not grid.same_system(like):
+        unlike = f"coordinate system {crs_name(grid.crs)}", crs_name(like.crs)
+    elif not grid.same_cells(like):
+        unlike = f"grid {_cells(grid)}", _cells(like)
+    else:
         return False
-    what, _, here, there = unlike
     if not resample:
         raise InputError(
-            f"{layer.path} has the {what} {here}, but {first.path} has {there}; set resample to nearest, bilinear or "
+            f"{layer.path} has the {unlike[0]}, but {first.path} has {unlike[1]}; set resample to nearest, bilinear or "
             "average to bring it to the grid of the first"
         )
     if grid.crs is None and not (layer.local and first.local):

@@ -67,8 +67,8 @@ def _constant_entries(summary: xr.Dataset) -> Iterator[Finding]:
         yield Finding("constant", f"{what} hold one value throughout", way)
 
 
-def _fill_values(summary: xr.Dataset) -> Iterator[Finding]:
-    """Find piles of cells far away from all others, as of a no-data value that nobody named."""
+def _far_piles(summary: xr.Dataset) -> dict[float, list[tuple[str, int]]]:
+    """Value far away from all others, as one for no data that nobody named -> entries and their cells of it."""
     shares = list(summary["percentile"].values)
     found: dict[float, list[tuple[str, int]]] = {}
     for entry, facts in _entries(summary):
@@ -79,7 +79,12 @@ def _fill_values(summary: xr.Dataset) -> Iterator[Finding]:
             known = any(np.isclose(value, fill, rtol=1e-6) for fill in _FILLS)
             if (known and cells) or (far > reach > 0 and cells > max(1, _PILE / 10 * int(facts["count"]))):
                 found.setdefault(value, []).append((entry, cells))
-    for value, where in found.items():
+    return found
+
+
+def _fill_values(summary: xr.Dataset) -> Iterator[Finding]:
+    """Find values that stand for no data."""
+    for value, where in _far_piles(summary).items():
         text = f"{sum(cells for _, cells in where):,} cells hold {value:g}, far from all others{_in(where)}"
         yield Finding("no-data value", text, f"convert again with nodata: {value:g} if that stands for no data")
 
@@ -87,14 +92,14 @@ def _fill_values(summary: xr.Dataset) -> Iterator[Finding]:
 def _clipping(summary: xr.Dataset) -> Iterator[Finding]:
     """Find values piled up at the smallest or the largest: clipped by a sensor, a stretch or a range of numbers."""
     found: dict[str, list[tuple[str, float, float]]] = {}
-    fills = {finding.way_out for finding in _fill_values(summary)}
+    fills = {f"{value:g}" for value in _far_piles(summary)}
     for entry, facts in _entries(summary):
         for end in ("minimum", "maximum"):
-            share = int(facts[f"at_{end}"]) / max(int(facts["count"]), 1)
-            steep = int(facts[f"at_{end}"]) > _STEEP * float(facts[f"beside_{end}"])
-            value = float(facts[end])
+            value, cells = float(facts[end]), int(facts[f"at_{end}"])
+            share = cells / int(facts["count"])
+            steep = cells > _STEEP * float(facts[f"beside_{end}"])
             several = float(facts["minimum"]) < float(facts["maximum"])
-            if share > _PILE and steep and several and not any(f"nodata: {value:g} " in text for text in fills):
+            if share > _PILE and steep and several and f"{value:g}" not in fills:
                 found.setdefault(end, []).append((entry, share, value))
     for end, where in found.items():
         most = max(share for _, share, _ in where)

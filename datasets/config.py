@@ -1,4 +1,4 @@
-"""Configurations of the data side: which volume, how it is cut, how a synthetic one is made. Imports nothing heavy."""
+"""Configurations: which volume, how it is cut, how a synthetic one is made. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,11 +16,11 @@ class DataConfig:
     source
         Path or URI of a converted volume, of another Zarr or MDIO store, or path of a view of one (`datasets.foreign`).
     space
-        Dimensions that the network convolves over, in order, for example ``[inline, crossline, depth]``. All other
-        dimensions of the data become channels.
+        Dimensions that the network convolves over, in order, for example ``[inline, crossline, depth]``. All others
+        become channels.
     read_slice
-        For each space dimension that the labels do not have, the cell at which the network's output is read
-        (paper: band 38). Default: the middle.
+        For each space dimension that the labels lack, the cell at which the output is read (paper: band 38). Default:
+        the middle.
     validity
         Whether the no-data mask is appended as channels of its own (1 valid, 0 not).
     keep
@@ -29,13 +29,13 @@ class DataConfig:
     block
         Size of the training blocks along `space`, in cells; none means the whole volume in one piece.
     halo
-        Cells around a block, on either side along `space`, that the network sees but no loss is taken on; as wide as
-        the network's reach, a block's outermost cells are learned from all that they are predicted from. At an edge
-        of the volume the window moves inwards: it sees more of the other side instead.
+        Cells on either side of a block along `space` that the network sees but no loss is taken on; as wide as the
+        network's reach, a block's outermost cells are learned from all that they are predicted from. At an edge of the
+        volume the window moves inwards and sees more of the other side.
     labelled_share
-        Share of the samples that are blocks with training labels, each of which comes once a pass. At 1 blocks without
-        are left out: the loss is taken on labels alone, so they cost a step's time and teach nothing. Below 1 the
-        samples between them show every other block, once a pass too; none visits every block exactly once an epoch.
+        Share of the samples that are blocks with training labels, each of which comes once a pass. At 1 the others are
+        left out: the loss is taken on labels alone, so they cost time and teach nothing. Below 1 they come between,
+        once a pass too; none visits every block exactly once an epoch.
     missing
         What a missing or broken chunk of the data is: an ``error`` that names it, or no data (``mask``).
     """
@@ -136,7 +136,7 @@ class SynthesisConfig:
     peak_frequency
         Peak of the Ricker wavelet's spectrum, in hertz.
     velocity
-        Metres a second that turn the wavelet's two-way time into depth; 3000 m/s and 25 Hz make a wavelength of 60 m.
+        Metres a second that turn the wavelet's two-way time into depth; at 3000 and 25 Hz a wavelength is 60 m.
     snr
         Signal-to-noise ratio: standard deviation of the signal over that of the noise; ``.inf`` for none.
     layer
@@ -156,7 +156,7 @@ class SynthesisConfig:
     seed
         Seed of geology, noise and wells.
     chunks
-        Cells of the pieces that are computed and stored one by one, along inline, crossline and depth.
+        Cells of the pieces that are computed and stored, along inline, crossline and depth.
     overwrite
         Whether an existing volume is replaced.
     """

@@ -56,7 +56,8 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
     for name, coordinate in ds.coords.items():
         units = config.coordinate_units.get(str(name)) or coordinate.attrs.get("units") or _USUAL_UNITS.get(str(name))
         if units is None and name in ("x", "y") and "spatial_ref" in ds.coords:
-            units = _axis_units(ds)
+            units = ds.rio.crs.linear_units if ds.rio.crs.is_projected else "degree"
+            units = {"metre": "m", "meter": "m"}.get(units, units)
         if units is not None:
             coordinate.attrs["units"] = units
     return ds
@@ -115,8 +116,3 @@ def _add_extent(ds: xr.Dataset, path: Path) -> tuple[xr.Dataset, str]:
         x=("x", west + (np.arange(columns) + 0.5) * (east - west) / columns),
         y=("y", north - (np.arange(rows) + 0.5) * (north - south) / rows),
     ), crs
-
-
-def _axis_units(ds: xr.Dataset) -> str:
-    unit = ds.rio.crs.linear_units if ds.rio.crs.is_projected else "degree"
-    return {"metre": "m", "meter": "m"}.get(unit, unit)

@@ -58,7 +58,7 @@ class Earth:
     config
         What it was drawn from.
     extent
-        Size of the survey along inline, crossline and depth, in metres.
+        Size of the survey along each axis, in metres.
     column
         The layers, by stratigraphic depth.
     dip
@@ -68,9 +68,9 @@ class Earth:
     faults
         The faults.
     salt_centre
-        Position of the salt's widest level, in metres.
+        Centre of the salt's widest level, in metres.
     salt_radii
-        Half-axes of the salt's upper part along inline, crossline and depth, in metres.
+        Half-axes of the salt's upper part along each axis, in metres.
     """
 
     config: SynthesisConfig
@@ -136,7 +136,7 @@ class Earth:
         lengths = (0.2 * self.extent[0], 0.2 * self.extent[1], 1.0)
         small = self._noise(_UNDULATION, (x, y, np.zeros(1)), lengths)[..., 0]
         fold = fold + 0.12 * self.config.fold * height * small
-        return np.asarray(u + fold[..., None] * (0.4 + 0.6 * np.clip(u / height, 0, 1)))  # folds grow with depth
+        return u + fold[..., None] * (0.4 + 0.6 * np.clip(u / height, 0, 1))  # folds grow with depth
 
     def log_impedance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Natural logarithm of velocity times density, averaged over cells of depth: float64 [X, Y, Z].
@@ -223,15 +223,15 @@ def draw_earth(config: SynthesisConfig) -> Earth:
 
 
 def _outer_sum(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.asarray(parts[0][:, None, None] + parts[1][:, None] + parts[2])
+    return parts[0][:, None, None] + parts[1][:, None] + parts[2]
 
 
 def _smooth_step(t: np.ndarray) -> np.ndarray:
     t = np.clip(t, 0, 1)
-    return np.asarray(t * t * (3 - 2 * t))
+    return t * t * (3 - 2 * t)
 
 
 def _smooth_maximum(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
     """Maximum with a rounded corner where the two differ by less than `width`."""
     blend = np.clip(0.5 + (a - b) / (2 * width), 0, 1)
-    return np.asarray(b + blend * (a - b) + width * blend * (1 - blend))
+    return b + blend * (a - b) + width * blend * (1 - blend)

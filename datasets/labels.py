@@ -60,21 +60,3 @@ def label_attrs(class_names: Mapping[int, str]) -> dict[str, object]:
         "class_values": [int(value) for value in class_names],
         "unlabelled": UNLABELLED,
     }
-
-
-def dominant_class(shares: np.ndarray, least: float) -> np.ndarray:
-    """Take the class of the largest share, if that is at least `least`.
-
-    Parameters
-    ----------
-    shares
-        Share of each of K classes [K, *N], such as abundances of materials.
-    least
-        Smallest share that makes a label.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 [*N]: index of the class, or -1.
-    """
-    return np.where(shares.max(axis=0) >= least, shares.argmax(axis=0), -1)

@@ -1,8 +1,8 @@
 """How far apart the parts of a split lie: proof that no label leaks from one into another, or the cells where one does.
 
-A split is made by dilating masks (`datasets.parts`). Here its outcome is measured by other means, distance transforms,
-on the very codes that training and scoring read their labels by. Where a cell of the map stands for a column of the
-volume, no two labels of two parts are nearer to each other than their columns.
+`datasets.parts` makes a split by dilating masks. Its outcome is measured by other means, distance transforms, on the
+very codes by which training and scoring read their labels. Where a cell of the map stands for a column of the volume,
+no two labels of two parts are nearer to each other than their columns.
 
 M cells along the dimensions of the map.
 """
@@ -69,23 +69,20 @@ class LeakReport:
 
     Attributes
     ----------
-    dims
-        Dimensions of the map.
+    split
+        Part codes over the map.
     buffer
         Cells of two parts must be farther apart than this (Chebyshev), in cells.
     spacing
         Metres from cell to cell along each dimension; none where that is not known.
     gaps
         One for each two parts that have cells.
-    coordinates
-        Dimension with coordinates -> that of each cell, as text.
     """
 
-    dims: tuple[str, ...]
+    split: xr.DataArray
     buffer: int
     spacing: tuple[float | None, ...]
     gaps: tuple[Gap, ...]
-    coordinates: dict[str, list[str]]
 
     @property
     def violations(self) -> int:
@@ -102,9 +99,9 @@ class LeakReport:
     def place(self, cell: Cell) -> str:
         """Name a cell by its number and, where the map has coordinates, by these."""
         words = []
-        for dim, number in zip(self.dims, cell, strict=True):
-            known = self.coordinates.get(dim)
-            words.append(f"{dim} {number}" + (f" ({known[number]})" if known else ""))
+        for dim, number in zip(self.split.dims, cell, strict=True):
+            known = f" ({_text(self.split[dim], number)})" if dim in self.split.coords else ""
+            words.append(f"{dim} {number}{known}")
         return ", ".join(words)
 
     def statement(self) -> str:
@@ -140,7 +137,7 @@ class LeakReport:
             "proven": self.violations == 0,
             "violations": self.violations,
             "buffer": self.buffer,
-            "dims": list(self.dims),
+            "dims": list(self.split.dims),
             "spacing_m": list(self.spacing),
             "gaps": gaps,
         }
@@ -160,13 +157,12 @@ def measure_leaks(split: xr.DataArray, buffer: int) -> LeakReport:
     spacing = tuple(_spacing(split, dim) for dim in dims)
     present = [code for code in (TRAIN, VALIDATION, TEST) if (split.values == code).any()]
     gaps = tuple(_measure(split.values, pair, dims, buffer, spacing) for pair in combinations(present, 2))
-    coordinates = {dim: _texts(split[dim]) for dim in dims if dim in split.coords}
-    return LeakReport(dims, buffer, spacing, gaps, coordinates)
+    return LeakReport(split, buffer, spacing, gaps)
 
 
 def chebyshev(parts_M: np.ndarray, code: int) -> np.ndarray:
     """Return the Chebyshev distance of every cell to the nearest cell of a part, in cells: int32 [*M]."""
-    return np.asarray(distance_transform_cdt(parts_M != code, metric="chessboard"))
+    return distance_transform_cdt(parts_M != code, metric="chessboard")
 
 
 def _measure(
@@ -239,9 +235,9 @@ def _cells(count: int) -> str:
     return f"{count} cell" if count == 1 else f"{count} cells"
 
 
-def _texts(coordinate: xr.DataArray) -> list[str]:
+def _text(coordinate: xr.DataArray, number: int) -> str:
+    value = coordinate.values[number]
     if coordinate.dtype.kind not in "iuf":
-        return [str(value) for value in coordinate.values]
+        return str(value)
     unit = str(coordinate.attrs.get("units", ""))
-    shown = "" if unit in ("", "1") else f" {unit}"
-    return [f"{value:.10g}{shown}" for value in coordinate.values.tolist()]
+    return f"{value.item():.10g}" if unit in ("", "1") else f"{value.item():.10g} {unit}"

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -110,29 +111,31 @@ class Loader:
         world: int = 1,
     ) -> None:
         self.volume, self.split, self.factor = volume, split, factor
-        self.batch, self.augment_until = batch, augment_until
         self.workers, self.prefetch_bytes = workers, prefetch_bytes
-        self.rank, self.world = rank, world
         self.waited, self.samples_read, self.bytes_read = 0.0, 0, 0
         self.windows, self.order = plan_samples(
             volume, split, data, factor=factor, batch=batch, seed=seed, workers=workers
         )
-        self._axes = [axis for axis in volume.horizontal if volume.space[axis] in volume.label_dims]
-        self._views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
+        self._label_axes = [volume.space.index(dim) for dim in volume.label_dims]
+        self._axes = [axis for axis in volume.horizontal if axis in self._label_axes]
+        views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
+        self._plan = partial(
+            plan_steps, self.order, batch=batch, views=views, plain_from=augment_until, rank=rank, world=world
+        )
+        self._share = len(range(rank, batch, world))
         self._whole = self._read(self.windows[0]) if len(self.windows) == 1 else None
 
     @property
     def sample_bytes(self) -> int:
         """Bytes of one sample; all have one size."""
         sizes = self.windows[0].sizes
-        cells = [-(-sizes[self.volume.space.index(dim)] // self.factor) for dim in self.volume.label_dims]
+        cells = [-(-sizes[axis] // self.factor) for axis in self._label_axes]
         return 4 * self.volume.n_channels * math.prod(sizes) + LABEL.itemsize * math.prod(cells)
 
     def _read(self, window: Window) -> Pair:
         """Read a window's data [C, *N] and its labels on the volume's own grid, none of them in the halo."""
-        axes = [self.volume.space.index(dim) for dim in self.volume.label_dims]
-        labels = np.full([window.sizes[axis] for axis in axes], IGNORE, LABEL)
-        core = tuple(window.core[axis] for axis in axes)
+        labels = np.full([window.sizes[axis] for axis in self._label_axes], IGNORE, LABEL)
+        core = tuple(window.core[axis] for axis in self._label_axes)
         labels[core] = self.volume.read_labels(self.split, "train", window.block)
         return self.volume.read(window.seen), labels
 
@@ -140,23 +143,14 @@ class Loader:
         raw, labels = self._whole or self._read(self.windows[sample.block])
         if sample.view:
             raw = apply_view(raw, sample.view, [1 + axis for axis in self._axes])
-            label_axes = [self.volume.label_dims.index(self.volume.space[axis]) for axis in self._axes]
-            labels = apply_view(labels, sample.view, label_axes)
+            labels = apply_view(labels, sample.view, [self._label_axes.index(axis) for axis in self._axes])
         if self.factor > 1:  # after the view, which moves the incomplete cell at the end of an axis to its start
             labels = coarsen_labels(labels, self.factor, len(self.volume.classes))
         return np.ascontiguousarray(raw), np.ascontiguousarray(labels)
 
     def plan(self, start: int, stop: int) -> Iterator[Sample]:
         """Yield this rank's samples of the steps `start` to `stop`."""
-        return plan_steps(
-            self.order,
-            range(start, stop),
-            batch=self.batch,
-            views=self._views,
-            plain_from=self.augment_until,
-            rank=self.rank,
-            world=self.world,
-        )
+        return self._plan(range(start, stop))
 
     def samples(self, step: int) -> list[Pair]:
         """Read this rank's samples of one step: data float32 [C, *N] with NaN for no data, labels int16 [*L]."""
@@ -164,12 +158,11 @@ class Loader:
 
     def steps(self, start: int, stop: int) -> Generator[list[Pair], None, None]:
         """Yield the samples of the steps `start` to `stop`, read ahead; close it to end the threads early."""
-        share = len(range(self.rank, self.batch, self.world))
         ahead = max(1, self.prefetch_bytes // self.sample_bytes)
         with closing(read_ahead(self.plan(start, stop), self._sample, workers=self.workers, ahead=ahead)) as stream:
             for _ in range(start, stop):
                 asked = time.perf_counter()
-                current = list(islice(stream, share))
+                current = list(islice(stream, self._share))
                 self.waited += time.perf_counter() - asked
                 self.samples_read += len(current)
                 self.bytes_read += 0 if self._whole else len(current) * self.sample_bytes

@@ -87,7 +87,7 @@ def _live_traces(data: xr.DataArray, config: ConvertConfig) -> xr.DataArray:
 
         def live(block: np.ndarray) -> np.ndarray:
             progress.add(block.nbytes)
-            return np.asarray((block != 0).any(axis=axis))
+            return (block != 0).any(axis=axis)
 
         mask = lines.data.map_blocks(live, drop_axis=axis, dtype=bool, meta=np.empty((0,) * (data.ndim - 1), bool))
         return _compute(xr.DataArray(mask, dims=[first, second]))

@@ -38,7 +38,7 @@ class Order:
         Number of blocks with and without labels, at least one of the former.
     share
         Share of the samples that have labels, above 0. At ``labelled / (labelled + unlabelled)`` both streams end
-        their passes together: an epoch that visits every block exactly once. At 1 only blocks with labels are visited.
+        their passes together: an epoch that visits every block exactly once.
     seed
         Seed of orders and views, 0 or more.
     """
@@ -77,13 +77,6 @@ class Order:
             )
         return cls(labelled, unlabelled, exact, seed)
 
-    def take(self, first: int, count: int, *, views: int) -> list[Sample]:
-        """Return the samples ``first`` to ``first + count``, numbered over all workers.
-
-        A block's views come in a seeded order too: in ``views`` visits it is seen once under each.
-        """
-        return [self._sample(number, views) for number in range(first, first + count)]
-
     def epochs(self, samples: int) -> float:
         """Count the passes over the blocks with labels that the first `samples` samples make."""
         return self._with_labels(samples) / self.labelled
@@ -92,7 +85,8 @@ class Order:
         """Count the blocks with labels among the first `samples` samples."""
         return samples * self.share.numerator // self.share.denominator
 
-    def _sample(self, number: int, views: int) -> Sample:
+    def sample(self, number: int, *, views: int) -> Sample:
+        """Return the sample of a number, from 0 up; in ``views`` visits a block is seen once under each view."""
         before = self._with_labels(number)
         if self._with_labels(number + 1) > before:
             visit, place = divmod(before, self.labelled)
@@ -124,7 +118,7 @@ def plan_steps(
     batch
         Samples a step over all workers.
     views
-        Number of views of a block.
+        Number of views of a block; they come in a seeded order.
     plain_from
         Step from which samples are shown in view 0 only; none means never.
     rank, world
@@ -132,4 +126,5 @@ def plan_steps(
     """
     for step in steps:
         shown = views if plain_from is None or step < plain_from else 1
-        yield from order.take(step * batch, batch, views=shown)[rank::world]
+        for number in range(step * batch, (step + 1) * batch)[rank::world]:
+            yield order.sample(number, views=shown)

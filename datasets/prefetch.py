@@ -1,4 +1,4 @@
-"""Read ahead in threads: values come in the order of their keys, whoever reads them and however long it takes."""
+"""Read ahead in threads: values come in the order of their keys, however long each takes."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -24,11 +24,11 @@ def read_ahead(
     keys
         What to read, taken only as far as is read ahead; may be endless.
     read
-        Reads one. What it raises is raised here when its turn comes, after everything before it was yielded.
+        Reads one. What it raises is raised here when its turn comes.
     workers
         Threads; 0 reads in the caller's thread when a value is asked for, nothing ahead.
     ahead
-        Values, 1 or more, that at most are read or being read and have not been yielded.
+        Values, 1 or more, that are read or being read and not yielded, at most.
     """
     if workers == 0:
         yield from map(read, keys)

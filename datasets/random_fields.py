@@ -1,8 +1,8 @@
 """Random fields that are functions of position: any block can be computed by itself, and always comes out alike.
 
-Independent standard normal numbers sit on the points of an infinite lattice. They are drawn in fixed tiles, each from
-a counter-based generator (Philox) keyed by the seed and the tile's place, so that no number depends on which block is
-asked for. Letters: X, Y, Z points along the three axes.
+Independent standard normal numbers sit on an infinite lattice. They are drawn in fixed tiles, each from a counter-based
+generator (Philox) keyed by the seed and the tile's place, so that none depends on which block is asked for. Letters:
+X, Y, Z points along the three axes.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def white_noise(key: Sequence[int], start: Sequence[int], stop: Sequence[int]) -
     key
         Seed and stream: fields with different keys are independent.
     start, stop
-        First lattice point, and first one past the end, along each of the three axes; may be negative.
+        First lattice point, and the one past the last, along each axis; may be negative.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def smooth_noise(key: Sequence[int], axes: Sequence[np.ndarray], lengths: Sequen
     key
         Seed and stream.
     axes
-        Coordinates of the grid along its three axes, each ascending, in any unit.
+        Coordinates of the grid along each axis, ascending, in any unit.
     lengths
         Lattice spacing along each axis, in the same units.
 

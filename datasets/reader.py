@@ -1,6 +1,6 @@
 """Read regions of one Zarr v3 array: few coalesced requests, all shards at once, every byte accounted for.
 
-A missing or broken chunk is never read as zeros: it is an error that names the chunk, or a mask where one is asked for.
+A missing or broken chunk is never read as zeros: it is an error that names it, or marked in a mask.
 """
 
 import math
@@ -35,15 +35,10 @@ _BATCH = 2**20  # decoded bytes that are worth a thread
 
 @dataclass(frozen=True)
 class _Target:
-    """The array that a region is read into; `gone` marks what could not be read, where the user wants that."""
+    """The array that a region is read into; `gone`, where it is wanted, marks what could not be read."""
 
     values: np.ndarray
     gone: np.ndarray | None
-
-    def leave_out(self, piece: Piece, value: object) -> None:
-        self.values[piece.out] = value
-        if self.gone is not None:
-            self.gone[piece.out] = True
 
 
 class ArrayReader:
@@ -70,8 +65,8 @@ class ArrayReader:
     def __reduce__(self) -> tuple:
         return partial(ArrayReader, sparse=self.sparse), (self.objects, self.path, self.layout)
 
-    def read(self, region: Cells | None = None) -> np.ndarray:
-        """Read a region, or the whole array.
+    def read(self, region: Cells) -> np.ndarray:
+        """Read a region.
 
         Parameters
         ----------
@@ -90,14 +85,14 @@ class ArrayReader:
         """
         return self._read(region, masked=False).values
 
-    def read_masked(self, region: Cells | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def read_masked(self, region: Cells) -> tuple[np.ndarray, np.ndarray]:
         """Read a region as far as its chunks are there and sound.
 
         Returns
         -------
         values, gone
             The cells, and bool of the same shape: true where the chunk is missing or broken, and the cells hold the
-            fill value. Chunks that the format allows to leave out are not missing.
+            fill value.
 
         Raises
         ------
@@ -108,12 +103,8 @@ class ArrayReader:
         assert target.gone is not None
         return target.values, target.gone
 
-    def _read(self, region: Cells | None, *, masked: bool) -> _Target:
-        region = tuple(slice(0, size) for size in self.shape) if region is None else region
-        if len(region) != len(self.shape):
-            raise ValueError(f"a region of {len(region)} dimensions in an array of {len(self.shape)}")
-        bounds = [part.indices(size) for part, size in zip(region, self.shape, strict=True)]
-        shape = [max(0, stop - start) for start, stop, _ in bounds]
+    def _read(self, region: Cells, *, masked: bool) -> _Target:
+        shape = [len(range(size)[part]) for part, size in zip(region, self.shape, strict=True)]
         target = _Target(np.empty(shape, self.dtype), np.zeros(shape, bool) if masked else None)
         for plans in self._windows(plan_region(region, self.shape, self.layout.shard, self.layout.chunk)):
             if len(plans) == 1:
@@ -144,7 +135,7 @@ class ArrayReader:
     def _read_shard(self, plan: ShardPlan, target: _Target) -> None:
         """Read what the region takes from one shard; what arrives broken is fetched twice more before it counts so."""
         pieces = plan.pieces
-        for again in (True, True, False):
+        for _ in range(3):
             try:
                 failed = self._fetch(plan.shard, pieces, target)
             except CorruptChunkError as error:
@@ -154,13 +145,8 @@ class ArrayReader:
             pieces = [piece for piece, _ in failed]
             if self._indices is not None:
                 self._indices.forget(self._key(plan.shard))
-            if not again and target.gone is None:
-                raise InputError(
-                    f"{self._chunk_name(plan.shard, pieces[0])} is broken: {failed[0][1]}; "
-                    "restore it or convert the source again"
-                )
-        for piece in pieces:
-            target.leave_out(piece, self.layout.fill)
+        for piece, error in failed:
+            self._leave_out(plan.shard, piece, target, f"broken: {error}")
 
     def _fetch(self, shard: tuple[int, ...], pieces: Sequence[Piece], target: _Target) -> list[Failure]:
         """Fetch and place some chunks of a shard; returns those that are broken."""
@@ -177,7 +163,7 @@ class ArrayReader:
         for piece in pieces:
             found = index.ranges[piece.index]
             if found is None:
-                self._miss(shard, piece, target, None)
+                self._miss(shard, piece, target)
             else:
                 known.append((piece, *found))
         jobs = list(self._decoding(whole, known, target) if whole else self._reading(key, index, known, target))
@@ -215,20 +201,27 @@ class ArrayReader:
             yield partial(self._read_span, ask, [known[member] for member in span.members], target)
 
     def _read_span(self, ask: Ask, members: Sequence[Stored], target: _Target) -> list[Failure]:
-        """Fetch a run of chunks and place them, while other runs are on their way."""
+        """Fetch a run of chunks and place them."""
         data, origin = self.objects.get(ask).data, ask.start or 0
         return self._place([(piece, data[start - origin : stop - origin]) for piece, start, stop in members], target)
 
-    def _miss(self, shard: tuple[int, ...], piece: Piece, target: _Target, error: Exception | None) -> None:
-        """Say that a chunk is not stored: by the fill value where the format says so, else by an error or a mark."""
+    def _miss(self, shard: tuple[int, ...], piece: Piece, target: _Target, cause: Exception | None = None) -> None:
+        """Fill the cells of a chunk that is not stored where the format says so."""
         if self.sparse:
             target.values[piece.out] = self.layout.fill
-        elif target.gone is None:
-            raise InputError(
-                f"{self._chunk_name(shard, piece)} is missing; restore it or convert the source again"
-            ) from error
         else:
-            target.leave_out(piece, self.layout.fill)
+            self._leave_out(shard, piece, target, "missing", cause)
+
+    def _leave_out(
+        self, shard: tuple[int, ...], piece: Piece, target: _Target, state: str, cause: Exception | None = None
+    ) -> None:
+        """Mark the cells of a chunk that cannot be read, or refuse it where no mask is wanted."""
+        if target.gone is None:
+            raise InputError(
+                f"{self._chunk_name(shard, piece)} is {state}; restore it or convert the source again"
+            ) from cause
+        target.values[piece.out] = self.layout.fill
+        target.gone[piece.out] = True
 
     def _place(self, located: Sequence[tuple[Piece, memoryview]], target: _Target) -> list[Failure]:
         """Decode chunks into the target; returns the broken ones."""
@@ -258,8 +251,5 @@ class ArrayReader:
 
 @lru_cache(maxsize=2)
 def _threads(name: str, count: int, process: int) -> ThreadPoolExecutor:
-    """Threads shared by all readers of a process, new ones in a new process.
-
-    Those of shards wait for those of chunks, never the other way round, so none waits for ever.
-    """
+    """Threads of all readers of a process; those of shards wait for those of chunks, never the other way round."""
     return ThreadPoolExecutor(count, thread_name_prefix=name)

@@ -66,12 +66,12 @@ def label_counts(volume: Volume, split: xr.DataArray) -> dict[str, np.ndarray]:
         ``train``, ``validation``, ``test`` -> int64 [K].
     """
     dims = [str(dim) for dim in split.dims]
-    counts: dict[str, np.ndarray] = {}
-    for code in (TRAIN, VALIDATION, TEST):
-        source = "truth" if code == TEST and "truth" in volume.dataset else "labels"
-        counts_KM = _count_classes(volume, source, dims)
-        counts[PART_NAMES[code]] = counts_KM[:, split.values == code].sum(1, dtype=np.int64)
-    return counts
+    counts_KM = _count_classes(volume, "labels", dims)
+    truth_KM = _count_classes(volume, "truth", dims) if "truth" in volume.dataset else counts_KM
+    return {
+        PART_NAMES[code]: known_KM[:, split.values == code].sum(1, dtype=np.int64)
+        for code, known_KM in ((TRAIN, counts_KM), (VALIDATION, counts_KM), (TEST, truth_KM))
+    }
 
 
 def _map_dims(volume: Volume, config: SplitConfig) -> list[str]:
@@ -93,7 +93,7 @@ def _count_classes(volume: Volume, name: str, dims: Sequence[str]) -> np.ndarray
     others = [dim for dim in labels.dims if dim not in dims]
     indices = range(len(volume.classes))
     counts = [(labels == index).sum(others, dtype=np.int32).transpose(*dims) for index in indices]
-    return np.asarray(xr.Variable.concat(counts, "class").values)
+    return xr.Variable.concat(counts, "class").values
 
 
 def _well_positions(volume: Volume, config: SplitConfig, dims: Sequence[str]) -> np.ndarray:

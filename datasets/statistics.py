@@ -1,7 +1,7 @@
 """Mean and deviation of a volume, ignoring no data: from what is stored beside it, or in one pass of Dask.
 
-They are taken of all cells with data, whatever part of the split these belong to: no label goes into them, but a
-network so normalised has seen the test cells as unlabelled input.
+They are of all cells with data, in whatever part of the split: no label goes into them, but a network so normalised has
+seen the test cells as unlabelled input.
 
 Shapes: C channels, N the cells along each dimension of space.
 """
@@ -81,7 +81,7 @@ def count_labels(labels: xr.DataArray) -> np.ndarray:
     """Count the cells of every value of a uint8 array, int64 [256], chunk by chunk."""
     blocks = labels.chunk().data.to_delayed().ravel()
     counts = dask.compute(*(dask.delayed(_bincount, pure=False)(block) for block in blocks))
-    return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
+    return np.sum(counts, axis=0, dtype=np.int64)
 
 
 def _bincount(block: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ class Column:
     integral
         Integral of the logarithm of impedance (kg/m2/s) down to each top [L].
     trend
-        The same without the layers' contrasts: compaction alone [L].
+        The same of compaction alone [L].
     debris
         Intervals of stratigraphic depth (top, base), in metres.
     """
@@ -38,7 +38,7 @@ class Column:
         return self._mean(edges, self.trend)
 
     def _mean(self, edges: np.ndarray, integral: np.ndarray) -> np.ndarray:
-        return np.asarray(np.diff(np.interp(edges, self.tops, integral), axis=-1) / np.diff(edges, axis=-1))
+        return np.diff(np.interp(edges, self.tops, integral), axis=-1) / np.diff(edges, axis=-1)
 
 
 def draw_column(rng: np.random.Generator, *, layer: float, height: float) -> Column:

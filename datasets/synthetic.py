@@ -112,7 +112,7 @@ def ricker(peak: float, offsets: np.ndarray) -> np.ndarray:
     `offsets` are distances from its centre; `peak`, of its spectrum, is in cycles per unit of these.
     """
     a = (np.pi * peak * offsets) ** 2
-    return np.asarray((1 - 2 * a) * np.exp(-a))
+    return (1 - 2 * a) * np.exp(-a)
 
 
 def signal(earth: Earth, block: Block) -> np.ndarray:
@@ -127,7 +127,7 @@ def signal(earth: Earth, block: Block) -> np.ndarray:
     reflectivity = np.tanh(np.diff(earth.log_impedance(x, y, z), axis=2) / 2).astype(np.float32)
     offsets = (np.arange(2 * reach) - reach + 0.5) * config.spacing[2]
     image = _convolve(reflectivity, ricker(1 / config.wavelength, offsets), 2)
-    return np.asarray(image * earth.gain(x, y, z[reach:-reach]).astype(np.float32))
+    return image * earth.gain(x, y, z[reach:-reach]).astype(np.float32)
 
 
 def noise(config: SynthesisConfig, block: Block) -> np.ndarray:

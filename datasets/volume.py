@@ -45,7 +45,7 @@ class Volume:
     label_dims
         The labels' dimensions, in the order of `space`.
     read_slice
-        For each axis of `space` that the labels do not have, the cell at which the output is read.
+        Axis of `space` that the labels lack -> cell at which the output is read.
     """
 
     dataset: xr.Dataset
@@ -141,7 +141,7 @@ class Volume:
         Returns
         -------
         numpy.ndarray
-            float32 [C, *block]; NaN where there is no data.
+            float32 [C, *N]; NaN where there is no data.
         """
         where = dict(zip(self.space, block, strict=True)) if block is not None else {}
         order = (*self.channel_dims, *self.space)
@@ -210,10 +210,9 @@ class Volume:
     def digest(self) -> str:
         """SHA-256 that two volumes share only if source, conversion, shape and labels are the same."""
         data = self.dataset["data"]
-        attrs = self.dataset.attrs
         identity = {
-            "source_sha256": attrs.get("source_sha256"),
-            "conversion": attrs.get("conversion"),
+            "source_sha256": self.dataset.attrs.get("source_sha256"),
+            "conversion": self.dataset.attrs.get("conversion"),
             "dims": [str(dim) for dim in data.dims],
             "shape": list(data.shape),
             "dtype": str(data.dtype),
@@ -230,7 +229,7 @@ def _cells(array: xr.DataArray, where: Mapping[str, slice], order: Sequence[str]
     """Read a block with its axes in `order`: straight from the store where the variable is as it was opened."""
     source = stored_array(array)
     if source is None:
-        return np.asarray(array.isel(where).transpose(*order).values)
+        return array.isel(where).transpose(*order).values
     region = tuple(where.get(str(dim), slice(None)) for dim in array.dims)
     axes = [array.dims.index(dim) for dim in order]
     return source.read(region).transpose(axes).astype(array.dtype, copy=False)
