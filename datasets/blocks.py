@@ -27,18 +27,16 @@ def tile(shape: Sequence[int], block: Sequence[int] | None) -> list[tuple[slice,
     InputError
         If the block has other axes than the volume, is empty, or is larger than the volume.
     """
-    if block is None:
-        return [tuple(slice(0, size) for size in shape)]
+    block = shape if block is None else block
     if len(block) != len(shape) or any(not 0 < edge <= size for edge, size in zip(block, shape, strict=True)):
         raise InputError(
             f"data.block is {list(block)}, but the volume has {list(shape)} cells; "
             "give one size from 1 to the volume's along each axis, or none for the whole volume"
         )
-    starts = [[*range(0, size - edge, edge), size - edge] for size, edge in zip(shape, block, strict=True)]
-    return [
-        tuple(slice(start, start + edge) for start, edge in zip(corner, block, strict=True))
-        for corner in product(*starts)
-    ]
+    axes = []
+    for size, edge in zip(shape, block, strict=True):
+        axes.append([slice(start, start + edge) for start in (*range(0, size - edge, edge), size - edge)])
+    return list(product(*axes))
 
 
 @dataclass(frozen=True)
@@ -152,10 +150,8 @@ def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], mu
 
 def seen_sizes(shape: Sequence[int], block: Sequence[int] | None, halo: Sequence[int] | None) -> tuple[int, ...]:
     """Return the cells that the network sees of a training block, its halo included, along each axis."""
-    if block is None:
-        return tuple(shape)
     around = halo or [0] * len(shape)
-    return tuple(min(edge + 2 * cells, size) for edge, cells, size in zip(block, around, shape, strict=True))
+    return tuple(min(edge + 2 * cells, size) for edge, cells, size in zip(block or shape, around, shape, strict=True))
 
 
 def view_count(sizes: Sequence[int]) -> int:

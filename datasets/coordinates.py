@@ -22,10 +22,8 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
 
     Parameters
     ----------
-    ds
-        Dataset with named dimensions.
-    config
-        Conversion with `coordinates`, `coordinate_units`, `extent` and `crs`.
+    ds, config
+        Dataset with named dimensions, and its conversion.
     load
         From a key of the source to its array.
 

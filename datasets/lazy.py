@@ -28,9 +28,9 @@ class StoredArray(LazyArray):
     reader
         Reads its regions.
     masked
-        Whether cells whose chunks are missing or broken are true, and all others false, in place of the values.
+        Whether it holds, in place of the values, where chunks are missing or broken.
     lenient
-        Whether such cells are read as the fill value, because a mask made with `masked` goes with them.
+        Whether such cells hold the fill value, because a mask made with `masked` goes with them.
     """
 
     def __init__(self, reader: ArrayReader, *, masked: bool = False, lenient: bool = False) -> None:
@@ -69,8 +69,7 @@ def open_lazily(
     sparse
         As `ArrayReader` takes it.
     lenient
-        Variables whose missing and broken chunks are read as the fill value; each gets a neighbour ``NAME_gone`` that
-        is true there.
+        Variables that become lenient `StoredArray`s; each gets a masked neighbour ``NAME_gone``.
 
     Returns
     -------

@@ -33,8 +33,8 @@ class Gap:
     counts
         Cells of each on the map.
     distance
-        Smallest distance of a cell of one to a cell of the other, in cells (Chebyshev: the larger of the distances
-        along the axes); there is one cell less between the two.
+        Smallest Chebyshev distance between cells of the two (the larger of those along the axes), in cells; one cell
+        less lies between them.
     nearest
         Two such cells, one of each part; of several pairs one on a line along an axis, near the map's middle.
     euclidean
@@ -74,7 +74,7 @@ class LeakReport:
     buffer
         Cells of two parts must be farther apart than this (Chebyshev), in cells.
     spacing
-        Metres from cell to cell along each dimension; none where that is not known.
+        Metres from cell to cell along each dimension, where known.
     gaps
         One for each two parts that have cells.
     """

@@ -27,10 +27,8 @@ def add_mask(ds: xr.Dataset, config: ConvertConfig, kind: str) -> xr.Dataset:
     ----------
     ds
         ``data``, lazy or in memory, and ``valid`` where the source says something.
-    config
-        Conversion.
-    kind
-        Format of the source.
+    config, kind
+        Conversion, and format of its source.
 
     Returns
     -------

@@ -17,7 +17,7 @@ from datasets.errors import InputError
 from datasets.metadata import ArrayLayout
 from datasets.objects import Ask, Got, MissingObjectError, Objects
 from datasets.shard_index import IndexCache, ShardIndex
-from datasets.shards import Cells, Piece, ShardPlan, chunks_within, coalesce, plan_region
+from datasets.shards import Cells, Piece, ShardPlan, Span, chunks_within, coalesce, plan_region
 
 Stored = tuple[Piece, int, int]  # and the bytes of its chunk within the shard: the first, and the one after the last
 Failure = tuple[Piece, CorruptChunkError]
@@ -59,6 +59,7 @@ class ArrayReader:
     def __init__(self, objects: Objects, path: str, layout: ArrayLayout, *, sparse: bool = False) -> None:
         self.objects, self.path, self.layout, self.sparse = objects, path, layout, sparse
         self.shape, self.dtype = layout.shape, layout.dtype
+        self._chunk_bytes = math.prod(layout.chunk) * layout.dtype.itemsize
         self._decode = Decoder(layout.codecs, layout.chunk, layout.dtype)
         self._indices = IndexCache(layout) if layout.sharded else None
 
@@ -128,10 +129,6 @@ class ArrayReader:
         if window:
             yield window
 
-    @property
-    def _chunk_bytes(self) -> int:
-        return math.prod(self.layout.chunk) * self.dtype.itemsize
-
     def _read_shard(self, plan: ShardPlan, target: _Target) -> None:
         """Read what the region takes from one shard; what arrives broken is fetched twice more before it counts so."""
         pieces = plan.pieces
@@ -153,7 +150,8 @@ class ArrayReader:
         key = self._key(shard)
         try:
             if self._indices is None:
-                return self._place([(pieces[0], self.objects.get(Ask(key)).data)], target)
+                got = self.objects.get(Ask(key))
+                return self._place([(pieces[0], 0, len(got.data))], got.data, 0, target)
             index, whole = self._find_index(self._indices, shard, pieces)
         except MissingObjectError as error:
             for piece in pieces:
@@ -166,7 +164,13 @@ class ArrayReader:
                 self._miss(shard, piece, target)
             else:
                 known.append((piece, *found))
-        jobs = list(self._decoding(whole, known, target) if whole else self._reading(key, index, known, target))
+        if whole:
+            each = max(1, _BATCH // self._chunk_bytes)
+            parts = [known[first : first + each] for first in range(0, len(known), each)]
+            jobs: list[Job] = [partial(self._place, part, whole.data, 0, target) for part in parts]
+        else:
+            spans = coalesce([(start, stop) for _, start, stop in known], gap=_GAP, slack=_SLACK, most=_MOST)
+            jobs = [partial(self._read_span, key, index, span, known, target) for span in spans]
         if len(jobs) < 2:
             return [failure for job in jobs for failure in job()]
         done = _threads("chunks", _REQUESTS, os.getpid()).map(lambda job: job(), jobs)
@@ -186,24 +190,12 @@ class ArrayReader:
             return indices.keep(key, whole), whole
         return indices.keep(key, self.objects.get(indices.ask(key))), None
 
-    def _decoding(self, whole: Got, known: Sequence[Stored], target: _Target) -> Iterator[Job]:
-        """Cut the decoding of a shard that was fetched whole into pieces of work."""
-        each = max(1, _BATCH // self._chunk_bytes)
-        for first in range(0, len(known), each):
-            located = [(piece, whole.data[start:stop]) for piece, start, stop in known[first : first + each]]
-            yield partial(self._place, located, target)
-
-    def _reading(self, key: str, index: ShardIndex, known: Sequence[Stored], target: _Target) -> Iterator[Job]:
-        """Cut the reading of some chunks of a shard into requests."""
-        spans = coalesce([(start, stop) for _, start, stop in known], gap=_GAP, slack=_SLACK, most=_MOST)
-        for span in spans:
-            ask = Ask(key, span.start, span.stop, etag=index.etag)
-            yield partial(self._read_span, ask, [known[member] for member in span.members], target)
-
-    def _read_span(self, ask: Ask, members: Sequence[Stored], target: _Target) -> list[Failure]:
+    def _read_span(
+        self, key: str, index: ShardIndex, span: Span, known: Sequence[Stored], target: _Target
+    ) -> list[Failure]:
         """Fetch a run of chunks and place them."""
-        data, origin = self.objects.get(ask).data, ask.start or 0
-        return self._place([(piece, data[start - origin : stop - origin]) for piece, start, stop in members], target)
+        data = self.objects.get(Ask(key, span.start, span.stop, etag=index.etag)).data
+        return self._place([known[member] for member in span.members], data, span.start, target)
 
     def _miss(self, shard: tuple[int, ...], piece: Piece, target: _Target, cause: Exception | None = None) -> None:
         """Fill the cells of a chunk that is not stored where the format says so."""
@@ -223,18 +215,18 @@ class ArrayReader:
         target.values[piece.out] = self.layout.fill
         target.gone[piece.out] = True
 
-    def _place(self, located: Sequence[tuple[Piece, memoryview]], target: _Target) -> list[Failure]:
-        """Decode chunks into the target; returns the broken ones."""
+    def _place(self, chunks: Sequence[Stored], data: memoryview, origin: int, target: _Target) -> list[Failure]:
+        """Decode chunks of the bytes from `origin` on into the target; returns the broken ones."""
         failed = []
         used = 0.0
-        for piece, data in located:
+        for piece, start, stop in chunks:
             try:
-                cells = self._decode(data)
+                cells = self._decode(data[start - origin : stop - origin])
             except CorruptChunkError as error:
                 failed.append((piece, error))
                 continue
             target.values[piece.out] = cells[piece.chunk]
-            used += len(data) * piece.cells / cells.size
+            used += (stop - start) * piece.cells / cells.size
         self.objects.traffic.add(used=used)
         return failed
 

@@ -20,13 +20,12 @@ import xarray as xr
 from datasets.config import SynthesisConfig
 from datasets.errors import InputError
 from datasets.geology import Earth, draw_earth
-from datasets.labels import UNLABELLED
+from datasets.labels import UNLABELLED, label_attrs
 from datasets.objects import is_remote
 from datasets.provenance import content_key, program
 from datasets.random_fields import white_noise
 from datasets.store import refuse_existing, stored_attributes, write_volume
 
-CLASSES = ["rest", "salt"]
 _NOISE, _WELLS = 100, 101  # streams beside those of the geology
 _SMEAR = np.array([0.25, 0.5, 0.25], np.float32)  # migration spreads noise over neighbouring traces
 _PATCHES, _PATCH = 16, 4  # the signal's strength is measured on at most 16 x 16 patches of 4 x 4 columns
@@ -79,7 +78,7 @@ def survey(config: SynthesisConfig) -> xr.Dataset:
     truth = lazy(partial(_truth_chunk, earth, None), np.uint8)
     labels = lazy(partial(_truth_chunk, earth, wells), np.uint8)
     dims = ("inline", "crossline", "depth")
-    named = {"class_names": CLASSES, "class_values": [0, 1], "unlabelled": UNLABELLED}
+    named = label_attrs({0: "rest", 1: "salt"})
     recipe = {key: value for key, value in asdict(config).items() if key not in ("out", "chunks", "overwrite")}
     identity = json.dumps(recipe, sort_keys=True)
     inline, crossline, depth = map(np.arange, config.shape)

@@ -143,7 +143,7 @@ class Volume:
         numpy.ndarray
             float32 [C, *N]; NaN where there is no data.
         """
-        where = dict(zip(self.space, block, strict=True)) if block is not None else {}
+        where = self._cut(block)
         order = (*self.channel_dims, *self.space)
         values = _cells(self.dataset["data"], where, order).astype(np.float32)
         values[~np.isfinite(values)] = np.nan
@@ -153,8 +153,10 @@ class Volume:
 
     def meets(self, split: xr.DataArray, part: Part, block: tuple[slice, ...]) -> bool:
         """Tell whether any cell of a block lies in a part of the split; nothing is read for it."""
-        cells = dict(zip(self.space, block, strict=True))
-        return bool((split.isel({dim: cells[str(dim)] for dim in split.dims}) == PART_CODES[part]).any())
+        return bool((split.isel(self._cut(block), missing_dims="ignore") == PART_CODES[part]).any())
+
+    def _cut(self, block: tuple[slice, ...] | None) -> dict[str, slice]:
+        return dict(zip(self.space, block, strict=True)) if block is not None else {}
 
     def read_labels(
         self,
@@ -188,15 +190,14 @@ class Volume:
         """
         if not self.label_dims:
             raise InputError("the volume has no labels; convert its source again with labels")
-        cells = dict(zip(self.space, block, strict=True)) if block is not None else {}
-        where = {dim: cells[dim] for dim in self.label_dims if dim in cells}
+        where = self._cut(block)
         name = "truth" if part == "test" and "truth" in self.dataset else "labels"
         labels = _cells(self.dataset[name], where, self.label_dims).astype(LABEL)
         labels[labels == UNLABELLED] = IGNORE
         if part is not None:
             if split is None:
                 raise ValueError("a part of the labels needs the split")
-            codes = split.isel({dim: cut for dim, cut in where.items() if dim in split.dims}).variable
+            codes = split.isel(where, missing_dims="ignore").variable
             inside = (codes == PART_CODES[part]).set_dims(dict(zip(self.label_dims, labels.shape, strict=True)))
             labels[~inside.transpose(*self.label_dims).values] = IGNORE
         return coarsen_labels(labels, factor, len(self.classes)) if factor > 1 else labels
@@ -229,7 +230,7 @@ def _cells(array: xr.DataArray, where: Mapping[str, slice], order: Sequence[str]
     """Read a block with its axes in `order`: straight from the store where the variable is as it was opened."""
     source = stored_array(array)
     if source is None:
-        return array.isel(where).transpose(*order).values
+        return array.isel(where, missing_dims="ignore").transpose(*order).values
     region = tuple(where.get(str(dim), slice(None)) for dim in array.dims)
     axes = [array.dims.index(dim) for dim in order]
     return source.read(region).transpose(axes).astype(array.dtype, copy=False)
