@@ -1,6 +1,6 @@
 """How a volume is cut into blocks, and a block shown under its views: pure planning on sizes, no input or output.
 
-A sample is a block (slices along the space axes) amid its halo, under a view (flips and a swap of the horizontal axes).
+A sample is a block amid its halo, under a view: flips and a swap of the horizontal axes.
 """
 
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def plan_windows(
     halo
         Cells around a block, on either side, along each axis; none means none.
     factor
-        The network's output grid, and so the labels, is coarser by this.
+        How much coarser the network's output grid, and so the labels, is.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], mu
 
 
 def seen_sizes(shape: Sequence[int], block: Sequence[int] | None, halo: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the cells that the network sees of a training block, its halo included, along each axis."""
+    """Return the cells of a training block and its halo along each axis."""
     around = halo or [0] * len(shape)
     return tuple(min(edge + 2 * cells, size) for edge, cells, size in zip(block or shape, around, shape, strict=True))
 
@@ -166,19 +166,8 @@ def view_count(sizes: Sequence[int]) -> int:
 def apply_view(array: np.ndarray, view: int, axes: Sequence[int]) -> np.ndarray:
     """Show an array under a view: bit i of `view` flips ``axes[i]``, the bit after the last swaps the two axes.
 
-    Parameters
-    ----------
-    array
-        Data or labels of a sample.
-    view
-        Number of the view, below ``view_count`` of the sizes along `axes`.
-    axes
-        Horizontal axes of this array.
-
-    Returns
-    -------
-    numpy.ndarray
-        Laid out contiguously, as torch refuses negative strides.
+    `view` is below ``view_count`` of the sizes along `axes`, the array's horizontal ones. The result is contiguous, as
+    torch refuses negative strides.
     """
     array = np.flip(array, tuple(axis for bit, axis in enumerate(axes) if view >> bit & 1))
     return np.ascontiguousarray(array.swapaxes(axes[0], axes[1]) if view >> len(axes) else array)

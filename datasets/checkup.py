@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,16 @@ class Finding:
 
 def check_values(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
     """Run all checks that need no more than the stored statistics and the geometry."""
-    of_values: list[Callable[[xr.Dataset], Iterator[Finding]]] = [
-        _empty_entries, _constant_entries, _fill_values, _clipping, _dead_columns
-    ]  # fmt: skip
-    of_geometry = [_uneven_steps, _unmeasured, _bins, _crs]
-    return [finding for check in of_values for finding in check(summary)] + [
-        finding for check in of_geometry for finding in check(geometry)
+    return [
+        *_empty_entries(summary),
+        *_constant_entries(summary),
+        *_fill_values(summary),
+        *_clipping(summary),
+        *_dead_columns(summary),
+        *_uneven_steps(geometry),
+        *_unmeasured(geometry),
+        *_bins(geometry),
+        *_crs(geometry),
     ]
 
 
@@ -69,10 +73,9 @@ def _constant_entries(summary: xr.Dataset) -> Iterator[Finding]:
 
 def _far_piles(summary: xr.Dataset) -> dict[float, list[tuple[str, int]]]:
     """Value far away from all others, as one for no data that nobody named -> entries and their cells of it."""
-    shares = list(summary["percentile"].values)
     found: dict[float, list[tuple[str, int]]] = {}
     for entry, facts in _entries(summary):
-        low, high = (float(facts["percentiles"][shares.index(share)]) for share in (25.0, 75.0))
+        low, high = facts["percentiles"].sel(percentile=[25.0, 75.0]).values.tolist()
         reach = _FAR * (high - low)
         for end, far in (("minimum", low - float(facts["minimum"])), ("maximum", float(facts["maximum"]) - high)):
             value, cells = float(facts[end]), int(facts[f"at_{end}"])

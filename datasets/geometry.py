@@ -30,11 +30,11 @@ class Geometry:
     crooked
         Horizontal dimensions along which one position jumps by half a cell, or one in a hundred by a twentieth.
     crs
-        Name of the coordinate system; empty where there is none.
+        Name of the coordinate system, or empty.
     geographic
         Whether positions are degrees.
     placed
-        Whether the volume has positions at all.
+        Whether there are positions at all.
     """
 
     cell: dict[str, float | None] = field(default_factory=dict)

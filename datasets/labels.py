@@ -13,7 +13,7 @@ _SHOWN = 20
 def encode_labels(
     values: np.ndarray, class_names: Mapping[int, str], where: str
 ) -> tuple[np.ndarray, dict[str, object]]:
-    """Turn label values into class indices, in the order of `class_names`.
+    """Turn label values into labels and attributes as `class_codes` and `label_attrs` make them.
 
     Parameters
     ----------
@@ -23,11 +23,6 @@ def encode_labels(
         Value -> name of the class. Every other value is unlabelled.
     where
         Where the labels are from, for the error message.
-
-    Returns
-    -------
-    labels, attributes
-        As `class_codes` and `label_attrs` make them.
 
     Raises
     ------

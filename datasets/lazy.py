@@ -60,10 +60,8 @@ def open_lazily(
 
     Parameters
     ----------
-    objects
-        The store.
-    group
-        Its parsed ``zarr.json``.
+    objects, group
+        The store, and its parsed ``zarr.json``.
     version
         Version of that file, by which Dask tells an older store of the same address apart.
     sparse

@@ -72,7 +72,7 @@ class LeakReport:
     split
         Part codes over the map.
     buffer
-        Cells of two parts must be farther apart than this (Chebyshev), in cells.
+        Cells of two parts must be farther apart than this (Chebyshev).
     spacing
         Metres from cell to cell along each dimension, where known.
     gaps
@@ -149,14 +149,13 @@ def measure_leaks(split: xr.DataArray, buffer: int) -> LeakReport:
     Parameters
     ----------
     split
-        Part codes over the map, as `datasets.split.make_split` returns them and a run keeps them.
+        Part codes over the map, as a run keeps them.
     buffer
         Cells of two parts must be farther apart than this.
     """
-    dims = tuple(str(dim) for dim in split.dims)
-    spacing = tuple(_spacing(split, dim) for dim in dims)
+    spacing = tuple(_spacing(split, str(dim)) for dim in split.dims)
     present = [code for code in (TRAIN, VALIDATION, TEST) if (split.values == code).any()]
-    gaps = tuple(_measure(split.values, pair, dims, buffer, spacing) for pair in combinations(present, 2))
+    gaps = tuple(_measure(split, pair, buffer, spacing) for pair in combinations(present, 2))
     return LeakReport(split, buffer, spacing, gaps)
 
 
@@ -165,10 +164,8 @@ def chebyshev(parts_M: np.ndarray, code: int) -> np.ndarray:
     return distance_transform_cdt(parts_M != code, metric="chessboard")
 
 
-def _measure(
-    parts_M: np.ndarray, codes: tuple[int, int], dims: Sequence[str], buffer: int, spacing: Sequence[float | None]
-) -> Gap:
-    from_M, to_M = parts_M == codes[0], parts_M == codes[1]
+def _measure(split: xr.DataArray, codes: tuple[int, int], buffer: int, spacing: Sequence[float | None]) -> Gap:
+    from_M, to_M = split.values == codes[0], split.values == codes[1]
     distance_M, origin_DM = distance_transform_cdt(~from_M, metric="chessboard", return_indices=True)
     cells_TD = np.argwhere(to_M)  # in the order of the map, so that the first violation is the first on the map
     distance_T = distance_M[to_M]
@@ -181,14 +178,14 @@ def _measure(
         return tuple(origins_DM[(slice(None), *cell)].tolist()), cell
 
     inside_T = distance_T <= buffer
-    off_centre_T = np.abs(cells_TD - np.array(parts_M.shape) / 2).max(axis=1)
+    off_centre_T = np.abs(cells_TD - np.array(split.shape) / 2).max(axis=1)
     best = int(np.lexsort((off_centre_T, straight_T, distance_T))[0])
     known = [step for step in spacing if step is not None]
     metres = None
     if len(known) == len(spacing):
         square = len(set(known)) == 1  # which saves a transform
-        metres_M = straight_M * known[0] if square else distance_transform_edt(~from_M, sampling=known)
-        metres = float(metres_M[to_M].min())
+        metres_T = straight_T * known[0] if square else distance_transform_edt(~from_M, sampling=known)[to_M]
+        metres = float(metres_T.min())
     return Gap(
         parts=(PART_NAMES[codes[0]], PART_NAMES[codes[1]]),
         counts=(int(from_M.sum()), len(cells_TD)),
@@ -196,7 +193,7 @@ def _measure(
         nearest=pair(best),
         euclidean=float(straight_T.min()),
         metres=metres,
-        along={dim: _along(from_M, to_M, axis) for axis, dim in enumerate(dims)},
+        along={str(dim): _along(from_M, to_M, axis) for axis, dim in enumerate(split.dims)},
         histogram=np.bincount(distance_T).tolist(),
         violations=int(inside_T.sum()),
         first_violation=pair(int(inside_T.argmax())) if inside_T.any() else None,

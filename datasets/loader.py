@@ -1,4 +1,4 @@
-"""Samples of a step, read ahead of the network: the blocks and views that a rank's share of the plan names.
+"""Samples of a step, read ahead of the network: the blocks and views of a rank's share of the plan.
 
 C channels, N the cells that the network sees along the space dimensions, L its label cells.
 """
@@ -36,7 +36,7 @@ def plan_samples(
     Raises
     ------
     InputError
-        Where no block holds a training label, some steps would see none, or the blocks do not sit on the output's grid.
+        Where no block or not every step would hold a training label, or blocks do not sit on the output's grid.
     """
 
     def has_labels(window: Window) -> bool:
@@ -58,20 +58,18 @@ class Loader:
 
     Parameters
     ----------
-    volume
-        The volume.
-    split
-        Its split; only training labels are ever read.
+    volume, split
+        The volume and its split; only training labels are ever read.
     data
         Blocks, halo, and the share of samples with labels.
     factor
-        The network's output grid, and so the labels, is coarser by this.
+        How much coarser the network's output grid, and so the labels, is.
     batch
         Samples a step over all ranks.
     seed
         Seed of order and views.
     augment_until
-        Step from which samples are no longer flipped and swapped; None means never, 0 always plain.
+        Step from which samples are no longer flipped and swapped; None means never.
     workers
         Threads that read ahead; 0 reads each sample when it is asked for.
     prefetch_bytes
@@ -86,8 +84,8 @@ class Loader:
     waited
         Seconds that the caller has waited for samples.
     samples_read, bytes_read
-        Samples that the caller was given, and the bytes of data and labels read for them, as the network takes them;
-        a volume that is one block is kept, and no more is read.
+        Samples that the caller was given, and the bytes of data and labels read for them, as the network takes them; a
+        volume that is one block is read once.
 
     Raises
     ------

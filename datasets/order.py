@@ -50,21 +50,13 @@ class Order:
 
     @classmethod
     def of(cls, labelled: int, unlabelled: int, *, share: float | None, batch: int, seed: int) -> "Order":
-        """Make the order of a run.
-
-        Parameters
-        ----------
-        labelled, unlabelled, seed
-            As the attributes.
-        share
-            ``data.labelled_share``; none takes every block once an epoch.
-        batch
-            Samples a step over all workers.
+        """Make the order of a run from ``data.labelled_share``; none takes every block once an epoch.
 
         Raises
         ------
         InputError
-            Where some steps would have no label: they would move the weights by momentum and decay alone.
+            Where some steps of `batch` samples over all workers would have no label: they would move the weights by
+            momentum and decay alone.
         """
         natural = Fraction(labelled, labelled + unlabelled)
         exact = natural if share is None or not unlabelled else Fraction(str(share))
@@ -107,22 +99,10 @@ def _permutation(seed: int, stream: int, visit: int, blocks: int) -> np.ndarray:
 def plan_steps(
     order: Order, steps: range, *, batch: int, views: int, plain_from: int | None, rank: int, world: int
 ) -> Iterator[Sample]:
-    """Yield the samples that one worker reads, step by step.
+    """Yield the samples that one worker reads, step by step: of each step's `batch` every `world`-th from `rank` on.
 
-    Parameters
-    ----------
-    order
-        Order of the samples.
-    steps
-        The steps; a run that resumes at step s has taken ``s * batch`` samples.
-    batch
-        Samples a step over all workers.
-    views
-        Number of views of a block; they come in a seeded order.
-    plain_from
-        Step from which samples are shown in view 0 only; none means never.
-    rank, world
-        This worker and the number of workers: of a step's samples worker r of w takes every w-th from r on.
+    A run that resumes at step s has taken ``s * batch`` samples. A block's `views` come in a seeded order; from step
+    `plain_from` on, if any, only view 0 is shown.
     """
     for step in steps:
         shown = views if plain_from is None or step < plain_from else 1

@@ -48,10 +48,8 @@ class ArrayReader:
     ----------
     objects
         The store.
-    path
-        Name of the array in it.
-    layout
-        The array's layout.
+    path, layout
+        The array's name in it, and its layout.
     sparse
         Whether chunks that are not stored hold the fill value, as the format allows; otherwise they are missing.
     """

@@ -1,7 +1,7 @@
 """A synthetic seismic survey: the earth of `datasets.geology`, imaged block by block, so it may exceed memory.
 
-Every block is a function of the configuration and of its place alone. Image = wavelet * reflection coefficients,
-plus noise with the wavelet's own band. Letters: X, Y, Z cells along inline, crossline and depth; W wells.
+Every block depends on the configuration and its place alone. Image = wavelet * reflection coefficients, plus noise with
+the wavelet's own band. Letters: X, Y, Z cells along inline, crossline and depth; W wells.
 """
 
 import hashlib

@@ -30,7 +30,7 @@ PART_CODES: dict[str, int] = {"train": 1, "validation": 2, "test": 3}
 
 @dataclass(frozen=True)
 class Volume:
-    """A converted volume seen as channels over one to three dimensions of space.
+    """A volume seen as channels over one to three dimensions of space.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Volume:
         Raises
         ------
         InputError
-            Where there is no volume, or it lacks a dimension that the configuration names.
+            Where there is no volume, or it does not fit the configuration.
         """
         if not config.source:
             raise InputError("data.source is empty; name a volume made by `python -m pipeline convert` or `synthesize`")
@@ -165,7 +165,7 @@ class Volume:
         block: tuple[slice, ...] | None = None,
         factor: int = 1,
     ) -> np.ndarray:
-        """Read the labels of one part of the split.
+        """Read labels, of one part of the split or all.
 
         Parameters
         ----------
@@ -176,7 +176,7 @@ class Volume:
         block
             Cells along each dimension of `space`.
         factor
-            How much coarser, a power of two, the grid of the result is; see `coarsen_labels`.
+            How much coarser the result is, a power of two; see `coarsen_labels`.
 
         Returns
         -------
@@ -227,7 +227,7 @@ class Volume:
 
 
 def _cells(array: xr.DataArray, where: Mapping[str, slice], order: Sequence[str]) -> np.ndarray:
-    """Read a block with its axes in `order`: straight from the store where the variable is as it was opened."""
+    """Read a block with its axes in `order`; straight from the store if the variable is as it was opened."""
     source = stored_array(array)
     if source is None:
         return array.isel(where, missing_dims="ignore").transpose(*order).values
@@ -237,21 +237,10 @@ def _cells(array: xr.DataArray, where: Mapping[str, slice], order: Sequence[str]
 
 
 def coarsen_labels(labels: np.ndarray, factor: int, classes: int) -> np.ndarray:
-    """Take the most frequent class of each cube of `factor` cells; `IGNORE` where none of its cells is labelled.
+    """Take the most frequent class of each cube of `factor` cells along every axis: [*N] -> int16 [*ceil(N / factor)].
 
-    Parameters
-    ----------
-    labels
-        Class indices [*N], or `IGNORE`.
-    factor
-        Cells of a cube along every axis.
-    classes
-        Number of classes.
-
-    Returns
-    -------
-    numpy.ndarray
-        int16 [*ceil(N / factor)]; of classes that are equally frequent the first.
+    Of equally frequent classes the first is taken, and `IGNORE` where no cell is labelled; the last cubes may be
+    incomplete.
     """
     padded = np.pad(labels, [(0, -size % factor) for size in labels.shape], constant_values=IGNORE)
     split_shape = [n for size in padded.shape for n in (size // factor, factor)]
