@@ -140,8 +140,8 @@ class ArrayReader:
             pieces = [piece for piece, _ in failed]
             if self._indices is not None:
                 self._indices.forget(self._key(plan.shard))
-        for piece, error in failed:
-            self._leave_out(plan.shard, piece, target, f"broken: {error}")
+        for piece, reason in failed:
+            self._leave_out(plan.shard, piece, target, f"broken: {reason}")
 
     def _fetch(self, shard: tuple[int, ...], pieces: Sequence[Piece], target: _Target) -> list[Failure]:
         """Fetch and place some chunks of a shard; returns those that are broken."""
