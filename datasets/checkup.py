@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -207,7 +207,7 @@ def _where(flags: xr.DataArray) -> list[str]:
     return [_name(flags.dims, index) for index in np.argwhere(flags.values)]
 
 
-def _name(dims: Sequence[Hashable], index: Sequence[int]) -> str:
+def _name(dims: Sequence[Hashable], index: Iterable[int]) -> str:
     return ", ".join(f"{dim} {at}" for dim, at in zip(dims, index, strict=True))
 
 
