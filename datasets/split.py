@@ -50,7 +50,7 @@ def make_split(volume: Volume, config: SplitConfig) -> xr.DataArray:
         parts_M = split_points(counts_KM, config)
     else:
         truth_KM = _count_classes(volume, "truth", dims) if "truth" in volume.dataset else counts_KM
-        parts_M = split_wells(counts_KM, truth_KM.any(0), _well_positions(volume, config, dims), config)
+        parts_M = split_wells(counts_KM, truth_KM.max(0) > 0, _well_positions(volume, config, dims), config)
     _check(parts_M, counts_KM, volume.classes, config)
     coords = {name: coord for name, coord in volume.dataset.coords.items() if set(coord.dims) <= set(dims)}
     attrs = {"names": PART_NAMES, "method": config.method, "seed": config.seed, "buffer": config.buffer}

@@ -81,7 +81,7 @@ def count_labels(labels: xr.DataArray) -> np.ndarray:
     """Count the cells of every value of a uint8 array, int64 [256], chunk by chunk."""
     blocks = labels.chunk().data.to_delayed().ravel()
     counts = dask.compute(*(dask.delayed(_bincount, pure=False)(block) for block in blocks))
-    return np.sum(counts, axis=0, dtype=np.int64)
+    return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
 
 
 def _bincount(block: np.ndarray) -> np.ndarray:
