@@ -85,6 +85,11 @@ class LeakReport:
     gaps: tuple[Gap, ...]
 
     @property
+    def dims(self) -> tuple[str, ...]:
+        """Dimensions of the map."""
+        return tuple(str(dim) for dim in self.split.dims)
+
+    @property
     def violations(self) -> int:
         """Cells that lie within the buffer of another part, over all pairs of parts."""
         return sum(gap.violations for gap in self.gaps)
@@ -99,7 +104,7 @@ class LeakReport:
     def place(self, cell: Cell) -> str:
         """Name a cell by its number and, where the map has coordinates, by these."""
         words = []
-        for dim, number in zip(self.split.dims, cell, strict=True):
+        for dim, number in zip(self.dims, cell, strict=True):
             known = f" ({_text(self.split[dim], number)})" if dim in self.split.coords else ""
             words.append(f"{dim} {number}{known}")
         return ", ".join(words)
@@ -137,7 +142,7 @@ class LeakReport:
             "proven": self.violations == 0,
             "violations": self.violations,
             "buffer": self.buffer,
-            "dims": list(self.split.dims),
+            "dims": list(self.dims),
             "spacing_m": list(self.spacing),
             "gaps": gaps,
         }

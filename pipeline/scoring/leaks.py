@@ -18,7 +18,7 @@ def report_leaks(run: Run) -> LeakReport:
     """
     report = measure_leaks(run.split, run.config.split.buffer)
     run.write("leaks.json", report.to_json())
-    axes = grid_axes(run.volume.dataset, [str(dim) for dim in run.split.dims])
+    axes = grid_axes(run.volume.dataset, report.dims)
     draw_leaks(run.split.values, report, axes, leak_picture(run))
     return report
 
