@@ -1,12 +1,11 @@
 """How a volume is cut into blocks, and a block shown under its views: pure planning on sizes, no input or output.
 
-A sample is a block (slices along the space axes) amid its halo, under a view (flips and a swap of the horizontal axes).
+A sample is a block amid its halo, under a view: flips and a swap of the horizontal axes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -19,27 +18,25 @@ def tile(shape: Sequence[int], block: Sequence[int] | None) -> list[tuple[slice,
     Parameters
     ----------
     shape
-        Sizes of the volume along its space axes, in cells.
+        Cells of the volume along its space axes.
     block
-        Sizes of a block, in cells; none means the whole volume in one block.
+        Cells of a block; none means the whole volume in one block.
 
     Raises
     ------
     InputError
-        If the block has another number of axes than the volume, is empty, or is larger than the volume.
+        If the block has other axes than the volume, is empty, or is larger than the volume.
     """
-    if block is None:
-        return [tuple(slice(0, size) for size in shape)]
+    block = shape if block is None else block
     if len(block) != len(shape) or any(not 0 < edge <= size for edge, size in zip(block, shape, strict=True)):
         raise InputError(
             f"data.block is {list(block)}, but the volume has {list(shape)} cells; "
             "give one size from 1 to the volume's along each axis, or none for the whole volume"
         )
-    starts = [[*range(0, size - edge, edge), size - edge] for size, edge in zip(shape, block, strict=True)]
-    return [
-        tuple(slice(start, start + edge) for start, edge in zip(corner, block, strict=True))
-        for corner in product(*starts)
-    ]
+    axes = []
+    for size, edge in zip(shape, block, strict=True):
+        axes.append([slice(start, start + edge) for start in (*range(0, size - edge, edge), size - edge)])
+    return list(product(*axes))
 
 
 @dataclass(frozen=True)
@@ -51,14 +48,17 @@ class Window:
     block
         Cells of the volume on which a loss is taken.
     seen
-        Cells of the volume that are read: the block and its halo.
-    core
-        The block within `seen`.
+        Cells of the volume that are read: these and the halo.
     """
 
     block: tuple[slice, ...]
     seen: tuple[slice, ...]
-    core: tuple[slice, ...]
+
+    @property
+    def core(self) -> tuple[slice, ...]:
+        """The block within `seen`."""
+        pairs = zip(self.block, self.seen, strict=True)
+        return tuple(slice(inner.start - outer.start, inner.stop - outer.start) for inner, outer in pairs)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -71,20 +71,17 @@ def plan_windows(
 ) -> list[Window]:
     """Cover a volume with blocks, each amid its halo, on the network's output grid.
 
-    All windows have one size. At an edge of the volume a window is moved inwards, so that the cells which the halo
-    lacks outside are seen on the opposite side: nothing is made up, and the edge is as sharp as where the whole volume
-    is seen at once. Along an axis shorter than block and halo the whole axis is seen.
+    All windows have one size. At an edge of the volume a window is moved inwards: nothing is made up, and the edge is
+    as sharp as where the whole volume is seen at once. An axis shorter than block and halo is seen whole.
 
     Parameters
     ----------
-    shape
-        Sizes of the volume along its space axes, in cells.
-    block
-        Sizes of a block, in cells; none means the whole volume in one block.
+    shape, block
+        As `tile` takes them.
     halo
         Cells around a block, on either side, along each axis; none means none.
     factor
-        The network's output grid, and so the labels, is coarser by this.
+        How much coarser the network's output grid, and so the labels, is.
 
     Raises
     ------
@@ -98,34 +95,35 @@ def plan_windows(
             + (f", multiples of {factor} as the network's output grid needs" if factor > 1 else "")
         )
     windows = []
-    for cells in tile(shape, block):
+    blocks = tile(shape, block)
+    sizes = seen_sizes(shape, block, reach)
+    for cells in blocks:
         if any(part.start % factor for part in cells):
             raise InputError(
                 f"data.block {list(block or shape)} puts a block at {[part.start for part in cells]}, which is not on "
                 f"the network's output grid; take sizes that are multiples of {factor} and divide the volume "
                 f"{list(shape)}"
             )
-        seen = tuple(map(_widen, cells, reach, shape))
-        core = tuple(
-            slice(inner.start - outer.start, inner.stop - outer.start) for inner, outer in zip(cells, seen, strict=True)
-        )
-        windows.append(Window(cells, seen, core))
+        seen = []
+        for part, around, size, edge in zip(cells, reach, shape, sizes, strict=True):
+            start = min(max(part.start - around, 0), size - edge)
+            seen.append(slice(start, start + edge))
+        windows.append(Window(cells, tuple(seen)))
     return windows
 
 
 def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], multiple: int) -> list[Window]:
     """Cover a volume with blocks that a network maps one after the other, each amid its halo.
 
-    All that is seen starts where the network's coarsest grid has a cell of the whole volume, so that a cell whose
-    surroundings are seen as far as the network reaches gets the very value that it has in the whole volume. At an edge
-    of the volume a block sees the edge itself.
+    What is seen starts on a cell of the network's coarsest grid over the whole volume, so that a cell amid all that the
+    network reaches gets the very value that it has in the whole volume. At an edge a block sees the edge itself.
 
     Parameters
     ----------
     shape
-        Sizes of the volume along its space axes, in cells.
+        Cells of the volume along its space axes.
     block
-        Sizes of a block, rounded down to multiples of `multiple`, and to the volume.
+        Cells of a block, rounded down to multiples of `multiple`, and to the volume.
     halo
         Cells around a block, on either side, rounded up to multiples of `multiple`.
     multiple
@@ -134,78 +132,42 @@ def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], mu
     Raises
     ------
     InputError
-        Where block or halo have another number of axes than the volume, or are negative, or a block is empty.
+        Where block or halo have other axes than the volume, the halo is negative, or the block is empty.
     """
     if len(block) != len(shape) or min(block) < 1 or len(halo) != len(shape) or min(halo) < 0:
         raise InputError(
             f"block is {list(block)} and halo is {list(halo)}, but the volume has {list(shape)} cells; give a block of "
             "1 cell or more and a halo of 0 or more along each axis"
         )
-    spans = []
+    inner, outer = [], []
     for size, edge, around in zip(shape, block, halo, strict=True):
         edge = size if edge >= size else max(edge // multiple, 1) * multiple
         around = -(-around // multiple) * multiple
-        inner = [slice(start, min(start + edge, size)) for start in range(0, size, edge)]
-        spans.append([(part, slice(max(part.start - around, 0), min(part.stop + around, size))) for part in inner])
-    return [
-        Window(
-            tuple(part for part, _ in place),
-            tuple(seen for _, seen in place),
-            tuple(slice(part.start - seen.start, part.stop - seen.start) for part, seen in place),
-        )
-        for place in product(*spans)
-    ]
+        inner.append([slice(start, min(start + edge, size)) for start in range(0, size, edge)])
+        outer.append([slice(max(part.start - around, 0), min(part.stop + around, size)) for part in inner[-1]])
+    return [Window(*place) for place in zip(product(*inner), product(*outer), strict=True)]
 
 
 def seen_sizes(shape: Sequence[int], block: Sequence[int] | None, halo: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the cells that the network sees of a training block, its halo included, along each axis."""
-    if block is None:
-        return tuple(shape)
+    """Return the cells of a training block and its halo along each axis."""
     around = halo or [0] * len(shape)
-    return tuple(min(edge + 2 * cells, size) for edge, cells, size in zip(block, around, shape, strict=True))
-
-
-def _widen(part: slice, reach: int, size: int) -> slice:
-    (edge,) = seen_sizes([size], [part.stop - part.start], [reach])
-    start = min(max(part.start - reach, 0), size - edge)
-    return slice(start, start + edge)
+    return tuple(min(edge + 2 * cells, size) for edge, cells, size in zip(block or shape, around, shape, strict=True))
 
 
 def view_count(sizes: Sequence[int]) -> int:
-    """Count the views that keep the shape: 2 for one horizontal axis, 4 for two, 8 for two of equal size, 1 for none.
+    """Count the views that keep the shape of a block with `sizes` cells along its horizontal axes.
 
-    Parameters
-    ----------
-    sizes
-        Sizes of a block along its horizontal axes, in cells.
+    These are 2 for one axis, 4 for two, 8 for two of equal size, 1 for none.
     """
     flips: int = 2 ** len(sizes)
     return flips * 2 if len(sizes) == 2 and sizes[0] == sizes[1] else flips
 
 
-def apply_view(array: Any, view: int, axes: Sequence[int]) -> Any:
+def apply_view(array: np.ndarray, view: int, axes: Sequence[int]) -> np.ndarray:
     """Show an array under a view: bit i of `view` flips ``axes[i]``, the bit after the last swaps the two axes.
 
-    Parameters
-    ----------
-    array
-        NumPy array or torch tensor.
-    view
-        Number of the view, below ``view_count`` of the sizes along `axes`.
-    axes
-        Horizontal axes of this array. Count them from the end where arrays of one sample differ in leading axes.
-
-    Returns
-    -------
-    array
-        Same kind and dtype, laid out contiguously where it is a NumPy array.
+    `view` is below ``view_count`` of the sizes along `axes`, the array's horizontal ones. The result is contiguous, as
+    torch refuses negative strides.
     """
-    array = _flip(array, tuple(axis for bit, axis in enumerate(axes) if view >> bit & 1))
-    array = array.swapaxes(axes[0], axes[1]) if view >> len(axes) else array
-    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array  # torch refuses negative strides
-
-
-def _flip(array: Any, axes: tuple[int, ...]) -> Any:
-    if not axes:
-        return array
-    return np.flip(array, axes) if isinstance(array, np.ndarray) else array.flip(axes)
+    array = np.flip(array, tuple(axis for bit, axis in enumerate(axes) if view >> bit & 1))
+    return np.ascontiguousarray(array.swapaxes(axes[0], axes[1]) if view >> len(axes) else array)

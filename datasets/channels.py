@@ -25,30 +25,14 @@ _GRIDDED = ("geotiff", "geosoft", "surfer", "netcdf", "envi", "lines")
 
 @dataclass(frozen=True)
 class _Layer:
-    """A source, unread.
-
-    Attributes
-    ----------
-    path
-        Its file.
-    ds
-        As `datasets.readers` says; ``data`` over y, x and perhaps one dimension of bands.
-    names
-        Names of its bands.
-    grid
-        Its cells and coordinate system.
-    missing
-        Values that mark no data.
-    local
-        Whether the user says that nobody knows the coordinate system.
-    """
+    """A source, unread."""
 
     path: Path
-    ds: xr.Dataset
-    names: list[str]
+    ds: xr.Dataset  # as `datasets.readers` says; ``data`` over y, x and perhaps one dimension of bands
+    names: list[str]  # of its bands
     grid: MapGrid
-    missing: list[float]
-    local: bool
+    missing: list[float]  # values that mark no data
+    local: bool  # whether the user says that nobody knows the coordinate system
 
     @property
     def dims(self) -> list[str]:
@@ -70,8 +54,7 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
 
     A source on the cells of the first is taken as it is, turned where its rows or columns run the other way. On other
     cells or in another coordinate system it is resampled as `config.resample` says, and refused without. Flight lines
-    and stations are gridded onto the cells. Each band has a mask of its own: a cell without data in one keeps what the
-    others have.
+    and stations are gridded onto the cells. Each band has a mask of its own.
 
     Returns
     -------
@@ -84,26 +67,31 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
     InputError
         Where a source is no grid, does not say where it lies, or lies elsewhere.
     """
-    kind = source_kind(config.source, config.format, "source")
-    first = _open(replace(config, more_sources=[]), kind, None, config.crs)
+    first = _open(replace(config, more_sources=[]), None, config.crs)
     layers = [first, *(_other(other, first, config) for other in config.others)]
     moved = [_differs(layer, first, config.resample) for layer in layers]
     dtype = np.result_type(*(layer.ds["data"].dtype for layer in layers), *([np.float32] if any(moved) else []))
-    sizes: dict[Hashable, int] = {"band": sum(len(layer.names) for layer in layers), "y": first.grid.shape[0],
-                                  "x": first.grid.shape[1]}  # fmt: skip
+    shape = sum(len(layer.names) for layer in layers), *first.grid.shape
+    sizes: dict[Hashable, int] = dict(zip(("band", "y", "x"), shape, strict=True))
     edges = pieces(sizes, plan_chunks(sizes, dtype.itemsize, config.chunks, config.block)[1])
     data, valid = [], []
     names: list[str] = []
     notes: dict[str, list[str]] = {"resampling": [], "gridding": []}
     for index, (layer, differs) in enumerate(zip(layers, moved, strict=True)):
-        variable = _onto(layer, first, config.resample, dtype) if differs else layer.ds["data"].variable
-        chunked = _chunk(variable, layer.dims, edges, f"channels-{index}-{layer.path}")
+        variable = layer.ds["data"].variable
+        if differs:
+            raster = Raster(layer.grid, len(layer.names), layer.read)
+            variable = onto_grid(raster, first.grid, config.resample, dtype).variable(["band", "y", "x"])
+        chunked = _chunk(variable, edges, f"channels-{index}-{layer.path}")
         data.append(chunked.astype(dtype))
         valid.append(_valid(chunked, layer, differs))
         one, last = len(names) + 1, len(names) + len(layer.names)
         which = f"band {one} ({layer.path.name})" if one == last else f"bands {one} to {last} ({layer.path.name})"
         if differs:
-            notes["resampling"].append(f"{which}: {config.resample} {_way(layer, first)}")
+            notes["resampling"].append(
+                f"{which}: {config.resample} from cells of {describe_cells(layer.grid)} ({crs_name(layer.grid.crs)}) "
+                f"to cells of {describe_cells(first.grid)} ({crs_name(first.grid.crs)}), the grid of {first.path.name}"
+            )
         if "gridding" in layer.ds.attrs:
             where = "" if layer is first else f"onto the cells of {first.path.name}, "
             notes["gridding"].append(f"{which}: {where}{layer.ds.attrs['gridding']}")
@@ -119,14 +107,14 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
 
 def _other(other: MoreSource, first: _Layer, config: ConvertConfig) -> _Layer:
     """Open one of `more_sources`; tables are gridded onto the cells of the first source at once."""
-    kind = source_kind(other.source, other.format, "more_sources")
     nodata = config.nodata if other.nodata is None else other.nodata
     # A reader that must know the coordinate system need not: it is asked for here, in words that fit.
     settings = ConvertConfig(**{**asdict(other), "nodata": nodata, "crs": other.crs or LOCAL})
-    return _open(settings, kind, first, other.crs)
+    return _open(settings, first, other.crs)
 
 
-def _open(settings: ConvertConfig, kind: str, first: _Layer | None, crs: str) -> _Layer:
+def _open(settings: ConvertConfig, first: _Layer | None, crs: str) -> _Layer:
+    kind = source_kind(settings.source, settings.format, "source" if first is None else "more_sources")
     path = Path(settings.source)
     if kind not in _GRIDDED:
         raise InputError(
@@ -166,8 +154,8 @@ def _lines_onto(settings: ConvertConfig, first: _Layer, crs: str) -> xr.Dataset:
     size = float(np.abs(first.grid.steps).max())
     cells = Cells(ds["x"].values.astype(np.float64), ds["y"].values.astype(np.float64), size)
     known = first.grid.crs.to_wkt() if first.grid.crs is not None else LOCAL
-    there = settings if crs == LOCAL else replace(settings, lines_crs=crs)
-    gridded = lines.read(replace(there, crs=known), cells)
+    own = settings.lines_crs if crs == LOCAL else crs
+    gridded = lines.read(replace(settings, crs=known, lines_crs=own), cells)
     return gridded.assign_coords({dim: ds[dim] for dim in ("y", "x")})
 
 
@@ -178,12 +166,12 @@ def _rises(ds: xr.Dataset, dim: str) -> bool:
 def _names(path: Path, ds: xr.Dataset, settings: ConvertConfig) -> list[str]:
     """Names of a source's bands, as its file has them, or made of its own name."""
     dim = next((dim for dim in ds["data"].dims if dim not in ("y", "x")), None)
-    known = ds[dim].attrs.get("names") if dim is not None and dim in ds.coords else None
+    known = ds[dim].attrs.get("names") if dim in ds.coords else None
     if known:
         return [str(name) for name in known]
     if dim is None or ds.sizes[dim] == 1:
         return [settings.key.rpartition("/")[2] or path.stem]
-    entries = ds[dim].values if dim in ds.coords else np.arange(1, ds.sizes[dim] + 1)
+    entries = ds[dim].values if dim in ds.coords else range(1, ds.sizes[dim] + 1)
     return [f"{path.stem} {entry}" for entry in entries]
 
 
@@ -192,18 +180,17 @@ def _differs(layer: _Layer, first: _Layer, resample: str) -> bool:
     grid, like = layer.grid, first.grid
     if (grid.crs is None) != (like.crs is None):
         raise _unlike(layer.path, LOCAL if layer.local else crs_name(grid.crs) if grid.crs is not None else "", first)
-    pairs = (
-        ("size", grid.shape == like.shape, grid.shape, like.shape),
-        ("coordinate system", grid.same_system(like), crs_name(grid.crs), crs_name(like.crs)),
-        ("grid", grid.same_cells(like), _cells(grid), _cells(like)),
-    )
-    unlike = next((pair for pair in pairs if not pair[1]), None)
-    if unlike is None:
+    if grid.shape != like.shape:
+        unlike = f"size {grid.shape}", str(like.shape)
+    elif not grid.same_system(like):
+        unlike = f"coordinate system {crs_name(grid.crs)}", crs_name(like.crs)
+    elif not grid.same_cells(like):
+        unlike = f"grid {_cells(grid)}", _cells(like)
+    else:
         return False
-    what, _, here, there = unlike
     if not resample:
         raise InputError(
-            f"{layer.path} has the {what} {here}, but {first.path} has {there}; set resample to nearest, bilinear or "
+            f"{layer.path} has the {unlike[0]}, but {first.path} has {unlike[1]}; set resample to nearest, bilinear or "
             "average to bring it to the grid of the first"
         )
     if grid.crs is None and not (layer.local and first.local):
@@ -234,21 +221,11 @@ def _unlike(path: Path, crs: str, first: _Layer) -> InputError:
     )
 
 
-def _onto(layer: _Layer, first: _Layer, method: str, dtype: np.dtype) -> xr.Variable:
-    raster = Raster(layer.grid, len(layer.names), layer.read)
-    variable = onto_grid(raster, first.grid, method, dtype).variable(["band", "y", "x"])
-    return variable if len(layer.dims) == 3 else variable.squeeze("band")
-
-
-def _chunk(variable: xr.Variable, dims: list[str], edges: Mapping[Hashable, int], name: str) -> xr.Variable:
+def _chunk(variable: xr.Variable, edges: Mapping[Hashable, int], name: str) -> xr.Variable:
     """Hand a source to Dask in the pieces that will be stored, as (band, y, x)."""
-    own = {dim: edges["band"] if dim not in edges else edges[dim] for dim in variable.dims}
-    chunked = variable.chunk({dim: min(edge, variable.sizes[dim]) for dim, edge in own.items()}, name=name)
-    if len(dims) == 2:
-        return xr.Variable(["band", "y", "x"], chunked.transpose("y", "x").data[None])
-    bands = next(dim for dim in variable.dims if dim not in ("y", "x"))
-    ordered = chunked.transpose(bands, "y", "x")
-    return xr.Variable(["band", "y", "x"], ordered.data)
+    own = {dim: min(edges.get(dim, edges["band"]), size) for dim, size in variable.sizes.items()}
+    data = variable.chunk(own, name=name).transpose(..., "y", "x").data
+    return xr.Variable(["band", "y", "x"], data if data.ndim == 3 else data[None])
 
 
 def _valid(chunked: xr.Variable, layer: _Layer, differs: bool) -> xr.Variable:
@@ -261,13 +238,6 @@ def _valid(chunked: xr.Variable, layer: _Layer, differs: bool) -> xr.Variable:
 
 def _known(variable: xr.Variable, missing: list[float]) -> xr.Variable:
     return reduce(and_, [variable != value for value in missing], variable.notnull())
-
-
-def _way(layer: _Layer, first: _Layer) -> str:
-    return (
-        f"from cells of {describe_cells(layer.grid)} ({crs_name(layer.grid.crs)}) to cells of "
-        f"{describe_cells(first.grid)} ({crs_name(first.grid.crs)}), the grid of {first.path.name}"
-    )
 
 
 def _cells(grid: MapGrid) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,182 +39,138 @@ class Finding:
     way_out: str
 
 
-Check = Callable[[xr.Dataset, Geometry], list[Finding]]
-
-
 def check_values(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
     """Run all checks that need no more than the stored statistics and the geometry."""
-    checks: list[Check] = [
-        empty_entries,
-        constant_entries,
-        fill_values,
-        clipping,
-        dead_columns,
-        uneven_steps,
-        unmeasured,
-        bins,
-        crs,
+    return [
+        *_empty_entries(summary),
+        *_constant_entries(summary),
+        *_fill_values(summary),
+        *_clipping(summary),
+        *_dead_columns(summary),
+        *_uneven_steps(geometry),
+        *_unmeasured(geometry),
+        *_bins(geometry),
+        *_crs(geometry),
     ]
-    return [finding for check in checks for finding in check(summary, geometry)]
 
 
-def empty_entries(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+def _empty_entries(summary: xr.Dataset) -> Iterator[Finding]:
     """Find bands or dates without a single cell of data."""
     empty = _where(summary["count"] == 0)
-    if not empty or not summary["count"].dims:
-        return []
-    return [
-        Finding("no data", f"{_list(empty)} hold no data at all", "leave them out of the source, or set data.validity")
-    ]
+    if empty and summary["count"].dims:
+        way = "leave them out of the source, or set data.validity"
+        yield Finding("no data", f"{_list(empty)} hold no data at all", way)
 
 
-def constant_entries(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+def _constant_entries(summary: xr.Dataset) -> Iterator[Finding]:
     """Find bands or dates of one value throughout."""
     flat = _where((summary["count"] > 1) & (summary["minimum"] == summary["maximum"]))
-    if not flat:
-        return []
-    what = _list(flat) if summary["count"].dims else "the whole volume"
-    return [
-        Finding(
-            "constant", f"{what} hold one value throughout", "check the source; convert with nodata if it means no data"
-        )
-    ]
+    if flat:
+        what = _list(flat) if summary["count"].dims else "the whole volume"
+        way = "check the source; convert with nodata if it means no data"
+        yield Finding("constant", f"{what} hold one value throughout", way)
 
 
-def fill_values(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
-    """Find piles of cells far away from all others, as of a no-data value that nobody named."""
+def _far_piles(summary: xr.Dataset) -> dict[float, list[tuple[str, int]]]:
+    """Value far away from all others, as one for no data that nobody named -> entries and their cells of it."""
     found: dict[float, list[tuple[str, int]]] = {}
     for entry, facts in _entries(summary):
-        low, high = _quartiles(summary, facts)
+        low, high = facts["percentiles"].sel(percentile=[25.0, 75.0]).values.tolist()
         reach = _FAR * (high - low)
         for end, far in (("minimum", low - float(facts["minimum"])), ("maximum", float(facts["maximum"]) - high)):
             value, cells = float(facts[end]), int(facts[f"at_{end}"])
             known = any(np.isclose(value, fill, rtol=1e-6) for fill in _FILLS)
             if (known and cells) or (far > reach > 0 and cells > max(1, _PILE / 10 * int(facts["count"]))):
                 found.setdefault(value, []).append((entry, cells))
-    return [
-        Finding(
-            "no-data value",
-            f"{sum(cells for _, cells in where):,} cells hold {value:g}, far from all others{_in(where)}",
-            f"convert again with nodata: {value:g} if that stands for no data",
-        )
-        for value, where in found.items()
-    ]
+    return found
 
 
-def clipping(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+def _fill_values(summary: xr.Dataset) -> Iterator[Finding]:
+    """Find values that stand for no data."""
+    for value, where in _far_piles(summary).items():
+        text = f"{sum(cells for _, cells in where):,} cells hold {value:g}, far from all others{_in(where)}"
+        yield Finding("no-data value", text, f"convert again with nodata: {value:g} if that stands for no data")
+
+
+def _clipping(summary: xr.Dataset) -> Iterator[Finding]:
     """Find values piled up at the smallest or the largest: clipped by a sensor, a stretch or a range of numbers."""
     found: dict[str, list[tuple[str, float, float]]] = {}
-    fills = {finding.way_out for finding in fill_values(summary, geometry)}
+    fills = {f"{value:g}" for value in _far_piles(summary)}
     for entry, facts in _entries(summary):
         for end in ("minimum", "maximum"):
-            share = int(facts[f"at_{end}"]) / max(int(facts["count"]), 1)
-            steep = int(facts[f"at_{end}"]) > _STEEP * float(facts[f"beside_{end}"])
-            value = float(facts[end])
+            value, cells = float(facts[end]), int(facts[f"at_{end}"])
+            share = cells / int(facts["count"])
+            steep = cells > _STEEP * float(facts[f"beside_{end}"])
             several = float(facts["minimum"]) < float(facts["maximum"])
-            if share > _PILE and steep and several and not any(f"nodata: {value:g} " in text for text in fills):
+            if share > _PILE and steep and several and f"{value:g}" not in fills:
                 found.setdefault(end, []).append((entry, share, value))
-    findings = []
     for end, where in found.items():
         most = max(share for _, share, _ in where)
         text = f"{most:.2%} of the cells lie exactly at the {end} {_range(where)}{_in(where)}"
         way = f"convert with nodata: {where[0][2]:g} if that stands for no data, else take the source before clipping"
-        findings.append(Finding("clipping", text, way))
-    return findings
+        yield Finding("clipping", text, way)
 
 
-def dead_columns(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+def _dead_columns(summary: xr.Dataset) -> Iterator[Finding]:
     """Find traces, or pixels over all bands and dates, that never change but count as data."""
     if "dead" not in summary or not summary["dead"].any():
-        return []
+        return
     dead = summary["dead"]
     cells = int(dead.sum())
     name = "traces" if "inline" in dead.dims else "columns of cells"
-    first = ", ".join(f"{dim} {int(at[0])}" for dim, at in zip(dead.dims, np.nonzero(dead.values), strict=True))
-    return [
-        Finding(
-            "dead traces",
-            f"{cells:,} of {dead.size:,} {name} ({cells / dead.size:.2%}) never change but count as data; the first "
-            f"is at cell {first}",
-            "mask them: name their value as nodata, or give a mask as valid",
-        )
-    ]
+    first = _name(dead.dims, np.argwhere(dead.values)[0])
+    share = f"{cells:,} of {dead.size:,} {name} ({cells / dead.size:.2%})"
+    text = f"{share} never change but count as data; the first is at cell {first}"
+    yield Finding("dead traces", text, "mask them: name their value as nodata, or give a mask as valid")
 
 
-def uneven_steps(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+def _uneven_steps(geometry: Geometry) -> Iterator[Finding]:
     """Find dimensions of space whose cells are not equally far apart."""
-    return [
-        Finding(
-            "geometry",
-            f"the steps along {dim} go from {low:g} to {high:g} {geometry.units[dim]}".rstrip(),
-            "a network takes all cells for equal: resample the source to even steps",
-        )
-        for dim, (low, high) in geometry.uneven.items()
-    ]
+    for dim, (low, high) in geometry.uneven.items():
+        text = f"the steps along {dim} go from {low:g} to {high:g} {geometry.units[dim]}".rstrip()
+        yield Finding("geometry", text, "a network takes all cells for equal: resample the source to even steps")
 
 
-def bins(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+def _bins(geometry: Geometry) -> Iterator[Finding]:
     """Find cells of a map that are far from square, very small or very large, at odd angles, or that jump."""
-    found = [
-        Finding("geometry", f"positions jump along {dim}", "check x_byte, y_byte and the line numbers of the source")
-        for dim in geometry.crooked
-    ]
+    for dim in geometry.crooked:
+        way = "check x_byte, y_byte and the line numbers of the source"
+        yield Finding("geometry", f"positions jump along {dim}", way)
     sides = {dim: abs(step) for dim, step in geometry.cell.items() if step and dim in geometry.azimuth}
     if len(sides) != 2 or geometry.geographic:
-        return found
+        return
     (a, first), (b, second) = sides.items()
     if max(first, second) > 4 * min(first, second):
-        found.append(
-            Finding(
-                "geometry",
-                f"cells are {first:g} x {second:g} {geometry.units[a]} ({a} x {b})",
-                "kernels see unlike distances along the two: resample, or check the positions of the source",
-            )
-        )
+        text = f"cells are {first:g} x {second:g} {geometry.units[a]} ({a} x {b})"
+        way = "kernels see unlike distances along the two: resample, or check the positions of the source"
+        yield Finding("geometry", text, way)
     metres = geometry.units[a] in ("m", "metre", "metres")
     if metres and (min(first, second) < 0.1 or max(first, second) > 10_000):
-        found.append(
-            Finding(
-                "geometry",
-                f"cells of {first:g} x {second:g} m are unusual",
-                "check the scalar of the positions (SEG-Y bytes 71-72) or the units",
-            )
-        )
+        way = "check the scalar of the positions (SEG-Y bytes 71-72) or the units"
+        yield Finding("geometry", f"cells of {first:g} x {second:g} m are unusual", way)
     angle = abs((geometry.azimuth[a] - geometry.azimuth[b]) % 180 - 90)
     if angle > 1:
-        found.append(
-            Finding(
-                "geometry", f"{a} and {b} are {90 - angle:.1f}° apart, not 90°", "check x_byte and y_byte of the source"
-            )
-        )
-    return found
+        text = f"{a} and {b} are {90 - angle:.1f}° apart, not 90°"
+        yield Finding("geometry", text, "check x_byte and y_byte of the source")
 
 
-def unmeasured(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+def _unmeasured(geometry: Geometry) -> Iterator[Finding]:
     """Find dimensions of space that count cells but measure nothing."""
     dims = geometry.unmeasured
-    if not dims:
-        return []
-    text = f"nothing says how far apart cells are along {', '.join(dims)}, so no map or section is true to scale"
-    way = "convert with coordinates and coordinate_units, or with x_byte and y_byte for SEG-Y"
-    return [Finding("geometry", text, way)]
+    if dims:
+        text = f"nothing says how far apart cells are along {', '.join(dims)}, so no map or section is true to scale"
+        way = "convert with coordinates and coordinate_units, or with x_byte and y_byte for SEG-Y"
+        yield Finding("geometry", text, way)
 
 
-def crs(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
+def _crs(geometry: Geometry) -> Iterator[Finding]:
     """Find positions that nobody can place, and distances in degrees."""
     if geometry.placed and not geometry.crs:
-        return [
-            Finding("CRS", "positions without a coordinate reference system", "convert with crs, such as EPSG:32633")
-        ]
-    if geometry.geographic:
-        return [
-            Finding(
-                "CRS",
-                f"cells are measured in degrees ({geometry.crs}), so their size in metres changes over the map",
-                "reproject the source to a projected system, such as UTM",
-            )
-        ]
-    return []
+        text = "positions without a coordinate reference system"
+        yield Finding("CRS", text, "convert with crs, such as EPSG:32633")
+    elif geometry.geographic:
+        text = f"cells are measured in degrees ({geometry.crs}), so their size in metres changes over the map"
+        yield Finding("CRS", text, "reproject the source to a projected system, such as UTM")
 
 
 def check_layout(data: xr.DataArray) -> list[Finding]:
@@ -227,9 +183,8 @@ def check_layout(data: xr.DataArray) -> list[Finding]:
         return [Finding("chunks", f"a chunk is {size / 2**20:.0f} MiB, the least that any block reads", way)]
     count = math.prod(-(-cells // edge) for cells, edge in zip(data.shape, objects, strict=True))
     if count > _MANY_OBJECTS:
-        return [
-            Finding("chunks", f"the data are {count:,} objects of the store, which is slow to list and to copy", way)
-        ]
+        text = f"the data are {count:,} objects of the store, which is slow to list and to copy"
+        return [Finding("chunks", text, way)]
     return []
 
 
@@ -241,24 +196,18 @@ def overall(summary: xr.Dataset) -> dict[str, Any]:
 def _entries(summary: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
     """Every entry with data, with its name."""
     scalar = summary.drop_vars(["dead", "histogram", "edges"], errors="ignore")
+    count = scalar["count"]
     return [
-        (_name(scalar, index), part)
-        for index in np.ndindex(scalar["count"].shape)
-        if int((part := scalar.isel(dict(zip(scalar["count"].dims, index, strict=True))))["count"]) > 0
+        (_name(count.dims, index), scalar.isel(dict(zip(count.dims, index, strict=True))))
+        for index in np.argwhere(count.values > 0)
     ]
 
 
-def _quartiles(summary: xr.Dataset, facts: xr.Dataset) -> tuple[float, float]:
-    shares = list(summary["percentile"].values)
-    return float(facts["percentiles"][shares.index(25.0)]), float(facts["percentiles"][shares.index(75.0)])
-
-
 def _where(flags: xr.DataArray) -> list[str]:
-    return [_name(flags, tuple(index)) for index in np.argwhere(flags.values)]
+    return [_name(flags.dims, index) for index in np.argwhere(flags.values)]
 
 
-def _name(array: xr.Dataset | xr.DataArray, index: tuple[int, ...]) -> str:
-    dims = array["count"].dims if isinstance(array, xr.Dataset) else array.dims
+def _name(dims: Sequence[Hashable], index: Iterable[int]) -> str:
     return ", ".join(f"{dim} {at}" for dim, at in zip(dims, index, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Configurations of the data side: which volume, how it is cut, how a synthetic one is made. Imports nothing heavy."""
+"""Configurations: which volume, how it is cut, how a synthetic one is made. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,30 +14,30 @@ class DataConfig:
     Attributes
     ----------
     source
-        Path or URI of a converted volume, of another Zarr or MDIO store, or path of a view of one (`datasets.foreign`).
+        Path or URI of a converted volume or of another Zarr or MDIO store, or path of a view (`datasets.foreign`).
     space
-        Dimensions that the network convolves over, in order, for example ``[inline, crossline, depth]``. All other
-        dimensions of the data become channels.
+        Dimensions that the network convolves over, in order, for example ``[inline, crossline, depth]``. All others
+        become channels.
     read_slice
-        For each space dimension that the labels do not have, the cell at which the network's output is read
-        (paper: band 38). Default: the middle.
+        For each space dimension that the labels lack, the cell at which the output is read (paper: band 38). Default:
+        the middle.
     validity
-        Whether the no-data mask is appended as channels of its own (1 valid, 0 not).
+        Whether the no-data mask is appended as channels (1 valid, 0 not).
     keep
-        Dimensions whose entries are each normalised by themselves, for example ``[band]``. Default: the channel
-        dimensions. Everything else shares one mean and deviation.
+        Dimensions whose entries are each normalised by themselves, such as ``[band]``; all others share a mean and
+        deviation. Default: the channel dimensions.
     block
-        Size of the training blocks along `space`, in cells; none means the whole volume in one piece.
+        Cells of a training block along `space`; none means the whole volume in one piece.
     halo
-        Cells around a block, on either side along `space`, that the network sees but no loss is taken on; as wide as
-        the network's reach, a block's outermost cells are learned from all that they are predicted from. At an edge
-        of the volume the window moves inwards: it sees more of the other side instead.
+        Cells on either side of a block along `space` that the network sees but no loss is taken on; as wide as the
+        network's reach, a block's outermost cells are learned from all that they are predicted from. At an edge of the
+        volume the window moves inwards and sees more of the other side.
     labelled_share
-        Share of the samples that are blocks with training labels, each of which comes once a pass. At 1 blocks without
-        are left out: the loss is taken on labels alone, so they cost a step's time and teach nothing. Below 1 the
-        samples between them show every other block, once a pass too; none visits every block exactly once an epoch.
+        Share of the samples that are blocks with training labels, each of which comes once a pass. At 1 the others are
+        left out: the loss is taken on labels alone, so they cost time and teach nothing. Below 1 they come between,
+        once a pass too; none visits every block exactly once an epoch.
     missing
-        What a missing or broken chunk of the data is: an ``error`` that names it, or no data (``mask``).
+        What a missing or broken chunk of data is: an ``error`` that names it, or no data (``mask``).
     """
 
     source: str = ""
@@ -76,22 +76,22 @@ class SplitConfig:
     ----------
     method
         ``blocks``: square blocks of the map, dealt to the three parts so that each class is spread over them.
-        ``wells``: columns within `radius` of the volume's wells train and validate, all others test.
+        ``wells``: columns within `radius` of the wells train and validate, all others test.
         ``points``: a few labelled cells of each class train and validate, all others test.
     dims
-        Dimensions of the map that is divided. Default: the labels' dimensions without depth, time or band.
+        Dimensions of the map that is divided. Default: the labels' without depth, time or band.
     block
         Edge of a block, in cells.
     fractions
         Shares of training, validation and test blocks.
     buffer
-        Cells between two parts whose labels nobody uses; larger than the reach of interpretation errors.
+        Cells between two parts whose labels nobody uses; more than interpretation errors reach.
     wells
-        Positions along `dims`; none means those that the volume brings with it.
+        Positions along `dims`; none means those that the volume brings.
     radius
         Half-width of the labelled square around a well, in cells (paper: 40).
     validation_wells
-        How many of the wells validate (paper: 4 of 8).
+        How many wells validate (paper: 4 of 8).
     points, validation_points
         Cells of each class that train and validate (paper: 25 and 10).
     seed
@@ -123,12 +123,12 @@ class SplitConfig:
 
 @dataclass
 class SynthesisConfig:
-    """A synthetic seismic survey: layers with folds, faults and a salt body, imaged in depth, labelled around wells.
+    """A synthetic seismic survey: layers with folds, faults and salt, imaged in depth, labelled around wells.
 
     Attributes
     ----------
     out
-        Folder or URI (``s3://bucket/prefix``) of the volume (Zarr) that is written.
+        Folder or URI (``s3://bucket/prefix``) of the Zarr volume that is written.
     shape
         Cells along inline, crossline and depth.
     spacing
@@ -136,27 +136,27 @@ class SynthesisConfig:
     peak_frequency
         Peak of the Ricker wavelet's spectrum, in hertz.
     velocity
-        Metres a second that turn the wavelet's two-way time into depth; 3000 m/s and 25 Hz make a wavelength of 60 m.
+        Metres a second that turn the wavelet's two-way time into depth; at 3000 and 25 Hz a wavelength is 60 m.
     snr
-        Signal-to-noise ratio: standard deviation of the signal over that of the noise; ``.inf`` for none.
+        Standard deviation of the signal over that of the noise; ``.inf`` for none.
     layer
         Mean thickness of a layer, in metres.
     fold
-        Height of the folds, as a share of the survey's depth.
+        Height of the folds as a share of the survey's depth.
     faults
         Number of normal faults.
     throw
-        Largest throw of a fault, as a share of the survey's depth.
+        Largest throw of a fault as a share of the survey's depth.
     salt
-        Radius of the salt body, as a share of the survey's shorter horizontal side.
+        Radius of the salt as a share of the survey's shorter side.
     wells
-        Number of wells; at least half of them meet the salt, and at least one does not.
+        Number of wells; half of them, rounded up, meet the salt.
     radius
         Half-width of the labelled square around a well, in cells.
     seed
         Seed of geology, noise and wells.
     chunks
-        Cells of the pieces that are computed and stored one by one, along inline, crossline and depth.
+        Cells of the pieces that are computed and stored, along inline, crossline and depth.
     overwrite
         Whether an existing volume is replaced.
     """

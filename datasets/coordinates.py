@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import rioxarray  # noqa: F401  registers the .rio accessor
 import xarray as xr
-from pyproj import CRS
-from pyproj.exceptions import CRSError
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
+from datasets.map_grid import parse_crs
 
 LOCAL = "local"  # in the place of a coordinate system: that nobody knows it
 _USUAL_UNITS = {"twt": "ms", "depth": "m"}
@@ -23,10 +22,8 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
 
     Parameters
     ----------
-    ds
-        Dataset with named dimensions.
-    config
-        Conversion with `coordinates`, `coordinate_units`, `extent` and `crs`.
+    ds, config
+        Dataset with named dimensions, and its conversion.
     load
         From a key of the source to its array.
 
@@ -50,19 +47,15 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
         crs = crs or own
     crs = crs or ds.attrs.pop("crs", "")
     if crs and crs != LOCAL:
-        try:
-            ds = ds.rio.write_crs(CRS.from_user_input(crs).to_wkt())
-        except CRSError as error:
-            raise InputError(
-                f"crs is {crs!r}, which is no coordinate reference system; write EPSG:32633, say"
-            ) from error
+        ds = ds.rio.write_crs(parse_crs(crs, "crs").to_wkt())
     strange = [name for name in config.coordinate_units if name not in ds.coords]
     if strange:
         raise InputError(f"coordinate_units names {strange}, but the coordinates are {list(ds.coords)}; correct it")
     for name, coordinate in ds.coords.items():
         units = config.coordinate_units.get(str(name)) or coordinate.attrs.get("units") or _USUAL_UNITS.get(str(name))
         if units is None and name in ("x", "y") and "spatial_ref" in ds.coords:
-            units = _axis_units(ds)
+            units = ds.rio.crs.linear_units if ds.rio.crs.is_projected else "degree"
+            units = {"metre": "m", "meter": "m"}.get(units, units)
         if units is not None:
             coordinate.attrs["units"] = units
     return ds
@@ -121,8 +114,3 @@ def _add_extent(ds: xr.Dataset, path: Path) -> tuple[xr.Dataset, str]:
         x=("x", west + (np.arange(columns) + 0.5) * (east - west) / columns),
         y=("y", north - (np.arange(rows) + 0.5) * (north - south) / rows),
     ), crs
-
-
-def _axis_units(ds: xr.Dataset) -> str:
-    unit = ds.rio.crs.linear_units if ds.rio.crs.is_projected else "degree"
-    return {"metre": "m", "meter": "m"}.get(unit, unit)

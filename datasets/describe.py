@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from datasets.checkup import overall
+from datasets.labels import UNLABELLED
 from datasets.statistics import count_labels
-from datasets.volume import UNLABELLED
 
 _SHOWN_ATTRS = ("title", "source", "source_sha256", "licence", "created", "program")
 _FEW_ENTRIES, _WIDTH = 16, 120

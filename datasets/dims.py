@@ -1,5 +1,6 @@
 """What the names of dimensions mean: which span the map, and which list measurements of the same place."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ def entry_dims(sizes: Mapping[Any, int]) -> list[str]:
     At most 1024 entries are told apart: the longest dimensions are left out until they are no more.
     """
     dims = [] if _SEISMIC & set(sizes) else [str(dim) for dim in sizes if dim in NOT_HORIZONTAL]
-    while _product(sizes, dims) > _MOST_ENTRIES:
+    while math.prod(sizes[dim] for dim in dims) > _MOST_ENTRIES:
         dims.remove(max(dims, key=lambda dim: sizes[dim]))
     return dims
 
@@ -22,10 +23,3 @@ def entry_dims(sizes: Mapping[Any, int]) -> list[str]:
 def map_dims(sizes: Mapping[Any, int]) -> list[str]:
     """Dimensions that span the map."""
     return [str(dim) for dim in sizes if dim not in NOT_HORIZONTAL]
-
-
-def _product(sizes: Mapping[Any, int], dims: list[str]) -> int:
-    cells = 1
-    for dim in dims:
-        cells *= sizes[dim]
-    return cells

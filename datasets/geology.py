@@ -1,7 +1,7 @@
 """A layered earth with folds, normal faults and a salt diapir: impedance and rock type as functions of position.
 
-Every function takes coordinates in metres and depends on nothing else, so the earth can be looked at block by block.
-The layers are drawn once as a column along stratigraphic depth u; at a place (x, y, z) the rock is that of
+Every function takes coordinates in metres along the three axes and depends on nothing else, so the earth can be looked
+at block by block. The layers are drawn once as a column along stratigraphic depth u; at (x, y, z) the rock is that of
 
     u(x, y, z) = z + folds - fault throws + uplift beside the salt,
 
@@ -58,7 +58,7 @@ class Earth:
     config
         What it was drawn from.
     extent
-        Size of the survey along inline, crossline and depth, in metres.
+        Size of the survey along each axis, in metres.
     column
         The layers, by stratigraphic depth.
     dip
@@ -68,9 +68,9 @@ class Earth:
     faults
         The faults.
     salt_centre
-        Position of the salt's widest level, in metres.
+        Centre of the salt's widest level, in metres.
     salt_radii
-        Half-axes of the salt's upper part along inline, crossline and depth, in metres.
+        Half-axes of the salt's upper part along each axis, in metres.
     """
 
     config: SynthesisConfig
@@ -88,36 +88,33 @@ class Earth:
         An ellipsoid on a stem that widens downwards, with bumps: a diapir with an overhang.
         """
         radius = min(self.salt_radii[:2])
-        scaled = [
-            (points - centre) / half
-            for points, centre, half in zip((x, y, z), self.salt_centre, self.salt_radii, strict=True)
-        ]
+        scaled = self._from_salt(x, y, z)
         squares = [part**2 for part in scaled]
         far = np.sqrt(_outer_sum(squares)) + 1e-6
-        steep = (
-            np.sqrt(_outer_sum([s / half**2 for s, half in zip(squares, self.salt_radii, strict=True)])) + 1e-6 / radius
-        )
+        slopes = [square / half**2 for square, half in zip(squares, self.salt_radii, strict=True)]
+        steep = np.sqrt(_outer_sum(slopes)) + 1e-6 / radius
         bulb = far * (1 - far) / steep
         below = np.clip(scaled[2] * self.salt_radii[2] / (self.extent[2] - self.salt_centre[2]), 0, None)
         across = np.sqrt(squares[0][:, None] + squares[1])[..., None]
         stem = np.minimum((0.62 + 0.35 * below**2 - across) * radius, (z - self.salt_centre[2]))
-        bumps = [
-            share
-            * min(self.salt_radii)
-            * smooth_noise((self.config.seed, stream), (x, y, z), (size * radius,) * 2 + (size * radius * 0.6,))
-            for stream, share, size in ((_ROUGHNESS, 0.16, 0.7), (_FINE_ROUGHNESS, 0.05, 0.22))
-        ]
-        return _smooth_maximum(bulb, stem, 0.25 * radius) + bumps[0] + bumps[1]
+        depth = _smooth_maximum(bulb, stem, 0.25 * radius)
+        for stream, share, size in ((_ROUGHNESS, 0.16, 0.7), (_FINE_ROUGHNESS, 0.05, 0.22)):
+            lengths = (size * radius, size * radius, size * radius * 0.6)
+            depth = depth + share * min(self.salt_radii) * self._noise(stream, (x, y, z), lengths)
+        return depth
+
+    def _from_salt(self, *axes: np.ndarray) -> list[np.ndarray]:
+        """Coordinates in half-axes of the salt, from its centre."""
+        along = zip(axes, self.salt_centre, self.salt_radii, strict=True)
+        return [(points - centre) / half for points, centre, half in along]
+
+    def _noise(self, stream: int, axes: Sequence[np.ndarray], lengths: Sequence[float]) -> np.ndarray:
+        return smooth_noise((self.config.seed, stream), axes, lengths)
 
     def stratigraphic_depth(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, salt: np.ndarray) -> np.ndarray:
         """Depth u at which the rock of each point lay in the column, in metres: float64 [X, Y, Z].
 
-        Parameters
-        ----------
-        x, y, z
-            Coordinates along the three axes.
-        salt
-            `salt_depth` at the points.
+        `salt` is `salt_depth` at the points.
         """
         height = self.extent[2]
         outside = np.clip(-salt, 0, None)
@@ -137,17 +134,14 @@ class Earth:
         for amplitude, kx, ky, phase in self.waves:
             fold = fold + amplitude * np.cos(kx * x[:, None] + ky * y + phase)
         lengths = (0.2 * self.extent[0], 0.2 * self.extent[1], 1.0)
-        small = smooth_noise((self.config.seed, _UNDULATION), (x, y, np.zeros(1)), lengths)[..., 0]
+        small = self._noise(_UNDULATION, (x, y, np.zeros(1)), lengths)[..., 0]
         fold = fold + 0.12 * self.config.fold * height * small
-        return np.asarray(u + fold[..., None] * (0.4 + 0.6 * np.clip(u / height, 0, 1)))  # folds grow with depth
+        return u + fold[..., None] * (0.4 + 0.6 * np.clip(u / height, 0, 1))  # folds grow with depth
 
     def log_impedance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Natural logarithm of velocity times density, averaged over cells of depth: float64 [X, Y, Z].
 
-        Parameters
-        ----------
-        x, y, z
-            Coordinates of the cells' centres, in metres; z in steps of the survey's depth spacing.
+        z, the depths of the cells' centres, goes in steps of the survey's depth spacing.
         """
         step = self.config.spacing[2]
         edges = np.append(z - step / 2, z[-1] + step / 2)
@@ -158,7 +152,7 @@ class Earth:
         inside = (salt[..., 1:] + salt[..., :-1]) / 2
         wavelength = self.config.wavelength
         lengths = (*(max(0.6 * wavelength, spacing) for spacing in self.config.spacing[:2]), 0.25 * wavelength)
-        chaos = _CHAOS_DEVIATION * smooth_noise((self.config.seed, _CHAOS), (x, y, z), lengths)
+        chaos = _CHAOS_DEVIATION * self._noise(_CHAOS, (x, y, z), lengths)
         flow = self._debris_share(x, y, middle)
         if flow.any():
             layered += flow * (self.column.mean_trend(u) + chaos - layered)
@@ -169,45 +163,35 @@ class Earth:
     def gain(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Factor on the imaged amplitude: lateral variation, dim zones, and a shadow below the salt's overhang."""
         lengths = (0.18 * self.extent[0], 0.18 * self.extent[1], 0.3 * self.extent[2])
-        varied = np.exp(0.45 * smooth_noise((self.config.seed, _GAIN), (x, y, z), lengths))
-        across = np.sqrt(
-            ((x[:, None] - self.salt_centre[0]) / self.salt_radii[0]) ** 2
-            + ((y - self.salt_centre[1]) / self.salt_radii[1]) ** 2
-        )
-        below = (z - self.salt_centre[2]) / self.salt_radii[2]
+        varied = np.exp(0.45 * self._noise(_GAIN, (x, y, z), lengths))
+        east, north, below = self._from_salt(x, y, z)
+        across = np.sqrt(east[:, None] ** 2 + north**2)
         shadow = _smooth_step((1.15 - across) / 0.3)[..., None] * _smooth_step((below - 0.4) / 0.8)
         return np.minimum(varied, 2.5) * (1 - 0.6 * shadow)
 
     def _debris_share(self, x: np.ndarray, y: np.ndarray, u: np.ndarray) -> np.ndarray:
         """Share of debris-flow deposit, chaotic inside: patches of the map within intervals of the column."""
         share = np.zeros(u.shape)
+        lengths = (0.22 * self.extent[0], 0.22 * self.extent[1], 1.0)
+        margin = 0.5 * self.config.wavelength
         for number, (top, base) in enumerate(self.column.debris):
-            lengths = (0.22 * self.extent[0], 0.22 * self.extent[1], 1.0)
             patch = smooth_noise((self.config.seed, _DEBRIS, number), (x, y, np.zeros(1)), lengths)
             taper = _smooth_step(0.5 + 2 * (patch + 0.35))
-            margin = 0.5 * self.config.wavelength
             share += taper * np.clip((u - top) / margin, 0, 1) * np.clip((base - u) / margin, 0, 1)
         return share
 
 
 def draw_earth(config: SynthesisConfig) -> Earth:
     """Draw an earth from the configuration's seed."""
-    nx, ny, height = (n * step for n, step in zip(config.shape, config.spacing, strict=True))
+    nx, ny, height = (cells * step for cells, step in zip(config.shape, config.spacing, strict=True))
     rng = np.random.default_rng([config.seed, _STRUCTURE])
     side = min(nx, ny)
     folds = 4
     azimuths = rng.uniform(0, np.pi, folds)
     lengths = side * rng.uniform(0.6, 1.6, folds)
     heights = config.fold * height * rng.uniform(0.3, 0.8, folds)
-    waves = np.stack(
-        [
-            heights,
-            2 * np.pi * np.cos(azimuths) / lengths,
-            2 * np.pi * np.sin(azimuths) / lengths,
-            rng.uniform(0, 6.28, folds),
-        ],
-        axis=1,
-    )
+    numbers = 2 * np.pi * np.cos(azimuths) / lengths, 2 * np.pi * np.sin(azimuths) / lengths
+    waves = np.stack([heights, *numbers, rng.uniform(0, 6.28, folds)], axis=1)
     dip = rng.normal(0, 0.7 * config.fold * height, 2) / (nx, ny)
     trend = rng.uniform(0, np.pi)
     faults = []
@@ -239,15 +223,15 @@ def draw_earth(config: SynthesisConfig) -> Earth:
 
 
 def _outer_sum(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.asarray(parts[0][:, None, None] + parts[1][:, None] + parts[2])
+    return parts[0][:, None, None] + parts[1][:, None] + parts[2]
 
 
 def _smooth_step(t: np.ndarray) -> np.ndarray:
     t = np.clip(t, 0, 1)
-    return np.asarray(t * t * (3 - 2 * t))
+    return t * t * (3 - 2 * t)
 
 
 def _smooth_maximum(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
     """Maximum with a rounded corner where the two differ by less than `width`."""
     blend = np.clip(0.5 + (a - b) / (2 * width), 0, 1)
-    return np.asarray(b + blend * (a - b) + width * blend * (1 - blend))
+    return b + blend * (a - b) + width * blend * (1 - blend)

@@ -20,8 +20,7 @@ class Geometry:
     Attributes
     ----------
     cell
-        Dimension -> distance between the centres of neighbouring cells; none where nothing says so, or the steps
-        differ.
+        Dimension -> distance between the centres of neighbouring cells; none where it is unknown or not the same.
     units
         Dimension -> units of that distance.
     uneven
@@ -31,15 +30,15 @@ class Geometry:
     crooked
         Horizontal dimensions along which one position jumps by half a cell, or one in a hundred by a twentieth.
     crs
-        Name of the coordinate system; empty where there is none.
+        Name of the coordinate system, or empty.
     geographic
         Whether positions are degrees.
     placed
-        Whether the volume has positions at all.
+        Whether there are positions at all.
     """
 
-    cell: dict[str, float | None]
-    units: dict[str, str]
+    cell: dict[str, float | None] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
     uneven: dict[str, tuple[float, float]] = field(default_factory=dict)
     azimuth: dict[str, float] = field(default_factory=dict)
     crooked: list[str] = field(default_factory=list)
@@ -70,45 +69,38 @@ class Geometry:
 
 def geometry(ds: xr.Dataset) -> Geometry:
     """Read the geometry of an opened volume from its coordinates."""
-    data = ds["data"]
-    keep = entry_dims(data.sizes)
-    cell: dict[str, float | None] = {}
-    units: dict[str, str] = {}
-    uneven: dict[str, tuple[float, float]] = {}
-    azimuth: dict[str, float] = {}
-    for dim in (str(dim) for dim in data.dims if str(dim) not in keep):
+    attrs = ds["spatial_ref"].attrs if "spatial_ref" in ds.coords else {}
+    projected, globe = str(attrs.get("projected_crs_name", "")), str(attrs.get("geographic_crs_name", ""))
+    found = Geometry(
+        crs=projected or globe or str(attrs.get("crs_wkt", ""))[:60],
+        geographic=bool(globe and not projected),
+        placed={"x", "y"} <= set(ds.coords),
+    )
+    cell, units = found.cell, found.units
+    sizes = ds["data"].sizes
+    keep = entry_dims(sizes)
+    for dim in (str(dim) for dim in sizes if str(dim) not in keep):
         cell[dim], units[dim] = None, ""
-        if dim not in ds.coords:
+        if dim not in ds.coords or ds[dim].dtype.kind not in "iuf" or sizes[dim] < 2:
             continue
-        coordinate = ds.coords[dim]
-        if coordinate.dtype.kind not in "iuf" or coordinate.size < 2:
-            continue
+        coordinate = ds[dim]
         units[dim] = str(coordinate.attrs.get("units", ""))
         if "spacing" in coordinate.attrs:
             cell[dim], units[dim] = float(coordinate.attrs["spacing"]), str(coordinate.attrs["spacing_units"])
             continue
         steps = np.diff(coordinate.values.astype(np.float64))
         if np.abs(steps - steps.mean()).max() > _EVEN * abs(steps.mean()):
-            uneven[dim] = (float(np.abs(steps).min()), float(np.abs(steps).max()))
+            found.uneven[dim] = (float(np.abs(steps).min()), float(np.abs(steps).max()))
         elif dim not in ("inline", "crossline"):
             cell[dim] = float(steps.mean())
         if dim in ("x", "y") and steps.mean():
-            azimuth[dim] = {"x": 90.0, "y": 0.0}[dim] + (180.0 if steps.mean() < 0 else 0.0)
-    crooked: list[str] = []
-    flat = all(ds.coords[name].ndim == 2 for name in ("x", "y")) if {"x", "y"} <= set(ds.coords) else False
-    if flat:
+            found.azimuth[dim] = (90.0 if dim == "x" else 0.0) + (180.0 if steps.mean() < 0 else 0.0)
+    if found.placed and ds["x"].ndim == ds["y"].ndim == 2:
         for dim, (step, way, jumps) in _grid_steps(ds["x"], ds["y"]).items():
-            cell[dim], units[dim], azimuth[dim] = step, str(ds["x"].attrs.get("units", "")), way
+            cell[dim], units[dim], found.azimuth[dim] = step, str(ds["x"].attrs.get("units", "")), way
             if jumps:
-                crooked.append(dim)
-    attrs = ds["spatial_ref"].attrs if "spatial_ref" in ds.coords else {}
-    projected, globe = str(attrs.get("projected_crs_name", "")), str(attrs.get("geographic_crs_name", ""))
-    return Geometry(
-        cell, units, uneven, azimuth, crooked,
-        crs=projected or globe or str(attrs.get("crs_wkt", ""))[:60],
-        geographic=bool(globe and not projected),
-        placed={"x", "y"} <= set(ds.coords),
-    )  # fmt: skip
+                found.crooked.append(dim)
+    return found
 
 
 def _grid_steps(x: xr.DataArray, y: xr.DataArray) -> dict[str, tuple[float, float, bool]]:

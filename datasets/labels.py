@@ -13,7 +13,7 @@ _SHOWN = 20
 def encode_labels(
     values: np.ndarray, class_names: Mapping[int, str], where: str
 ) -> tuple[np.ndarray, dict[str, object]]:
-    """Turn label values into class indices, in the order of `class_names`.
+    """Turn label values into labels and attributes as `class_codes` and `label_attrs` make them.
 
     Parameters
     ----------
@@ -24,15 +24,10 @@ def encode_labels(
     where
         Where the labels are from, for the error message.
 
-    Returns
-    -------
-    labels, attributes
-        uint8 of the same shape, 255 unlabelled; class_names, class_values and unlabelled.
-
     Raises
     ------
     InputError
-        Where no names are given, or none of the named values occurs; the message lists the values that do.
+        Where no names are given, or none of the named values occurs; it lists the values that do.
     """
     present = np.unique(values[np.isfinite(values)]) if values.dtype.kind == "f" else np.unique(values)
     shown = ", ".join(f"{value:g}" for value in present[:_SHOWN]) + (", ..." if len(present) > _SHOWN else "")
@@ -46,7 +41,7 @@ def encode_labels(
 
 
 def class_codes(values: np.ndarray, class_names: Mapping[int, str]) -> np.ndarray:
-    """Turn a block of label values into uint8 class indices, in the order of `class_names`; all others unlabelled."""
+    """Turn label values into uint8 class indices, in the order of `class_names`; all others are `UNLABELLED`."""
     labels = np.full(values.shape, UNLABELLED, np.uint8)
     for index, value in enumerate(class_names):
         labels[values == value] = index
@@ -60,21 +55,3 @@ def label_attrs(class_names: Mapping[int, str]) -> dict[str, object]:
         "class_values": [int(value) for value in class_names],
         "unlabelled": UNLABELLED,
     }
-
-
-def dominant_class(shares: np.ndarray, least: float) -> np.ndarray:
-    """Take the class of the largest share, if that is at least `least`.
-
-    Parameters
-    ----------
-    shares
-        Share of each class [K, *N], such as abundances of materials.
-    least
-        Smallest share that makes a label.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 [*N]: index of the class, or -1.
-    """
-    return np.where(shares.max(axis=0) >= least, shares.argmax(axis=0), -1)

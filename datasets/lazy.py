@@ -9,19 +9,18 @@ from weakref import WeakValueDictionary
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from xarray.backends import BackendArray
-from xarray.core import indexing
 
 from datasets.errors import InputError
 from datasets.metadata import parse_layout
 from datasets.objects import Objects
 from datasets.reader import ArrayReader
+from datasets.readers.lazy import Cut, LazyArray
 
 _BY_NAME: WeakValueDictionary[str, "StoredArray"] = WeakValueDictionary()
 _OPENED = count()  # tells two openings of one volume apart: each has a reader, and a count of bytes, of its own
 
 
-class StoredArray(BackendArray):
+class StoredArray(LazyArray):
     """An array of a store as xarray's lazy indexing wants it.
 
     Parameters
@@ -29,39 +28,29 @@ class StoredArray(BackendArray):
     reader
         Reads its regions.
     masked
-        Whether cells whose chunks are missing or broken are true, and all others false, in place of the values.
+        Whether it holds, in place of the values, where chunks are missing or broken.
     lenient
-        Whether such cells are read as the fill value, because a mask made with `masked` goes with them.
+        Whether such cells hold the fill value, because a mask made with `masked` goes with them.
     """
 
     def __init__(self, reader: ArrayReader, *, masked: bool = False, lenient: bool = False) -> None:
+        super().__init__(reader.shape, np.dtype(bool) if masked else reader.dtype, self._read)
         self.reader, self.masked, self.lenient = reader, masked, lenient
-        self.shape = reader.shape
-        self.dtype = np.dtype(bool) if masked else reader.dtype
 
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
-
-    def _read(self, key: tuple[int | slice, ...]) -> np.ndarray:
-        """Read the cells that integers from 0 up and slices, with steps of any sign, name."""
+    def _read(self, cut: Cut) -> np.ndarray:
         region: list[slice] = []
         inside: list[slice | int] = []
-        for part, size in zip(key, self.shape, strict=True):
-            if isinstance(part, slice):
-                cells = range(*part.indices(size))
-                ends = sorted((cells[0], cells[-1])) if len(cells) else [0, -1]
-                region.append(slice(ends[0], ends[1] + 1))
-                inside.append(slice(None, None, cells.step))
-            else:
-                region.append(slice(int(part), int(part) + 1))
-                inside.append(0)
-        return np.asarray(self.read(tuple(region))[tuple(inside)])
-
-    def read(self, region: tuple[slice, ...]) -> np.ndarray:
-        """Read the cells of slices without steps."""
+        for part, size in zip(cut, self.shape, strict=True):
+            cells = range(size)[part] if isinstance(part, slice) else range(part, part + 1)
+            region.append(slice(cells[0], cells[-1] + 1) if cells else slice(0))
+            inside.append(slice(None, None, cells.step) if isinstance(part, slice) else 0)
         if self.masked:
-            return self.reader.read_masked(region)[1]
-        return self.reader.read_masked(region)[0] if self.lenient else self.reader.read(region)
+            values = self.reader.read_masked(tuple(region))[1]
+        elif self.lenient:
+            values = self.reader.read_masked(tuple(region))[0]
+        else:
+            values = self.reader.read(tuple(region))
+        return np.asarray(values[tuple(inside)])
 
 
 def open_lazily(
@@ -71,17 +60,14 @@ def open_lazily(
 
     Parameters
     ----------
-    objects
-        The store.
-    group
-        Its parsed ``zarr.json``.
+    objects, group
+        The store, and its parsed ``zarr.json``.
     version
         Version of that file, by which Dask tells an older store of the same address apart.
     sparse
-        Whether chunks that are not stored hold the fill value; otherwise they are missing.
+        As `ArrayReader` takes it.
     lenient
-        Variables whose missing and broken chunks are read as the fill value; each gets a neighbour ``NAME_gone`` that
-        is true there.
+        Variables that become lenient `StoredArray`s; each gets a masked neighbour ``NAME_gone``.
 
     Returns
     -------
@@ -103,12 +89,14 @@ def open_lazily(
         if len(layout.dims) != len(layout.shape):
             raise InputError(f"the dimensions of {objects.name(name)} have no names; convert its source again")
         reader = ArrayReader(objects, name, layout, sparse=sparse)
-        sources[name] = StoredArray(reader, lenient=name in lenient)
-        encoding = {"chunks": layout.chunk, "shards": layout.shard if layout.sharded else None}
-        variables[name] = xr.Variable(layout.dims, _lazy(sources[name]), dict(layout.attrs), encoding)
+        opened_as = {name: StoredArray(reader, lenient=name in lenient)}
         if name in lenient:
-            sources[f"{name}_gone"] = StoredArray(reader, masked=True)
-            variables[f"{name}_gone"] = xr.Variable(layout.dims, _lazy(sources[f"{name}_gone"]), None, encoding)
+            opened_as[f"{name}_gone"] = StoredArray(reader, masked=True)
+        for key, source in opened_as.items():
+            variables[key] = source.variable(list(layout.dims))
+            variables[key].encoding = {"chunks": layout.chunk, "shards": layout.shard if layout.sharded else None}
+        variables[name].attrs = dict(layout.attrs)
+        sources |= opened_as
     raw = xr.Dataset(variables, attrs=dict(group.get("attributes") or {}))
     ds = xr.decode_cf(raw, mask_and_scale=False, decode_coords="all", decode_timedelta=False)
     stamp = tokenize(objects.uri, version, sorted(lenient), json.dumps(group, sort_keys=True))
@@ -118,26 +106,17 @@ def open_lazily(
         if name in ds.xindexes:
             continue
         dask_name = f"{name}-{stamp}-{opened}"
-        pieces = dict(zip(ds[name].dims, source.reader.layout.shard, strict=True))
-        chunked[name] = ds.variables[name].chunk(pieces, name=dask_name, inline_array=True)
-        if ds[name].dtype.kind in "biuf":  # not so for dates, which are decoded from numbers
+        variable = ds.variables[name]
+        pieces = dict(zip(variable.dims, source.reader.layout.shard, strict=True))
+        chunked[name] = variable.chunk(pieces, name=dask_name, inline_array=True)
+        if variable.dtype.kind in "biuf":  # not so for dates, which are decoded from numbers
             _BY_NAME[dask_name] = source
-    return ds.assign({name: var for name, var in chunked.items() if name not in ds.coords}).assign_coords(
-        {name: var for name, var in chunked.items() if name in ds.coords}
-    )
+    return ds.assign(chunked)
 
 
 def stored_array(array: xr.DataArray) -> StoredArray | None:
     """Find what lies behind a variable of `open_lazily`, so that a block is read without Dask's detour.
 
-    Parameters
-    ----------
-    array
-        The variable just as it was opened; nothing is found for one that was cut or computed with, for one in memory,
-        or in another process.
+    Nothing is found for a variable that was cut or computed with, for one in memory, or in another process.
     """
     return _BY_NAME.get(str(getattr(array.variable.data, "name", ""))) if array.chunks is not None else None
-
-
-def _lazy(source: StoredArray) -> indexing.LazilyIndexedArray:
-    return indexing.LazilyIndexedArray(source)

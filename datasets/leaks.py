@@ -1,8 +1,8 @@
 """How far apart the parts of a split lie: proof that no label leaks from one into another, or the cells where one does.
 
-A split is made by dilating masks (`datasets.parts`). Here its outcome is measured by other means, distance transforms,
-on the very codes that training and scoring read their labels by. Where a cell of the map stands for a column of the
-volume, no two labels of two parts are nearer to each other than their columns.
+`datasets.parts` makes a split by dilating masks. Its outcome is measured by other means, distance transforms, on the
+very codes by which training and scoring read their labels. Where a cell of the map stands for a column of the volume,
+no two labels of two parts are nearer to each other than their columns.
 
 M cells along the dimensions of the map.
 """
@@ -33,14 +33,14 @@ class Gap:
     counts
         Cells of each on the map.
     distance
-        Smallest distance of a cell of one to a cell of the other, in cells (Chebyshev: the larger of the distances
-        along the axes); there is one cell less between the two.
+        Smallest Chebyshev distance between cells of the two (the larger of those along the axes), in cells; one cell
+        less lies between them.
     nearest
         Two such cells, one of each part; of several pairs one on a line along an axis, near the map's middle.
     euclidean
         Smallest straight distance between the centres of two cells, in cells.
     metres
-        The same in metres; none where the map has no coordinates in metres along all its dimensions.
+        The same in metres; none where the map's steps are not known in metres along all dimensions.
     along
         Dimension -> smallest distance of two cells on one line along it; none where no line meets both parts.
     histogram
@@ -48,7 +48,7 @@ class Gap:
     violations
         Cells of the second part within the buffer of the first.
     first_violation
-        The first of them, and the nearest cell of the first part; none where there is none.
+        The nearest cell of the first part, and the first of these; none without violations.
     """
 
     parts: tuple[str, str]
@@ -69,23 +69,25 @@ class LeakReport:
 
     Attributes
     ----------
-    dims
-        Dimensions of the map.
+    split
+        Part codes over the map.
     buffer
-        Cells of two parts must be farther apart than this (Chebyshev), in cells.
+        Cells of two parts must be farther apart than this (Chebyshev).
     spacing
-        Metres from cell to cell along each dimension; none where that is not known.
+        Metres from cell to cell along each dimension, where known.
     gaps
         One for each two parts that have cells.
-    coordinates
-        Dimension -> coordinate of each cell, as text; empty where the map has none.
     """
 
-    dims: tuple[str, ...]
+    split: xr.DataArray
     buffer: int
     spacing: tuple[float | None, ...]
     gaps: tuple[Gap, ...]
-    coordinates: dict[str, list[str]]
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dimensions of the map."""
+        return tuple(str(dim) for dim in self.split.dims)
 
     @property
     def violations(self) -> int:
@@ -95,16 +97,16 @@ class LeakReport:
     @property
     def focus(self) -> Gap | None:
         """The gap that says most: between training and test, unless only others leak; none where no two parts are."""
-        leaking = [gap for gap in self.gaps if gap.violations]
-        first = [gap for gap in leaking or self.gaps if set(gap.parts) == {"train", "test"}]
-        return next(iter(first or leaking or self.gaps), None)
+        shown = [gap for gap in self.gaps if gap.violations] or self.gaps
+        first = [gap for gap in shown if set(gap.parts) == {"train", "test"}]
+        return next(iter(first or shown), None)
 
     def place(self, cell: Cell) -> str:
         """Name a cell by its number and, where the map has coordinates, by these."""
         words = []
         for dim, number in zip(self.dims, cell, strict=True):
-            known = self.coordinates.get(dim)
-            words.append(f"{dim} {number}" + (f" ({known[number]})" if known else ""))
+            known = f" ({_text(self.split[dim], number)})" if dim in self.split.coords else ""
+            words.append(f"{dim} {number}{known}")
         return ", ".join(words)
 
     def statement(self) -> str:
@@ -152,31 +154,26 @@ def measure_leaks(split: xr.DataArray, buffer: int) -> LeakReport:
     Parameters
     ----------
     split
-        Part codes over the map, as `datasets.split.make_split` returns them and a run keeps them.
+        Part codes over the map, as a run keeps them.
     buffer
-        Cells of two parts must be farther apart than this, in cells.
+        Cells of two parts must be farther apart than this.
     """
-    dims = tuple(str(dim) for dim in split.dims)
-    spacing = tuple(_spacing(split, dim) for dim in dims)
+    spacing = tuple(_spacing(split, str(dim)) for dim in split.dims)
     present = [code for code in (TRAIN, VALIDATION, TEST) if (split.values == code).any()]
-    gaps = tuple(_measure(split.values, pair, dims, buffer, spacing) for pair in combinations(present, 2))
-    coordinates = {dim: _texts(split[dim]) for dim in dims if dim in split.coords}
-    return LeakReport(dims, buffer, spacing, gaps, coordinates)
+    gaps = tuple(_measure(split, pair, buffer, spacing) for pair in combinations(present, 2))
+    return LeakReport(split, buffer, spacing, gaps)
 
 
 def chebyshev(parts_M: np.ndarray, code: int) -> np.ndarray:
-    """Return the distance of every cell to the nearest cell of a part, in cells: int32 [*M]."""
-    return np.asarray(distance_transform_cdt(parts_M != code, metric="chessboard"))
+    """Return the Chebyshev distance of every cell to the nearest cell of a part, in cells: int32 [*M]."""
+    return distance_transform_cdt(parts_M != code, metric="chessboard")
 
 
-def _measure(
-    parts_M: np.ndarray, codes: tuple[int, int], dims: Sequence[str], buffer: int, spacing: Sequence[float | None]
-) -> Gap:
-    from_M, to_M = parts_M == codes[0], parts_M == codes[1]
+def _measure(split: xr.DataArray, codes: tuple[int, int], buffer: int, spacing: Sequence[float | None]) -> Gap:
+    from_M, to_M = split.values == codes[0], split.values == codes[1]
     distance_M, origin_DM = distance_transform_cdt(~from_M, metric="chessboard", return_indices=True)
     cells_TD = np.argwhere(to_M)  # in the order of the map, so that the first violation is the first on the map
     distance_T = distance_M[to_M]
-
     straight_M, straight_origin_DM = distance_transform_edt(~from_M, return_indices=True)
     straight_T = straight_M[to_M]
 
@@ -186,14 +183,14 @@ def _measure(
         return tuple(origins_DM[(slice(None), *cell)].tolist()), cell
 
     inside_T = distance_T <= buffer
-    off_centre_T = np.abs(cells_TD - np.array(parts_M.shape) / 2).max(axis=1)
+    off_centre_T = np.abs(cells_TD - np.array(split.shape) / 2).max(axis=1)
     best = int(np.lexsort((off_centre_T, straight_T, distance_T))[0])
     known = [step for step in spacing if step is not None]
     metres = None
     if len(known) == len(spacing):
         square = len(set(known)) == 1  # which saves a transform
-        metres_M = straight_M * known[0] if square else distance_transform_edt(~from_M, sampling=known)
-        metres = float(metres_M[to_M].min())
+        metres_T = straight_T * known[0] if square else distance_transform_edt(~from_M, sampling=known)[to_M]
+        metres = float(metres_T.min())
     return Gap(
         parts=(PART_NAMES[codes[0]], PART_NAMES[codes[1]]),
         counts=(int(from_M.sum()), len(cells_TD)),
@@ -201,7 +198,7 @@ def _measure(
         nearest=pair(best),
         euclidean=float(straight_T.min()),
         metres=metres,
-        along={dim: _along(from_M, to_M, axis) for axis, dim in enumerate(dims)},
+        along={str(dim): _along(from_M, to_M, axis) for axis, dim in enumerate(split.dims)},
         histogram=np.bincount(distance_T).tolist(),
         violations=int(inside_T.sum()),
         first_violation=pair(int(inside_T.argmax())) if inside_T.any() else None,
@@ -240,9 +237,9 @@ def _cells(count: int) -> str:
     return f"{count} cell" if count == 1 else f"{count} cells"
 
 
-def _texts(coordinate: xr.DataArray) -> list[str]:
-    unit = str(coordinate.attrs.get("units", ""))
-    shown = "" if unit in ("", "1") else f" {unit}"
+def _text(coordinate: xr.DataArray, number: int) -> str:
+    value = coordinate.values[number]
     if coordinate.dtype.kind not in "iuf":
-        return [str(value) for value in coordinate.values]
-    return [f"{value:.10g}{shown}" for value in coordinate.values.tolist()]
+        return str(value)
+    unit = str(coordinate.attrs.get("units", ""))
+    return f"{value.item():.10g}" if unit in ("", "1") else f"{value.item():.10g} {unit}"

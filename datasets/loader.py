@@ -1,4 +1,4 @@
-"""Samples of a step, read ahead of the network: the blocks and views that a rank's share of the plan names.
+"""Samples of a step, read ahead of the network: the blocks and views of a rank's share of the plan.
 
 C channels, N the cells that the network sees along the space dimensions, L its label cells.
 """
@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -25,28 +26,22 @@ Pair = tuple[np.ndarray, np.ndarray]
 def plan_samples(
     volume: Volume, split: xr.DataArray, data: DataConfig, *, factor: int, batch: int, seed: int, workers: int = 0
 ) -> tuple[list[Window], Order]:
-    """Find the blocks of a run and the order in which it visits them.
-
-    Parameters
-    ----------
-    volume, split, data, factor, batch, seed, workers
-        As `Loader` takes them.
+    """Find the blocks of a run and the order in which it visits them, from what `Loader` takes.
 
     Returns
     -------
     windows, order
-        The blocks that are visited, those with training labels first, and their order.
+        The blocks that are visited, those with training labels first, and the order of the run's samples.
 
     Raises
     ------
     InputError
-        Where no block holds a training label, some steps would see none, or the blocks do not sit on the output's grid.
+        Where no block or not every step would hold a training label, or blocks do not sit on the output's grid.
     """
 
     def has_labels(window: Window) -> bool:
-        return volume.meets(split, "train", window.block) and bool(
-            (volume.read_labels(split, "train", window.block) != IGNORE).any()
-        )
+        inside = volume.meets(split, "train", window.block)
+        return inside and bool((volume.read_labels(split, "train", window.block) != IGNORE).any())
 
     windows = plan_windows(volume.shape, data.block, data.halo, factor)
     found = list(read_ahead(windows, has_labels, workers=workers, ahead=2 * max(workers, 1)))
@@ -63,20 +58,18 @@ class Loader:
 
     Parameters
     ----------
-    volume
-        The volume.
-    split
-        Its split; only training labels are ever read.
+    volume, split
+        The volume and its split; only training labels are ever read.
     data
         Blocks, halo, and the share of samples with labels.
     factor
-        The network's output grid, and so the labels, is coarser by this.
+        How much coarser the network's output grid, and so the labels, is.
     batch
         Samples a step over all ranks.
     seed
         Seed of order and views.
     augment_until
-        Step from which samples are no longer flipped and swapped; None means never, 0 always plain.
+        Step from which samples are no longer flipped and swapped; None means never.
     workers
         Threads that read ahead; 0 reads each sample when it is asked for.
     prefetch_bytes
@@ -86,15 +79,13 @@ class Loader:
 
     Attributes
     ----------
-    windows
-        The blocks that are visited, those with labels first.
-    order
-        The order of the run's samples.
+    windows, order
+        See `plan_samples`.
     waited
         Seconds that the caller has waited for samples.
     samples_read, bytes_read
-        Samples that the caller was given, and the bytes of data and labels read for them, as the network takes them;
-        a volume that is one block is kept, and no more is read.
+        Samples that the caller was given, and the bytes of data and labels read for them, as the network takes them; a
+        volume that is one block is read once.
 
     Raises
     ------
@@ -118,29 +109,31 @@ class Loader:
         world: int = 1,
     ) -> None:
         self.volume, self.split, self.factor = volume, split, factor
-        self.batch, self.augment_until = batch, augment_until
         self.workers, self.prefetch_bytes = workers, prefetch_bytes
-        self.rank, self.world = rank, world
         self.waited, self.samples_read, self.bytes_read = 0.0, 0, 0
         self.windows, self.order = plan_samples(
             volume, split, data, factor=factor, batch=batch, seed=seed, workers=workers
         )
-        self._axes = [axis for axis in volume.horizontal if volume.space[axis] in volume.label_dims]
-        self._views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
-        self._whole: Pair | None = self._read(self.windows[0]) if len(self.windows) == 1 else None
+        self._label_axes = [volume.space.index(dim) for dim in volume.label_dims]
+        self._axes = [axis for axis in volume.horizontal if axis in self._label_axes]
+        views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
+        self._plan = partial(
+            plan_steps, self.order, batch=batch, views=views, plain_from=augment_until, rank=rank, world=world
+        )
+        self._share = len(range(rank, batch, world))
+        self._whole = self._read(self.windows[0]) if len(self.windows) == 1 else None
 
     @property
     def sample_bytes(self) -> int:
         """Bytes of one sample; all have one size."""
         sizes = self.windows[0].sizes
-        cells = [-(-sizes[self.volume.space.index(dim)] // self.factor) for dim in self.volume.label_dims]
+        cells = [-(-sizes[axis] // self.factor) for axis in self._label_axes]
         return 4 * self.volume.n_channels * math.prod(sizes) + LABEL.itemsize * math.prod(cells)
 
     def _read(self, window: Window) -> Pair:
         """Read a window's data [C, *N] and its labels on the volume's own grid, none of them in the halo."""
-        axes = [self.volume.space.index(dim) for dim in self.volume.label_dims]
-        labels = np.full([window.sizes[axis] for axis in axes], IGNORE, LABEL)
-        core = tuple(window.core[axis] for axis in axes)
+        labels = np.full([window.sizes[axis] for axis in self._label_axes], IGNORE, LABEL)
+        core = tuple(window.core[axis] for axis in self._label_axes)
         labels[core] = self.volume.read_labels(self.split, "train", window.block)
         return self.volume.read(window.seen), labels
 
@@ -148,23 +141,14 @@ class Loader:
         raw, labels = self._whole or self._read(self.windows[sample.block])
         if sample.view:
             raw = apply_view(raw, sample.view, [1 + axis for axis in self._axes])
-            label_axes = [self.volume.label_dims.index(self.volume.space[axis]) for axis in self._axes]
-            labels = apply_view(labels, sample.view, label_axes)
+            labels = apply_view(labels, sample.view, [self._label_axes.index(axis) for axis in self._axes])
         if self.factor > 1:  # after the view, which moves the incomplete cell at the end of an axis to its start
             labels = coarsen_labels(labels, self.factor, len(self.volume.classes))
         return np.ascontiguousarray(raw), np.ascontiguousarray(labels)
 
     def plan(self, start: int, stop: int) -> Iterator[Sample]:
         """Yield this rank's samples of the steps `start` to `stop`."""
-        return plan_steps(
-            self.order,
-            range(start, stop),
-            batch=self.batch,
-            views=self._views,
-            plain_from=self.augment_until,
-            rank=self.rank,
-            world=self.world,
-        )
+        return self._plan(range(start, stop))
 
     def samples(self, step: int) -> list[Pair]:
         """Read this rank's samples of one step: data float32 [C, *N] with NaN for no data, labels int16 [*L]."""
@@ -172,12 +156,11 @@ class Loader:
 
     def steps(self, start: int, stop: int) -> Generator[list[Pair], None, None]:
         """Yield the samples of the steps `start` to `stop`, read ahead; close it to end the threads early."""
-        share = len(range(self.rank, self.batch, self.world))
         ahead = max(1, self.prefetch_bytes // self.sample_bytes)
         with closing(read_ahead(self.plan(start, stop), self._sample, workers=self.workers, ahead=ahead)) as stream:
             for _ in range(start, stop):
                 asked = time.perf_counter()
-                current = list(islice(stream, share))
+                current = list(islice(stream, self._share))
                 self.waited += time.perf_counter() - asked
                 self.samples_read += len(current)
                 self.bytes_read += 0 if self._whole else len(current) * self.sample_bytes

@@ -1,5 +1,8 @@
 """Where a source holds no data: NaN, a value, missing pieces, dead traces, and what a mask of its own says."""
 
+from functools import reduce
+from operator import and_
+
 import dask
 import numpy as np
 import xarray as xr
@@ -17,17 +20,15 @@ _MOST_READERS = 4
 def add_mask(ds: xr.Dataset, config: ConvertConfig, kind: str) -> xr.Dataset:
     """Hand the data to Dask and combine all that says "no data" into ``valid``, cell by cell.
 
-    What is known only of whole traces or slices takes a first pass over the source, and is kept in memory: the mask of
-    a piece then needs nothing but the piece.
+    What is known of whole traces or slices only takes a first pass over the source, and is kept in memory: then the
+    mask of a piece needs nothing but the piece.
 
     Parameters
     ----------
     ds
         ``data``, lazy or in memory, and ``valid`` where the source says something.
-    config
-        Conversion with `nodata`, `constant_pieces`, `chunks` and `block`.
-    kind
-        Format of the source.
+    config, kind
+        Conversion, and format of its source.
 
     Returns
     -------
@@ -56,10 +57,7 @@ def add_mask(ds: xr.Dataset, config: ConvertConfig, kind: str) -> xr.Dataset:
         masks.append(traces)
     if not masks:
         return ds
-    valid = masks[0]
-    for mask in masks[1:]:
-        valid = valid & mask
-    full = valid.broadcast_like(data).transpose(*data.dims).reset_coords(drop=True)
+    full = reduce(and_, masks).broadcast_like(data).transpose(*data.dims).reset_coords(drop=True)
     return ds.assign(valid=full.variable)
 
 
@@ -76,10 +74,7 @@ def _chunk(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
 
 
 def _live_traces(data: xr.DataArray, config: ConvertConfig) -> xr.DataArray:
-    """Find the traces that are not zero throughout, which processing systems write for dead ones without a flag.
-
-    The source is read in whole traces, in its own order.
-    """
+    """Find the traces that are not zero throughout, as dead ones without a flag are; whole traces are read in order."""
     first, second = (dim for dim in data.dims if dim != config.vertical)
     trace = max(1, data.sizes[config.vertical] * data.dtype.itemsize)
     within = min(data.sizes[second], max(1, _TRACE_BYTES // trace))
@@ -90,10 +85,10 @@ def _live_traces(data: xr.DataArray, config: ConvertConfig) -> xr.DataArray:
 
         def live(block: np.ndarray) -> np.ndarray:
             progress.add(block.nbytes)
-            return np.asarray((block != 0).any(axis=axis))
+            return (block != 0).any(axis=axis)
 
         mask = lines.data.map_blocks(live, drop_axis=axis, dtype=bool, meta=np.empty((0,) * (data.ndim - 1), bool))
-        return _compute(xr.DataArray(mask, dims=[dim for dim in data.dims if dim != config.vertical]))
+        return _compute(xr.DataArray(mask, dims=[first, second]))
 
 
 def _compute(mask: xr.DataArray) -> xr.DataArray:

@@ -1,8 +1,7 @@
 """Which block and which view every sample of a run shows: pure planning on counts and seeds, no input or output.
 
-Samples are numbered over all workers and the whole run, so the number of samples taken is the only state: of the
-samples of a step worker r of w takes every w-th from r on, and a run goes on at the exact block, in mid-epoch and on
-another number of workers.
+Samples are numbered over all workers and the whole run, so the number of samples taken is the only state: a run goes
+on at the exact block, in mid-epoch and on another number of workers.
 """
 
 from collections.abc import Iterator
@@ -19,15 +18,7 @@ _LABELLED, _VIEWS, _UNLABELLED = 0, 1, 2  # streams of random numbers that do no
 
 
 class Sample(NamedTuple):
-    """One sample.
-
-    Attributes
-    ----------
-    block
-        Number of the block; those with labels come first.
-    view
-        Number of the view, as `datasets.blocks.apply_view` takes it.
-    """
+    """Number of a block, those with labels first, and of a view, as `datasets.blocks.apply_view` takes it."""
 
     block: int
     view: int
@@ -37,9 +28,9 @@ class Sample(NamedTuple):
 class Order:
     """The endless sequence of samples.
 
-    Blocks with labels and blocks without are two streams. Each stream goes through its blocks in passes: every block
-    once a pass, in a fresh order. The two are interleaved as evenly as whole numbers allow, so that any n samples in
-    sequence hold ``n * share`` blocks with labels, rounded down or up, and no two steps differ by more than one.
+    Blocks with labels and blocks without are two streams, each of which shows every block once a pass, in a fresh
+    order. They are interleaved as evenly as whole numbers allow: any n samples in sequence hold ``n * share`` blocks
+    with labels, rounded down or up, and no two steps differ by more than one.
 
     Attributes
     ----------
@@ -47,7 +38,7 @@ class Order:
         Number of blocks with and without labels, at least one of the former.
     share
         Share of the samples that have labels, above 0. At ``labelled / (labelled + unlabelled)`` both streams end
-        their passes together: an epoch that visits every block exactly once. At 1 only blocks with labels are visited.
+        their passes together: an epoch that visits every block exactly once.
     seed
         Seed of orders and views, 0 or more.
     """
@@ -59,22 +50,13 @@ class Order:
 
     @classmethod
     def of(cls, labelled: int, unlabelled: int, *, share: float | None, batch: int, seed: int) -> "Order":
-        """Make the order of a run.
-
-        Parameters
-        ----------
-        labelled, unlabelled, seed
-            As the attributes.
-        share
-            ``data.labelled_share``; none takes every block once an epoch.
-        batch
-            Samples a step over all workers.
+        """Make the order of a run from ``data.labelled_share``; none takes every block once an epoch.
 
         Raises
         ------
         InputError
-            Where some steps would be without any label: they would cost time and move the weights by nothing but
-            momentum and decay.
+            Where some steps of `batch` samples over all workers would have no label: they would move the weights by
+            momentum and decay alone.
         """
         natural = Fraction(labelled, labelled + unlabelled)
         exact = natural if share is None or not unlabelled else Fraction(str(share))
@@ -87,21 +69,6 @@ class Order:
             )
         return cls(labelled, unlabelled, exact, seed)
 
-    def take(self, first: int, count: int, *, views: int) -> list[Sample]:
-        """Return the samples ``first`` to ``first + count``.
-
-        Parameters
-        ----------
-        first
-            Samples taken before, over all workers.
-        count
-            Samples wanted.
-        views
-            Number of views of a block. A block's views come in a seeded order too: in ``views`` visits it is seen
-            once under each. With one view it is always 0.
-        """
-        return [self._sample(number, views) for number in range(first, first + count)]
-
     def epochs(self, samples: int) -> float:
         """Count the passes over the blocks with labels that the first `samples` samples make."""
         return self._with_labels(samples) / self.labelled
@@ -110,7 +77,8 @@ class Order:
         """Count the blocks with labels among the first `samples` samples."""
         return samples * self.share.numerator // self.share.denominator
 
-    def _sample(self, number: int, views: int) -> Sample:
+    def sample(self, number: int, *, views: int) -> Sample:
+        """Return the sample of a number, from 0 up; in ``views`` visits a block is seen once under each view."""
         before = self._with_labels(number)
         if self._with_labels(number + 1) > before:
             visit, place = divmod(before, self.labelled)
@@ -118,12 +86,8 @@ class Order:
         else:
             visit, place = divmod(number - before, self.unlabelled)
             block = self.labelled + int(_permutation(self.seed, _UNLABELLED, visit, self.unlabelled)[place])
-        return Sample(block, self._view(block, visit, views))
-
-    def _view(self, block: int, visit: int, views: int) -> int:
-        """View of a block on a visit: a seeded permutation of the views, drawn anew every ``views`` visits."""
-        cycle, place = divmod(visit, views)
-        return int(np.random.default_rng([self.seed, _VIEWS, cycle, block]).permutation(views)[place])
+        cycle, turn = divmod(visit, views)
+        return Sample(block, int(np.random.default_rng([self.seed, _VIEWS, cycle, block]).permutation(views)[turn]))
 
 
 @lru_cache(maxsize=8)
@@ -135,23 +99,12 @@ def _permutation(seed: int, stream: int, visit: int, blocks: int) -> np.ndarray:
 def plan_steps(
     order: Order, steps: range, *, batch: int, views: int, plain_from: int | None, rank: int, world: int
 ) -> Iterator[Sample]:
-    """Yield the samples that one worker reads, step by step.
+    """Yield the samples that one worker reads, step by step: of each step's `batch` every `world`-th from `rank` on.
 
-    Parameters
-    ----------
-    order
-        Order of the samples.
-    steps
-        The steps; a run that resumes at step s has taken ``s * batch`` samples.
-    batch
-        Samples a step over all workers.
-    views
-        Number of views of a block.
-    plain_from
-        Step from which samples are shown in view 0 only; none means never.
-    rank, world
-        This worker and the number of workers.
+    A run that resumes at step s has taken ``s * batch`` samples. A block's `views` come in a seeded order; from step
+    `plain_from` on, if any, only view 0 is shown.
     """
     for step in steps:
         shown = views if plain_from is None or step < plain_from else 1
-        yield from order.take(step * batch, batch, views=shown)[rank::world]
+        for number in range(step * batch, (step + 1) * batch)[rank::world]:
+            yield order.sample(number, views=shown)

@@ -1,4 +1,4 @@
-"""Read ahead in threads: values come in the order of their keys, whoever reads them and however long it takes."""
+"""Read ahead in threads: values come in the order of their keys, however long each takes."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -15,33 +15,33 @@ def read_ahead(
 ) -> Generator[Value, None, None]:
     """Yield ``read(key)`` of every key, in order.
 
-    Threads, not processes: decompression and network releases the interpreter's lock, and a fork of a process that has
-    used Dask's or Zarr's threads may hang. Closing the iterator (or an exception, Ctrl-C included) cancels what has not
-    begun, waits for what has, and ends the threads; use `contextlib.closing`.
+    Threads, not processes: decompression and network release the interpreter's lock, and a fork of a process that has
+    used Dask's or Zarr's threads may hang. Closing the iterator, or an exception, cancels what has not begun, waits for
+    what has, and ends the threads; use `contextlib.closing`.
 
     Parameters
     ----------
     keys
         What to read, taken only as far as is read ahead; may be endless.
     read
-        Reads one. What it raises is raised here when its turn comes, after everything before it was yielded.
+        Reads one. What it raises is raised here when its turn comes.
     workers
         Threads; 0 reads in the caller's thread when a value is asked for, nothing ahead.
     ahead
-        Values, 1 or more, that at most are read or being read and have not been yielded.
+        Values, 1 or more, that are read or being read and not yielded, at most.
     """
     if workers == 0:
         yield from map(read, keys)
         return
     left = iter(keys)
-    with_threads = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="loader")
     try:
-        waiting: deque[Future[Value]] = deque(with_threads.submit(read, key) for key in islice(left, ahead))
+        waiting: deque[Future[Value]] = deque(threads.submit(read, key) for key in islice(left, ahead))
         while waiting:
             waiting[0].result()
             head = waiting.popleft()
-            waiting.extend(with_threads.submit(read, key) for key in islice(left, 1))
+            waiting.extend(threads.submit(read, key) for key in islice(left, 1))
             yield head.result()
             del head  # the caller alone decides how long a value lives
     finally:
-        with_threads.shutdown(wait=True, cancel_futures=True)
+        threads.shutdown(wait=True, cancel_futures=True)

@@ -1,8 +1,8 @@
 """Random fields that are functions of position: any block can be computed by itself, and always comes out alike.
 
-Independent standard normal numbers sit on the points of an infinite lattice. They are drawn in fixed tiles, each from
-a counter-based generator (Philox) keyed by the seed and the tile's place, so that no number depends on which block is
-asked for. Letters: X, Y, Z points along the three axes.
+Independent standard normal numbers sit on an infinite lattice. They are drawn in fixed tiles, each from a counter-based
+generator (Philox) keyed by the seed and the tile's place, so that none depends on which block is asked for. Letters:
+X, Y, Z points along the three axes.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,9 @@ _SPLINE_VARIANCE = 151 / 315  # mean over a cell of the sum of the squared cubic
 
 
 def white_noise(key: Sequence[int], start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
-    """Draw independent standard normal numbers on a block of the lattice.
+    """Draw independent standard normal numbers on the lattice from `start` up to `stop`: float32 [X, Y, Z].
 
-    Parameters
-    ----------
-    key
-        Seed and stream: fields with different keys are independent.
-    start, stop
-        First lattice point, and first one past the end, along each of the three axes; may be negative.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [X, Y, Z].
+    Fields with different keys, of a seed and a stream, are independent. Lattice points may be negative.
     """
     block = np.empty([b - a for a, b in zip(start, stop, strict=True)], np.float32)
     tiles = [range(a // _TILE, (b - 1) // _TILE + 1) for a, b in zip(start, stop, strict=True)]
@@ -53,24 +43,10 @@ def _draw_tile(key: tuple[int, ...], place: tuple[int, ...]) -> np.ndarray:
 
 
 def smooth_noise(key: Sequence[int], axes: Sequence[np.ndarray], lengths: Sequence[float]) -> np.ndarray:
-    """Evaluate smooth noise of mean 0 and a standard deviation of about 1 on a grid.
+    """Evaluate smooth noise of mean 0 and a standard deviation of about 1 on a grid: float32 [X, Y, Z].
 
-    Cubic B-splines through white noise on a lattice of the given spacings: two continuous derivatives, and nothing
-    much shorter than two lattice cells.
-
-    Parameters
-    ----------
-    key
-        Seed and stream.
-    axes
-        Coordinates of the grid along its three axes, each ascending, in any unit.
-    lengths
-        Lattice spacing along each axis, in the same units.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [X, Y, Z].
+    Cubic B-splines through white noise on a lattice of spacing `lengths`: two continuous derivatives, and nothing much
+    shorter than two lattice cells. `axes` are the grid's coordinates, ascending, in the units of `lengths`.
     """
     starts, stops, cells, fractions = [], [], [], []
     for points, length in zip(axes, lengths, strict=True):

@@ -1,6 +1,6 @@
 """Read regions of one Zarr v3 array: few coalesced requests, all shards at once, every byte accounted for.
 
-A missing or broken chunk is never read as zeros: it is an error that names the chunk, or a mask where one is asked for.
+A missing or broken chunk is never read as zeros: it is an error that names it, or marked in a mask.
 """
 
 import math
@@ -17,7 +17,7 @@ from datasets.errors import InputError
 from datasets.metadata import ArrayLayout
 from datasets.objects import Ask, Got, MissingObjectError, Objects
 from datasets.shard_index import IndexCache, ShardIndex
-from datasets.shards import Cells, Piece, ShardPlan, chunks_within, coalesce, plan_region
+from datasets.shards import Cells, Piece, ShardPlan, Span, chunks_within, coalesce, plan_region
 
 Stored = tuple[Piece, int, int]  # and the bytes of its chunk within the shard: the first, and the one after the last
 Failure = tuple[Piece, CorruptChunkError]
@@ -25,7 +25,7 @@ Job = Callable[[], list[Failure]]
 _GAP = 512 * 2**10  # bytes that a connection carries in the time of a request or less
 _SLACK = 0.2  # of the bytes wanted may be fetched in vain to save requests: amplification stays below 1.3
 _MOST = 4 * 2**20  # bytes of a request above which a second connection is faster
-_WHOLE = 0.85  # share of a shard's chunks from which it is read whole, index and all, in one go ...
+_WHOLE = 0.85  # share of a shard's chunks from which it is read whole, index and all, ...
 _ALONE = 16 * 2**20  # ... if it has no more bytes than this, decoded
 _WINDOW = 256 * 2**20  # bytes of decoded chunks on their way at any time
 _SHARDS = 32  # shards read at once
@@ -35,15 +35,10 @@ _BATCH = 2**20  # decoded bytes that are worth a thread
 
 @dataclass(frozen=True)
 class _Target:
-    """The array that a region is read into; `gone` marks what could not be read, where the user wants that."""
+    """The array that a region is read into; `gone`, where it is wanted, marks what could not be read."""
 
     values: np.ndarray
     gone: np.ndarray | None
-
-    def leave_out(self, piece: Piece, value: object) -> None:
-        self.values[piece.out] = value
-        if self.gone is not None:
-            self.gone[piece.out] = True
 
 
 class ArrayReader:
@@ -53,30 +48,24 @@ class ArrayReader:
     ----------
     objects
         The store.
-    path
-        Name of the array in it.
-    layout
-        The array's layout.
+    path, layout
+        The array's name in it, and its layout.
     sparse
         Whether chunks that are not stored hold the fill value, as the format allows; otherwise they are missing.
-
-    Attributes
-    ----------
-    shape, dtype
-        Of the array.
     """
 
     def __init__(self, objects: Objects, path: str, layout: ArrayLayout, *, sparse: bool = False) -> None:
         self.objects, self.path, self.layout, self.sparse = objects, path, layout, sparse
         self.shape, self.dtype = layout.shape, layout.dtype
+        self._chunk_bytes = math.prod(layout.chunk) * layout.dtype.itemsize
         self._decode = Decoder(layout.codecs, layout.chunk, layout.dtype)
         self._indices = IndexCache(layout) if layout.sharded else None
 
     def __reduce__(self) -> tuple:
-        return _restore, (self.objects, self.path, self.layout, self.sparse)
+        return partial(ArrayReader, sparse=self.sparse), (self.objects, self.path, self.layout)
 
-    def read(self, region: Cells | None = None) -> np.ndarray:
-        """Read a region, or the whole array.
+    def read(self, region: Cells) -> np.ndarray:
+        """Read a region.
 
         Parameters
         ----------
@@ -95,14 +84,14 @@ class ArrayReader:
         """
         return self._read(region, masked=False).values
 
-    def read_masked(self, region: Cells | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def read_masked(self, region: Cells) -> tuple[np.ndarray, np.ndarray]:
         """Read a region as far as its chunks are there and sound.
 
         Returns
         -------
         values, gone
             The cells, and bool of the same shape: true where the chunk is missing or broken, and the cells hold the
-            fill value. Chunks that the format allows to leave out are not missing.
+            fill value.
 
         Raises
         ------
@@ -113,12 +102,8 @@ class ArrayReader:
         assert target.gone is not None
         return target.values, target.gone
 
-    def _read(self, region: Cells | None, *, masked: bool) -> _Target:
-        region = tuple(slice(0, size) for size in self.shape) if region is None else region
-        if len(region) != len(self.shape):
-            raise ValueError(f"a region of {len(region)} dimensions in an array of {len(self.shape)}")
-        bounds = [part.indices(size) for part, size in zip(region, self.shape, strict=True)]
-        shape = [max(0, stop - start) for start, stop, _ in bounds]
+    def _read(self, region: Cells, *, masked: bool) -> _Target:
+        shape = [len(range(size)[part]) for part, size in zip(region, self.shape, strict=True)]
         target = _Target(np.empty(shape, self.dtype), np.zeros(shape, bool) if masked else None)
         for plans in self._windows(plan_region(region, self.shape, self.layout.shard, self.layout.chunk)):
             if len(plans) == 1:
@@ -142,14 +127,10 @@ class ArrayReader:
         if window:
             yield window
 
-    @property
-    def _chunk_bytes(self) -> int:
-        return math.prod(self.layout.chunk) * self.dtype.itemsize
-
     def _read_shard(self, plan: ShardPlan, target: _Target) -> None:
         """Read what the region takes from one shard; what arrives broken is fetched twice more before it counts so."""
         pieces = plan.pieces
-        for again in (True, True, False):
+        for _ in range(3):
             try:
                 failed = self._fetch(plan.shard, pieces, target)
             except CorruptChunkError as error:
@@ -159,21 +140,17 @@ class ArrayReader:
             pieces = [piece for piece, _ in failed]
             if self._indices is not None:
                 self._indices.forget(self._key(plan.shard))
-            if not again and target.gone is None:
-                raise InputError(
-                    f"{self._chunk_name(plan.shard, pieces[0])} is broken: {failed[0][1]}; "
-                    "restore it or convert the source again"
-                )
-        for piece in pieces:
-            target.leave_out(piece, self.layout.fill)
+        for piece, reason in failed:
+            self._leave_out(plan.shard, piece, target, f"broken: {reason}")
 
     def _fetch(self, shard: tuple[int, ...], pieces: Sequence[Piece], target: _Target) -> list[Failure]:
         """Fetch and place some chunks of a shard; returns those that are broken."""
         key = self._key(shard)
         try:
             if self._indices is None:
-                return self._place([(pieces[0], self.objects.get(Ask(key)).data)], target)
-            index, whole = self._find_index(self._indices, key, nearly_whole=self._nearly_whole(shard, pieces))
+                got = self.objects.get(Ask(key))
+                return self._place([(pieces[0], 0, len(got.data))], got.data, 0, target)
+            index, whole = self._find_index(self._indices, shard, pieces)
         except MissingObjectError as error:
             for piece in pieces:
                 self._miss(shard, piece, target, error)
@@ -182,73 +159,74 @@ class ArrayReader:
         for piece in pieces:
             found = index.ranges[piece.index]
             if found is None:
-                self._miss(shard, piece, target, None)
+                self._miss(shard, piece, target)
             else:
                 known.append((piece, *found))
-        jobs = list(self._decoding(whole, known, target) if whole else self._reading(key, index, known, target))
+        if whole:
+            each = max(1, _BATCH // self._chunk_bytes)
+            parts = [known[first : first + each] for first in range(0, len(known), each)]
+            jobs: list[Job] = [partial(self._place, part, whole.data, 0, target) for part in parts]
+        else:
+            spans = coalesce([(start, stop) for _, start, stop in known], gap=_GAP, slack=_SLACK, most=_MOST)
+            jobs = [partial(self._read_span, key, index, span, known, target) for span in spans]
         if len(jobs) < 2:
             return [failure for job in jobs for failure in job()]
         done = _threads("chunks", _REQUESTS, os.getpid()).map(lambda job: job(), jobs)
         return [failure for failures in done for failure in failures]
 
-    def _find_index(self, indices: IndexCache, key: str, *, nearly_whole: bool) -> tuple[ShardIndex, Got | None]:
+    def _find_index(
+        self, indices: IndexCache, shard: tuple[int, ...], pieces: Sequence[Piece]
+    ) -> tuple[ShardIndex, Got | None]:
         """Look a shard's index up; where it is not known and nearly all chunks are wanted, with the whole shard."""
+        key, layout = self._key(shard), self.layout
         index = indices.find(key)
         if index is not None:
             return index, None
-        whole = self.objects.get(Ask(key)) if nearly_whole else None
-        return indices.keep(key, whole or self.objects.get(indices.ask(key))), whole
+        small = math.prod(layout.counts) * self._chunk_bytes <= _ALONE
+        if small and len(pieces) >= _WHOLE * chunks_within(shard, layout.shape, layout.shard, layout.chunk):
+            whole = self.objects.get(Ask(key))
+            return indices.keep(key, whole), whole
+        return indices.keep(key, self.objects.get(indices.ask(key))), None
 
-    def _decoding(self, whole: Got, known: Sequence[Stored], target: _Target) -> Iterator[Job]:
-        """Cut the decoding of a shard that was fetched whole into pieces of work."""
-        each = max(1, _BATCH // self._chunk_bytes)
-        for first in range(0, len(known), each):
-            located = [(piece, whole.data[start:stop]) for piece, start, stop in known[first : first + each]]
-            yield partial(self._place, located, target)
+    def _read_span(
+        self, key: str, index: ShardIndex, span: Span, known: Sequence[Stored], target: _Target
+    ) -> list[Failure]:
+        """Fetch a run of chunks and place them."""
+        data = self.objects.get(Ask(key, span.start, span.stop, etag=index.etag)).data
+        return self._place([known[member] for member in span.members], data, span.start, target)
 
-    def _reading(self, key: str, index: ShardIndex, known: Sequence[Stored], target: _Target) -> Iterator[Job]:
-        """Cut the reading of some chunks of a shard into requests."""
-        spans = coalesce([(start, stop) for _, start, stop in known], gap=_GAP, slack=_SLACK, most=_MOST)
-        for span in spans:
-            ask = Ask(key, span.start, span.stop, etag=index.etag)
-            yield partial(self._read_span, ask, [known[member] for member in span.members], target)
-
-    def _read_span(self, ask: Ask, members: Sequence[Stored], target: _Target) -> list[Failure]:
-        """Fetch a run of chunks and place them, while other runs are on their way."""
-        data, origin = self.objects.get(ask).data, ask.start or 0
-        return self._place([(piece, data[start - origin : stop - origin]) for piece, start, stop in members], target)
-
-    def _miss(self, shard: tuple[int, ...], piece: Piece, target: _Target, error: Exception | None) -> None:
-        """Say that a chunk is not stored: by the fill value where the format says so, else by an error or a mark."""
+    def _miss(self, shard: tuple[int, ...], piece: Piece, target: _Target, cause: Exception | None = None) -> None:
+        """Fill the cells of a chunk that is not stored where the format says so."""
         if self.sparse:
             target.values[piece.out] = self.layout.fill
-        elif target.gone is None:
-            raise InputError(
-                f"{self._chunk_name(shard, piece)} is missing; restore it or convert the source again"
-            ) from error
         else:
-            target.leave_out(piece, self.layout.fill)
+            self._leave_out(shard, piece, target, "missing", cause)
 
-    def _place(self, located: Sequence[tuple[Piece, memoryview]], target: _Target) -> list[Failure]:
-        """Decode chunks into the target; returns the broken ones."""
+    def _leave_out(
+        self, shard: tuple[int, ...], piece: Piece, target: _Target, state: str, cause: Exception | None = None
+    ) -> None:
+        """Mark the cells of a chunk that cannot be read, or refuse it where no mask is wanted."""
+        if target.gone is None:
+            raise InputError(
+                f"{self._chunk_name(shard, piece)} is {state}; restore it or convert the source again"
+            ) from cause
+        target.values[piece.out] = self.layout.fill
+        target.gone[piece.out] = True
+
+    def _place(self, chunks: Sequence[Stored], data: memoryview, origin: int, target: _Target) -> list[Failure]:
+        """Decode chunks of the bytes from `origin` on into the target; returns the broken ones."""
         failed = []
         used = 0.0
-        for piece, data in located:
+        for piece, start, stop in chunks:
             try:
-                cells = self._decode(data)
+                cells = self._decode(data[start - origin : stop - origin])
             except CorruptChunkError as error:
                 failed.append((piece, error))
                 continue
             target.values[piece.out] = cells[piece.chunk]
-            used += len(data) * piece.cells / cells.size
+            used += (stop - start) * piece.cells / cells.size
         self.objects.traffic.add(used=used)
         return failed
-
-    def _nearly_whole(self, shard: tuple[int, ...], pieces: Sequence[Piece]) -> bool:
-        layout = self.layout
-        if math.prod(layout.counts) * self._chunk_bytes > _ALONE:
-            return False
-        return len(pieces) >= _WHOLE * chunks_within(shard, layout.shape, layout.shard, layout.chunk)
 
     def _key(self, shard: tuple[int, ...]) -> str:
         return f"{self.path}/{self.layout.key(shard)}" if self.path else self.layout.key(shard)
@@ -261,14 +239,7 @@ class ArrayReader:
         return f"chunk {place} of {self.path or 'the array'} in the shard {self.objects.name(self._key(shard))}"
 
 
-def _restore(objects: Objects, path: str, layout: ArrayLayout, sparse: bool) -> ArrayReader:
-    return ArrayReader(objects, path, layout, sparse=sparse)
-
-
 @lru_cache(maxsize=2)
 def _threads(name: str, count: int, process: int) -> ThreadPoolExecutor:
-    """Threads shared by all readers of a process, new ones in a new process.
-
-    Those of shards wait for those of chunks, never the other way round, so none waits for ever.
-    """
+    """Threads of all readers of a process; those of shards wait for those of chunks, never the other way round."""
     return ThreadPoolExecutor(count, thread_name_prefix=name)

@@ -6,7 +6,7 @@ import xarray as xr
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.label_sources.place import is_placed
-from datasets.labels import dominant_class, encode_labels
+from datasets.labels import encode_labels
 from datasets.readers import envi, geotiff, matlab, netcdf, numpy
 from datasets.readers.arrays import name_dims
 from datasets.readers.lazy import LazyArray
@@ -72,7 +72,9 @@ def add_raster_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
         return ds
     where = config.labels or config.source
     if config.labels_dominant is not None:
-        labels = xr.Variable(labels.dims[1:], dominant_class(labels.values, config.labels_dominant))
+        shares = labels.values
+        dominant = np.where(shares.max(axis=0) >= config.labels_dominant, shares.argmax(axis=0), -1)
+        labels = xr.Variable(labels.dims[1:], dominant)
     refuse_misfit(labels, ds["data"].variable, f"labels array in {where}")
     codes, attrs = encode_labels(labels.values, config.class_names, where)
     return ds.assign(labels=(labels.dims, codes, attrs))

@@ -1,10 +1,9 @@
 """Training, validation and test by space: a map of parts, with a buffer between any two.
 
 Labels of neighbouring cells are nearly copies of each other, so a random draw of cells leaks the answers into the
-test. Here whole blocks of the map, or whole wells, go to one part, and labelled cells of two parts are always more
-than `buffer` cells apart (Chebyshev distance: the larger of the distances along the axes).
+test. Here whole blocks of the map, or whole wells, go to one part, by the rules of `datasets.parts`.
 
-K classes, B blocks, W wells, M cells along the dimensions of the map.
+K classes, W wells, M cells along the dimensions of the map.
 """
 
 from collections.abc import Sequence
@@ -13,9 +12,10 @@ import numpy as np
 import xarray as xr
 
 from datasets.config import SplitConfig
+from datasets.dims import NOT_HORIZONTAL
 from datasets.errors import InputError
 from datasets.parts import PART_NAMES, TEST, TRAIN, VALIDATION, split_blocks, split_points, split_wells
-from datasets.volume import NOT_HORIZONTAL, Volume
+from datasets.volume import Volume
 
 
 def make_split(volume: Volume, config: SplitConfig) -> xr.DataArray:
@@ -32,28 +32,25 @@ def make_split(volume: Volume, config: SplitConfig) -> xr.DataArray:
     Raises
     ------
     InputError
-        If there are no labels or wells, a dimension or a well lies outside the volume, a class has no training
-        label, or a part that should get labels gets none.
+        If there are no labels or wells, a dimension or a well is not the volume's, a class has no training label, or
+        a part that should get labels gets none.
     """
     dims = _map_dims(volume, config)
     if config.method == "blocks" and config.fractions[0] == 0:
         raise InputError(
             f"split.fractions {config.fractions} gives nothing to training; take such as [0.5, 0.15, 0.35]"
         )
-    labels = volume.dataset["labels"]
-    counts_KM = _count_classes(labels, dims, len(volume.classes))
-    for name, count in zip(volume.classes, counts_KM.reshape(len(counts_KM), -1).sum(1), strict=True):
-        if count == 0:
+    counts_KM = _count_classes(volume, "labels", dims)
+    for name, class_M in zip(volume.classes, counts_KM, strict=True):
+        if not class_M.any():
             raise InputError(f"class {name!r} has no label in the volume; convert its source again without that class")
     if config.method == "blocks":
         parts_M = split_blocks(counts_KM, config)
     elif config.method == "points":
         parts_M = split_points(counts_KM, config)
     else:
-        with_truth = counts_KM.max(0) > 0
-        if "truth" in volume.dataset:
-            with_truth = _count_classes(volume.dataset["truth"], dims, len(volume.classes)).max(0) > 0
-        parts_M = split_wells(counts_KM, with_truth, _well_positions(volume, config, dims), config)
+        truth_KM = _count_classes(volume, "truth", dims) if "truth" in volume.dataset else counts_KM
+        parts_M = split_wells(counts_KM, truth_KM.max(0) > 0, _well_positions(volume, config, dims), config)
     _check(parts_M, counts_KM, volume.classes, config)
     coords = {name: coord for name, coord in volume.dataset.coords.items() if set(coord.dims) <= set(dims)}
     attrs = {"names": PART_NAMES, "method": config.method, "seed": config.seed, "buffer": config.buffer}
@@ -69,12 +66,12 @@ def label_counts(volume: Volume, split: xr.DataArray) -> dict[str, np.ndarray]:
         ``train``, ``validation``, ``test`` -> int64 [K].
     """
     dims = [str(dim) for dim in split.dims]
-    counts: dict[str, np.ndarray] = {}
-    for code in (TRAIN, VALIDATION, TEST):
-        source = "truth" if code == TEST and "truth" in volume.dataset else "labels"
-        counts_KM = _count_classes(volume.dataset[source], dims, len(volume.classes))
-        counts[PART_NAMES[code]] = counts_KM[:, split.values == code].sum(1, dtype=np.int64)
-    return counts
+    counts_KM = _count_classes(volume, "labels", dims)
+    truth_KM = _count_classes(volume, "truth", dims) if "truth" in volume.dataset else counts_KM
+    return {
+        PART_NAMES[code]: known_KM[:, split.values == code].sum(1, dtype=np.int64)
+        for code, known_KM in ((TRAIN, counts_KM), (VALIDATION, counts_KM), (TEST, truth_KM))
+    }
 
 
 def _map_dims(volume: Volume, config: SplitConfig) -> list[str]:
@@ -90,11 +87,13 @@ def _map_dims(volume: Volume, config: SplitConfig) -> list[str]:
     return dims
 
 
-def _count_classes(labels: xr.DataArray, dims: Sequence[str], classes: int) -> np.ndarray:
+def _count_classes(volume: Volume, name: str, dims: Sequence[str]) -> np.ndarray:
     """Labelled cells of each class in each column over `dims`: int32 [K, *M], read chunk by chunk."""
+    labels = volume.dataset[name].variable
     others = [dim for dim in labels.dims if dim not in dims]
-    counts = [(labels == index).sum(others, dtype=np.int32).transpose(*dims).variable for index in range(classes)]
-    return np.asarray(xr.Variable.concat(counts, "class").values)
+    indices = range(len(volume.classes))
+    counts = [(labels == index).sum(others, dtype=np.int32).transpose(*dims) for index in indices]
+    return xr.Variable.concat(counts, "class").values
 
 
 def _well_positions(volume: Volume, config: SplitConfig, dims: Sequence[str]) -> np.ndarray:
@@ -124,18 +123,17 @@ def _well_positions(volume: Volume, config: SplitConfig, dims: Sequence[str]) ->
 
 
 def _check(parts_M: np.ndarray, counts_KM: np.ndarray, classes: Sequence[str], config: SplitConfig) -> None:
-    """Refuse a split that leaves training without a class, or a part without any label."""
+    """Refuse a split that leaves training without a class, or a part that should get labels without any."""
+    seed = f"another split.seed than {config.seed}"
     if config.method == "blocks":
         wanted = [code for code, share in zip((TRAIN, VALIDATION, TEST), config.fractions, strict=True) if share > 0]
-        way_out = (
-            f"another split.seed than {config.seed}, a smaller split.block than {config.block} or other split.fractions"
-        )
+        way_out = f"{seed}, a smaller split.block than {config.block} or other split.fractions"
     elif config.method == "points":
         wanted = [TRAIN, TEST] + [VALIDATION] * (config.validation_points > 0)
-        way_out = f"another split.seed than {config.seed}, or fewer split.points than {config.points}"
+        way_out = f"{seed}, or fewer split.points than {config.points}"
     else:
         wanted = [TRAIN, TEST] + [VALIDATION] * (config.validation_wells > 0)
-        way_out = f"another split.seed than {config.seed}, more wells or a larger split.radius than {config.radius}"
+        way_out = f"{seed}, more wells or a larger split.radius than {config.radius}"
     for name, class_M in zip(classes, counts_KM, strict=True):
         if not class_M[parts_M == TRAIN].any():
             raise InputError(f"class {name!r} has no training labels; try {way_out}")

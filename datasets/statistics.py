@@ -1,11 +1,12 @@
 """Mean and deviation of a volume, ignoring no data: from what is stored beside it, or in one pass of Dask.
 
-They are taken of all cells with data, whatever part of the split these belong to: no label goes into them, but a
-network so normalised has seen the test cells as unlabelled input.
+They are of all cells with data, in whatever part of the split: no label goes into them, but a network so normalised has
+seen the test cells as unlabelled input.
 
 Shapes: C channels, N the cells along each dimension of space.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.array.core import slices_from_chunks
 
 from datasets.errors import InputError
 from datasets.layout import pieces, plan_chunks
@@ -49,16 +51,13 @@ def masked_data(ds: xr.Dataset) -> xr.DataArray:
 
 
 def read_summary(uri: str | Path) -> xr.Dataset | None:
-    """Read the statistics that are stored beside a volume; None for an older volume, or an unknown version of them."""
+    """Read the statistics stored beside a volume; None for an older volume, or an unknown version of them."""
     stored = open_part(uri, GROUP)
     return stored.load() if stored is not None and stored.attrs.get("version") == VERSION else None
 
 
 def measure(ds: xr.Dataset) -> xr.Dataset:
-    """Measure an opened volume that has no statistics beside it, as `datasets.summary.summarise` describes them.
-
-    The data are read once, in pieces of a shard.
-    """
+    """Measure an opened volume in the form of `datasets.summary.summarise`; it is read once, in pieces of a shard."""
     data = ds["data"]
     plan = Measuring.of(data)
     stored = data.encoding.get("shards") or data.encoding.get("chunks") or ()
@@ -69,13 +68,9 @@ def measure(ds: xr.Dataset) -> xr.Dataset:
         ds["valid"].broadcast_like(data).transpose(*data.dims).chunk(edges).data.to_delayed() if "valid" in ds else None
     )
     delayed = blocks.data.to_delayed()
-    starts = [np.concatenate([[0], np.cumsum(own)]) for own in blocks.data.chunks]
     places, later = [], []
-    for index in np.ndindex(delayed.shape):
-        where = {
-            str(dim): slice(int(starts[axis][at]), int(starts[axis][at + 1]))
-            for axis, (dim, at) in enumerate(zip(data.dims, index, strict=True))
-        }
+    for index, cuts in zip(np.ndindex(delayed.shape), slices_from_chunks(blocks.data.chunks), strict=True):
+        where = dict(zip(map(str, data.dims), cuts, strict=True))
         places.append(where)
         valid = None if masks is None else masks[index]
         later.append(dask.delayed(plan.measure, pure=False)(delayed[index], valid, where))
@@ -84,7 +79,7 @@ def measure(ds: xr.Dataset) -> xr.Dataset:
 
 def count_labels(labels: xr.DataArray) -> np.ndarray:
     """Count the cells of every value of a uint8 array, int64 [256], chunk by chunk."""
-    blocks = labels.chunk().data.to_delayed().ravel() if labels.chunks is None else labels.data.to_delayed().ravel()
+    blocks = labels.chunk().data.to_delayed().ravel()
     counts = dask.compute(*(dask.delayed(_bincount, pure=False)(block) for block in blocks))
     return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
 
@@ -123,15 +118,11 @@ def statistics(volume: Volume, keep: list[str] | None = None, stored: xr.Dataset
     array = values.data if isinstance(values.data, da.Array) else da.from_array(values.data)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=RuntimeWarning)  # entries without data: handled below
-        mean, deviation, count = dask.compute(
-            da.nanmean(array, axis=axes, keepdims=True),
-            da.nanstd(array, axis=axes, keepdims=True),
-            da.isfinite(array).sum(axis=axes, keepdims=True),
+        moments = dask.compute(
+            da.nanmean(array, axis=axes), da.nanstd(array, axis=axes), da.isfinite(array).sum(axis=axes)
         )
     axes_kept = [dim for dim in order if dim in kept]
-    shape = [values.sizes[dim] for dim in axes_kept]
-    moments = [xr.DataArray(np.reshape(array, shape), dims=axes_kept) for array in (mean, deviation, count)]
-    return _shape(volume, kept, *moments)
+    return _shape(volume, kept, *(xr.DataArray(moment, dims=axes_kept) for moment in moments))
 
 
 def _merge(stored: xr.Dataset, kept: list[str]) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
@@ -146,21 +137,21 @@ def _merge(stored: xr.Dataset, kept: list[str]) -> tuple[xr.DataArray, xr.DataAr
 
 def _shape(volume: Volume, kept: list[str], *moments: xr.DataArray) -> Statistics:
     """Bring mean, deviation and cells over the dimensions `kept` to the network's channels and space."""
-    data = volume.dataset["data"]
+    sizes = volume.dataset["data"].sizes
     order = (*volume.channel_dims, *volume.space)
     full = [dim for dim in order if dim in kept]
-    shape = [data.sizes[dim] if dim in kept else 1 for dim in order]
+    shape = [sizes[dim] if dim in kept else 1 for dim in order]
     mean, deviation, count = (moment.transpose(*full).values.reshape(shape) for moment in moments)
     if count.sum() == 0:
         raise InputError("the volume holds no data: every cell is NaN or masked; check its no-data value and its mask")
     mean = np.where(count > 0, mean, 0.0)
     # A constant entry's deviation is rounding error of its own size.
     deviation = np.where((count > 0) & (deviation > 1e-9 * np.abs(mean)), deviation, 1.0)
-    within = tuple(size if dim in kept else 1 for dim, size in zip(volume.space, volume.shape, strict=True))
-    channels = tuple(data.sizes[dim] for dim in volume.channel_dims)
+    within = shape[len(volume.channel_dims) :]
+    channels = [sizes[dim] for dim in volume.channel_dims]
 
     def to_channels(moment: np.ndarray) -> np.ndarray:
         full = np.broadcast_to(moment, (*channels, *within))
         return full.reshape(volume.n_channels, *within).astype(np.float32)
 
-    return Statistics(to_channels(mean), to_channels(deviation), float(count.sum() / data.size))
+    return Statistics(to_channels(mean), to_channels(deviation), float(count.sum() / math.prod(sizes.values())))

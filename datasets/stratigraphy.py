@@ -19,7 +19,7 @@ class Column:
     integral
         Integral of the logarithm of impedance (kg/m2/s) down to each top [L].
     trend
-        The same without the layers' contrasts: compaction alone [L].
+        The same of compaction alone [L].
     debris
         Intervals of stratigraphic depth (top, base), in metres.
     """
@@ -31,11 +31,14 @@ class Column:
 
     def mean_log_impedance(self, edges: np.ndarray) -> np.ndarray:
         """Average log impedance between consecutive edges of stratigraphic depth: [..., n] -> [..., n - 1]."""
-        return np.asarray(np.diff(np.interp(edges, self.tops, self.integral), axis=-1) / np.diff(edges, axis=-1))
+        return self._mean(edges, self.integral)
 
     def mean_trend(self, edges: np.ndarray) -> np.ndarray:
         """Average the trend alone in the same way."""
-        return np.asarray(np.diff(np.interp(edges, self.tops, self.trend), axis=-1) / np.diff(edges, axis=-1))
+        return self._mean(edges, self.trend)
+
+    def _mean(self, edges: np.ndarray, integral: np.ndarray) -> np.ndarray:
+        return np.diff(np.interp(edges, self.tops, integral), axis=-1) / np.diff(edges, axis=-1)
 
 
 def draw_column(rng: np.random.Generator, *, layer: float, height: float) -> Column:
@@ -43,18 +46,10 @@ def draw_column(rng: np.random.Generator, *, layer: float, height: float) -> Col
 
     Velocity grows with depth by compaction and scatters from layer to layer, neighbours alike, which keeps the
     reflections' spectrum nearer to white; density follows it by Gardner's relation, 310 v^(1/4) kg/m3, with a scatter
-    of its own. Thickness is gamma-distributed.
-
-    Parameters
-    ----------
-    rng
-        Source of the draw.
-    layer
-        Mean thickness of a layer, in metres.
-    height
-        Depth of the survey, in metres; the column reaches well beyond it, for folds and faults.
+    of its own. Thickness is gamma-distributed with the mean `layer`, in metres; `height` is the survey's depth, in
+    metres.
     """
-    first, last = -0.75 * height, 2.0 * height
+    first, last = -0.75 * height, 2.0 * height  # well beyond the survey, for folds and faults
     count = int(1.2 * (last - first) / layer) + 100
     tops = first + np.cumsum(layer * rng.gamma(2.0, 0.5, count))
     contrast = np.empty(count)

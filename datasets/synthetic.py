@@ -1,13 +1,15 @@
 """A synthetic seismic survey: the earth of `datasets.geology`, imaged block by block, so it may exceed memory.
 
-Every block is a function of the configuration and of its place alone. Image = wavelet * reflection coefficients,
-plus noise with the wavelet's own band. Letters: X, Y, Z cells along inline, crossline and depth; W wells.
+Every block depends on the configuration and its place alone. Image = wavelet * reflection coefficients, plus noise with
+the wavelet's own band. Letters: X, Y, Z cells along inline, crossline and depth; W wells.
 """
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,16 @@ import xarray as xr
 from datasets.config import SynthesisConfig
 from datasets.errors import InputError
 from datasets.geology import Earth, draw_earth
+from datasets.labels import UNLABELLED, label_attrs
 from datasets.objects import is_remote
 from datasets.provenance import content_key, program
 from datasets.random_fields import white_noise
 from datasets.store import refuse_existing, stored_attributes, write_volume
-from datasets.volume import UNLABELLED
 
-CLASSES = ["rest", "salt"]
 _NOISE, _WELLS = 100, 101  # streams beside those of the geology
 _SMEAR = np.array([0.25, 0.5, 0.25], np.float32)  # migration spreads noise over neighbouring traces
 _PATCHES, _PATCH = 16, 4  # the signal's strength is measured on at most 16 x 16 patches of 4 x 4 columns
-Block = tuple[slice, slice, slice]
+Block = tuple[slice, ...]  # along inline, crossline and depth
 
 
 def synthesize(config: SynthesisConfig) -> str | Path:
@@ -53,14 +54,12 @@ def synthesize(config: SynthesisConfig) -> str | Path:
         print(f"{config.out} is there already, of the same settings: nothing to do")
         return out
     refuse_existing(out, config.overwrite)
-    chunks = dict(zip(("inline", "crossline", "depth"), config.chunks, strict=True))
-    progress = f"Synthesising {' x '.join(map(str, config.shape))} cells into {config.out}"
     return write_volume(
         survey(config).assign_attrs(program=program()),
         out,
         overwrite=config.overwrite,
-        progress=progress,
-        chunks=chunks,
+        progress=f"Synthesising {' x '.join(map(str, config.shape))} cells into {config.out}",
+        chunks=dict(zip(("inline", "crossline", "depth"), config.chunks, strict=True)),
         key=key,
         overviews=True,
     )
@@ -70,22 +69,19 @@ def survey(config: SynthesisConfig) -> xr.Dataset:
     """Describe a synthetic survey as a dataset that Dask computes block by block."""
     earth = draw_earth(config)
     wells = place_wells(earth)
-    whole: Block = tuple(slice(0, size) for size in config.shape)  # type: ignore[assignment]
-    strength = _signal_strength(earth, whole)
     chunks = tuple(da.core.normalize_chunks(config.chunks, config.shape))
-    data = da.map_blocks(
-        partial(_image_chunk, earth, strength), chunks=chunks, dtype=np.float32, meta=np.empty((0,) * 3, np.float32)
-    )
-    truth = da.map_blocks(
-        partial(_truth_chunk, earth, None), chunks=chunks, dtype=np.uint8, meta=np.empty((0,) * 3, np.uint8)
-    )
-    labels = da.map_blocks(
-        partial(_truth_chunk, earth, wells), chunks=chunks, dtype=np.uint8, meta=np.empty((0,) * 3, np.uint8)
-    )
+
+    def lazy(compute: Callable[..., np.ndarray], dtype: type) -> da.Array:
+        return da.map_blocks(compute, chunks=chunks, dtype=dtype, meta=np.empty((0,) * 3, dtype))
+
+    data = lazy(partial(_image_chunk, earth, _signal_strength(earth)), np.float32)
+    truth = lazy(partial(_truth_chunk, earth, None), np.uint8)
+    labels = lazy(partial(_truth_chunk, earth, wells), np.uint8)
     dims = ("inline", "crossline", "depth")
-    named = {"class_names": CLASSES, "class_values": [0, 1], "unlabelled": UNLABELLED}
+    named = label_attrs({0: "rest", 1: "salt"})
     recipe = {key: value for key, value in asdict(config).items() if key not in ("out", "chunks", "overwrite")}
     identity = json.dumps(recipe, sort_keys=True)
+    inline, crossline, depth = map(np.arange, config.shape)
     dx, dy, dz = config.spacing
     return xr.Dataset(
         {
@@ -95,17 +91,9 @@ def survey(config: SynthesisConfig) -> xr.Dataset:
             "wells": (("well", "axis"), wells, {"long_name": "well positions", "dims": ["inline", "crossline"]}),
         },
         {
-            "inline": (
-                "inline",
-                1000 + np.arange(config.shape[0]),
-                {"units": "1", "spacing": dx, "spacing_units": "m"},
-            ),
-            "crossline": (
-                "crossline",
-                2000 + np.arange(config.shape[1]),
-                {"units": "1", "spacing": dy, "spacing_units": "m"},
-            ),
-            "depth": ("depth", np.arange(config.shape[2]) * dz, {"units": "m", "positive": "down"}),
+            "inline": ("inline", 1000 + inline, {"units": "1", "spacing": dx, "spacing_units": "m"}),
+            "crossline": ("crossline", 2000 + crossline, {"units": "1", "spacing": dy, "spacing_units": "m"}),
+            "depth": ("depth", depth * dz, {"units": "m", "positive": "down"}),
         },
         {
             "title": "Synthetic survey over a salt body",
@@ -120,55 +108,34 @@ def survey(config: SynthesisConfig) -> xr.Dataset:
 def ricker(peak: float, offsets: np.ndarray) -> np.ndarray:
     """Ricker wavelet (1 - 2a) exp(-a), a = (pi peak offset)^2: the second derivative of a Gaussian.
 
-    Parameters
-    ----------
-    peak
-        Peak of the wavelet's spectrum, in cycles per unit of the offsets.
-    offsets
-        Distances from the wavelet's centre.
+    `offsets` are distances from its centre; `peak`, of its spectrum, is in cycles per unit of these.
     """
     a = (np.pi * peak * offsets) ** 2
-    return np.asarray((1 - 2 * a) * np.exp(-a))
+    return (1 - 2 * a) * np.exp(-a)
 
 
 def signal(earth: Earth, block: Block) -> np.ndarray:
-    """Image a block without noise: the reflection coefficients of normal incidence under the wavelet.
+    """Image a block without noise, float32 [X, Y, Z]: reflection coefficients of normal incidence under the wavelet.
 
     A reflection coefficient (Z2 - Z1) / (Z2 + Z1) lies between two cells; so do the wavelet's samples, and events come
     out at their true depth.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [X, Y, Z].
     """
     config = earth.config
     reach = _wavelet_reach(config)
-    padded = slice(block[2].start - reach, block[2].stop + reach)
-    axes = [
-        np.arange(cut.start, cut.stop) * step for cut, step in zip((*block[:2], padded), config.spacing, strict=True)
-    ]
-    reflectivity = np.tanh(np.diff(earth.log_impedance(*axes), axis=2) / 2).astype(np.float32)
+    x, y, z = _positions(config, (*block[:2], slice(block[2].start - reach, block[2].stop + reach)))
+    reflectivity = np.tanh(np.diff(earth.log_impedance(x, y, z), axis=2) / 2).astype(np.float32)
     offsets = (np.arange(2 * reach) - reach + 0.5) * config.spacing[2]
     image = _convolve(reflectivity, ricker(1 / config.wavelength, offsets), 2)
-    return np.asarray(image * earth.gain(axes[0], axes[1], axes[2][reach:-reach]).astype(np.float32))
+    return image * earth.gain(x, y, z[reach:-reach]).astype(np.float32)
 
 
 def noise(config: SynthesisConfig, block: Block) -> np.ndarray:
-    """Draw noise of standard deviation 1 with the band of the wavelet, smeared over neighbouring traces.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [X, Y, Z].
-    """
+    """Draw noise of standard deviation 1 in the band of the wavelet, smeared over traces: float32 [X, Y, Z]."""
     reach = _wavelet_reach(config)
     halo = (1, 1, reach)
-    white = white_noise(
-        (config.seed, _NOISE),
-        [cut.start - wide for cut, wide in zip(block, halo, strict=True)],
-        [cut.stop + wide for cut, wide in zip(block, halo, strict=True)],
-    )
+    start = [cut.start - wide for cut, wide in zip(block, halo, strict=True)]
+    stop = [cut.stop + wide for cut, wide in zip(block, halo, strict=True)]
+    white = white_noise((config.seed, _NOISE), start, stop)
     wavelet = ricker(1 / config.wavelength, np.arange(-reach, reach + 1) * config.spacing[2])
     for axis, kernel in enumerate((_SMEAR, _SMEAR, wavelet)):
         white = _convolve(white, kernel / np.sqrt((kernel**2).sum()), axis)
@@ -176,19 +143,12 @@ def noise(config: SynthesisConfig, block: Block) -> np.ndarray:
 
 
 def place_wells(earth: Earth) -> np.ndarray:
-    """Draw well positions on a jittered grid: half of them, rounded up, meet the salt, the others miss it.
+    """Draw wells on a jittered grid, int64 [W, 2] cells along inline and crossline.
 
-    Returns
-    -------
-    numpy.ndarray
-        int64 [W, 2]: cells along inline and crossline.
-
-    Raises
-    ------
-    InputError
-        If the map has no room for so many wells.
+    Half of them, rounded up, meet the salt, the others miss it. An InputError says where the map has no room for them.
     """
     config = earth.config
+    depth = slice(0, config.shape[2])
     rng = np.random.default_rng([config.seed, _WELLS])
     needed = -(-config.wells // 2)
     pitch = max(2.0 * config.radius + 3, 3.0)  # so that the labelled squares of two wells rarely touch
@@ -198,7 +158,8 @@ def place_wells(earth: Earth) -> np.ndarray:
         jitter = rng.uniform(0.3, 0.7, grid.shape)
         cells = ((grid + jitter) * np.asarray(config.shape[:2]) / counts).astype(np.int64)
         order = rng.permutation(len(cells))
-        meets = np.array([bool(_truth(earth, _column(config, cells[index])).any()) for index in order])
+        columns = [(slice(x, x + 1), slice(y, y + 1), depth) for x, y in cells[order].tolist()]
+        meets = np.array([bool(_truth(earth, column).any()) for column in columns])
         if meets.sum() >= needed and (~meets).sum() >= config.wells - needed:
             chosen = [*order[meets][:needed], *order[~meets][: config.wells - needed]]
             return cells[sorted(chosen)]
@@ -230,23 +191,26 @@ def _truth_chunk(earth: Earth, wells: np.ndarray | None, block_info: Any = None)
 
 
 def _truth(earth: Earth, block: Block) -> np.ndarray:
-    axes = [np.arange(cut.start, cut.stop) * step for cut, step in zip(block, earth.config.spacing, strict=True)]
-    return (earth.salt_depth(*axes) > 0).astype(np.uint8)
+    return (earth.salt_depth(*_positions(earth.config, block)) > 0).astype(np.uint8)
 
 
-def _signal_strength(earth: Earth, whole: Block) -> float:
+def _positions(config: SynthesisConfig, block: Block) -> list[np.ndarray]:
+    """Coordinates of a block's cells along each axis, in metres."""
+    return [np.arange(cut.start, cut.stop) * step for cut, step in zip(block, config.spacing, strict=True)]
+
+
+def _signal_strength(earth: Earth) -> float:
     """Measure the signal's standard deviation: on all cells of a small survey, on spread patches of a large one."""
-    starts = []
-    for cut in whole[:2]:
-        patches = min(_PATCHES, -(-cut.stop // _PATCH))
-        starts.append(((np.arange(patches) + 0.5) * cut.stop / patches - _PATCH / 2).clip(0).astype(int))
+    sides = []
+    for size in earth.config.shape[:2]:
+        patches = min(_PATCHES, -(-size // _PATCH))
+        starts = ((np.arange(patches) + 0.5) * size / patches - _PATCH / 2).clip(0).astype(int).tolist()
+        sides.append([slice(start, min(start + _PATCH, size)) for start in starts])
     total, cells = 0.0, 0
-    for x in starts[0]:
-        for y in starts[1]:
-            ends = [min(int(at) + _PATCH, cut.stop) for at, cut in zip((x, y), whole[:2], strict=True)]
-            image = signal(earth, (slice(int(x), ends[0]), slice(int(y), ends[1]), whole[2]))
-            total += float(np.sum(image**2, dtype=np.float64))
-            cells += image.size
+    for patch in product(*sides):
+        image = signal(earth, (*patch, slice(0, earth.config.shape[2])))
+        total += float(np.sum(image**2, dtype=np.float64))
+        cells += image.size
     return float(np.sqrt(total / cells))
 
 
@@ -265,10 +229,5 @@ def _convolve(array: np.ndarray, kernel: np.ndarray, axis: int) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(result, 0, axis))
 
 
-def _column(config: SynthesisConfig, cell: np.ndarray) -> Block:
-    x, y = (int(position) for position in cell)
-    return slice(x, x + 1), slice(y, y + 1), slice(0, config.shape[2])
-
-
 def _place(block_info: Any) -> Block:
-    return tuple(slice(start, stop) for start, stop in block_info[None]["array-location"])  # type: ignore[return-value]
+    return tuple(slice(start, stop) for start, stop in block_info[None]["array-location"])

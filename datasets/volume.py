@@ -14,16 +14,15 @@ import numpy as np
 import xarray as xr
 
 from datasets.config import DataConfig
-from datasets.dims import NOT_HORIZONTAL as NOT_HORIZONTAL
+from datasets.dims import NOT_HORIZONTAL
 from datasets.errors import InputError
-from datasets.labels import UNLABELLED as UNLABELLED
+from datasets.labels import UNLABELLED
 from datasets.lazy import stored_array
 from datasets.store import open_volume
 from datasets.traffic import Traffic
 
 IGNORE = -1
-LABEL = np.dtype(np.int16)
-"""Class indices and `IGNORE` in memory: as small as holds them, for there are as many as cells."""
+LABEL = np.dtype(np.int16)  # holds class indices and `IGNORE` in little memory, for there are as many as cells
 
 Part = Literal["train", "validation", "test"]
 PART_CODES: dict[str, int] = {"train": 1, "validation": 2, "test": 3}
@@ -31,7 +30,7 @@ PART_CODES: dict[str, int] = {"train": 1, "validation": 2, "test": 3}
 
 @dataclass(frozen=True)
 class Volume:
-    """A converted volume seen as channels over one to three dimensions of space.
+    """A volume seen as channels over one to three dimensions of space.
 
     Attributes
     ----------
@@ -46,7 +45,7 @@ class Volume:
     label_dims
         The labels' dimensions, in the order of `space`.
     read_slice
-        For each axis of `space` that the labels do not have, the cell at which the output is read.
+        Axis of `space` that the labels lack -> cell at which the output is read.
     """
 
     dataset: xr.Dataset
@@ -63,7 +62,7 @@ class Volume:
         Raises
         ------
         InputError
-            Where there is no volume, or it lacks a dimension that the configuration names.
+            Where there is no volume, or it does not fit the configuration.
         """
         if not config.source:
             raise InputError("data.source is empty; name a volume made by `python -m pipeline convert` or `synthesize`")
@@ -73,7 +72,8 @@ class Volume:
     def of(cls, dataset: xr.Dataset, config: DataConfig) -> "Volume":
         """Check an opened dataset against the configuration; see `open`."""
         data = dataset["data"]
-        dims = [str(dim) for dim in data.dims]
+        sizes = {str(dim): size for dim, size in data.sizes.items()}
+        dims = list(sizes)
         where = config.source or "the volume"
         if not config.space:
             raise InputError(f"data.space is empty; choose one to three of the dimensions {dims} of {where}")
@@ -94,15 +94,17 @@ class Volume:
             classes = [str(name) for name in labels.attrs["class_names"]]
         if config.block is not None:
             for dim, edge in zip(space, config.block, strict=True):
-                if label_dims and dim not in label_dims and edge != data.sizes[dim]:
+                if edge == sizes[dim]:
+                    continue
+                if label_dims and dim not in label_dims:
                     raise InputError(
                         f"data.block gives {edge} cells of {dim}, along which the labels of {where} do not vary; "
-                        f"give all {data.sizes[dim]}"
+                        f"give all {sizes[dim]}"
                     )
-                if dim in (config.keep or []) and edge != data.sizes[dim]:
+                if dim in (config.keep or []):
                     raise InputError(
                         f"data.block gives {edge} cells of {dim}, each of which data.keep normalises by itself; "
-                        f"give all {data.sizes[dim]}, or leave {dim} out of data.keep"
+                        f"give all {sizes[dim]}, or leave {dim} out of data.keep"
                     )
         return cls(
             dataset=dataset,
@@ -110,7 +112,7 @@ class Volume:
             channel_dims=tuple(dim for dim in dims if dim not in space),
             classes=classes,
             label_dims=label_dims,
-            read_slice=_read_slice(config, dataset, space, label_dims),
+            read_slice=_read_slice(config, sizes, label_dims),
         )
 
     @property
@@ -139,9 +141,9 @@ class Volume:
         Returns
         -------
         numpy.ndarray
-            float32 [C, *block]; NaN where there is no data.
+            float32 [C, *N]; NaN where there is no data.
         """
-        where = dict(zip(self.space, block, strict=True)) if block is not None else {}
+        where = self._cut(block)
         order = (*self.channel_dims, *self.space)
         values = _cells(self.dataset["data"], where, order).astype(np.float32)
         values[~np.isfinite(values)] = np.nan
@@ -151,8 +153,10 @@ class Volume:
 
     def meets(self, split: xr.DataArray, part: Part, block: tuple[slice, ...]) -> bool:
         """Tell whether any cell of a block lies in a part of the split; nothing is read for it."""
-        cells = dict(zip(self.space, block, strict=True))
-        return bool((split.isel({dim: cells[str(dim)] for dim in split.dims}) == PART_CODES[part]).any())
+        return bool((split.isel(self._cut(block), missing_dims="ignore") == PART_CODES[part]).any())
+
+    def _cut(self, block: tuple[slice, ...] | None) -> dict[str, slice]:
+        return dict(zip(self.space, block, strict=True)) if block is not None else {}
 
     def read_labels(
         self,
@@ -161,7 +165,7 @@ class Volume:
         block: tuple[slice, ...] | None = None,
         factor: int = 1,
     ) -> np.ndarray:
-        """Read the labels of one part of the split.
+        """Read labels, of one part of the split or all.
 
         Parameters
         ----------
@@ -172,8 +176,7 @@ class Volume:
         block
             Cells along each dimension of `space`.
         factor
-            How much coarser, a power of two, the grid of the result is. A coarse cell takes the class that is most
-            frequent among its labelled cells, the first of equals; a last, incomplete cell counts as a cell.
+            How much coarser the result is, a power of two; see `coarsen_labels`.
 
         Returns
         -------
@@ -187,15 +190,14 @@ class Volume:
         """
         if not self.label_dims:
             raise InputError("the volume has no labels; convert its source again with labels")
-        cells = dict(zip(self.space, block, strict=True)) if block is not None else {}
-        where = {dim: cells[dim] for dim in self.label_dims if dim in cells}
+        where = self._cut(block)
         name = "truth" if part == "test" and "truth" in self.dataset else "labels"
         labels = _cells(self.dataset[name], where, self.label_dims).astype(LABEL)
         labels[labels == UNLABELLED] = IGNORE
         if part is not None:
             if split is None:
                 raise ValueError("a part of the labels needs the split")
-            codes = split.isel({dim: cut for dim, cut in where.items() if dim in split.dims}).variable
+            codes = split.isel(where, missing_dims="ignore").variable
             inside = (codes == PART_CODES[part]).set_dims(dict(zip(self.label_dims, labels.shape, strict=True)))
             labels[~inside.transpose(*self.label_dims).values] = IGNORE
         return coarsen_labels(labels, factor, len(self.classes)) if factor > 1 else labels
@@ -209,10 +211,9 @@ class Volume:
     def digest(self) -> str:
         """SHA-256 that two volumes share only if source, conversion, shape and labels are the same."""
         data = self.dataset["data"]
-        attrs = self.dataset.attrs
         identity = {
-            "source_sha256": attrs.get("source_sha256"),
-            "conversion": attrs.get("conversion"),
+            "source_sha256": self.dataset.attrs.get("source_sha256"),
+            "conversion": self.dataset.attrs.get("conversion"),
             "dims": [str(dim) for dim in data.dims],
             "shape": list(data.shape),
             "dtype": str(data.dtype),
@@ -226,31 +227,20 @@ class Volume:
 
 
 def _cells(array: xr.DataArray, where: Mapping[str, slice], order: Sequence[str]) -> np.ndarray:
-    """Read a block with its axes in `order`: straight from the store where the variable is as it was opened."""
+    """Read a block with its axes in `order`; straight from the store if the variable is as it was opened."""
     source = stored_array(array)
     if source is None:
-        return np.asarray(array.isel(where).transpose(*order).values)
+        return array.isel(where, missing_dims="ignore").transpose(*order).values
     region = tuple(where.get(str(dim), slice(None)) for dim in array.dims)
     axes = [array.dims.index(dim) for dim in order]
     return source.read(region).transpose(axes).astype(array.dtype, copy=False)
 
 
 def coarsen_labels(labels: np.ndarray, factor: int, classes: int) -> np.ndarray:
-    """Take the most frequent class of each cube of `factor` cells; `IGNORE` where none of its cells is labelled.
+    """Take the most frequent class of each cube of `factor` cells along every axis: [*N] -> int16 [*ceil(N / factor)].
 
-    Parameters
-    ----------
-    labels
-        Class indices [*N], or `IGNORE`.
-    factor
-        Cells of a cube along every axis.
-    classes
-        Number of classes.
-
-    Returns
-    -------
-    numpy.ndarray
-        int16 [*ceil(N / factor)].
+    Of equally frequent classes the first is taken, and `IGNORE` where no cell is labelled; the last cubes may be
+    incomplete.
     """
     padded = np.pad(labels, [(0, -size % factor) for size in labels.shape], constant_values=IGNORE)
     split_shape = [n for size in padded.shape for n in (size // factor, factor)]
@@ -264,16 +254,14 @@ def coarsen_labels(labels: np.ndarray, factor: int, classes: int) -> np.ndarray:
     return best
 
 
-def _read_slice(
-    config: DataConfig, dataset: xr.Dataset, space: tuple[str, ...], label_dims: Sequence[str]
-) -> dict[int, int]:
-    sizes = dataset["data"].sizes
+def _read_slice(config: DataConfig, sizes: Mapping[str, int], label_dims: Sequence[str]) -> dict[int, int]:
+    space = config.space
     gone = [dim for dim in space if dim not in label_dims] if label_dims else []
     for dim, cell in config.read_slice.items():
         if label_dims and dim not in gone:
             raise InputError(f"data.read_slice names {dim!r}, but the labels leave out {gone} only")
         if dim not in space or not 0 <= cell < sizes[dim]:
-            cells = f"0 to {sizes[dim] - 1}" if dim in space else f"of a dimension in {list(space)}"
+            cells = f"0 to {sizes[dim] - 1}" if dim in space else f"of a dimension in {space}"
             raise InputError(f"data.read_slice puts {dim} at {cell}; choose a cell {cells}")
     if not label_dims:
         return {space.index(dim): cell for dim, cell in config.read_slice.items()}

@@ -37,7 +37,7 @@ DOORS = {
     "rioxarray": "datasets/coordinates datasets/geotiff datasets/readers/geotiff datasets/readers/netcdf",
     "h5py": "datasets/readers/matlab",
     "h5netcdf": "",  # only through xarray
-    "pyproj": "datasets/coordinates datasets/label_sources/polygons datasets/map_grid",
+    "pyproj": "datasets/label_sources/polygons datasets/map_grid",
     "pyogrio": "datasets/label_sources/polygons",
     "tensorly": "datasets/readers/tensorly",
     "jsonargparse": "pipeline/recipe",

@@ -146,7 +146,7 @@ def map_pieces(
     """
     if tiling is None:
         whole = tuple(slice(0, size) for size in shape)
-        windows = [Window(whole, whole, whole)]
+        windows = [Window(whole, whole)]
     else:
         edges = zip(shape, tiling.block, strict=True)
         block = [size if axis in grid.gone else edge for axis, (size, edge) in enumerate(edges)]

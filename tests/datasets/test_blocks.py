@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -103,12 +102,3 @@ def test_views_are_distinct_and_lose_nothing(sizes, count):
         seen.add(shown.tobytes())
     assert len(seen) == count
     assert np.array_equal(apply_view(array, 0, axes), array)
-
-
-@pytest.mark.parametrize("view", range(8))
-def test_views_of_tensors_equal_views_of_arrays_whatever_leads(view):
-    array = np.random.default_rng(0).normal(size=(3, 4, 4, 2))
-    tensor = torch.from_numpy(array)
-    expected = apply_view(array, view, (-3, -2))
-    assert np.array_equal(apply_view(tensor, view, (-3, -2)).numpy(), expected)
-    assert np.array_equal(apply_view(tensor[None], view, (-3, -2))[0].numpy(), expected)

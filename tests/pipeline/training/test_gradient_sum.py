@@ -77,6 +77,7 @@ def test_the_sum_is_that_of_real_numbers_to_the_grid(seed, count):
 
 def test_a_gradient_beyond_the_grid_stops_before_the_weights_move():
     network = nn.Conv1d(1, 2, 1)
+    nn.init.zeros_(network.weight)
     before = [weight.detach().clone() for weight in network.parameters()]
     samples = [(np.full((1, 5), 1e7, np.float32), np.zeros(5, np.int64))] * 2
     with pytest.raises(DivergedError, match=rf"the gradient has entries of .*, and {LARGEST:g} is the largest"):
