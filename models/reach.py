@@ -24,12 +24,11 @@ def reach(network: TelegraphNetwork) -> int | None:
     """
     if network.config.boundary == "periodic":
         return None
-    layers = list(zip(network.plan.layers, network.kernels, strict=True))
     widest = 0
     for cell in range(math.ceil(network.multiple / network.factor)):
         first = last = cell
-        for layer, kernel in reversed(layers):
-            around = 2 * (kernel.shape[0] // 2)
+        for layer in reversed(network.plan.layers):
+            around = 2 * layer.operator.reach
             first, last = first - around, last + around
             if layer.resample == "refine":
                 first, last = first // 2, last // 2
