@@ -33,17 +33,7 @@ Channels = list[int] | slice
 
 @dataclass(frozen=True)
 class ChainLayer:
-    """Static part of a layer.
-
-    Attributes
-    ----------
-    operator
-        Form of the symmetric operator.
-    resample
-        What happens to the grid before the layer.
-    weight
-        a = h^2, the weight of the force.
-    """
+    """Static part of a layer: its operator, what happens to the grid before it, and the weight a = h^2 of the force."""
 
     operator: SymmetricOperator
     resample: Resample
@@ -56,10 +46,8 @@ class ChainPlan:
 
     Attributes
     ----------
-    layers
-        The layers in order.
-    activation
-        Pointwise s.
+    layers, activation
+        The layers in order, and the pointwise s of all.
     repeat
         How often the input's channels are repeated to make the state's.
     arithmetic

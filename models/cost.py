@@ -26,10 +26,8 @@ class LayerShape:
 
     Attributes
     ----------
-    operator
-        Form of the symmetric operator.
-    resample
-        What happens to the grid before the layer.
+    operator, resample
+        As in `ChainLayer`.
     sizes
         Cells along each axis of its grid.
     channels, rank
@@ -79,14 +77,7 @@ class LayerShape:
 
 
 def layer_shapes(network: TelegraphNetwork, sizes: Sequence[int]) -> list[LayerShape]:
-    """Follow the grid through all layers.
-
-    Parameters
-    ----------
-    network
-        The network; one on the meta device has no weights and is enough.
-    sizes
-        Cells of the input along each axis, before padding.
+    """Follow the grid of an input of `sizes` cells, before padding, through all layers; meta weights are enough.
 
     Raises
     ------

@@ -19,7 +19,7 @@ def largest_sizes(
     segmenter
         The network; one on the meta device is enough.
     work
-        What it is given at once; the labelled cells are scaled with the grid.
+        What it is given at once; its labelled cells are scaled with the grid.
     memory
         Bytes there are.
     peak

@@ -72,15 +72,7 @@ def state_bytes(segmenter: Segmenter, sizes: Sequence[int], batch: int = 1) -> i
 
 
 def training_peak(segmenter: Segmenter, work: Workload) -> int:
-    """Predict the peak of a training step after the first, in bytes.
-
-    Parameters
-    ----------
-    segmenter
-        The network; one on the meta device is enough.
-    work
-        What one micro-batch holds.
-    """
+    """Predict the peak of a training step after the first, in bytes; a segmenter on the meta device is enough."""
     ledger, weights = Ledger(), parameter_bytes(segmenter)
     shapes = layer_shapes(segmenter.network, work.sizes)
     ledger.hold((1 + work.optimiser_states) * weights)

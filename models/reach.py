@@ -11,11 +11,6 @@ def reach(network: TelegraphNetwork) -> int | None:
     Each layer looks 2 (edge // 2) cells of its own grid around, once for K and once for K^T, and a coarse cell looks as
     far as the cells it covers. The widest view of all output cells between two multiples of the coarsest grid counts.
 
-    Parameters
-    ----------
-    network
-        The network; one on the meta device is enough.
-
     Returns
     -------
     int or None

@@ -69,10 +69,8 @@ class SymmetricOperator(ABC):
 
     Attributes
     ----------
-    space
-        Number of space axes d.
-    edge
-        Odd edge length of the kernel, in cells.
+    space, edge
+        Number of space axes d, and odd edge length of the kernel in cells.
     boundary
         What lies beyond the edge of the volume.
     groups

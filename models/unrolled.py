@@ -23,19 +23,7 @@ def unrolled(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any]) -> Tenso
 
     States that the chain keeps on a grid are kept on the same grid here, as floating-point numbers.
 
-    Parameters
-    ----------
-    plan
-        Static part of the chain.
-    x_BcN
-        Input [B, c, *N].
-    parameters
-        Kernel, bias and angles (or none) of each layer in turn.
-
-    Returns
-    -------
-    Tensor
-        X_{L+1}, [B, C, *N].
+    Returns X_{L+1}, [B, C, *N]; the arguments are those of `chain.differentiable`.
     """
     x = on_grid(plan.arithmetic, repeated(x_BcN, plan.repeat))
     increment = torch.zeros_like(x)

@@ -85,17 +85,7 @@ def _tiled(angle_C: Tensor, channels: int) -> Tensor:
 
 
 def resample_in_place(x_BNC: Tensor, how: Resample, angles_dC: Tensor | None = None) -> Tensor:
-    """Coarsen or refine a contiguous state in its own memory; see `turn_axis`.
-
-    Parameters
-    ----------
-    x_BNC
-        State in floating point or in whole numbers, overwritten.
-    how
-        ``"coarsen"`` or ``"refine"``; with ``""`` the state is returned as it is.
-    angles_dC
-        As for `coarsen`.
-    """
+    """Coarsen or refine a contiguous state, of real or whole numbers, in its own memory; ``""`` leaves it as it is."""
     if how:
         for axis in axes_in_order(how, x_BNC.dim() - 2):
             x_BNC = turn_axis(x_BNC, axis, how, angles_dC)
@@ -169,24 +159,12 @@ def _sheared(x: Tensor, factor: float | Tensor) -> Tensor:
 
 
 def angle_gradient(pair: Pair, adjoint: Pair, axis: int, how: Resample) -> Tensor:
-    """Return the gradient with respect to the angles of one axis, from what came out of its turn.
+    """Return the gradient with respect to the angles of one axis: [channels of the finer side], at least float32.
 
     With y = (first, second) the outcome of a turn, its derivative by the angle is (-second, first). The gradient with
     respect to X_j is l_j, and -l_{j+1} with respect to X_{j-1}.
 
-    Parameters
-    ----------
-    pair
-        X_{j-1} and the difference X_{j-1} - X_j after the turn.
-    adjoint
-        l_j and l_j - l_{j+1}, likewise, in floating point.
-    axis, how
-        The turn.
-
-    Returns
-    -------
-    Tensor
-        [channels of the finer side, all bands], at least float32.
+    `pair` holds X_{j-1} and the difference X_{j-1} - X_j after the turn, `adjoint` l_j and l_j - l_{j+1} likewise.
     """
     view = _bands if how == "coarsen" else _neighbours
     x, dx, m, dm = (view(part, axis, UNDO[how]) for side in (pair, adjoint) for part in (side.state, side.increment))
