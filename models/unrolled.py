@@ -27,8 +27,8 @@ def unrolled(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any]) -> Tenso
     """
     x = on_grid(plan.arithmetic, repeated(x_BcN, plan.repeat))
     increment = torch.zeros_like(x)
-    for layer, *weights in with_weights(plan, parameters):
-        x, increment = unrolled_step(plan, layer, x, increment, *weights)
+    for layer, kernel, bias, angles in with_weights(plan, parameters):
+        x, increment = unrolled_step(plan, layer, x, increment, kernel, bias, angles)
     return x.movedim(-1, 1)
 
 
