@@ -12,15 +12,7 @@ from models.config import Activation
 
 @dataclass(frozen=True)
 class Pointwise:
-    """An activation.
-
-    Attributes
-    ----------
-    value
-        s(z).
-    slope
-        s'(z); for ReLU the subgradient 0 at z = 0, as PyTorch takes it.
-    """
+    """An activation s(z) and its slope s'(z); for ReLU the subgradient 0 at z = 0, as PyTorch takes it."""
 
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]

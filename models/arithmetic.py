@@ -26,18 +26,9 @@ _STATE_TYPES = {16: torch.int16, 32: torch.int32}
 
 @dataclass(frozen=True)
 class Arithmetic(ABC):
-    """How states are kept.
-
-    Attributes
-    ----------
-    force_dtype
-        Precision of the force; none means that of the network's input.
-    """
+    """How states are kept; a `force_dtype` of none computes the force in the precision of the network's input."""
 
     force_dtype: torch.dtype | None = None
-
-    exact = False
-    """Whether the backward pass recovers every state bit for bit."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
@@ -48,9 +39,17 @@ class Arithmetic(ABC):
         """Return what is kept as real numbers; always a copy."""
 
     @property
-    @abstractmethod
+    def spacing(self) -> float:
+        """Value of one unit of what is kept."""
+        return 1.0
+
+    @property
     def loaded_unit(self) -> float:
-        """Value of one unit of what `load` returns, a power of two."""
+        """Value of one unit of what `load` returns, a power of two.
+
+        1 where the force is in float16, whose range is too small for whole numbers.
+        """
+        return 1.0 if self.force_dtype is torch.float16 else self.spacing
 
     @property
     @abstractmethod
@@ -81,10 +80,6 @@ class FloatStates(Arithmetic):
         return stored.to(dtype, copy=True)
 
     @property
-    def loaded_unit(self) -> float:  # noqa: D102
-        return 1.0
-
-    @property
     def converts(self) -> bool:  # noqa: D102
         return self.force_dtype is not None
 
@@ -110,7 +105,6 @@ class GridStates(Arithmetic):
     state_bits: int = 32
     grid_bits: int = 20
 
-    exact = True
     converts = True
 
     @property
@@ -131,11 +125,6 @@ class GridStates(Arithmetic):
         wraps around it comes out beyond 3/8 R again, and is seen.
         """
         return 3 / 8 * self.reach
-
-    @property
-    def loaded_unit(self) -> float:
-        """1 where the force is in float16, whose range is too small for whole numbers; otherwise the spacing."""
-        return 1.0 if self.force_dtype is torch.float16 else self.spacing
 
     def encode(self, x: Tensor) -> Tensor:  # noqa: D102
         return (x * 2.0**self.grid_bits).round_().to(_STATE_TYPES[self.state_bits])

@@ -14,7 +14,7 @@ the same bits, and lets both be stepped in place.
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,27 +26,14 @@ from models.config import Resample
 from models.pieces import cut_grid
 from models.symmetric import Pair, SymmetricOperator
 from models.watch import Extremes, Watch, check_input, check_layers
-from models.wavelet import angle_gradient, axes_in_order, resample_in_place, turn_axis
+from models.wavelet import UNDO, angle_gradient, axes_in_order, resample_in_place, turn_axis
 
 Channels = list[int] | slice
-UNDO: dict[Resample, Resample] = {"": "", "coarsen": "refine", "refine": "coarsen"}
-PER_LAYER = 3
-"""Parameters of a layer, in order: kernel, bias, and the angles of a learned resampling or none."""
 
 
 @dataclass(frozen=True)
 class ChainLayer:
-    """Static part of a layer.
-
-    Attributes
-    ----------
-    operator
-        Form of the symmetric operator.
-    resample
-        What happens to the grid before the layer.
-    weight
-        a = h^2, the weight of the force.
-    """
+    """Static part of a layer: its operator, what happens to the grid before it, and the weight a = h^2 of the force."""
 
     operator: SymmetricOperator
     resample: Resample
@@ -59,10 +46,8 @@ class ChainPlan:
 
     Attributes
     ----------
-    layers
-        The layers in order.
-    activation
-        Pointwise s.
+    layers, activation
+        The layers in order, and the pointwise s of all.
     repeat
         How often the input's channels are repeated to make the state's.
     arithmetic
@@ -73,9 +58,9 @@ class ChainPlan:
 
     layers: tuple[ChainLayer, ...]
     activation: Pointwise
-    repeat: int = 1
-    arithmetic: Arithmetic = field(default_factory=FloatStates)
-    watch: Watch = field(default_factory=Watch)
+    repeat: int
+    arithmetic: Arithmetic
+    watch: Watch
 
 
 def repeated(x_BcN: Tensor, repeat: int) -> Tensor:
@@ -85,9 +70,9 @@ def repeated(x_BcN: Tensor, repeat: int) -> Tensor:
     return copies.reshape(*x_BNc.shape[:-1], -1) if repeat > 1 else x_BNc.contiguous()
 
 
-def _layers(plan: ChainPlan, parameters: Sequence[Any]) -> list[tuple[ChainLayer, Tensor, Tensor, Tensor | None]]:
-    triples = zip(*(parameters[at::PER_LAYER] for at in range(PER_LAYER)), strict=True)
-    return [(layer, *triple) for layer, triple in zip(plan.layers, triples, strict=True)]
+def with_weights(plan: ChainPlan, parameters: Sequence[Any]) -> list[tuple[ChainLayer, Tensor, Tensor, Tensor | None]]:
+    """Return each layer with its parameters: kernel, bias, and the angles of a learned resampling or none."""
+    return list(zip(plan.layers, parameters[::3], parameters[1::3], parameters[2::3], strict=True))
 
 
 def _conditions(plan: ChainPlan, device: torch.device) -> AbstractContextManager[Any]:
@@ -95,7 +80,7 @@ def _conditions(plan: ChainPlan, device: torch.device) -> AbstractContextManager
     stack = ExitStack()
     stack.enter_context(torch.no_grad())
     stack.enter_context(torch.autocast(device.type, enabled=False))
-    if plan.arithmetic.exact and device.type == "cuda":
+    if isinstance(plan.arithmetic, GridStates) and device.type == "cuda":
         stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True))
     return stack
 
@@ -149,7 +134,7 @@ def _run_forward(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any]) -> P
         x = plan.arithmetic.encode(x)
     pair = Pair(x, torch.zeros_like(x), plan.arithmetic, x_BcN.dtype)
     extremes: list[Extremes] = []
-    for layer, kernel, bias, angles in _layers(plan, parameters):
+    for layer, kernel, bias, angles in with_weights(plan, parameters):
         pair.state = resample_in_place(pair.state, layer.resample, angles)
         pair.increment = resample_in_place(pair.increment, layer.resample, angles)
         if grid is not None:
@@ -245,7 +230,7 @@ def _start_adjoint(pair: Pair, g_BKN: Tensor, channels: Channels | None) -> tupl
 def _run_back(plan: ChainPlan, pair: Pair, adjoint: Pair, parameters: Sequence[Any]) -> list[Tensor | None]:
     """Step all layers back; returns the gradients of the parameters in their order."""
     gradients: list[Tensor | None] = []
-    for layer, kernel, bias, angles in reversed(_layers(plan, parameters)):
+    for layer, kernel, bias, angles in reversed(with_weights(plan, parameters)):
         kernel_gradient, bias_gradient = _step_back(plan, layer, pair, adjoint, kernel, bias)
         angles_gradient = _resample_back(layer.resample, pair, adjoint, angles)
         gradients += [angles_gradient, bias_gradient, kernel_gradient]
@@ -257,10 +242,9 @@ def _resample_back(how: Resample, pair: Pair, adjoint: Pair, angles_dC: Tensor |
     if not how:
         return None
     space, gradient = pair.state.dim() - 2, None if angles_dC is None else torch.empty_like(angles_dC)
-    spacing = pair.arithmetic.spacing if isinstance(pair.arithmetic, GridStates) else 1.0
     for axis in reversed(axes_in_order(how, space)):
         if gradient is not None:
-            found = angle_gradient((pair.state, pair.increment), (adjoint.state, adjoint.increment), axis, how, spacing)
+            found = angle_gradient(pair, adjoint, axis, how)
             gradient[axis - 1] = found.view(-1, gradient.shape[1]).sum(0)
         # The rounded turn took X_j and D_j, not X_{j-1}: that is what it is undone on.
         pair.state.sub_(pair.increment)

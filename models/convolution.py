@@ -29,6 +29,11 @@ class Convolution(SymmetricOperator):
         """Return a kernel [*taps, p, q] as a weight [p, q, *taps] of a convolution q -> p."""
         return (kernel.unsqueeze(0) if self.space == 1 else kernel).movedim((-2, -1), (0, 1))
 
+    def _taps_first(self, weight: Tensor) -> Tensor:
+        """Undo `_taps_last`."""
+        kernel = weight.movedim((0, 1), (-2, -1))
+        return kernel.squeeze(0) if self.space == 1 else kernel
+
     def _turned(self, kernel: Tensor) -> Tensor:
         """Return the weight of K^T: [C, r / g, *taps]."""
         turned = kernel.flip(tuple(range(self.space))).unflatten(-2, (self.groups, -1))  # [*taps, g, r/g, C/g]
@@ -63,11 +68,16 @@ class Convolution(SymmetricOperator):
         return torch.cat([ends[0], loaded, ends[1]], dim=1)
 
     def _cut(self, pair: Pair) -> list[tuple[slice, slice]]:
-        """Cut a state where loading it makes a copy; a volume that is padded is loaded sample by sample."""
+        """Cut a state into pieces; a volume that is padded is worked on sample by sample."""
         batch, *sizes, channels = pair.state.shape
         if self.boundary != "zeros":
             return [(slice(at, at + 1), slice(0, sizes[0])) for at in range(batch)]
         return cut_grid(batch, sizes, channels * pair.state.element_size())
+
+    def _ended(self, u: Tensor) -> Tensor:
+        """Add the zeros that K^T reads beyond the first and the last row of a hidden tensor."""
+        ends = u.new_zeros(u.shape[0], self.reach, *u.shape[2:])
+        return torch.cat([ends, u, ends], dim=1)
 
     def _whole(self, pair: Pair) -> bool:
         return self.boundary == "zeros" and not pair.arithmetic.converts
@@ -101,24 +111,20 @@ class Convolution(SymmetricOperator):
         """Leave a hidden tensor as it is."""
         return z
 
-    def transpose(self, u: Tensor, kernel: Tensor, shape: torch.Size) -> Tensor:
-        """Convolve r -> C with the kernel turned round."""
+    def transpose(self, u: Tensor, kernel: Tensor) -> Tensor:
+        """Return K^T z: convolve r -> C with the kernel turned round."""
         reach = self.reach if self.boundary == "zeros" else 2 * self.reach
         force = self._state(convolve(self._image(u), self._turned(kernel), self._padding(reach, reach), self.groups))
         return force if self.boundary == "zeros" else beyond.fold(force, self._axes, self.reach, self.boundary)
 
     def advance(self, pair: Pair, u: Tensor, kernel: Tensor) -> None:
         """Convolve r -> C piece by piece into the increment, and add that to the state while it is in the cache."""
-        batch, *sizes, channels = pair.state.shape
         if self.boundary != "zeros":
-            for at in range(batch):
-                sample = slice(at, at + 1)
-                pair.advance(sample, self.transpose(u[sample], kernel, pair.state.shape))
+            for samples, _ in self._cut(pair):
+                pair.advance(samples, self.transpose(u[samples], kernel))
             return
-        weight, padding = self._turned(kernel), self._padding(0, self.reach)
-        ends = u.new_zeros(batch, self.reach, *u.shape[2:])
-        padded = torch.cat([ends, u, ends], dim=1)
-        for where in cut_grid(batch, sizes, channels * pair.state.element_size()):
+        weight, padding, padded = self._turned(kernel), self._padding(0, self.reach), self._ended(u)
+        for where in self._cut(pair):
             samples, rows = where
             image = self._image(padded[samples, rows.start : rows.stop + 2 * self.reach])
             if pair.arithmetic.converts:
@@ -143,8 +149,7 @@ class Convolution(SymmetricOperator):
                 image = self._image(self._haloed(pair, samples, rows))
                 hidden, padding = self._image(u[samples, rows]), self._padding(0, self._own_zeros)
                 total += convolution_weight_gradient(image, hidden, shape, padding, self.groups)
-        gradient = total.movedim((0, 1), (-2, -1))
-        return gradient.squeeze(0) if self.space == 1 else gradient
+        return self._taps_first(total)
 
     def _exchanges(self, pair: Pair, dtype: torch.dtype) -> bool:
         """Tell whether the weight gradient is faster as that of K^T, whose input is the thin hidden tensor.
@@ -159,9 +164,7 @@ class Convolution(SymmetricOperator):
         """Correlate a hidden tensor, as the input of K^T, with the state; pieces of the state need no halo."""
         turned = self._turned(kernel)
         if pair.arithmetic.converts:
-            pieces = self._cut(pair)
-            ends = u.new_zeros(u.shape[0], self.reach, *u.shape[2:])
-            u, first = torch.cat([ends, u, ends], dim=1), 0
+            pieces, first, u = self._cut(pair), 0, self._ended(u)
         else:
             pieces, first = [(slice(None), slice(0, u.shape[1]))], self.reach
         total = u.new_zeros(turned.shape, dtype=at_least_single(u.dtype))
@@ -169,9 +172,7 @@ class Convolution(SymmetricOperator):
             hidden = self._image(u[samples, rows.start : rows.stop + 2 * (self.reach - first)])
             image, padding = self._image(pair.load((samples, rows))), self._padding(first, self.reach)
             total += convolution_weight_gradient(hidden, image, turned.shape, padding)
-        gradient = total.movedim((0, 1), (-1, -2))
-        gradient = gradient.squeeze(0) if self.space == 1 else gradient
-        return gradient.flip(tuple(range(self.space)))
+        return self._taps_first(total.transpose(0, 1)).flip(tuple(range(self.space)))
 
     def bias_gradient(self, z: Tensor) -> Tensor:
         """Sum over all axes but the last."""

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from models.chain import with_weights
 from models.config import Resample
-from models.convolution import Convolution
 from models.network import TelegraphNetwork
 from models.symmetric import SymmetricOperator
 
@@ -26,10 +26,8 @@ class LayerShape:
 
     Attributes
     ----------
-    operator
-        Form of the symmetric operator.
-    resample
-        What happens to the grid before the layer.
+    operator, resample
+        As in `ChainLayer`.
     sizes
         Cells along each axis of its grid.
     channels, rank
@@ -43,7 +41,7 @@ class LayerShape:
     sizes: tuple[int, ...]
     channels: int
     rank: int
-    angles: int = 0
+    angles: int
 
     @property
     def cells(self) -> int:
@@ -79,14 +77,7 @@ class LayerShape:
 
 
 def layer_shapes(network: TelegraphNetwork, sizes: Sequence[int]) -> list[LayerShape]:
-    """Follow the grid through all layers.
-
-    Parameters
-    ----------
-    network
-        The network; one on the meta device has no weights and is enough.
-    sizes
-        Cells of the input along each axis, before padding.
+    """Follow the grid of an input of `sizes` cells, before padding, through all layers; meta weights are enough.
 
     Raises
     ------
@@ -94,24 +85,14 @@ def layer_shapes(network: TelegraphNetwork, sizes: Sequence[int]) -> list[LayerS
         Where the sizes do not suit the layers.
     """
     network.check_sizes(tuple(sizes))
-    grid, shapes = padded_sizes(network, sizes), []
-    for at, (layer, kernel) in enumerate(zip(network.plan.layers, network.kernels, strict=True)):
+    grid, shapes = network.padded_sizes(sizes), []
+    for layer, kernel, _, angles in with_weights(network.plan, network.parameters_in_order()):
         if layer.resample:
             grid = [size // 2 if layer.resample == "coarsen" else size * 2 for size in grid]
         rank, per_group = kernel.shape[-2:]
-        channels = per_group * layer.operator.groups
-        angles = network.angles.get(str(at), None)
-        shapes.append(
-            LayerShape(
-                layer.operator, layer.resample, tuple(grid), channels, rank, 0 if angles is None else angles.numel()
-            )
-        )
+        channels, learned = per_group * layer.operator.groups, 0 if angles is None else angles.numel()
+        shapes.append(LayerShape(layer.operator, layer.resample, tuple(grid), channels, rank, learned))
     return shapes
-
-
-def padded_sizes(network: TelegraphNetwork, sizes: Sequence[int]) -> list[int]:
-    """Return the sizes of the grid that the network pads an input to."""
-    return [-(-size // network.multiple) * network.multiple for size in sizes]
 
 
 def parameter_count(shapes: Sequence[LayerShape]) -> int:
@@ -128,8 +109,3 @@ def training_flops(shapes: Sequence[LayerShape], batch: int = 1, *, stored: bool
     """Count the operations of a forward and a backward pass, ours or that of a network that stores its activations."""
     backward = STORED_BACKWARD_PRODUCTS if stored else BACKWARD_PRODUCTS
     return sum(shape.flops(batch, FORWARD_PRODUCTS + backward) for shape in shapes)
-
-
-def is_convolution(shape: LayerShape) -> bool:
-    """Tell whether a layer works by convolutions rather than by products and shifts."""
-    return isinstance(shape.operator, Convolution)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from models.cost import padded_sizes
 from models.peak import Workload, parameter_bytes, training_peak
 from models.segmenter import Segmenter
 
@@ -20,7 +19,7 @@ def largest_sizes(
     segmenter
         The network; one on the meta device is enough.
     work
-        What it is given at once; the labelled cells are scaled with the grid.
+        What it is given at once; its labelled cells are scaled with the grid.
     memory
         Bytes there are.
     peak
@@ -32,7 +31,7 @@ def largest_sizes(
         Cells along each axis, multiples of what the coarsenings divide; axes that are only ever seen whole
         keep their size. None where not even the smallest grid fits.
     """
-    unit, grid = segmenter.network.multiple, padded_sizes(segmenter.network, work.sizes)
+    unit, grid = segmenter.network.multiple, segmenter.network.padded_sizes(work.sizes)
     fixed = segmenter.uncut
     free = [size for axis, size in enumerate(grid) if axis not in fixed]
     if not free:
@@ -70,5 +69,4 @@ def most_layers(segmenter: Segmenter, work: Workload, memory: int) -> int | None
     spare = memory - training_peak(segmenter, work)
     if spare < 0:
         return None
-    copies = 4 + (1 if work.optimiser == "sgd" else 2)
-    return len(segmenter.network.plan.layers) * (1 + spare // (copies * parameter_bytes(segmenter)))
+    return len(segmenter.network.plan.layers) * (1 + spare // (work.copies * parameter_bytes(segmenter)))

@@ -4,6 +4,7 @@ B batch, c input channels, C state channels, N space, r rank.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +119,7 @@ class TelegraphNetwork(nn.Module):
 
     def parameters_in_order(self) -> list[Tensor | None]:
         """Return kernel, bias and angles (or none) of each layer in turn, as the chain takes them."""
-        angles = [self.angles.get(str(at), None) for at in range(len(self.kernels))]
+        angles = [self.angles.get(str(at)) for at in range(len(self.kernels))]
         return [tensor for layer in zip(self.kernels, self.biases, angles, strict=True) for tensor in layer]
 
     def check_sizes(self, sizes: tuple[int, ...]) -> None:
@@ -133,18 +134,22 @@ class TelegraphNetwork(nn.Module):
             raise ConfigError(f"sizes {list(sizes)} have {len(sizes)} axes; the network convolves over {self.space}")
         if self.config.padding == "refuse" and any(size % self.multiple for size in sizes):
             below = [max(size // self.multiple, 1) * self.multiple for size in sizes]
-            above = [-(-size // self.multiple) * self.multiple for size in sizes]
+            above = self.padded_sizes(sizes)
             raise ConfigError(
                 f"sizes {list(sizes)} are not multiples of {self.multiple}, which network.layers needs; the nearest "
                 f"that work are {below} and {above}, or set network.padding to reflect, replicate or zeros"
             )
+
+    def padded_sizes(self, sizes: Sequence[int]) -> list[int]:
+        """Return the sizes of the grid that an input is padded to."""
+        return [(size + self.multiple - 1) // self.multiple * self.multiple for size in sizes]
 
     def pad(self, x_BcN: Tensor) -> Tensor:
         """Pad each axis at its far end to the next multiple of `multiple`, in the configured way."""
         if self.config.padding == "refuse" or self.multiple == 1:
             return x_BcN
         sizes = x_BcN.shape[2:]
-        padded = [(size + self.multiple - 1) // self.multiple * self.multiple for size in sizes]
+        padded = self.padded_sizes(sizes)
         if not torch.compiler.is_exporting() and list(sizes) == padded:
             return x_BcN
         if self.config.padding == "zeros":

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from models.arithmetic import FloatStates
-from models.cost import LayerShape, layer_shapes, padded_sizes
+from models.cost import LayerShape, layer_shapes
 from models.ledger import Ledger
+from models.pieces import rows_of_piece
 from models.segmenter import Segmenter
-from models.temporaries import SINGLE, Kept, LayerBytes, rows_of_piece
+from models.temporaries import SINGLE, Kept, LayerBytes
 
 _TARGET, _INDEX = 2, 8  # int16 and int64
 
@@ -44,18 +45,15 @@ class Workload:
     accumulates: bool = False
     optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
 
+    @property
+    def optimiser_states(self) -> int:
+        """Numbers that the optimiser keeps of a weight."""
+        return 1 if self.optimiser == "sgd" else 2
 
-@dataclass(frozen=True)
-class _Sides:
-    """How states and adjoint are kept."""
-
-    states: Kept
-    adjoint: Kept
-
-    @classmethod
-    def of(cls, segmenter: Segmenter) -> "_Sides":
-        arithmetic = segmenter.network.plan.arithmetic
-        return cls(Kept.of(arithmetic), Kept.of(FloatStates(arithmetic.force_dtype)))
+    @property
+    def copies(self) -> int:
+        """Numbers of a weight: itself, its gradient, the sum of gradients in int64, the optimiser's states."""
+        return 4 + self.optimiser_states
 
 
 def parameter_bytes(segmenter: Segmenter) -> int:
@@ -66,24 +64,15 @@ def parameter_bytes(segmenter: Segmenter) -> int:
 def state_bytes(segmenter: Segmenter, sizes: Sequence[int], batch: int = 1) -> int:
     """Return the bytes of one state between two layers."""
     network = segmenter.network
-    cells = batch * math.prod(padded_sizes(network, sizes))
+    cells = batch * math.prod(network.padded_sizes(sizes))
     return cells * network.channels * network.config.repeat * Kept.of(network.plan.arithmetic).stored
 
 
 def training_peak(segmenter: Segmenter, work: Workload) -> int:
-    """Predict the peak of a training step after the first, in bytes.
-
-    Parameters
-    ----------
-    segmenter
-        The network; one on the meta device is enough.
-    work
-        What one micro-batch holds.
-    """
+    """Predict the peak of a training step after the first, in bytes; a segmenter on the meta device is enough."""
     ledger, weights = Ledger(), parameter_bytes(segmenter)
     shapes = layer_shapes(segmenter.network, work.sizes)
-    states = 1 if work.optimiser == "sgd" else 2
-    ledger.hold((1 + states) * weights)
+    ledger.hold((1 + work.optimiser_states) * weights)
     with ledger.holding(2 * weights if work.accumulates else 0):
         _step(segmenter, work, shapes, ledger)
     # After the last backward pass: the sum beside the gradients, and a kernel's as float64 and int64.
@@ -106,21 +95,12 @@ def prediction_peak(segmenter: Segmenter, work: Workload) -> int:
 
 def stored_peak(segmenter: Segmenter, work: Workload) -> int:
     """Predict roughly the peak of the same network by plain autograd, which keeps the tensors of each layer."""
-    kept, shapes = _Sides.of(segmenter).states, layer_shapes(segmenter.network, work.sizes)
+    kept, shapes = Kept.of(segmenter.network.plan.arithmetic), layer_shapes(segmenter.network, work.sizes)
     hidden = 1 if segmenter.config.network.activation == "relu" else 2  # ReLU is differentiated by its outcome
     stored = sum(shape.cells * (shape.channels + hidden * shape.rank) for shape in shapes) * work.batch * kept.force
     largest = max(shape.cells * shape.channels for shape in shapes) * work.batch * SINGLE
-    copies = 2 + (1 if work.optimiser == "sgd" else 2) + 2 * int(work.accumulates)
     # Beside what is stored: the newest state and its increment, and the gradient of each.
-    return stored + 4 * largest + copies * parameter_bytes(segmenter)
-
-
-def _outputs(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape]) -> tuple[int, int]:
-    """Return the bytes of the channels that are read of the last state, and the cells of the labels."""
-    classes = len(segmenter.classes)
-    read = work.batch * shapes[-1].cells * classes * SINGLE
-    cells = work.batch * math.prod(segmenter.output_shape(work.sizes))
-    return read, cells
+    return stored + 4 * largest + work.copies * parameter_bytes(segmenter)
 
 
 def _input(segmenter: Segmenter, work: Workload, ledger: Ledger) -> int:
@@ -135,7 +115,7 @@ def _input(segmenter: Segmenter, work: Workload, ledger: Ledger) -> int:
         ledger.touch(4 * raw + 2 * raw * SINGLE)
         taken += ledger.hold(raw * SINGLE)
     ledger.drop(missing)
-    grid = padded_sizes(network, work.sizes)
+    grid = network.padded_sizes(work.sizes)
     if list(work.sizes) != grid:
         padded = work.batch * network.channels * math.prod(grid) * SINGLE
         ledger.touch(padded + padded * max(1, work.sizes[-1] / grid[-1]))
@@ -146,12 +126,10 @@ def _input(segmenter: Segmenter, work: Workload, ledger: Ledger) -> int:
 
 def _forward(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], ledger: Ledger) -> tuple[int, int]:
     """Run all layers forward; returns the bytes of the two states and of what is read."""
-    sides, network = _Sides.of(segmenter), segmenter.network
-    kept = sides.states
-    numbers = work.batch * math.prod(padded_sizes(network, work.sizes)) * network.channels * network.config.repeat
+    kept, state = Kept.of(segmenter.network.plan.arithmetic), state_bytes(segmenter, work.sizes, work.batch)
     if kept.grid:
-        ledger.touch(numbers * (2 * SINGLE + kept.stored))
-    pair = ledger.hold(2 * numbers * kept.stored)
+        ledger.touch(state // kept.stored * 2 * SINGLE + state)
+    pair = ledger.hold(2 * state)
     for shape in shapes:
         layer = LayerBytes(shape, work.batch, ledger)
         layer.resample(kept)
@@ -160,22 +138,23 @@ def _forward(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape],
             layer.spread(kept)
             with ledger.holding(0 if layer.convolves else layer.spread_bytes(kept)):
                 layer.advance(kept)
-    out, _ = _outputs(segmenter, work, shapes)
-    return pair, ledger.hold(out)
+    return pair, ledger.hold(work.batch * shapes[-1].cells * len(segmenter.classes) * SINGLE)
 
 
 def _step(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], ledger: Ledger) -> None:
     """Book one micro-batch: input, forward pass, loss and backward pass."""
-    classes, sides = len(segmenter.classes), _Sides.of(segmenter)
-    read, cells = _outputs(segmenter, work, shapes)
+    arithmetic = segmenter.network.plan.arithmetic
+    states, adjoint_kept = Kept.of(arithmetic), Kept.of(FloatStates(arithmetic.force_dtype))
+    cells = work.batch * math.prod(segmenter.output_shape(work.sizes))
     target = ledger.hold(cells * _TARGET)
     taken = _input(segmenter, work, ledger)
-    pair, out = _forward(segmenter, work, shapes, ledger)
+    pair, read = _forward(segmenter, work, shapes, ledger)
     ledger.hold(cells)  # which cells are labelled
-    chosen = work.labelled * classes * SINGLE
-    ledger.touch(work.labelled * (len(work.sizes) + 1) * _INDEX + 3 * chosen)
-    ledger.hold(chosen + work.labelled * (len(work.sizes) + 1) * _INDEX)
-    ledger.drop(out)
+    chosen = work.labelled * len(segmenter.classes) * SINGLE
+    indices = work.labelled * (len(work.sizes) + 1) * _INDEX
+    ledger.touch(indices + 3 * chosen)
+    ledger.hold(chosen + indices)
+    ledger.drop(read)
     # The gradient of the logits is scattered into zeros, then widened once for each axis that is cut.
     ledger.touch(2 * read)
     gradient = ledger.hold(read)
@@ -183,20 +162,20 @@ def _step(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], le
     adjoint = ledger.hold(2 * numbers * SINGLE)
     for shape in reversed(shapes):
         layer = LayerBytes(shape, work.batch, ledger)
-        _layer_back(layer, sides)
+        _layer_back(layer, states, adjoint_kept)
         ledger.hold(shape.parameters * SINGLE)
-        layer.resample(sides.states)
-        layer.resample(sides.adjoint)
+        layer.resample(states)
+        layer.resample(adjoint_kept)
     first = segmenter.network.channels * segmenter.network.config.repeat
-    grid = padded_sizes(segmenter.network, work.sizes)
-    piece = rows_of_piece(work.batch, grid, first * sides.states.stored) * first
-    ledger.touch(piece * (sides.states.stored + 4 * SINGLE))  # the last two are float64
+    grid = segmenter.network.padded_sizes(work.sizes)
+    piece = rows_of_piece(work.batch, grid, first * states.stored) * first
+    ledger.touch(piece * (states.stored + 4 * SINGLE))  # the last two are float64
     ledger.drop(target, taken, pair, gradient, adjoint)
 
 
-def _layer_back(layer: LayerBytes, sides: _Sides) -> None:
+def _layer_back(layer: LayerBytes, states: Kept, adjoint: Kept) -> None:
     """Book a layer's step back, in the order of `chain._step_back`."""
-    ledger, states, adjoint = layer.ledger, sides.states, sides.adjoint
+    ledger = layer.ledger
     thin, spread = layer.thin(states), layer.spread_bytes(states)
     layer.hidden(states)
     with ledger.holding(2 * thin):  # z, then what is pushed back through the activation

@@ -29,15 +29,28 @@ def cut_grid(batch: int, sizes: Sequence[int], cell_bytes: int) -> list[tuple[sl
     list of (slice, slice)
         Samples and rows of each piece: several whole samples, or some rows of one; each is contiguous in memory.
     """
-    row_bytes = math.prod(sizes[1:]) * cell_bytes
-    rows = sizes[0]
-    if row_bytes * rows <= PIECE_BYTES:
-        samples = max(1, PIECE_BYTES // max(row_bytes * rows, 1))
-        return [(slice(at, min(at + samples, batch)), slice(0, rows)) for at in range(0, batch, samples)]
-    pieces = max(1, min(math.ceil(row_bytes * rows / PIECE_BYTES), rows // LEAST_ROWS))
-    bounds = [round(piece * rows / pieces) for piece in range(pieces + 1)]
-    spans = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
-    return [(slice(at, at + 1), span) for at in range(batch) for span in spans]
+    joined, cuts = _shares(sizes, cell_bytes)
+    samples = [slice(at, min(at + joined, batch)) for at in range(0, batch, joined)]
+    return list(itertools.product(samples, _spans(sizes[0], cuts)))
+
+
+def rows_of_piece(batch: int, sizes: Sequence[int], cell_bytes: int) -> int:
+    """Return the cells of the largest piece that `cut_grid` makes."""
+    joined, cuts = _shares(sizes, cell_bytes)
+    return min(batch, joined) * math.ceil(sizes[0] / cuts) * math.prod(sizes[1:])
+
+
+def _shares(sizes: Sequence[int], cell_bytes: int) -> tuple[int, int]:
+    """Return how many samples are joined in a piece, and into how many pieces a sample is cut; one of them is 1."""
+    sample_bytes = math.prod(sizes) * cell_bytes
+    if sample_bytes <= PIECE_BYTES:
+        return max(1, PIECE_BYTES // max(sample_bytes, 1)), 1
+    return 1, max(1, min(math.ceil(sample_bytes / PIECE_BYTES), sizes[0] // LEAST_ROWS))
+
+
+def _spans(length: int, pieces: int) -> list[slice]:
+    bounds = [round(piece * length / pieces) for piece in range(pieces + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def cut_cells(cells: int, cell_bytes: int, weight_bytes: int = 0) -> list[slice]:
@@ -53,6 +66,13 @@ def cut_cells(cells: int, cell_bytes: int, weight_bytes: int = 0) -> list[slice]
         Bytes of a matrix that every piece is multiplied by: a piece is at least half as large, or reading the matrix
         again and again would take longer than the products.
     """
-    pieces = max(1, min(cells, math.ceil(cells * cell_bytes / max(PIECE_BYTES, weight_bytes // 2))))
-    bounds = [round(piece * cells / pieces) for piece in range(pieces + 1)]
-    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+    return _spans(cells, _cell_pieces(cells, cell_bytes, max(PIECE_BYTES, weight_bytes // 2)))
+
+
+def cells_of_piece(cells: int, cell_bytes: int) -> int:
+    """Return the cells of the largest piece that `cut_cells` makes where no matrix makes pieces larger."""
+    return math.ceil(cells / _cell_pieces(cells, cell_bytes, PIECE_BYTES))
+
+
+def _cell_pieces(cells: int, cell_bytes: int, piece_bytes: int) -> int:
+    return max(1, min(cells, math.ceil(cells * cell_bytes / piece_bytes)))

@@ -79,10 +79,6 @@ class Products(SymmetricOperator):
             planes = beyond.fold(planes, self._axes, self.reach, self.boundary)
         return planes.flatten(2).flatten(0, 1)
 
-    def transpose(self, u: Tensor, kernel: Tensor, shape: torch.Size) -> Tensor:
-        """Multiply the shifted planes by the kernel."""
-        return multiply(u.T, kernel.reshape(u.shape[0], -1).T).view(shape)
-
     def advance(self, pair: Pair, u: Tensor, kernel: Tensor) -> None:
         """Multiply the shifted planes by the kernel into the increment, piece by piece."""
         flat, weight_CP = pair.flat(), kernel.reshape(u.shape[0], -1).T

@@ -11,11 +11,6 @@ def reach(network: TelegraphNetwork) -> int | None:
     Each layer looks 2 (edge // 2) cells of its own grid around, once for K and once for K^T, and a coarse cell looks as
     far as the cells it covers. The widest view of all output cells between two multiples of the coarsest grid counts.
 
-    Parameters
-    ----------
-    network
-        The network; one on the meta device is enough.
-
     Returns
     -------
     int or None
@@ -24,12 +19,11 @@ def reach(network: TelegraphNetwork) -> int | None:
     """
     if network.config.boundary == "periodic":
         return None
-    layers = list(zip(network.plan.layers, network.kernels, strict=True))
     widest = 0
     for cell in range(math.ceil(network.multiple / network.factor)):
         first = last = cell
-        for layer, kernel in reversed(layers):
-            around = 2 * (kernel.shape[0] // 2)
+        for layer in reversed(network.plan.layers):
+            around = 2 * layer.operator.reach
             first, last = first - around, last + around
             if layer.resample == "refine":
                 first, last = first // 2, last // 2

@@ -5,7 +5,7 @@ B batch, C channels of the final state, K classes, N space of the final grid, L 
 
 from torch import Tensor, nn
 
-from models.config import ConfigError
+from models.config import ConfigError, SegmenterConfig
 
 
 class ReadOut(nn.Module):
@@ -13,18 +13,12 @@ class ReadOut(nn.Module):
 
     Parameters
     ----------
-    classes
-        Number of classes K.
+    config
+        Classes, the channel of each, and the space axes that go.
     channels_out
         Channels of the final state.
-    channels
-        Channel of each class; empty means the first K.
     factor
         The final grid is coarser than the input's by this; below 1 it is finer.
-    read_slice
-        Space axes that go, each with a cell of the input grid.
-    repeat
-        The network's repeats, for the advice of an error.
 
     Attributes
     ----------
@@ -34,20 +28,12 @@ class ReadOut(nn.Module):
     Raises
     ------
     ConfigError
-        Where the state has too few channels, or `channels` does not name K different ones of them.
+        Where the state has too few channels, or `read_channels` does not name K different ones of them.
     """
 
-    def __init__(
-        self,
-        *,
-        classes: int,
-        channels_out: int,
-        channels: list[int],
-        factor: float,
-        read_slice: dict[int, int],
-        repeat: int,
-    ) -> None:
+    def __init__(self, config: SegmenterConfig, channels_out: int, factor: float) -> None:
         super().__init__()
+        classes, channels, repeat = len(config.classes), config.network.read_channels, config.network.repeat
         if channels_out < classes:
             enough = -(-classes * repeat // channels_out)
             raise ConfigError(
@@ -64,7 +50,7 @@ class ReadOut(nn.Module):
                 f"from 0 to {channels_out - 1}"
             )
         self.read: list[int] | slice = list(channels) or slice(classes)
-        self.factor, self.read_slice = factor, dict(read_slice)
+        self.factor, self.read_slice = factor, dict(config.read_slice)
 
     def output_size(self, size: int) -> int:
         """Return the cells that an input axis of `size` cells has in the output: a coarse cell may stick out."""

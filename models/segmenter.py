@@ -45,14 +45,7 @@ class Segmenter(nn.Module):
         channels = config.channels * (2 if config.validity else 1)
         self.network = TelegraphNetwork(config.network, config.space, channels)
         self.factor = self.network.factor
-        self.readout = ReadOut(
-            classes=len(config.classes),
-            channels_out=self.network.channels_out,
-            channels=config.network.read_channels,
-            factor=self.factor,
-            read_slice=config.read_slice,
-            repeat=config.network.repeat,
-        )
+        self.readout = ReadOut(config, self.network.channels_out, self.factor)
         for name, statistic in (("mean", mean), ("deviation", deviation)):
             if statistic.dim() != config.space + 1 or statistic.shape[0] not in (1, config.channels):
                 raise ConfigError(
@@ -60,11 +53,6 @@ class Segmenter(nn.Module):
                     f"and {config.space} space axes"
                 )
             self.register_buffer(name, statistic.detach().clone())
-
-    @property
-    def inversion_error(self) -> Tensor | None:
-        """Relative error of the input that the last backward pass recovered: a 0-d tensor, None before the first."""
-        return self.network.inversion_error
 
     @property
     def watch(self) -> Watch:

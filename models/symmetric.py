@@ -64,15 +64,13 @@ class Pair:
 class SymmetricOperator(ABC):
     """K as a convolution C -> r, and K^T with the same weights.
 
-    Hidden tensors have a layout of the form's own. `spread` prepares one once for `advance`, `transpose` and
-    `weight_gradient`, which all read it.
+    Hidden tensors have a layout of the form's own. `spread` prepares one once for `advance` and
+    `weight_gradient`, which both read it.
 
     Attributes
     ----------
-    space
-        Number of space axes d.
-    edge
-        Odd edge length of the kernel, in cells.
+    space, edge
+        Number of space axes d, and odd edge length of the kernel in cells.
     boundary
         What lies beyond the edge of the volume.
     groups
@@ -99,11 +97,7 @@ class SymmetricOperator(ABC):
 
     @abstractmethod
     def spread(self, z: Tensor) -> Tensor:
-        """Prepare a hidden tensor for `advance`, `transpose` and `weight_gradient`."""
-
-    @abstractmethod
-    def transpose(self, u: Tensor, kernel: Tensor, shape: torch.Size) -> Tensor:
-        """Return K^T z as a state of `shape`, for u = spread(z)."""
+        """Prepare a hidden tensor for `advance` and `weight_gradient`."""
 
     @abstractmethod
     def advance(self, pair: Pair, u: Tensor, kernel: Tensor) -> None:

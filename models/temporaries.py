@@ -6,16 +6,16 @@ B batch, N space, C channels, r rank, T taps, M = B * cells.
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from models.arithmetic import Arithmetic, GridStates
-from models.cost import LayerShape, is_convolution
+from models.convolution import Convolution
+from models.cost import LayerShape
 from models.kernels import ONEDNN_LEAST
 from models.ledger import Ledger
-from models.pieces import LEAST_ROWS, PIECE_BYTES
+from models.pieces import PIECE_BYTES, cells_of_piece, rows_of_piece
 
 SINGLE = 4
 """Bytes of the input's and the adjoint's numbers: float32."""
@@ -65,44 +65,13 @@ class Kept:
         return self.force + (extra if self.grid else 0)
 
 
-def rows_of_piece(batch: int, sizes: Sequence[int], cell_bytes: int) -> int:
-    """Return the cells of the largest piece that `pieces.cut_grid` makes."""
-    inner = math.prod(sizes[1:])
-    row_bytes, rows = inner * cell_bytes, sizes[0]
-    if row_bytes * rows <= PIECE_BYTES:
-        return min(batch, max(1, PIECE_BYTES // max(row_bytes * rows, 1))) * rows * inner
-    pieces = max(1, min(math.ceil(row_bytes * rows / PIECE_BYTES), rows // LEAST_ROWS))
-    return math.ceil(rows / pieces) * inner
-
-
-def cells_of_piece(cells: int, cell_bytes: int) -> int:
-    """Return the cells of the largest piece that `pieces.cut_cells` makes."""
-    pieces = max(1, min(cells, math.ceil(cells * cell_bytes / PIECE_BYTES)))
-    return math.ceil(cells / pieces)
-
-
 class LayerBytes:
-    """The temporaries of one layer.
-
-    Parameters
-    ----------
-    shape
-        The layer.
-    batch
-        Samples B.
-    ledger
-        Where the bytes are booked.
-
-    Attributes
-    ----------
-    cells
-        M, the cells of all samples.
-    """
+    """The temporaries of one layer on a batch, booked on a ledger; `cells` is M, those of all samples."""
 
     def __init__(self, shape: LayerShape, batch: int, ledger: Ledger) -> None:
         self.shape, self.batch, self.ledger = shape, batch, ledger
         self.cells = batch * shape.cells
-        self.convolves = is_convolution(shape)
+        self.convolves = isinstance(shape.operator, Convolution)
         self.zeros = shape.operator.boundary == "zeros"
 
     def thin(self, kept: Kept) -> int:
@@ -117,6 +86,13 @@ class LayerBytes:
         """Return by how much a grid grows that is padded at both ends of its first axes, by default all."""
         sizes = self.shape.sizes[:axes]
         return math.prod(1 + 2 * reach / size for size in sizes)
+
+    def _folding(self, size: int, reach: int) -> float:
+        """Return the bytes at the fullest moment of folding a padded grid, whose cells alone take `size`."""
+        wide = [size * self._grown(reach)]
+        for axis in range(len(self.shape.sizes)):  # folded axis by axis: the first axes are narrow already
+            wide.append(size * math.prod(1 + 2 * reach / cells for cells in self.shape.sizes[axis + 1 :]))
+        return max([wide[0] + wide[1]] + [wide[0] + a + b for a, b in itertools.pairwise(wide[1:])])
 
     def _piece(self, kept: Kept) -> int:
         """Return the numbers of a piece of a state."""
@@ -157,10 +133,10 @@ class LayerBytes:
             return
         loaded, making = self._loaded_with_halo(kept)
         whole = self.shape.channels * self.shape.cells * kept.stored <= PIECE_BYTES
-        pieces_of_sample = 1 if whole or not self.zeros else 2
+        cut = self.zeros and not whole
         ledger.touch(thin + max(making, loaded))
-        if pieces_of_sample > 1 or self.batch > 1:
-            ledger.touch(thin * (1 + (pieces_of_sample > 1) * 1 + (pieces_of_sample > 1 and self.batch > 1) * 1))
+        if cut or self.batch > 1:
+            ledger.touch(thin * (1 + cut + (cut and self.batch > 1)))
 
     def spread(self, kept: Kept) -> None:
         """Book what spreading takes beside its argument; for convolutions nothing, they use the tensor itself."""
@@ -170,12 +146,7 @@ class LayerBytes:
         if self.zeros:
             self.ledger.touch(planes + thin * self._grown(reach))
             return
-        space = len(self.shape.sizes)
-        wide = [planes * self._grown(reach, None)]
-        for axis in range(space):  # folded axis by axis: the first axes are narrow already
-            wide.append(planes * math.prod(1 + 2 * reach / size for size in self.shape.sizes[axis + 1 :]))
-        fullest = max([wide[0] + wide[1]] + [wide[0] + wide[at] + wide[at + 1] for at in range(1, space)])
-        self.ledger.touch(fullest + thin * self._grown(2 * reach))
+        self.ledger.touch(self._folding(planes, reach) + thin * self._grown(2 * reach))
 
     def advance(self, kept: Kept) -> None:
         """Book what a step by the force takes beside the spread tensor."""
@@ -186,11 +157,7 @@ class LayerBytes:
             ledger.touch(padded + (0 if in_place else self._piece(kept) * kept.adding))
             return
         sample = self.shape.channels * self.shape.cells
-        wide = [sample * kept.force * self._grown(reach)]
-        for axis in range(len(self.shape.sizes)):
-            wide.append(sample * kept.force * math.prod(1 + 2 * reach / size for size in self.shape.sizes[axis + 1 :]))
-        folding = [wide[0] + wide[1]] + [wide[0] + wide[at] + wide[at + 1] for at in range(1, len(self.shape.sizes))]
-        ledger.touch(max([*folding, sample * kept.adding]))
+        ledger.touch(max(self._folding(sample * kept.force, reach), sample * kept.adding))
 
     def weight_gradient(self, kept: Kept) -> None:
         """Book what the gradient of the kernel takes, with its result."""

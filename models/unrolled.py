@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.arithmetic import Arithmetic, GridStates
-from models.chain import PER_LAYER, ChainLayer, ChainPlan, repeated
+from models.chain import ChainLayer, ChainPlan, repeated, with_weights
 from models.config import Resample
 from models.convolution import Convolution
 from models.wavelet import coarsen, refine
@@ -23,24 +23,12 @@ def unrolled(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any]) -> Tenso
 
     States that the chain keeps on a grid are kept on the same grid here, as floating-point numbers.
 
-    Parameters
-    ----------
-    plan
-        Static part of the chain.
-    x_BcN
-        Input [B, c, *N].
-    parameters
-        Kernel, bias and angles (or none) of each layer in turn.
-
-    Returns
-    -------
-    Tensor
-        X_{L+1}, [B, C, *N].
+    Returns X_{L+1}, [B, C, *N]; the arguments are those of `chain.differentiable`.
     """
     x = on_grid(plan.arithmetic, repeated(x_BcN, plan.repeat))
     increment = torch.zeros_like(x)
-    for at, layer in enumerate(plan.layers):
-        x, increment = unrolled_step(plan, layer, x, increment, *parameters[PER_LAYER * at : PER_LAYER * (at + 1)])
+    for layer, kernel, bias, angles in with_weights(plan, parameters):
+        x, increment = unrolled_step(plan, layer, x, increment, kernel, bias, angles)
     return x.movedim(-1, 1)
 
 
@@ -60,7 +48,7 @@ def unrolled_step(
     operator = Convolution(form.space, form.edge, form.boundary, form.groups)
     kernel, bias = (weight.to(plan.arithmetic.force_type(x.dtype)) for weight in (kernel, bias))
     z = operator.convolved(x.to(kernel.dtype), kernel) + operator.align(bias)
-    force = operator.transpose(plan.activation.value(z), kernel, x.shape)
+    force = operator.transpose(plan.activation.value(z), kernel)
     increment = increment - on_grid(plan.arithmetic, layer.weight * force.to(x.dtype))
     return x + increment, increment
 

@@ -82,17 +82,10 @@ def check_input(grid: GridStates, x: Tensor) -> None:
 def check_layers(grid: GridStates, extremes: list[Extremes]) -> None:
     """Refuse states and forces so large that the next state could wrap around unnoticed, and forces that are NaN.
 
-    Parameters
-    ----------
-    grid
-        The arithmetic.
-    extremes
-        What was seen in each layer.
-
     Raises
     ------
     GridOverflowError
-        With the first layer that went too far.
+        With the first layer that went too far; `extremes` has what was seen in each.
     """
     if not extremes:
         return

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from models.config import Resample
 from models.pieces import cut_cells
+from models.symmetric import Pair
 
+UNDO: dict[Resample, Resample] = {"": "", "coarsen": "refine", "refine": "coarsen"}
 _HAAR = math.pi / 4
 
 
@@ -83,17 +85,7 @@ def _tiled(angle_C: Tensor, channels: int) -> Tensor:
 
 
 def resample_in_place(x_BNC: Tensor, how: Resample, angles_dC: Tensor | None = None) -> Tensor:
-    """Coarsen or refine a contiguous state in its own memory; see `turn_axis`.
-
-    Parameters
-    ----------
-    x_BNC
-        State in floating point or in whole numbers, overwritten.
-    how
-        ``"coarsen"`` or ``"refine"``; with ``""`` the state is returned as it is.
-    angles_dC
-        As for `coarsen`.
-    """
+    """Coarsen or refine a contiguous state, of real or whole numbers, in its own memory; ``""`` leaves it as it is."""
     if how:
         for axis in axes_in_order(how, x_BNC.dim() - 2):
             x_BNC = turn_axis(x_BNC, axis, how, angles_dC)
@@ -107,7 +99,7 @@ def turn_axis(x_BNC: Tensor, axis: int, how: Resample, angles_dC: Tensor | None)
     bands in the axis of two, so that every one of the P blocks is turned by itself, with temporaries of a few blocks.
     """
     turn = _turn_real if x_BNC.dtype.is_floating_point else _turn_whole
-    neighbours, bands = as_neighbours(x_BNC, axis, how), as_bands(x_BNC, axis, how)
+    neighbours, bands = _neighbours(x_BNC, axis, how), _bands(x_BNC, axis, how)
     source, target = (neighbours, bands) if how == "coarsen" else (bands, neighbours)
     angle = None if angles_dC is None else _tiled(angles_dC.detach()[axis - 1], source[0].shape[-1])
     for where in cut_cells(len(source[0]), 2 * source[0][0].numel() * x_BNC.element_size()):
@@ -128,14 +120,14 @@ def _finer(x_BNC: Tensor, axis: int, how: Resample) -> tuple[int, int]:
     return math.prod(x_BNC.shape[axis + 1 : -1]), channels
 
 
-def as_neighbours(x_BNC: Tensor, axis: int, how: Resample) -> tuple[Tensor, Tensor]:
+def _neighbours(x_BNC: Tensor, axis: int, how: Resample) -> tuple[Tensor, Tensor]:
     """View the memory of a state that is to be turned as even and odd neighbours on an axis, [P, A, C] each."""
     inner, channels = _finer(x_BNC, axis, how)
     even, odd = x_BNC.view(-1, 2, inner, channels).unbind(1)
     return even, odd
 
 
-def as_bands(x_BNC: Tensor, axis: int, how: Resample) -> tuple[Tensor, Tensor]:
+def _bands(x_BNC: Tensor, axis: int, how: Resample) -> tuple[Tensor, Tensor]:
     """View the memory of a state that is to be turned as low and high bands, [P, A, C] each."""
     inner, channels = _finer(x_BNC, axis, how)
     low, high = x_BNC.view(-1, inner, 2, channels).unbind(2)
@@ -166,36 +158,19 @@ def _sheared(x: Tensor, factor: float | Tensor) -> Tensor:
     return x.to(torch.float32).mul_(factor).round_().to(torch.int32).to(x.dtype)
 
 
-def angle_gradient(
-    pair: tuple[Tensor, Tensor], adjoint: tuple[Tensor, Tensor], axis: int, how: Resample, spacing: float
-) -> Tensor:
-    """Return the gradient with respect to the angles of one axis, from what came out of its turn.
+def angle_gradient(pair: Pair, adjoint: Pair, axis: int, how: Resample) -> Tensor:
+    """Return the gradient with respect to the angles of one axis: [channels of the finer side], at least float32.
 
     With y = (first, second) the outcome of a turn, its derivative by the angle is (-second, first). The gradient with
     respect to X_j is l_j, and -l_{j+1} with respect to X_{j-1}.
 
-    Parameters
-    ----------
-    pair
-        X_{j-1} and the difference X_{j-1} - X_j after the turn, as they are kept.
-    adjoint
-        l_j and l_j - l_{j+1}, likewise.
-    axis, how
-        The turn.
-    spacing
-        Value of one unit of `pair`.
-
-    Returns
-    -------
-    Tensor
-        [channels of the finer side, all bands], at least float32.
+    `pair` holds X_{j-1} and the difference X_{j-1} - X_j after the turn, `adjoint` l_j and l_j - l_{j+1} likewise.
     """
-    view = as_bands if how == "coarsen" else as_neighbours
-    undo: Resample = "refine" if how == "coarsen" else "coarsen"
-    x, dx, m, dm = (view(tensor, axis, undo) for tensor in (*pair, *adjoint))
-    total = adjoint[0].new_zeros(x[0].shape[-1])
-    for where in cut_cells(len(x[0]), 2 * x[0][0].numel() * adjoint[0].element_size()):
+    view = _bands if how == "coarsen" else _neighbours
+    x, dx, m, dm = (view(part, axis, UNDO[how]) for side in (pair, adjoint) for part in (side.state, side.increment))
+    total = adjoint.state.new_zeros(x[0].shape[-1])
+    for where in cut_cells(len(x[0]), 2 * x[0][0].numel() * adjoint.state.element_size()):
         (x1, x2), (dx1, dx2) = ([half[where].to(total.dtype) for half in halves] for halves in (x, dx))
         (m1, m2), (dm1, dm2) = ([half[where] for half in halves] for halves in (m, dm))
         total += (m1 * dx2 - m2 * dx1 - dm1 * x2 + dm2 * x1).sum((0, 1))
-    return total * spacing
+    return total * pair.arithmetic.spacing

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from models.config import Layer, NetworkConfig, SegmenterConfig, parse_layers
+from models.config import Layer, NetworkConfig, parse_layers
 from models.peak import stored_peak, training_peak
-from models.segmenter import Segmenter
 from pipeline.planning.memory import training_work, trial_segmenter
 from pipeline.run import Run
 
@@ -15,12 +14,10 @@ TIMES = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Depth:
-    """What a training step takes at one depth.
+    """What a training step takes at one number of layers.
 
     Attributes
     ----------
-    layers
-        Number of layers.
     chain, stored
         Peak in bytes of the reversible chain, and of plain autograd, which stores activations.
     own
@@ -56,26 +53,13 @@ def memory_over_depth(run: Run, block: tuple[int, ...]) -> list[Depth]:
     block
         Cells of a sample, its halo included.
     """
-    config, made = run.config, run.prepared.segmenter
-    work = training_work(config.training, block, workers=config.cluster.workers)
+    made, work = run.prepared.segmenter, training_work(run.config, block)
     found: dict[int, Depth] = {}
     for times in (0, *TIMES):
-        segmenter = trial_of(replace(made, network=repeated(made.network, times)))
+        segmenter = trial_segmenter(replace(made, network=repeated(made.network, times)))
         layers = len(segmenter.network.plan.layers)
         found[layers] = Depth(layers, training_peak(segmenter, work), stored_peak(segmenter, work), times == 1)
     return [found[layers] for layers in sorted(found)]
-
-
-def trial_of(made: SegmenterConfig) -> Segmenter:
-    """Make the network of a run without its weights."""
-    return trial_segmenter(
-        made.network,
-        space=made.space,
-        channels=made.channels,
-        classes=made.classes,
-        validity=made.validity,
-        read_slice=made.read_slice,
-    )
 
 
 def _level(layers: tuple[Layer, ...], at: int) -> int:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,51 +11,33 @@ from datasets.blocks import seen_sizes
 from datasets.config import DataConfig
 from datasets.errors import InputError
 from datasets.volume import Volume
-from models.config import NetworkConfig, SegmenterConfig
+from models.config import SegmenterConfig
 from models.fit import largest_sizes
 from models.peak import Workload, prediction_peak, training_peak
 from models.reach import reach
 from models.segmenter import Segmenter
 from pipeline.amount import parse_amount, show_bytes
-from pipeline.config import RunConfig, TrainingConfig
+from pipeline.config import RunConfig
 from pipeline.planning.tiling import Tiling
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory that a worker may fill.
-
-    Attributes
-    ----------
-    size
-        Bytes.
-    where
-        Whose they are, for a sentence.
-    """
+    """Bytes of memory that a worker may fill, and whose they are, for a sentence."""
 
     size: int
     where: str
 
 
-def trial_segmenter(
-    network: NetworkConfig,
-    *,
-    space: int,
-    channels: int,
-    classes: Sequence[str],
-    validity: bool = False,
-    read_slice: Mapping[int, int] | None = None,
-    scaled: Mapping[int, int] | None = None,
-) -> Segmenter:
+def trial_segmenter(config: SegmenterConfig, scaled: Mapping[int, int] | None = None) -> Segmenter:
     """Make a segmenter without weights; it reads its slices at cell 0, which costs what any other cell costs.
 
     `scaled` has the sizes of those space axes whose cells are each normalised by themselves.
     """
-    gone = dict.fromkeys(read_slice or {}, 0)
-    config = SegmenterConfig(network, space, channels, list(classes), validity, gone)
-    own = [(scaled or {}).get(axis, 1) for axis in range(space)]
+    own = [(scaled or {}).get(axis, 1) for axis in range(config.space)]
     with torch.device("meta"):
-        return Segmenter(config, torch.zeros(1, *own), torch.ones(1, *own))
+        at_zero = replace(config, read_slice=dict.fromkeys(config.read_slice, 0))
+        return Segmenter(at_zero, torch.zeros(1, *own), torch.ones(1, *own))
 
 
 def scaled_axes(data: DataConfig, shape: Sequence[int]) -> dict[int, int]:
@@ -64,9 +46,9 @@ def scaled_axes(data: DataConfig, shape: Sequence[int]) -> dict[int, int]:
     return {axis: sizes[dim] for axis, dim in enumerate(data.space) if dim in (data.keep or [])}
 
 
-def training_work(training: TrainingConfig, sizes: tuple[int, ...], *, workers: int) -> Workload:
+def training_work(config: RunConfig, sizes: tuple[int, ...]) -> Workload:
     """Return what a worker holds at once; the loss is counted as if nothing were labelled, so nothing fits wrongly."""
-    share = -(-training.batch // max(workers, 1))
+    training, share = config.training, -(-config.training.batch // max(config.cluster.workers, 1))
     return Workload(
         sizes=sizes,
         batch=min(share, training.micro_batch),
@@ -124,18 +106,12 @@ def memory_of_worker(config: RunConfig) -> Memory | None:
 
 def planned_step(config: RunConfig, volume: Volume) -> tuple[Segmenter, Workload]:
     """Return the network of a recipe, without weights, and what a training step on the volume asks of a worker."""
-    segmenter = trial_segmenter(
-        config.network,
-        space=len(volume.space),
-        channels=volume.n_channels,
-        classes=volume.classes,
-        validity=config.data.validity,
-        read_slice=volume.read_slice,
-        scaled=scaled_axes(config.data, volume.shape),
+    data = config.data
+    made = SegmenterConfig(
+        config.network, len(volume.space), volume.n_channels, volume.classes, data.validity, volume.read_slice
     )
-    sizes = seen_sizes(volume.shape, config.data.block, config.data.halo)
-    work = training_work(config.training, sizes, workers=config.cluster.workers)
-    return segmenter, work
+    segmenter = trial_segmenter(made, scaled_axes(data, volume.shape))
+    return segmenter, training_work(config, seen_sizes(volume.shape, data.block, data.halo))
 
 
 def check_training(config: RunConfig, volume: Volume) -> Tiling | None:
@@ -156,8 +132,7 @@ def check_training(config: RunConfig, volume: Volume) -> Tiling | None:
     if memory is None:
         return None
     segmenter, work = planned_step(config, volume)
-    sizes = work.sizes
-    need = training_peak(segmenter, work)
+    sizes, need = work.sizes, training_peak(segmenter, work)
     if need > memory.size:
         raise InputError(
             f"a training step on {work.batch} x {list(sizes)} cells needs {show_bytes(need)}, but there are "
@@ -168,13 +143,8 @@ def check_training(config: RunConfig, volume: Volume) -> Tiling | None:
     return Tiling(tuple(config.data.block), tuple(config.data.halo or [0] * len(sizes)))
 
 
-def _shorter(network: NetworkConfig) -> str:
-    return "" if network.state_bits == 16 else ", or set network.states to exact and network.state_bits to 16"
-
-
 def _ways_out(segmenter: Segmenter, work: Workload, memory: Memory) -> str:
-    single = Workload(work.sizes, 1, accumulates=True, optimiser=work.optimiser)
-    ways = []
+    single, ways = replace(work, batch=1, labelled=0, accumulates=True), []
     if work.batch > 1 and training_peak(segmenter, single) <= memory.size:
         ways.append("set training.micro_batch to 1")
     block = largest_sizes(segmenter, work, memory.size, training_peak)
@@ -182,7 +152,8 @@ def _ways_out(segmenter: Segmenter, work: Workload, memory: Memory) -> str:
         ways.append(f"set data.block to {list(block)} or less")
     if not ways:
         return "no block is small enough: take a smaller network.repeat, lower ranks, or a machine with more memory"
-    return " or ".join(ways) + _shorter(segmenter.config.network)
+    shorter = ", or set network.states to exact and network.state_bits to 16"
+    return " or ".join(ways) + ("" if segmenter.config.network.state_bits == 16 else shorter)
 
 
 def plan_prediction(
@@ -211,13 +182,13 @@ def plan_prediction(
     InputError
         Where such blocks would be more halo than block, with the settings of blocks that map approximately.
     """
-    if memory is None or prediction_peak(segmenter, Workload(sizes)) <= memory.size:
+    if memory is None or (need := prediction_peak(segmenter, Workload(sizes))) <= memory.size:
         return None
-    need = show_bytes(prediction_peak(segmenter, Workload(sizes)))
-    problem = f"mapping {list(sizes)} cells in one piece needs {need}, but there are {show_bytes(memory.size)} "
+    there = f"there are {show_bytes(memory.size)} {memory.where}"
+    problem = f"mapping {list(sizes)} cells in one piece needs {show_bytes(need)}, but {there}"
     largest = largest_sizes(segmenter, Workload(sizes), memory.size, prediction_peak)
     if largest is None:
-        raise InputError(f"{problem}{memory.where}; take a machine with more memory")
+        raise InputError(f"{problem}; take a machine with more memory")
     unit, far = segmenter.network.multiple, reach(segmenter.network)
     enough = None if far is None else -(-far // unit) * unit
     cut = [edge for edge, size in zip(largest, sizes, strict=True) if edge < size]
@@ -228,7 +199,7 @@ def plan_prediction(
         return some
     what = "the whole volume" if enough is None else f"{enough} cells"
     raise InputError(
-        f"{problem}{memory.where}, and the network reaches {what}, too far for blocks of its size; cut the volume to "
+        f"{problem}, and the network reaches {what}, too far for blocks of its size; cut the volume to "
         f"{list(largest)} cells or less, or map it approximately by predict --block '{list(some.block)}' --halo "
         f"'{list(some.halo)}'"
     )

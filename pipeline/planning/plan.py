@@ -8,6 +8,7 @@ from typing import Any
 from datasets.blocks import seen_sizes
 from datasets.errors import InputError
 from datasets.volume import Volume
+from models.config import SegmenterConfig
 from models.cost import layer_shapes, parameter_count, prediction_flops, training_flops
 from models.fit import largest_sizes, most_layers
 from models.peak import Workload, parameter_bytes, prediction_peak, state_bytes, stored_peak, training_peak
@@ -101,11 +102,13 @@ def plan(config: PlanConfig, *, json: bool = False) -> Plan:
 def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], shape: tuple[int, ...]) -> Plan:
     """Compute all figures of a plan for a network without weights, trained on `block` and mapping `shape` cells."""
     workers = max(config.cluster.workers, 1)
-    work = training_work(config.training, block, workers=workers)
-    samples = -(-config.training.batch // workers)
+    work, samples = training_work(config, block), -(-config.training.batch // workers)
     shapes, whole = layer_shapes(segmenter.network, block), layer_shapes(segmenter.network, shape)
     full = sum(layer.full_kernel + layer.rank for layer in shapes)
-    memory = _memory(config)
+    if config.memory is None:
+        memory = memory_of_worker(config)
+    else:
+        memory = Memory(parse_amount(config.memory, "memory"), "as given")
     fits: dict[str, Any] = {}
     if memory is not None:
         fits = {
@@ -138,12 +141,6 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
     )
 
 
-def _memory(config: PlanConfig) -> Memory | None:
-    if config.memory is not None:
-        return Memory(parse_amount(config.memory, "memory"), "as given")
-    return memory_of_worker(config)
-
-
 def _subject(config: PlanConfig) -> tuple[Segmenter, tuple[int, ...], tuple[int, ...], str]:
     """Return network, training block and mapped cells of a recipe, and what had to be assumed."""
     volume, assumed = None, ""
@@ -165,15 +162,9 @@ def _subject(config: PlanConfig) -> tuple[Segmenter, tuple[int, ...], tuple[int,
         axes = volume.read_slice
         shape = tuple(config.shape or volume.shape)
     names = [str(number) for number in range(classes)]
-    segmenter = trial_segmenter(
-        config.network,
-        space=len(config.data.space),
-        channels=channels,
-        classes=names,
-        validity=config.data.validity,
-        read_slice=axes,
-        scaled=scaled_axes(config.data, shape) if len(shape) == len(config.data.space) else None,
-    )
+    space = len(config.data.space)
+    made = SegmenterConfig(config.network, space, channels, names, config.data.validity, dict.fromkeys(axes, 0))
+    segmenter = trial_segmenter(made, scaled_axes(config.data, shape) if len(shape) == space else None)
     return segmenter, seen_sizes(shape, config.data.block, config.data.halo), shape, assumed
 
 

@@ -89,10 +89,8 @@ class Piece:
 
     Attributes
     ----------
-    cells
-        Where it lies in the volume, a slice for each axis.
-    place
-        Where it lies on the output's grid, a slice for each axis of that.
+    cells, place
+        Where it lies in the volume, and on the output's grid: a slice for each axis.
     found
         What the network says of it, [..., *place].
     raw

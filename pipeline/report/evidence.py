@@ -16,7 +16,8 @@ from pipeline.pictures.leaks import draw_leaks
 from pipeline.pictures.reversible import draw_depths, draw_inversion
 from pipeline.pictures.run import draw_map, draw_parts
 from pipeline.pictures.style import grid_axes
-from pipeline.planning.depth import Depth, memory_over_depth, trial_of
+from pipeline.planning.depth import Depth, memory_over_depth
+from pipeline.planning.memory import trial_segmenter
 from pipeline.run import Run
 from pipeline.scoring.metrics import confusion
 from pipeline.tracking.journal import read_history
@@ -158,7 +159,7 @@ def _measure_memory(found: Evidence, aside: Path) -> None:
     peaks = [row["peak_memory_mib"] * 2**20 for row in found.history if "peak_memory_mib" in row]
     found.peak = max(peaks, default=None)
     if found.volume is not None:
-        factor = int(trial_of(run.prepared.segmenter).factor)
+        factor = int(trial_segmenter(run.prepared.segmenter).factor)
         found.block = plan_windows(found.volume.shape, data.block, data.halo, factor)[0].sizes
     elif data.block is not None and data.halo is None:
         found.block = tuple(data.block)

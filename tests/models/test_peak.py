@@ -12,9 +12,8 @@ from models.config import NetworkConfig, SegmenterConfig
 from models.fit import largest_sizes, most_layers
 from models.losses import masked_cross_entropy
 from models.peak import Workload, prediction_peak, training_peak
-from models.pieces import cut_cells, cut_grid
+from models.pieces import cells_of_piece, cut_cells, cut_grid, rows_of_piece
 from models.segmenter import Segmenter
-from models.temporaries import cells_of_piece, rows_of_piece
 from tests.benchmarks.planning import CASES, measure_apart, predicted
 from tests.models.tracking import live_peak
 

@@ -175,7 +175,7 @@ def test_a_run_that_cannot_hold_the_map_is_validated_in_its_blocks(recipe, capsy
 
 
 def trial(config) -> Segmenter:
-    return memory.trial_segmenter(config.network, space=2, channels=4, classes=["water", "land"])
+    return memory.trial_segmenter(SegmenterConfig(config.network, 2, 4, ["water", "land"]))
 
 
 def test_predict_in_blocks_and_by_itself_where_memory_is_short(recipe, tmp_path: Path, monkeypatch, capsys) -> None:
