@@ -36,7 +36,7 @@ def plan_chunks(
     shard_bytes
         Largest shard; none means 64 MiB.
     within
-        Whether shards smaller than a block divide it, for arrays that are written block by block.
+        Whether shards divide the blocks, for arrays that are written block by block.
 
     Returns
     -------
@@ -59,13 +59,14 @@ def plan_chunks(
     if math.prod(sizes.values()) * itemsize <= limit:
         return chunks, None
     units = {dim: max(chunks[dim], blocks.get(str(dim), 0) // chunks[dim] * chunks[dim]) for dim in sizes}
+    most = {dim: blocks.get(str(dim), size) if within else size for dim, size in sizes.items()}
     shards = dict(chunks)
     while True:
         larger = {dim: _next_shard(shards[dim], chunks[dim], units[dim], within) for dim in sizes}
         growing = [
             dim
             for dim in sizes
-            if shards[dim] < sizes[dim] and math.prod(shards.values()) // shards[dim] * larger[dim] * itemsize <= limit
+            if shards[dim] < most[dim] and math.prod(shards.values()) // shards[dim] * larger[dim] * itemsize <= limit
         ]
         if not growing:
             return chunks, shards

@@ -66,13 +66,13 @@ def cut_cells(cells: int, cell_bytes: int, weight_bytes: int = 0) -> list[slice]
         Bytes of a matrix that every piece is multiplied by: a piece is at least half as large, or reading the matrix
         again and again would take longer than the products.
     """
-    return _spans(cells, _cell_pieces(cells, cell_bytes, max(PIECE_BYTES, weight_bytes // 2)))
+    return _spans(cells, _cell_pieces(cells, cell_bytes, weight_bytes))
 
 
-def cells_of_piece(cells: int, cell_bytes: int) -> int:
-    """Return the cells of the largest piece that `cut_cells` makes where no matrix makes pieces larger."""
-    return math.ceil(cells / _cell_pieces(cells, cell_bytes, PIECE_BYTES))
+def cells_of_piece(cells: int, cell_bytes: int, weight_bytes: int = 0) -> int:
+    """Return the cells of the largest piece that `cut_cells` makes."""
+    return math.ceil(cells / _cell_pieces(cells, cell_bytes, weight_bytes))
 
 
-def _cell_pieces(cells: int, cell_bytes: int, piece_bytes: int) -> int:
-    return max(1, min(cells, math.ceil(cells * cell_bytes / piece_bytes)))
+def _cell_pieces(cells: int, cell_bytes: int, weight_bytes: int) -> int:
+    return max(1, min(cells, math.ceil(cells * cell_bytes / max(PIECE_BYTES, weight_bytes // 2))))

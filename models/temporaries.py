@@ -99,7 +99,7 @@ class LayerBytes:
         channels = self.shape.channels
         if self.convolves:
             return rows_of_piece(self.batch, self.shape.sizes, channels * kept.stored) * channels
-        return cells_of_piece(self.cells, channels * kept.stored) * channels
+        return cells_of_piece(self.cells, channels * kept.stored, self.shape.kernel * kept.force) * channels
 
     def _loaded_with_halo(self, kept: Kept) -> tuple[int, int]:
         """Return the bytes of what a convolution reads at once, and those at the fullest moment of making it."""

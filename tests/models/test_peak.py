@@ -72,14 +72,16 @@ def test_prediction_holds_what_was_predicted(kind: str) -> None:
     batch=st.integers(1, 4),
     sizes=st.lists(st.integers(1, 200), min_size=1, max_size=3),
     cell_bytes=st.integers(1, 20000),
+    weight_bytes=st.integers(0, 10**8),
 )
-def test_the_largest_piece_is_that_of_the_cut(batch: int, sizes: list[int], cell_bytes: int) -> None:
+def test_the_largest_piece_is_that_of_the_cut(batch: int, sizes: list[int], cell_bytes: int, weight_bytes: int) -> None:
     pieces = [
         len(range(batch)[samples]) * len(range(sizes[0])[rows]) for samples, rows in cut_grid(batch, sizes, cell_bytes)
     ]
     assert rows_of_piece(batch, sizes, cell_bytes) == max(pieces) * math.prod(sizes[1:])
     cells = math.prod(sizes)
-    assert abs(cells_of_piece(cells, cell_bytes) - max(p.stop - p.start for p in cut_cells(cells, cell_bytes))) <= 1
+    longest = max(piece.stop - piece.start for piece in cut_cells(cells, cell_bytes, weight_bytes))
+    assert abs(cells_of_piece(cells, cell_bytes, weight_bytes) - longest) <= 1
 
 
 @settings(max_examples=8, deadline=None)

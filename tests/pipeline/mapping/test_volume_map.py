@@ -8,7 +8,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from datasets import layout, prediction, viewing
@@ -149,6 +149,7 @@ def test_an_array_larger_than_a_chunk_of_dask_can_be_written(tmp_path):
     over=st.integers(0, 7),
     limit=st.sampled_from([2**8, 2**11, 2**26]),
 )
+@example(count=1, edges=[4, 49], over=1, limit=2**8)  # y, with little beyond its block, grew before x
 def test_no_shard_lies_in_two_blocks(monkeypatch, count: int, edges: list[int], over: int, limit: int) -> None:
     monkeypatch.setattr(layout, "_BLOCK_CHUNK_BYTES", limit // 4)
     monkeypatch.setattr(prediction, "SHARD_BYTES", limit)
