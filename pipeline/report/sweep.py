@@ -11,9 +11,9 @@ from pipeline.config import RunConfig
 from pipeline.config_sweep import SEARCHED, Range
 from pipeline.masking import without_secrets
 from pipeline.recipe import load_recipe
-from pipeline.report.content import Rows, machine_in_words, versions
-from pipeline.report.page import data_uri, render, write_page
-from pipeline.report.reproduce import portable
+from pipeline.report.content import Rows, machine_and_versions
+from pipeline.report.page import data_uri, write_page
+from pipeline.report.reproduce import installed, portable
 from pipeline.run import Run
 from pipeline.sweep.record import read_trials, turned_away
 from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, in_words, show
@@ -32,7 +32,6 @@ _PICTURES = {
     "trials": "Score over depth, and the best of each pair of depth and rank.",
     "parallel": "Every trial as a line across what was searched and what came out.",
 }
-_NOT_NOTED = "not noted by a trial yet"
 
 
 def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str, str]:
@@ -52,7 +51,7 @@ def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str
     """
     config = load_recipe(folder / "config.yaml")
     state = json.loads((folder / "sweep.json").read_text())
-    page = write_page(render("sweep.html.j2", describe_sweep(folder, config, state)), out or folder / "report.html")
+    page = write_page("sweep.html.j2", describe_sweep(folder, config, state), out or folder / "report.html")
     return page, str(config.tracking.uri), state["run_id"]
 
 
@@ -63,28 +62,21 @@ def describe_sweep(folder: Path, config: RunConfig, state: Mapping[str, Any]) ->
     failed = [without_secrets(error.strip().splitlines()[-1]) for error in found["failed"]] if found else []
     runs = [Run.open(path.parent) for path in sorted(folder.glob("trial-*/prepared.json"))]
     noted = next((run for run in runs if run.read("machine.json")), None)
-    ended = f"{len(rows)} trials" if found else f"not ended (still at work, or stopped); {len(runs)} trials begun"
-    warnings = [] if found else ["This sweep has not come to its end: what is here is what there is so far."]
     heads, cells = _table(rows, config) if rows else _unfinished(runs)
     return {
         "name": folder.name,
-        "state": ended,
-        "warnings": warnings,
+        "state": f"{len(rows)} trials" if found else f"not ended (still at work, or stopped); {len(runs)} trials begun",
+        "warnings": [] if found else ["This sweep has not come to its end: what is here is what there is so far."],
         "contents": CONTENTS,
         "tiles": _tiles(rows, failed, len(refused)),
         "what": _what(config, state["memory"]),
         "heads": heads,
         "cells": cells,
-        "pictures": {
-            name: data_uri(folder / "pictures" / f"{name}.png")
-            for name in _PICTURES
-            if (folder / "pictures" / f"{name}.png").is_file()
-        },
+        "pictures": {path.stem: data_uri(path) for path in (folder / "pictures").glob("*.png")},
         "captions": _PICTURES,
         "refused": [(in_words(row["choice"]), without_secrets(row["reason"])) for row in refused],
         "failed": failed,
-        "machine": machine_in_words(noted) if noted else [("machine", _NOT_NOTED)],
-        "versions": versions(noted) if noted else [],
+        **machine_and_versions(noted),
         "settings": portable(config),
         "best": in_words(rows[0]["choice"]) if rows else None,
         "commands": _commands(config, state.get("code", "unknown"), finished=bool(found)),
@@ -151,14 +143,12 @@ def _unfinished(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def _commands(config: RunConfig, code: str, *, finished: bool) -> list[str]:
-    start = [] if code == "unknown" else [f"git checkout {code.removesuffix('-dirty')}"]
     tune = ".venv/bin/python -m pipeline tune sweep.yaml"
     why = "retrain, test and register the best" if finished else "go on with this one"
     more = ["--resume", *(["--finish"] if finished else []), "--runs", config.runs]
     more += ["--cluster.address", config.cluster.address] if config.cluster.address != "local" else []
     return [
-        *start,
-        "python3 -m venv .venv && .venv/bin/pip install -e .",
+        *installed(code),
         f"{tune} --name {shlex.quote(f'{config.name}-again')}",
         f"{tune} {shlex.join(more)}    # {why}",
     ]
