@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.pictures.style import CLASS_COLOURS, WIDTH, picture
@@ -33,24 +32,15 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
     side = max(CELL * classes, 1.9)
     width = side + 0.062 * (letters + 9) + 1.2
     scale = min(WIDTH / width, 1)
-    slanted = classes > 3
+    size, slanted = 7 if classes < 12 else 6, classes > 3
     height = side + (0.045 * letters + 0.2 if slanted else 0.2) + 0.35
     with picture(path, height * scale, width * scale) as figure:
         ax = figure.subplots()
         drawn = ax.imshow(np.where(cells[:, None] > 0, share, np.nan), cmap="Blues", vmin=0, vmax=100)
-        for row in range(classes):
-            for column in range(classes):
-                if cells[row] and share[row, column] >= 0.5:
-                    dark = share[row, column] > 55
-                    ax.text(
-                        column,
-                        row,
-                        f"{share[row, column]:.0f}",
-                        ha="center",
-                        va="center",
-                        color="white" if dark else "0.15",
-                        fontsize=7 if classes < 12 else 6,
-                    )
+        for row, column in np.argwhere(share >= 0.5):
+            colour = "white" if share[row, column] > 55 else "0.15"
+            text = f"{share[row, column]:.0f}"
+            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
         ax.set_xticks(range(classes), class_names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
         ax.set_yticks(range(classes), [f"{name} ({n:,})" for name, n in zip(class_names, cells, strict=True)])
         ax.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
@@ -113,17 +103,12 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
         rate_ax.set_ylabel("learning rate")
         rate_ax.set_ylim(bottom=0)
         for ax in (loss_ax, score_ax, rate_ax):
-            _finish(ax)
+            ax.set_xlabel("step")
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            ax.grid()
 
 
-def _finish(ax: Axes) -> None:
-    ax.set_xlabel("step")
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.grid(color="0.92", linewidth=0.6)
-    ax.set_axisbelow(True)
-
-
-def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path, *, score: str = "validation mIoU") -> None:
+def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None:
     """Draw the trials of a sweep: score over depth, one colour a block rank, beside the best score of each pair.
 
     Parameters
@@ -133,8 +118,6 @@ def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path, *, scor
         stopped early and is drawn hollow.
     path
         PNG to write.
-    score
-        Name of the score.
     """
     scored = [trial for trial in trials if np.isfinite(trial["score"])]
     depths = sorted({int(trial["depth"]) for trial in scored})
@@ -161,9 +144,8 @@ def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path, *, scor
         points.set_xticks(depths)
         points.margins(0.12)
         points.set_xlabel("depth (layers)")
-        points.set_ylabel(score)
-        points.grid(color="0.92", linewidth=0.6)
-        points.set_axisbelow(True)
+        points.set_ylabel("validation mIoU")
+        points.grid()
         hollow = any(trial.get("steps", 0) < longest for trial in scored)
         legend = points.legend(title="hollow: stopped early" if hollow else None)
         for handle, colour in zip(legend.legend_handles, CLASS_COLOURS, strict=False):
@@ -180,4 +162,4 @@ def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path, *, scor
         table.set_ylabel("block rank")
         table.spines[:].set_visible(False)
         table.tick_params(length=0)
-        figure.colorbar(drawn, ax=table, label=f"best {score}", pad=0.02)
+        figure.colorbar(drawn, ax=table, label="best validation mIoU", pad=0.02)

@@ -11,8 +11,8 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from datasets.leaks import Cell, Gap, LeakReport, chebyshev
-from datasets.parts import PART_NAMES
-from pipeline.pictures.style import PART_COLOURS, WRONG, Axis, aspect_of, paint, picture, show
+from datasets.parts import PART_NAMES, UNUSED
+from pipeline.pictures.style import PART_COLOURS, PART_RGB, WRONG, Axis, aspect_of, paint, part_patches, picture, show
 
 _AROUND = 6
 """Cells around the two nearest ones that are shown at least."""
@@ -41,41 +41,27 @@ def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path
     """
     gap = report.focus
     plane, flat_axes = _plane(parts, gap, axes)
-    colours = np.array([to_rgb(PART_COLOURS[name]) for name in PART_NAMES])
     height = float(np.clip(2.6 * aspect_of(*flat_axes), 1.7, 3.6)) + _ROOM
     with picture(path, height) as figure:
-        figure.suptitle(_headline(report), fontsize=8.5, color=WRONG if report.violations else "black")
+        headline = report.statement().replace("; ", ";\n", 1)
+        figure.suptitle(headline, fontsize=8.5, color=WRONG if report.violations else "black")
         left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 0.9])
-        _parts(left, plane, colours, flat_axes)
+        _parts(left, plane, flat_axes)
         left.set_title("parts of the map")
-        handles = [
-            Patch(facecolor=tuple(colours[code]), label=f"{name}: {np.count_nonzero(parts == code):,} cells")
-            for code, name in enumerate(PART_NAMES)
-            if (parts == code).any()
-        ]
+        handles = part_patches(parts, np.bincount(parts.ravel(), minlength=len(PART_RGB)).tolist(), "cells")
         if gap is None:
             middle.set_axis_off()
             right.set_axis_off()
         else:
-            pair = [_flat(cell, len(axes)) for cell in gap.first_violation or gap.nearest]
+            pair = [(0, *cell) if len(axes) == 1 else cell[:2] for cell in gap.first_violation or gap.nearest]
             at = np.mean([_centre(cell, flat_axes) for cell in pair], axis=0)
             colour = WRONG if gap.violations else "black"
             left.plot(*at, "o", markersize=14, fillstyle="none", markeredgewidth=1.3, color=colour, clip_on=False)
-            _close_up(middle, plane, report, gap, pair, flat_axes, colours)
+            _close_up(middle, plane, report, gap, pair, flat_axes)
             _distances(right, report, gap)
             if report.buffer:
                 handles.append(Patch(facecolor=_BUFFER, label=f"within {report.buffer} of {gap.parts[0]}"))
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1.2)
-
-
-def _headline(report: LeakReport) -> str:
-    head, colon, rest = report.statement().partition("; ")
-    return head + (f";\n{rest}" if colon else "")
-
-
-def _flat(cell: Cell, axes: int) -> Cell:
-    """Position of a cell on the plane that is drawn."""
-    return (0, *cell) if axes == 1 else cell[:2]
 
 
 def _plane(parts: np.ndarray, gap: Gap | None, axes: Sequence[Axis]) -> tuple[np.ndarray, list[Axis]]:
@@ -92,20 +78,15 @@ def _centre(cell: Sequence[int], axes: Sequence[Axis]) -> np.ndarray:
     return np.array([columns.first + columns.step * cell[1], rows.first + rows.step * cell[0]])
 
 
-def _parts(ax: Axes, plane: np.ndarray, colours: np.ndarray, axes: Sequence[Axis]) -> None:
-    show(ax, paint(plane, colours), *axes)
+def _parts(ax: Axes, plane: np.ndarray, axes: Sequence[Axis]) -> None:
+    """Show the codes of parts, and one more for the buffer."""
+    show(ax, paint(plane, np.vstack([PART_RGB, to_rgb(_BUFFER)])), *axes)
     if len(plane) == 1:
         ax.set_yticks([])
 
 
 def _close_up(
-    ax: Axes,
-    plane: np.ndarray,
-    report: LeakReport,
-    gap: Gap,
-    pair: Sequence[Cell],
-    axes: Sequence[Axis],
-    colours: np.ndarray,
+    ax: Axes, plane: np.ndarray, report: LeakReport, gap: Gap, pair: Sequence[Cell], axes: Sequence[Axis]
 ) -> None:
     """Show the cells around a pair, the buffer around the first part, and the distance between the two."""
     around = max(_AROUND, report.buffer + 3)
@@ -118,8 +99,8 @@ def _close_up(
         near.append(replace(axis, size=size, first=axis.first + axis.step * start))
     first, second = (PART_NAMES.index(name) for name in gap.parts)
     zone = chebyshev(plane, first) <= report.buffer if (plane == first).any() else np.zeros(plane.shape, bool)
-    codes = np.where(zone & (plane == 0), len(colours), plane)
-    _parts(ax, codes[tuple(cut)], np.vstack([colours, to_rgb(_BUFFER)]), near)
+    codes = np.where(zone & (plane == UNUSED), len(PART_RGB), plane)
+    _parts(ax, codes[tuple(cut)], near)
     origin = np.array([part.start for part in cut])
     for cell in np.argwhere((zone & (plane == second))[tuple(cut)]) + origin:
         _outline(ax, cell, axes, WRONG)

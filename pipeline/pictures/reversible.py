@@ -48,8 +48,7 @@ def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Pat
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("layers")
         ax.set_ylabel("peak of a training step")
-        ax.grid(color="0.92", linewidth=0.6)
-        ax.set_axisbelow(True)
+        ax.grid()
         ax.legend(loc="upper left")
 
 
@@ -77,5 +76,4 @@ def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: str | 
         ax.set_xlabel("step")
         ax.set_ylabel("error of the recovered input")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        ax.grid(color="0.92", linewidth=0.6)
-        ax.set_axisbelow(True)
+        ax.grid()

@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -27,7 +26,9 @@ CLASS_COLOURS = (
     *("#490049", "#dbdb92", "#924924", "#246eff", "#494949", "#6e92ff", "#b6dbff", "#2449b6", "#49006e", "#ff496e"),
 )
 # From Paul Tol's muted set: none is a class colour.
-PART_COLOURS = {"train": "#332288", "validation": "#ddcc77", "test": "#44aa99", "unused": "#b5b5b5"}
+PART_COLOURS = {"unused": "#b5b5b5", "train": "#332288", "validation": "#ddcc77", "test": "#44aa99"}
+PART_RGB = np.array([to_rgb(colour) for colour in PART_COLOURS.values()])
+"""float [4, 3], by the split's codes 0 to 3 as in `datasets.parts.PART_NAMES`."""
 RIGHT, WRONG, NO_DATA = "#c3d7e8", "#b2182b", "#f4e3c8"
 
 _LOOK: dict[Any, Any] = {
@@ -45,6 +46,9 @@ _LOOK: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "image.interpolation": "nearest",
     "axes.formatter.useoffset": False,
+    "axes.axisbelow": True,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.6,
 }
 
 
@@ -61,7 +65,6 @@ def picture(path: str | Path, height: float, width: float = WIDTH) -> Iterator[F
     """
     with mpl.rc_context(_LOOK):
         figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
         yield figure
         figure.savefig(path, dpi=DPI, format="png")
 
@@ -96,19 +99,24 @@ class Axis:
         """
         coordinate = np.asarray(values)
         if coordinate.ndim != 1 or coordinate.size < 2 or coordinate.dtype.kind not in "iuf":
-            return cls(name, int(coordinate.size))
-        steps = np.diff(coordinate.astype(np.float64))
-        if steps[0] == 0 or not np.allclose(steps, steps.mean(), rtol=1e-3):
             return cls(name, coordinate.size)
+        steps = np.diff(coordinate.astype(np.float64))
         first, step = float(coordinate[0]), float(steps.mean())
+        if steps[0] == 0 or not np.allclose(steps, step, rtol=1e-3):
+            return cls(name, coordinate.size)
         if units in {"m", "metre", "meter", "metres", "meters"} and np.abs(coordinate).max() >= 1e4:
             return cls(name, coordinate.size, first / 1e3, step / 1e3, "km")
         return cls(name, coordinate.size, first, step, units)
 
     @property
+    def unit(self) -> str:
+        """Units to write; a unit of 1, as numbers of lines have it, is left out."""
+        return "" if self.units == "1" else self.units
+
+    @property
     def label(self) -> str:
-        """Name and units; a unit of 1, as numbers of lines have it, is left out."""
-        return f"{self.name} ({self.units})" if self.units not in ("", "1") else self.name
+        """Name and units."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
 
     @property
     def edges(self) -> tuple[float, float]:
@@ -117,7 +125,7 @@ class Axis:
 
     def at(self, cell: int) -> str:
         """Name a cell by its coordinate."""
-        return f"{self.name} {self.first + self.step * cell:g}{' ' + self.units if self.units not in ('', '1') else ''}"
+        return f"{self.name} {self.first + self.step * cell:g} {self.unit}".rstrip()
 
 
 def grid_axes(dataset: Any, dims: Sequence[str]) -> list[Axis]:
@@ -145,10 +153,24 @@ def paint(index: np.ndarray, colours: np.ndarray, alpha: float = 1.0) -> np.ndar
     return rgba
 
 
-def patches(names: Sequence[str], colours: np.ndarray, present: Sequence[int] | None = None) -> list[Patch]:
-    """Make the legend of a class map, for the classes present."""
-    chosen = range(len(names)) if present is None else present
-    return [Patch(facecolor=tuple(colours[k]), edgecolor="0.3", linewidth=0.4, label=names[k]) for k in chosen]
+def class_patch(name: str, colour: Any) -> Patch:
+    """Make an entry of the legend of a class map."""
+    return Patch(facecolor=colour, edgecolor="0.3", linewidth=0.4, label=name)
+
+
+def class_patches(names: Sequence[str], *maps: np.ndarray) -> list[Patch]:
+    """Make the legend of class maps, for the classes that occur in any of them."""
+    colours = class_colours(len(names))
+    return [class_patch(names[k], tuple(colours[k])) for k in present_classes(*maps)]
+
+
+def part_patches(codes: np.ndarray, counts: Sequence[int], what: str) -> list[Patch]:
+    """Make the legend of a split's codes with the count of each part, for the parts that occur."""
+    return [
+        Patch(facecolor=colour, label=f"{part}: {count:,} {what}")
+        for code, ((part, colour), count) in enumerate(zip(PART_COLOURS.items(), counts, strict=True))
+        if (codes == code).any()
+    ]
 
 
 def present_classes(*maps: np.ndarray) -> list[int]:
@@ -163,7 +185,7 @@ def aspect_of(rows: Axis, columns: Axis) -> float:
     True to scale where both axes share a unit; else square cells; never flatter than 0.35 or steeper than 1.5, so that
     a thin section stays readable.
     """
-    same = rows.units == columns.units not in ("", "1")
+    same = rows.unit == columns.unit != ""
     height = rows.size * abs(rows.step if same else 1.0)
     width = columns.size * abs(columns.step if same else 1.0)
     return float(np.clip(height / width, 0.35, 1.5))

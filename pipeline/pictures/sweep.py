@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from pipeline.config_sweep import SEARCHED
@@ -35,26 +35,21 @@ class Scale:
     """
 
     def __init__(self, name: str, values: Sequence[Any]) -> None:
-        self.listed = sorted(set(values))
-        self.log = name in _LOGARITHMIC
-        self.even = not self.log and name != "score"
+        self._listed = sorted(set(values))
+        self._even = name not in (*_LOGARITHMIC, "score")
+        self._norm = LogNorm if name in _LOGARITHMIC else Normalize
 
     def place(self, value: Any) -> float:
         """Return where a value lies."""
-        if len(self.listed) == 1:
+        if len(self._listed) == 1:
             return 0.5
-        if self.even:
-            return self.listed.index(value) / (len(self.listed) - 1)
-        low, high, at = np.log([self.listed[0], self.listed[-1], value]) if self.log else (*self._ends, value)
-        return float((at - low) / (high - low))
-
-    @property
-    def _ends(self) -> list[Any]:
-        return [self.listed[0], self.listed[-1]] if len(self.listed) > 1 else self.listed
+        if self._even:
+            return self._listed.index(value) / (len(self._listed) - 1)
+        return float(self._norm(self._listed[0], self._listed[-1])(value))
 
     def ticks(self) -> list[Any]:
         """Return the values to write."""
-        return self.listed if self.even else self._ends
+        return self._listed if self._even or len(self._listed) == 1 else [self._listed[0], self._listed[-1]]
 
 
 def _varied(rows: Sequence[Row]) -> list[str]:
@@ -172,5 +167,4 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
         )
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if cost == "parameters" else "{x:,g}"))
     ax.margins(0.12)
-    ax.grid(color="0.92", linewidth=0.6)
-    ax.set_axisbelow(True)
+    ax.grid()
