@@ -30,17 +30,17 @@ class Epoch:
     Attributes
     ----------
     blocks, of
-        Blocks with training labels, and all blocks of the volume.
+        Blocks with training labels, and all blocks.
     block
-        Their size along the space dimensions.
+        Their cells along the space dimensions.
     used, fetched
-        Bytes of data and mask that the blocks hold, and of the chunks that are read for them; both uncompressed.
+        Bytes of data and mask in the blocks, and in the chunks that are read for them; both uncompressed.
     stored
-        Bytes that are fetched as they are stored; none where the size of the store is not known.
+        Bytes fetched, as stored; none where the size of the store is not known.
     objects
-        Mean number of objects of the store (shards, or chunks where there are none) that a block touches.
+        Mean number of the store's objects (shards, or chunks where there are none) that a block touches.
     seconds
-        Estimated for one process that reads block after block, from a few blocks read now.
+        Of one process that reads block after block, estimated from a few.
     """
 
     blocks: int
@@ -91,15 +91,10 @@ def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place
     place
         Where the volume is; the size of a store on this machine's disk is measured.
     """
-    findings: list[Finding] = []
+    findings = []
     if valid_share < 0.99 and not config.data.validity:
-        findings.append(
-            Finding(
-                "no data",
-                f"{1 - valid_share:.1%} of the cells hold no data, which the network cannot tell from the mean",
-                "set data.validity: true",
-            )
-        )
+        gaps = f"{1 - valid_share:.1%} of the cells hold no data, which the network cannot tell from the mean"
+        findings.append(Finding("no data", gaps, "set data.validity: true"))
     try:
         volume = Volume.of(dataset, config.data)
         blocks = tile(volume.shape, config.data.block)
@@ -107,41 +102,32 @@ def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place
     except InputError as error:
         return Trial(findings=[*findings, Finding("recipe", str(error), "correct the recipe; train would refuse it")])
     counts = label_counts(volume, split)
-    epoch = plan_epoch(volume, split, blocks, place)
-    findings += label_findings(volume.classes, counts) + reading_findings(volume, epoch)
+    epoch = _plan_epoch(volume, split, blocks, place)
+    findings += _label_findings(volume.classes, counts) + _reading_findings(volume, epoch)
     return Trial({part: [int(n) for n in cells] for part, cells in counts.items()}, epoch, findings)
 
 
-def label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[Finding]:
+def _label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[Finding]:
     """Find classes that are rare in training, missing elsewhere, or far outnumbered."""
-    findings = []
+    found = []
     few = [f"{name} {cells}" for name, cells in zip(classes, counts["train"], strict=True) if cells < _FEW_LABELS]
     if few:
         way = "label more of them, merge them into other classes, or give training more with split.fractions"
-        findings.append(Finding("labels", f"fewer than {_FEW_LABELS} training labels: {', '.join(few)}", way))
+        found.append((f"fewer than {_FEW_LABELS} training labels: {', '.join(few)}", way))
     for part in ("validation", "test"):
         missing = [name for name, cells in zip(classes, counts[part], strict=True) if not cells]
         if missing and counts[part].any():
-            findings.append(
-                Finding(
-                    "labels",
-                    f"{part} has no label of {', '.join(missing)}",
-                    "its scores leave them out: try another split.seed",
-                )
-            )
+            way = "its scores leave them out: try another split.seed"
+            found.append((f"{part} has no label of {', '.join(missing)}", way))
     trained = counts["train"][counts["train"] > 0]
-    if trained.size > 1 and trained.max() / trained.min() > _UNEQUAL:
-        findings.append(
-            Finding(
-                "labels",
-                f"the largest class has {trained.max() / trained.min():.0f} times the training labels of the smallest",
-                "keep training.class_weights at sqrt or inverse, and read the scores class by class",
-            )
-        )
-    return findings
+    times = trained.max() / trained.min() if trained.size else 1.0
+    if times > _UNEQUAL:
+        text = f"the largest class has {times:.0f} times the training labels of the smallest"
+        found.append((text, "keep training.class_weights at sqrt or inverse, and read the scores class by class"))
+    return [Finding("labels", text, way) for text, way in found]
 
 
-def reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
+def _reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
     """Find chunks and shards that do not fit the blocks."""
     edges = ", ".join(f"{dim}: {edge}" for dim, edge in zip(volume.space, epoch.block, strict=True))
     way = f"convert again with block: {{{edges}}}"
@@ -153,7 +139,7 @@ def reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
     return []
 
 
-def plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, ...]], place: str) -> Epoch:
+def _plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, ...]], place: str) -> Epoch:
     """Plan the reading of all blocks with training labels, and read a few to see how long it takes."""
     wanted = [block for block in blocks if (volume.read_labels(split, "train", block) != IGNORE).any()]
     cost = _cost(volume, wanted)

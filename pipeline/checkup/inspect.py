@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass, replace
 from json import dumps
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import xarray as xr
 
@@ -32,21 +31,7 @@ _LABEL = 40  # letters in a line beside the colour bar
 
 @dataclass(frozen=True)
 class Report:
-    """All that `inspect` finds out.
-
-    Attributes
-    ----------
-    description
-        What the volume holds.
-    geometry
-        Where its cells lie.
-    trial
-        What a recipe makes of it; none without a recipe.
-    findings
-        What is wrong, or likely to go wrong.
-    picture
-        The picture.
-    """
+    """All that `inspect` finds out; `trial` is none without a recipe, `findings` are those of the volume and of it."""
 
     description: Description
     geometry: Geometry
@@ -59,7 +44,7 @@ class Report:
 
     def to_json(self) -> str:
         """Write everything as JSON; the findings of the recipe are among the others."""
-        content: dict[str, Any] = asdict(self)
+        content = asdict(self)
         if self.trial is not None:
             content["trial"].pop("findings")
             if self.trial.epoch is not None:
@@ -104,8 +89,7 @@ def examine(config: InspectConfig) -> Report:
         raise InputError(f"recipe {config.recipe} names no volume as data.source; name it: inspect VOLUME --recipe ...")
     dataset = open_volume(place)
     summary = read_summary(place)
-    if summary is None:
-        summary = measure(dataset)
+    summary = measure(dataset) if summary is None else summary
     description, where = describe_opened(place, dataset, summary), geometry(dataset)
     findings = check_values(summary, where) + check_layout(dataset["data"])
     trial = None

@@ -18,56 +18,46 @@ def lines_of(description: Description, geometry: Geometry, trial: Trial | None, 
     if where:
         parts.append(_table("geometry", where))
     if trial is not None and trial.counts and description.labels is not None:
-        parts.append(label_table(list(description.labels.counts), trial.counts))
+        parts.append(_label_table(list(description.labels.counts), trial.counts))
     if trial is not None and trial.epoch is not None:
         parts.append(_table("an epoch of this recipe", _epoch(trial.epoch)))
-    parts.append(findings_text(findings))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, _findings_text(findings)])
 
 
-def label_table(classes: Sequence[str], counts: dict[str, list[int]]) -> str:
+def _label_table(classes: Sequence[str], counts: dict[str, list[int]]) -> str:
     """Lay out labelled cells: a row a class, a column a part."""
-    width = max(5, *map(len, classes))
-    head = f"  {'':<{width}}" + "".join(f"{part:>14}" for part in counts)
-    rows = [
-        f"  {name:<{width}}" + "".join(f"{cells[index]:>14,}" for cells in counts.values())
-        for index, name in enumerate(classes)
-    ]
-    total = f"  {'all':<{width}}" + "".join(f"{sum(cells):>14,}" for cells in counts.values())
-    return "\n".join(["labels by part of the split", head, *rows, total])
+    rows = [*zip(classes, zip(*counts.values(), strict=True), strict=True), ("all", map(sum, counts.values()))]
+    cells = [(name, "  ".join(f"{count:>12,}" for count in row)) for name, row in rows]
+    return _table("labels by part of the split", [("", "  ".join(f"{part:>12}" for part in counts)), *cells])
 
 
-def findings_text(findings: Sequence[Finding]) -> str:
+def _findings_text(findings: Sequence[Finding]) -> str:
     """List the findings by number, each with its way out."""
     if not findings:
         return "nothing to warn of"
     lines = ["1 warning" if len(findings) == 1 else f"{len(findings)} warnings"]
     for number, finding in enumerate(findings, 1):
         start = f"  {number}. "
-        lines += textwrap.wrap(
-            f"{finding.check}: {finding.text}", _WIDTH, initial_indent=start, subsequent_indent=" " * len(start)
-        )
         arrow = " " * len(start) + "-> "
-        lines += textwrap.wrap(finding.way_out, _WIDTH, initial_indent=arrow, subsequent_indent=" " * len(arrow))
+        for first, text in ((start, f"{finding.check}: {finding.text}"), (arrow, finding.way_out)):
+            lines += textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
     return "\n".join(lines)
 
 
 def _epoch(epoch: Epoch) -> list[tuple[str, str]]:
     size = " x ".join(map(str, epoch.block))
     stored = f", {_bytes(epoch.stored)} as stored" if epoch.stored is not None else ""
+    each = f"{epoch.amplification:.2f} bytes read for each byte used, {epoch.objects:.1f} objects a block"
     return [
         ("blocks", f"{epoch.blocks:,} of {epoch.of:,} hold training labels, {size} cells each"),
         ("read", f"{_bytes(epoch.fetched)} uncompressed{stored}"),
-        (
-            "amplification",
-            f"{epoch.amplification:.2f} bytes read for each byte used, {epoch.objects:.1f} objects a block",
-        ),
+        ("amplification", each),
         ("time", f"about {_time(epoch.seconds)} of reading in one process, as a few blocks took now"),
     ]
 
 
 def _table(title: str, rows: Sequence[tuple[str, str]]) -> str:
-    width = max(len(key) for key, _ in rows)
+    width = max(5, *(len(key) for key, _ in rows))
     return "\n".join([title, *(f"  {key:<{width}}  {text}" for key, text in rows)])
 
 

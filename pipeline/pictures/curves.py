@@ -14,17 +14,7 @@ _SCORES = {"miou": "mIoU", "oa": "OA", "aa": "AA", "kappa": "kappa"}
 
 
 def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
-    """Draw a confusion matrix as shares of each true class, in per cent.
-
-    Parameters
-    ----------
-    matrix
-        Counts [K true, K predicted].
-    class_names
-        Names of the classes.
-    path
-        PNG to write.
-    """
+    """Draw a confusion matrix, counts [K true, K predicted], as shares of each true class, in per cent."""
     cells = matrix.sum(axis=1)
     share = 100 * matrix / np.maximum(cells, 1)[:, None]
     classes = len(class_names)
@@ -48,8 +38,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
         ax.grid(which="minor", color="white", linewidth=0.8)
         ax.tick_params(which="both", length=0)
         ax.spines[:].set_visible(False)
-        ax.set_xlabel("predicted class")
-        ax.set_ylabel("true class (labelled cells)")
+        ax.set(xlabel="predicted class", ylabel="true class (labelled cells)")
         figure.colorbar(drawn, ax=ax, shrink=0.7, pad=0.02, label="share of the true class (%)")
 
 
@@ -88,14 +77,9 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
                 score_ax.plot(at, values, color=colour, linewidth=1.2, marker="o", markersize=2.5, label=name)
                 if key == "miou":
                     best = int(np.argmax(values))
-                    score_ax.plot(at[best], values[best], "o", color=colour, markersize=7, fillstyle="none")
-                    score_ax.annotate(
-                        f"{values[best]:.3f}",
-                        (at[best], values[best]),
-                        xytext=(0, -13),
-                        textcoords="offset points",
-                        ha="center",
-                    )
+                    top = at[best], values[best]
+                    score_ax.plot(*top, "o", color=colour, markersize=7, fillstyle="none")
+                    score_ax.annotate(f"{top[1]:.3f}", top, (0, -13), textcoords="offset points", ha="center")
         score_ax.set_ylabel("validation score")
         if score_ax.lines:
             score_ax.legend(ncols=2)
@@ -114,7 +98,7 @@ def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None
     Parameters
     ----------
     trials
-        One mapping a trial with ``depth``, ``rank`` and ``score``; a trial with ``steps`` smaller than the longest was
+        One mapping a trial with ``depth``, ``rank``, ``score`` and ``steps``; one of fewer steps than the longest was
         stopped early and is drawn hollow.
     path
         PNG to write.
@@ -122,7 +106,7 @@ def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None
     scored = [trial for trial in trials if np.isfinite(trial["score"])]
     depths = sorted({int(trial["depth"]) for trial in scored})
     ranks = sorted({int(trial["rank"]) for trial in scored})
-    longest = max((trial.get("steps", 0) for trial in scored), default=0)
+    longest = max((trial["steps"] for trial in scored), default=0)
     best = np.full((len(ranks), len(depths)), np.nan)
     for trial in scored:
         cell = ranks.index(int(trial["rank"])), depths.index(int(trial["depth"]))
@@ -131,35 +115,30 @@ def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None
         points, table = figure.subplots(1, 2)
         for colour, rank in zip(CLASS_COLOURS, ranks, strict=False):
             own = [trial for trial in scored if int(trial["rank"]) == rank]
-            full = [trial.get("steps", 0) == longest for trial in own]
             points.scatter(
                 [trial["depth"] for trial in own],
                 [trial["score"] for trial in own],
                 s=36,
                 linewidths=1.3,
                 edgecolors=colour,
-                facecolors=[colour if whole else "none" for whole in full],
+                facecolors=[colour if trial["steps"] == longest else "none" for trial in own],
                 label=f"rank {rank}",
             )
-        points.set_xticks(depths)
+        points.set(xticks=depths, xlabel="depth (layers)", ylabel="validation mIoU")
         points.margins(0.12)
-        points.set_xlabel("depth (layers)")
-        points.set_ylabel("validation mIoU")
         points.grid()
-        hollow = any(trial.get("steps", 0) < longest for trial in scored)
+        hollow = any(trial["steps"] < longest for trial in scored)
         legend = points.legend(title="hollow: stopped early" if hollow else None)
         for handle, colour in zip(legend.legend_handles, CLASS_COLOURS, strict=False):
             handle.set_facecolor(colour)
         drawn = table.imshow(best, cmap="cividis", aspect="auto", origin="lower")
         for row, column in np.argwhere(np.isfinite(best)):
             low = best[row, column] < (np.nanmin(best) + np.nanmax(best)) / 2
-            table.text(
-                column, row, f"{best[row, column]:.3f}", ha="center", va="center", color="white" if low else "black"
-            )
+            colour = "white" if low else "black"
+            table.text(column, row, f"{best[row, column]:.3f}", ha="center", va="center", color=colour)
         table.set_xticks(range(len(depths)), [str(depth) for depth in depths])
         table.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
-        table.set_xlabel("depth (layers)")
-        table.set_ylabel("block rank")
+        table.set(xlabel="depth (layers)", ylabel="block rank")
         table.spines[:].set_visible(False)
         table.tick_params(length=0)
         figure.colorbar(drawn, ax=table, label="best validation mIoU", pad=0.02)

@@ -122,25 +122,16 @@ def _outline(ax: Axes, cell: Sequence[int], axes: Sequence[Axis], colour: str) -
 
 def _distances(ax: Axes, report: LeakReport, gap: Gap) -> None:
     """Draw how many cells of the second part lie how far from the first."""
-    counts = np.asarray(gap.histogram)
-    colour = [WRONG if distance <= report.buffer else PART_COLOURS[gap.parts[1]] for distance in range(len(counts))]
+    counts, (first, second) = np.asarray(gap.histogram), gap.parts
+    colour = [WRONG if distance <= report.buffer else PART_COLOURS[second] for distance in range(len(counts))]
     ax.axvspan(0.5, report.buffer + 0.5, color=_BUFFER, linewidth=0)
     ax.bar(np.arange(len(counts)), counts, width=1.0, color=colour, linewidth=0)
     if report.buffer:
-        ax.text(
-            0.98,
-            0.97,
-            f"{gap.violations:,} of {gap.counts[1]:,} within the buffer",
-            transform=ax.transAxes,
-            ha="right",
-            va="top",
-            fontsize=7,
-            color=WRONG if gap.violations else "black",
-        )
-    ax.set_xlim(0.5, len(counts) - 0.5)
-    ax.set_ylim(0, 1.25 * counts.max())
-    ax.set_xlabel(f"cells to the nearest {gap.parts[0]} cell")
-    ax.set_ylabel(f"{gap.parts[1]} cells")
-    ax.set_title(f"distances of {gap.parts[1]} from {gap.parts[0]}")
+        text = f"{gap.violations:,} of {gap.counts[1]:,} within the buffer"
+        ink = WRONG if gap.violations else "black"
+        ax.text(0.98, 0.97, text, transform=ax.transAxes, ha="right", va="top", fontsize=7, color=ink)
+    ax.set(xlim=(0.5, len(counts) - 0.5), ylim=(0, 1.25 * counts.max()))
+    ax.set(xlabel=f"cells to the nearest {first} cell", ylabel=f"{second} cells")
+    ax.set_title(f"distances of {second} from {first}")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))

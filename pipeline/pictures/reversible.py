@@ -28,16 +28,14 @@ def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Pat
     layers = [depth.layers for depth in depths]
     with picture(path, 3.2, 5.0) as figure:
         ax = figure.subplots()
-        for colour, name, values in (
-            (CLASS_COLOURS[5], "stored activations (plain autograd)", [depth.stored for depth in depths]),
-            (CLASS_COLOURS[0], "reversible chain", [depth.chain for depth in depths]),
-        ):
-            ax.plot(layers, values, color=colour, linewidth=1.6, marker="o", markersize=3, label=name)
+        how = {"linewidth": 1.6, "marker": "o", "markersize": 3}
+        stored, chain = [depth.stored for depth in depths], [depth.chain for depth in depths]
+        ax.plot(layers, stored, color=CLASS_COLOURS[5], label="stored activations (plain autograd)", **how)
+        ax.plot(layers, chain, color=CLASS_COLOURS[0], label="reversible chain", **how)
         ax.plot(own.layers, own.chain, "o", color=CLASS_COLOURS[0], markersize=9, label="this network, predicted")
         if measured is not None:
-            ax.plot(
-                own.layers, measured, "D", color="black", markersize=7, fillstyle="none", label="this network, measured"
-            )
+            label = "this network, measured"
+            ax.plot(own.layers, measured, "D", color="black", markersize=7, fillstyle="none", label=label)
         ax.axvline(own.layers, color="0.8", linewidth=0.8, zorder=0)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
@@ -46,22 +44,13 @@ def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Pat
         ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show_bytes(value)))
         ax.yaxis.set_minor_formatter(NullFormatter())
-        ax.set_xlabel("layers")
-        ax.set_ylabel("peak of a training step")
+        ax.set(xlabel="layers", ylabel="peak of a training step")
         ax.grid()
         ax.legend(loc="upper left")
 
 
 def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: str | Path) -> None:
-    """Draw the relative error of the recovered input over the steps; exact steps, whose error is 0, lie at the bottom.
-
-    Parameters
-    ----------
-    steps, errors
-        Numbers of the steps and their errors.
-    path
-        PNG to write.
-    """
+    """Draw the relative error of the recovered input over the steps; those of error 0 lie at the bottom."""
     known = np.asarray(errors, np.float64)
     shown = known[known > 0]
     floor = float(shown.min()) / 10 if shown.size else 1e-12
@@ -73,7 +62,6 @@ def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: str | 
                     textcoords="offset points", ha="right", va="top", color=WRONG, fontsize=7)  # fmt: skip
         ax.set_yscale("log")
         ax.set_ylim(floor / 3, max(10 * DRIFT, 3 * float(known.max())))
-        ax.set_xlabel("step")
-        ax.set_ylabel("error of the recovered input")
+        ax.set(xlabel="step", ylabel="error of the recovered input")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.grid()

@@ -1,4 +1,4 @@
-"""Pictures of a run, from its volume and its split: what trains and tests, the map beside its labels, its scores."""
+"""Pictures of a run, from its volume and its split."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def draw(
     Returns
     -------
     list of pathlib.Path
-        The pictures.
+        All pictures of the folder.
     """
     folder = run.pictures
     draw_parts(run, folder / "split.png")
@@ -46,12 +46,9 @@ def draw(
 
 def draw_parts(run: Run, path: Path) -> None:
     """Draw the labels of a run and the parts of its split."""
-    volume = run.volume
-    map_dims = [str(dim) for dim in run.split.dims]
-    all_labels = volume.read_labels()
+    volume, map_dims = run.volume, [str(dim) for dim in run.split.dims]
     order = [volume.label_dims.index(dim) for dim in map_dims]
-    deeper = [axis for axis in range(all_labels.ndim) if axis not in order]
-    labels = all_labels.transpose(order + deeper)
+    labels = np.moveaxis(volume.read_labels(), order, range(len(order)))
     draw_split(labels, run.split.values, volume.classes, grid_axes(volume.dataset, map_dims), path)
 
 

@@ -1,6 +1,6 @@
 """What a picture shows of a volume: an image behind its labels, and the sections that lie where the labels show most.
 
-Pure numpy. C channels, N the space dimensions, L the label dimensions.
+C channels, N the space dimensions, L the label dimensions.
 """
 
 from collections.abc import Sequence
@@ -29,17 +29,16 @@ def backdrop(raw_CN: np.ndarray, keep: Sequence[int], *, colour: bool = False) -
     numpy.ndarray
         float32 [*L], or [*L, 3] within 0..1 stretched between the percentiles 2 and 98; NaN where there is no data.
     """
-    kept = [1 + axis for axis in keep]
-    rest = [axis for axis in range(raw_CN.ndim) if axis not in kept]
-    features = np.transpose(raw_CN, [*kept, *rest]).reshape(*(raw_CN.shape[axis] for axis in kept), -1)
+    raw_LX = np.moveaxis(raw_CN, [1 + axis for axis in keep], range(len(keep)))
+    features = raw_LX.reshape(*raw_LX.shape[: len(keep)], -1)
     if not colour or features.shape[-1] < 3:
         return _mean(features)
     thirds = np.array_split(features, 3, axis=-1)[::-1]
     image = np.stack([_mean(third) for third in thirds], axis=-1)
     if np.isnan(image).all():
         return image
-    limits = np.nanpercentile(image.reshape(-1, 3), [2, 98], axis=0)
-    return np.clip((image - limits[0]) / np.maximum(limits[1] - limits[0], 1e-12), 0, 1)
+    low, high = np.nanpercentile(image.reshape(-1, 3), [2, 98], axis=0)
+    return np.clip((image - low) / np.maximum(high - low, 1e-12), 0, 1)
 
 
 def _mean(features: np.ndarray) -> np.ndarray:
@@ -60,10 +59,8 @@ class Section:
         Axes of the plane.
     fixed
         Which axis of the grid is cut; None for a map.
-    position
-        Where, as a cell of that axis.
-    cells
-        Size of that axis.
+    position, cells
+        Where, as a cell of that axis, and its size.
     flip
         Whether the two axes that stay are swapped.
     title
@@ -87,8 +84,7 @@ class Section:
         """Take the plane out of a grid, which may be coarser or finer than the axes, or end in a colour axis."""
         if self.fixed is None:
             return grid
-        at = self.position * grid.shape[self.fixed] // self.cells
-        plane = np.take(grid, at, axis=self.fixed)
+        plane = grid.take(self.position * grid.shape[self.fixed] // self.cells, axis=self.fixed)
         return np.swapaxes(plane, 0, 1) if self.flip else plane
 
 

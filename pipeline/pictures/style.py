@@ -129,13 +129,8 @@ class Axis:
 
 
 def grid_axes(dataset: Any, dims: Sequence[str]) -> list[Axis]:
-    """Describe dimensions of an xarray object from its coordinates and their ``units`` attributes."""
-    return [
-        Axis.of(dim, dataset[dim].values, str(dataset[dim].attrs.get("units", "")))
-        if dim in dataset.coords
-        else Axis(dim, int(dataset.sizes[dim]))
-        for dim in dims
-    ]
+    """Describe dimensions of an xarray object by its coordinates, or cell numbers, and their ``units``."""
+    return [Axis.of(dim, dataset[dim].values, str(dataset[dim].attrs.get("units", ""))) for dim in dims]
 
 
 def class_colours(classes: int) -> np.ndarray:

@@ -24,15 +24,7 @@ def _title(name: str) -> str:
 
 
 class Scale:
-    """Places the values of one axis between 0 and 1.
-
-    Parameters
-    ----------
-    name
-        Of the axis.
-    values
-        Of all trials.
-    """
+    """Places the values that all trials have on one axis between 0 and 1."""
 
     def __init__(self, name: str, values: Sequence[Any]) -> None:
         self._listed = sorted(set(values))
@@ -57,6 +49,10 @@ def _varied(rows: Sequence[Row]) -> list[str]:
     return [name for name in SEARCHED if len({row["choice"].get(name) for row in rows}) > 1]
 
 
+def _costs(objectives: Sequence[str]) -> list[str]:
+    return [name for name in DIRECTIONS if name in objectives and name != "score"]
+
+
 def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
     """Draw each trial as a line across what varies and the objectives, coloured by its score; the best is thick.
 
@@ -70,7 +66,7 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
         PNG to write.
     """
     searched = _varied(rows) or list(rows[0]["choice"])
-    costs = [name for name in DIRECTIONS if name in objectives and name != "score"]
+    costs = _costs(objectives)
     columns = [[row["choice"][name] for row in rows] for name in searched]
     columns += [[row[name] for row in rows] for name in (*costs, "score")]
     names = [*searched, *costs, "score"]
@@ -80,14 +76,11 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
     with picture(path, 3.0) as figure:
         ax = figure.subplots()
         for number in reversed(range(len(rows))):
-            heights = [scale.place(column[number]) for scale, column in zip(scales, columns, strict=True)]
-            stopped = rows[number]["stopped"]
             ax.plot(
-                range(len(names)),
-                heights,
+                [scale.place(column[number]) for scale, column in zip(scales, columns, strict=True)],
                 color=colours(norm(scores[number])),
                 linewidth=2.6 if number == 0 else 1.1,
-                linestyle=(0, (3, 1.5)) if stopped else "-",
+                linestyle=(0, (3, 1.5)) if rows[number]["stopped"] else "-",
                 solid_capstyle="round",
                 marker="o",
                 markersize=4.5 if number == 0 else 2.5,
@@ -106,9 +99,7 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
                 )
         ax.set_xticks(range(len(names)), [_title(name) for name in names])
-        ax.set_xlim(-0.35, len(names) - 0.85)
-        ax.set_ylim(-0.06, 1.06)
-        ax.set_yticks([])
+        ax.set(xlim=(-0.35, len(names) - 0.85), ylim=(-0.06, 1.06), yticks=[])
         ax.tick_params(axis="x", length=0)
         ax.spines[:].set_visible(False)
         label = "validation mIoU" + (" (dashed: stopped early)" if any(row["stopped"] for row in rows) else "")
@@ -127,7 +118,7 @@ def draw_pareto(rows: Sequence[Row], objectives: Sequence[str], path: str | Path
     path
         PNG to write.
     """
-    costs = [name for name in DIRECTIONS if name in objectives and name != "score"]
+    costs = _costs(objectives)
     with picture(path, 3.0) as figure:
         for ax, cost in zip(np.atleast_1d(figure.subplots(1, len(costs), sharey=True)), costs, strict=True):
             _draw_front(ax, rows, cost)
@@ -149,10 +140,11 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
         if group:
             points = [row[cost] / unit for row in group], [row["score"] for row in group]
             ax.scatter(*points, s=34, linewidths=1.2, label=label, zorder=3, facecolors=face, edgecolors=edge)
-    if max(row[cost] for row in rows) > 30 * min(row[cost] for row in rows):
+    low, high = min(row[cost] for row in rows), max(row[cost] for row in rows)
+    if high > 30 * low:
         ax.set_xscale("log")
         ax.xaxis.set_minor_formatter(NullFormatter())
-    parts, middle = _varied(rows)[:2], (min(row[cost] for row in rows) + max(row[cost] for row in rows)) / 2
+    parts, middle = _varied(rows)[:2], (low + high) / 2
     for row in front:
         right = row[cost] > middle
         ax.annotate(
