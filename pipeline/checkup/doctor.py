@@ -60,16 +60,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a recipe makes of a volume.
+    """What a recipe makes of a volume: part -> labelled cells of each class, and the cost of an epoch.
 
-    Attributes
-    ----------
-    counts
-        Part -> labelled cells of each class.
-    epoch
-        Cost of an epoch; none where no split can be drawn.
-    findings
-        What is likely to go wrong.
+    Where no split can be drawn, there are findings only.
     """
 
     counts: dict[str, list[int]] = field(default_factory=dict)
@@ -84,12 +77,10 @@ def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place
     ----------
     config
         The recipe.
-    dataset
-        The opened volume.
+    dataset, place
+        The opened volume, and where it is; the size of a store on this machine's disk is measured.
     valid_share
         Share of the cells with data.
-    place
-        Where the volume is; the size of a store on this machine's disk is measured.
     """
     findings = []
     if valid_share < 0.99 and not config.data.validity:

@@ -53,7 +53,7 @@ class Report:
 
 
 def inspect(config: InspectConfig, *, json: bool = False) -> Path:
-    """Print what a volume holds and what is wrong with it, and draw it.
+    """Print what a volume holds and what is wrong with it, draw it, and return the picture's place.
 
     Parameters
     ----------
@@ -61,11 +61,6 @@ def inspect(config: InspectConfig, *, json: bool = False) -> Path:
         The volume or the recipe, and where the picture goes.
     json
         Whether to print JSON instead of text.
-
-    Returns
-    -------
-    pathlib.Path
-        The picture.
 
     Raises
     ------

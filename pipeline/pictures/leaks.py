@@ -12,14 +12,22 @@ from matplotlib.ticker import MaxNLocator
 
 from datasets.leaks import Cell, Gap, LeakReport, chebyshev
 from datasets.parts import PART_NAMES, UNUSED
-from pipeline.pictures.style import PART_COLOURS, PART_RGB, WRONG, Axis, aspect_of, paint, part_patches, picture, show
+from pipeline.pictures.style import (
+    PART_COLOURS,
+    PART_RGB,
+    WRONG,
+    Axis,
+    aspect_of,
+    legend_below,
+    paint,
+    part_patches,
+    picture,
+    show,
+)
 
-_AROUND = 6
-"""Cells around the two nearest ones that are shown at least."""
-_ROOM = 1.05
-"""Inches for titles, numbers and legend."""
+_AROUND = 6  # cells around the two nearest ones that are shown at least
+_ROOM = 1.05  # inches for titles, numbers and legend
 _BUFFER = "#ecc5ca"
-"""Colour of the buffer."""
 
 
 def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path: str | Path) -> None:
@@ -61,7 +69,7 @@ def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path
             _distances(right, report, gap)
             if report.buffer:
                 handles.append(Patch(facecolor=_BUFFER, label=f"within {report.buffer} of {gap.parts[0]}"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1.2)
+        legend_below(figure, handles, len(handles))
 
 
 def _plane(parts: np.ndarray, gap: Gap | None, axes: Sequence[Axis]) -> tuple[np.ndarray, list[Axis]]:

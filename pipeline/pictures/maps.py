@@ -25,6 +25,7 @@ from pipeline.pictures.style import (
     class_patch,
     class_patches,
     grey_limits,
+    legend_below,
     paint,
     part_patches,
     picture,
@@ -43,11 +44,6 @@ def _height(planes: Sequence[Section], columns: int, legend_rows: int, *, bar: b
     width = (WIDTH - (1.4 if bar else 0.7)) / columns - 0.15
     room = 0.6 if len(planes) == 1 else 0.72
     return sum(plane.aspect * width + room for plane in planes) + 0.2 * legend_rows + 0.1
-
-
-def _legend(figure: Figure, handles: list[Patch]) -> None:
-    columns = min(len(handles), LEGEND_COLUMNS)
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=1.2)
 
 
 def _data(ax: Axes, plane: Section, background: np.ndarray, limits: tuple[float, float]) -> Any:
@@ -91,8 +87,8 @@ def draw_split(
     Parameters
     ----------
     labels
-        Class indices [*map] or [*map, ...], negative where unlabelled; further axes (depth) are shown as the share of
-        their cells that is labelled.
+        Class indices [*map] or [*map, ...], negative where unlabelled; of further axes (depth) the labelled share is
+        shown.
     split
         Codes 0 unused, 1 train, 2 validation, 3 test over the map (one or two axes).
     class_names
@@ -121,10 +117,9 @@ def draw_split(
         show(right, rgba, plane.rows, plane.columns, labels=False)
         right.set_title("split (pale: no labels there)")
         if names:
-            figure.legend(handles=names, loc="outside lower left", ncols=SPLIT_COLUMNS, handlelength=1.2)
+            legend_below(figure, names, SPLIT_COLUMNS, "left")
         counts = [np.count_nonzero(labelled[codes == code]) for code in range(len(PART_RGB))]
-        handles = part_patches(codes, counts, "labels")
-        figure.legend(handles=handles, loc="outside lower right", ncols=2, handlelength=1.2)
+        legend_below(figure, part_patches(codes, counts, "labels"), 2, "right")
 
 
 def draw_volume(
@@ -137,7 +132,7 @@ def draw_volume(
     quantity: str = "",
     title: str = "labels",
 ) -> None:
-    """Draw a volume with its labels: an image beside its labels, or three sections in grey with labels laid over.
+    """Draw a volume: an image beside its labels, or three sections with labels laid over.
 
     Parameters
     ----------
@@ -185,7 +180,7 @@ def draw_volume(
         if grey:
             _bar(figure, drawn, panels, quantity, shrink=0.7)
         if handles:
-            _legend(figure, handles)
+            legend_below(figure, handles, min(len(handles), LEGEND_COLUMNS))
 
 
 def draw_prediction(
@@ -233,4 +228,4 @@ def draw_prediction(
             for ax, (grid, palette), title in zip(panels[1:], layers, titles, strict=True):
                 show(ax, paint(grid, palette), plane.rows, plane.columns, labels=False)
                 ax.set_title(title if plane is planes[0] else "")
-        _legend(figure, handles)
+        legend_below(figure, handles, min(len(handles), LEGEND_COLUMNS))

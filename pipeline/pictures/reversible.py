@@ -13,16 +13,9 @@ from pipeline.planning.depth import Depth
 
 
 def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Path) -> None:
-    """Draw the predicted peak of a training step over depth, and mark the run's own network.
+    """Draw the predicted peak of a training step over depth, shallowest first, and mark the run's own network.
 
-    Parameters
-    ----------
-    depths
-        Predictions, shallowest first.
-    measured
-        Measured peak of the run in bytes; none where it is not known.
-    path
-        PNG to write.
+    Its `measured` peak in bytes is marked where it is known.
     """
     (own,) = (depth for depth in depths if depth.own)
     layers = [depth.layers for depth in depths]

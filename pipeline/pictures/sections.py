@@ -17,12 +17,12 @@ def backdrop(raw_CN: np.ndarray, keep: Sequence[int], *, colour: bool = False) -
     Parameters
     ----------
     raw_CN
-        Data [C, *N], NaN for no data.
+        Data, NaN for no data.
     keep
         Space axes that stay, those of the labels; all others and the channels are averaged over.
     colour
-        Whether to make a false-colour image: red, green and blue are the means of the last, middle and first third of
-        what is averaged over (long, middle and short wavelengths of a spectrum).
+        Whether red, green and blue are the means of the last, middle and first third of what is averaged over (long,
+        middle and short wavelengths of a spectrum).
 
     Returns
     -------
@@ -89,17 +89,10 @@ class Section:
 
 
 def sections(axes: Sequence[Axis], labels: np.ndarray | None = None) -> list[Section]:
-    """Choose what to draw of a grid: the map itself, or three sections.
+    """Choose what to draw of a grid of two or three axes: the map itself, or three sections.
 
     Each section lies where the labels show most: the sum over classes of the square root of their cells is largest
-    there, so that small classes are seen. Without labels it is the middle.
-
-    Parameters
-    ----------
-    axes
-        Two or three axes of the grid.
-    labels
-        Class indices over the grid, negative where unlabelled.
+    there, so that small classes are seen. Without labels (class indices, negative for none) it is the middle.
     """
     if len(axes) == 2:
         return [Section(axes[0], axes[1])]

@@ -54,14 +54,9 @@ _LOOK: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def picture(path: str | Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
-    """Make a figure of the common look and save it as PNG when the block ends; matplotlib's settings are restored.
+    """Make a figure of `height` x `width` inches in the common look, and save it as PNG when the block ends.
 
-    Parameters
-    ----------
-    path
-        Where to save it.
-    height, width
-        Size in inches.
+    Matplotlib's settings are restored.
     """
     with mpl.rc_context(_LOOK):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -75,10 +70,8 @@ class Axis:
 
     Attributes
     ----------
-    name
-        Name of the dimension.
-    size
-        Cells.
+    name, size
+        Name of the dimension, and its cells.
     first, step
         Coordinate of the first cell's centre and the distance to the next; cell numbers by default.
     units
@@ -159,6 +152,11 @@ def class_patches(names: Sequence[str], *maps: np.ndarray) -> list[Patch]:
     return [class_patch(names[k], tuple(colours[k])) for k in present_classes(*maps)]
 
 
+def legend_below(figure: Figure, handles: list[Patch], columns: int, side: str = "center") -> None:
+    """Put a legend below the panels of a figure."""
+    figure.legend(handles=handles, loc=f"outside lower {side}", ncols=columns, handlelength=1.2)
+
+
 def part_patches(codes: np.ndarray, counts: Sequence[int], what: str) -> list[Patch]:
     """Make the legend of a split's codes with the count of each part, for the parts that occur."""
     return [
@@ -191,19 +189,16 @@ def show(
 ) -> Any:
     """Draw a grid [rows, columns] or [rows, columns, colour] in the coordinates of its axes.
 
-    Row 0 is at the top, except where the row coordinate is a northing that grows, so that north is up. The image's own
-    size may differ from the axes': a coarser grid over the same extent.
+    Row 0 is at the top, except where the row coordinate is a northing that grows, so that north is up.
 
     Parameters
     ----------
-    ax
-        Where to draw.
-    image
-        The grid.
+    ax, image
+        Where to draw, and what: a grid that may be coarser or finer than its axes.
     rows, columns
         Its axes.
     bare
-        Whether to leave the axis' names and ticks as they are (a second layer on the same panel).
+        Whether to leave names and ticks as they are (a second layer on the same panel).
     labels
         Whether to write the row axis' name and numbers; panels to the right of the first need none.
     **how
@@ -234,8 +229,8 @@ def grey_limits(values: np.ndarray) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return 0.0, 1.0
-    low, high = (float(value) for value in np.percentile(finite, [2, 98]))
-    if low < 0 < high and min(-low, high) > 0.2 * max(-low, high):
-        reach = max(-low, high)
+    low, high = np.percentile(finite, [2, 98]).tolist()
+    reach = max(-low, high)
+    if low < 0 < high and min(-low, high) > 0.2 * reach:
         return -reach, reach
     return (low, high) if high > low else (low - 0.5, low + 0.5)

@@ -54,16 +54,9 @@ def _costs(objectives: Sequence[str]) -> list[str]:
 
 
 def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
-    """Draw each trial as a line across what varies and the objectives, coloured by its score; the best is thick.
+    """Draw each of the ranked trials as a line across what varies and the objectives, coloured by its score.
 
-    Parameters
-    ----------
-    rows
-        Ranked trials, best first.
-    objectives
-        What was searched for.
-    path
-        PNG to write.
+    The best is thick.
     """
     searched = _varied(rows) or list(rows[0]["choice"])
     costs = _costs(objectives)
@@ -107,17 +100,7 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
 
 
 def draw_pareto(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
-    """Draw the score over each other objective; trials on the Pareto front of all of them together are filled.
-
-    Parameters
-    ----------
-    rows
-        Ranked trials.
-    objectives
-        What was searched for: the score and at least one more.
-    path
-        PNG to write.
-    """
+    """Draw the score over each other objective, one at least; trials on the Pareto front of all together are filled."""
     costs = _costs(objectives)
     with picture(path, 3.0) as figure:
         for ax, cost in zip(np.atleast_1d(figure.subplots(1, len(costs), sharey=True)), costs, strict=True):

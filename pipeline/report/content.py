@@ -155,19 +155,24 @@ def _classes(found: Evidence) -> dict[str, Any]:
     matrix = np.zeros((len(names), len(names)), np.int64) if found.matrix is None else found.matrix
     measured, predicted = scores(matrix), matrix.sum(axis=0)
     precision = np.diag(matrix) / np.where(predicted > 0, predicted, np.nan)
-    cells = zip(counts["train"], counts["validation"], measured.support, strict=True)
-    heads = ["class", "training cells", "validation cells", "scored cells", "accuracy", "precision", "IoU"]
-    columns = [measured.accuracy, precision, measured.iou]
-    forest = [found.metrics.get(f"forest/iou/{metric_key(name)}", np.nan) for name in names]
-    if not np.isnan(forest).all():
-        heads.append("IoU of a random forest")
-        columns.append(forest)
+    counted = {
+        "training cells": counts["train"],
+        "validation cells": counts["validation"],
+        "scored cells": measured.support,
+    }
+    scored = {
+        "accuracy": measured.accuracy,
+        "precision": precision,
+        "IoU": measured.iou,
+        "IoU of a random forest": [found.metrics.get(f"forest/iou/{metric_key(name)}", np.nan) for name in names],
+    }
+    if np.isnan(scored["IoU of a random forest"]).all():
+        del scored["IoU of a random forest"]
+    columns = [[f"{count:,}" for count in column] for column in counted.values()]
+    columns += [["-" if np.isnan(score) else f"{score:.3f}" for score in column] for column in scored.values()]
     return {
-        "class_heads": heads,
-        "classes": [
-            [name, *(f"{count:,}" for count in counted), *("-" if np.isnan(score) else f"{score:.3f}" for score in row)]
-            for name, counted, row in zip(names, cells, zip(*columns, strict=True), strict=True)
-        ],
+        "class_heads": ["class", *counted, *scored],
+        "classes": list(zip(names, *columns, strict=True)),
         "colours": [
             "#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in class_colours(len(names))
         ],

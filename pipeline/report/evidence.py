@@ -33,30 +33,23 @@ class Evidence:
 
     Attributes
     ----------
-    run
-        The run.
-    history
-        Numbers of every step.
+    run, history
+        The run, and the numbers of every step.
     ended, interrupted
         Whether it came to its end, or was asked to stop before; neither where it was killed or is at work.
     best
         Its best checkpoint; none where it has none yet, or none any more.
     metrics
         Its ``metrics.json``; empty where that is of another checkpoint than the best.
-    volume
-        Its volume; none where that is not here any more.
-    missing
-        Why there is no volume.
-    part
-        Part of the split that `matrix` and the picture of the prediction show.
-    matrix
-        Confusion matrix [K true, K predicted]; none without a checkpoint.
+    volume, missing
+        Its volume; none where that is not here any more, and why.
+    part, matrix
+        Part of the split that the picture of the prediction shows, and the confusion matrix [K true, K predicted] on
+        it; no matrix without a checkpoint.
     leaks
         The leak report, as ``leaks.json`` holds it.
-    block
-        Cells that the network sees at once; none where nobody knows.
-    depths
-        Predicted memory over depth; empty where `block` is not known.
+    block, depths
+        Cells that the network sees at once, and predicted memory over depth; none and empty where nobody knows.
     peak
         Measured peak of the worst step in bytes; of the GPU's allocator, or of the whole process on a CPU.
     pictures

@@ -14,7 +14,7 @@ from pipeline.tracking.store import lacks_file
 
 
 def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
-    """Write the page of a run or a sweep, and log it to its MLflow run where that answers.
+    """Write the page of a run or a sweep, log it to its MLflow run where that answers, and return its place.
 
     Parameters
     ----------
@@ -22,11 +22,6 @@ def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
         Which run or sweep, and where the page goes.
     overwrite
         Whether a page at another place than the run's folder is replaced.
-
-    Returns
-    -------
-    pathlib.Path
-        The page.
 
     Raises
     ------

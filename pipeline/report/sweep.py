@@ -19,6 +19,7 @@ from pipeline.sweep.record import read_trials, turned_away
 from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, in_words, show
 from pipeline.tracking.journal import read_history
 
+Table = tuple[list[str], list[tuple[str, ...]]]
 CONTENTS = (
     ("what", "What was searched"),
     ("trials", "Trials"),
@@ -35,14 +36,7 @@ _PICTURES = {
 
 
 def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str, str]:
-    """Write the page of a sweep that has ended, was interrupted, or is at work.
-
-    Parameters
-    ----------
-    folder
-        Folder of the sweep.
-    out
-        Where to; none means its folder.
+    """Write the page of a sweep, as far as it has come, into its folder where `out` names no other place.
 
     Returns
     -------
@@ -51,11 +45,11 @@ def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str
     """
     config = load_recipe(folder / "config.yaml")
     state = json.loads((folder / "sweep.json").read_text())
-    page = write_page("sweep.html.j2", describe_sweep(folder, config, state), out or folder / "report.html")
+    page = write_page("sweep.html.j2", _describe(folder, config, state), out or folder / "report.html")
     return page, str(config.tracking.uri), state["run_id"]
 
 
-def describe_sweep(folder: Path, config: RunConfig, state: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(folder: Path, config: RunConfig, state: Mapping[str, Any]) -> dict[str, Any]:
     """Put all that is known of a sweep into what the template shows; `state` is what it noted when it began."""
     found, refused = read_trials(folder), turned_away(folder)
     rows: list[Row] = found["rows"] if found else []
@@ -115,30 +109,24 @@ def _what(config: RunConfig, memory: int | None) -> Rows:
     return rows if memory is None else [*rows, ("memory of a worker", show_bytes(memory))]
 
 
-def _table(rows: Sequence[Row], config: RunConfig) -> tuple[list[str], list[list[str]]]:
+def _table(rows: Sequence[Row], config: RunConfig) -> Table:
     searched = [name for name in SEARCHED if name in rows[0]["choice"]]
-    several = len(config.sweep.objectives) > 1
-    heads = ["trial", *(TITLES.get(name, name) for name in (*searched, *DIRECTIONS)), "steps"]
-    cells = [
-        [
-            row["trial"],
-            *(show(name, row["choice"][name]) for name in searched),
-            *(show(name, row[name]) for name in DIRECTIONS),
-            f"{row['step']}{' (stopped)' * row['stopped']}",
-            *(["yes" * row["front"]] if several else []),
-        ]
-        for row in rows
-    ]
-    return [*heads, *(["Pareto front"] if several else [])], cells
+    columns = {"trial": [row["trial"] for row in rows]}
+    columns |= {TITLES.get(name, name): [show(name, row["choice"][name]) for row in rows] for name in searched}
+    columns |= {TITLES.get(name, name): [show(name, row[name]) for row in rows] for name in DIRECTIONS}
+    columns["steps"] = [f"{row['step']}{' (stopped)' * row['stopped']}" for row in rows]
+    if len(config.sweep.objectives) > 1:
+        columns["Pareto front"] = ["yes" * row["front"] for row in rows]
+    return list(columns), list(zip(*columns.values(), strict=True))
 
 
-def _unfinished(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+def _unfinished(runs: Sequence[Run]) -> Table:
     cells = []
     for run in runs:
         history = read_history(run)
         scored = [row["validation/miou"] for row in history if "validation/miou" in row]
         score = show("score", max(scored)) if scored else "-"
-        cells.append([run.config.name, run.config.network.layers, str(len(history)), score])
+        cells.append((run.config.name, run.config.network.layers, str(len(history)), score))
     return ["trial", "layers", "steps so far", f"best {TITLES['score']}"], cells
 
 
