@@ -1,12 +1,15 @@
-"""Pictures of a run's numbers: confusion matrix, learning curves, the trials of a sweep."""
+"""Pictures of a run's numbers: confusion matrix, learning curves, memory over depth, inversion error."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from pipeline.pictures.style import CLASS_COLOURS, WIDTH, picture
+from models.watch import DRIFT
+from pipeline.amount import show_bytes
+from pipeline.pictures.style import CLASS_COLOURS, WIDTH, WRONG, picture
+from pipeline.planning.depth import Depth
 
 CELL = 0.34
 """Edge of a confusion matrix's cell, in inches."""
@@ -92,53 +95,49 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
             ax.grid()
 
 
-def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """Draw the trials of a sweep: score over depth, one colour a block rank, beside the best score of each pair.
+def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Path) -> None:
+    """Draw the predicted peak of a training step over depth, shallowest first, and mark the run's own network.
 
-    Parameters
-    ----------
-    trials
-        One mapping a trial with ``depth``, ``rank``, ``score`` and ``steps``; one of fewer steps than the longest was
-        stopped early and is drawn hollow.
-    path
-        PNG to write.
+    Its `measured` peak in bytes is marked where it is known.
     """
-    scored = [trial for trial in trials if np.isfinite(trial["score"])]
-    depths = sorted({int(trial["depth"]) for trial in scored})
-    ranks = sorted({int(trial["rank"]) for trial in scored})
-    longest = max((trial["steps"] for trial in scored), default=0)
-    best = np.full((len(ranks), len(depths)), np.nan)
-    for trial in scored:
-        cell = ranks.index(int(trial["rank"])), depths.index(int(trial["depth"]))
-        best[cell] = np.nanmax([best[cell], trial["score"]])
-    with picture(path, 2.9) as figure:
-        points, table = figure.subplots(1, 2)
-        for colour, rank in zip(CLASS_COLOURS, ranks, strict=False):
-            own = [trial for trial in scored if int(trial["rank"]) == rank]
-            points.scatter(
-                [trial["depth"] for trial in own],
-                [trial["score"] for trial in own],
-                s=36,
-                linewidths=1.3,
-                edgecolors=colour,
-                facecolors=[colour if trial["steps"] == longest else "none" for trial in own],
-                label=f"rank {rank}",
-            )
-        points.set(xticks=depths, xlabel="depth (layers)", ylabel="validation mIoU")
-        points.margins(0.12)
-        points.grid()
-        hollow = any(trial["steps"] < longest for trial in scored)
-        legend = points.legend(title="hollow: stopped early" if hollow else None)
-        for handle, colour in zip(legend.legend_handles, CLASS_COLOURS, strict=False):
-            handle.set_facecolor(colour)
-        drawn = table.imshow(best, cmap="cividis", aspect="auto", origin="lower")
-        for row, column in np.argwhere(np.isfinite(best)):
-            low = best[row, column] < (np.nanmin(best) + np.nanmax(best)) / 2
-            colour = "white" if low else "black"
-            table.text(column, row, f"{best[row, column]:.3f}", ha="center", va="center", color=colour)
-        table.set_xticks(range(len(depths)), [str(depth) for depth in depths])
-        table.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
-        table.set(xlabel="depth (layers)", ylabel="block rank")
-        table.spines[:].set_visible(False)
-        table.tick_params(length=0)
-        figure.colorbar(drawn, ax=table, label="best validation mIoU", pad=0.02)
+    (own,) = (depth for depth in depths if depth.own)
+    layers = [depth.layers for depth in depths]
+    with picture(path, 3.2, 5.0) as figure:
+        ax = figure.subplots()
+        how = {"linewidth": 1.6, "marker": "o", "markersize": 3}
+        stored, chain = [depth.stored for depth in depths], [depth.chain for depth in depths]
+        ax.plot(layers, stored, color=CLASS_COLOURS[5], label="stored activations (plain autograd)", **how)
+        ax.plot(layers, chain, color=CLASS_COLOURS[0], label="reversible chain", **how)
+        ax.plot(own.layers, own.chain, "o", color=CLASS_COLOURS[0], markersize=9, label="this network, predicted")
+        if measured is not None:
+            label = "this network, measured"
+            ax.plot(own.layers, measured, "D", color="black", markersize=7, fillstyle="none", label=label)
+        ax.axvline(own.layers, color="0.8", linewidth=0.8, zorder=0)
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ax.set_xticks(layers, [str(number) for number in layers])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show_bytes(value)))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.set(xlabel="layers", ylabel="peak of a training step")
+        ax.grid()
+        ax.legend(loc="upper left")
+
+
+def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: str | Path) -> None:
+    """Draw the relative error of the recovered input over the steps; those of error 0 lie at the bottom."""
+    known = np.asarray(errors, np.float64)
+    shown = known[known > 0]
+    floor = float(shown.min()) / 10 if shown.size else 1e-12
+    with picture(path, 2.2, 6.4) as figure:
+        ax = figure.subplots()
+        ax.plot(steps, np.maximum(known, floor), color=CLASS_COLOURS[0], linewidth=1.2)
+        ax.axhline(DRIFT, color=WRONG, linewidth=1, linestyle="--")
+        ax.annotate("a run warns here", (1, DRIFT), (0, -3), xycoords=("axes fraction", "data"),
+                    textcoords="offset points", ha="right", va="top", color=WRONG, fontsize=7)  # fmt: skip
+        ax.set_yscale("log")
+        ax.set_ylim(floor / 3, max(10 * DRIFT, 3 * float(known.max())))
+        ax.set(xlabel="step", ylabel="error of the recovered input")
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.grid()

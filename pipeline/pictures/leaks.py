@@ -40,12 +40,8 @@ def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path
     parts
         Codes 0 unused, 1 train, 2 validation, 3 test over the map of one to three axes; of three, the plane of the
         first two is drawn that the nearest test cell lies in.
-    report
-        What was measured on it.
-    axes
-        Axes of the map.
-    path
-        PNG to write.
+    report, axes, path
+        What was measured on it, axes of the map, PNG to write.
     """
     gap = report.focus
     plane, flat_axes = _plane(parts, gap, axes)

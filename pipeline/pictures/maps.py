@@ -91,12 +91,8 @@ def draw_split(
         shown.
     split
         Codes 0 unused, 1 train, 2 validation, 3 test over the map (one or two axes).
-    class_names
-        Names of the classes.
-    axes
-        Axes of the map.
-    path
-        PNG to write.
+    class_names, axes, path
+        Names of the classes, axes of the map, PNG to write.
     """
     axes, (codes,) = _as_map(axes, split)
     labels = labels.reshape(*codes.shape, -1)
@@ -140,12 +136,8 @@ def draw_volume(
         float [*N], or [*N, 3] for colours, as `backdrop` makes it.
     labels
         Class indices over the same extent, negative where unlabelled.
-    class_names
-        Names of the classes.
-    axes
-        Axes of the grid.
-    path
-        PNG to write.
+    class_names, axes, path
+        Names of the classes, axes of the grid, PNG to write.
     quantity
         Name and units of the data, for the colour bar.
     title
@@ -201,12 +193,8 @@ def draw_prediction(
         Class indices [*L], negative where unlabelled: the cells that are scored.
     prediction
         Class indices [*L].
-    class_names
-        Names of the classes.
-    axes
-        Axes of the label grid.
-    path
-        PNG to write.
+    class_names, axes, path
+        Names of the classes, axes of the label grid, PNG to write.
     """
     colours = class_colours(len(class_names))
     axes, (background, target, prediction) = _as_map(axes, background, target, prediction)

@@ -20,16 +20,12 @@ def draw(
 
     Parameters
     ----------
-    run
-        The run; the pictures go into its folder.
-    prediction
-        Class indices [*L].
+    run, history
+        The run, whose folder receives the pictures, and the numbers of every step.
+    prediction, factor
+        Class indices [*L], on a grid that is coarser by this.
     matrix
         Confusion matrix of the test part.
-    history
-        Numbers of every step.
-    factor
-        The output's grid is coarser by this.
 
     Returns
     -------

@@ -1,6 +1,6 @@
-"""Pictures of a sweep: every trial across all that was searched, and the Pareto front of several objectives."""
+"""Pictures of a sweep: every trial across all that was searched, the Pareto front, score over depth and rank."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +143,55 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if cost == "parameters" else "{x:,g}"))
     ax.margins(0.12)
     ax.grid()
+
+
+def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None:
+    """Draw the trials of a sweep: score over depth, one colour a block rank, beside the best score of each pair.
+
+    Parameters
+    ----------
+    trials
+        One mapping a trial with ``depth``, ``rank``, ``score`` and ``steps``; one of fewer steps than the longest was
+        stopped early and is drawn hollow.
+    path
+        PNG to write.
+    """
+    scored = [trial for trial in trials if np.isfinite(trial["score"])]
+    depths = sorted({int(trial["depth"]) for trial in scored})
+    ranks = sorted({int(trial["rank"]) for trial in scored})
+    longest = max((trial["steps"] for trial in scored), default=0)
+    best = np.full((len(ranks), len(depths)), np.nan)
+    for trial in scored:
+        cell = ranks.index(int(trial["rank"])), depths.index(int(trial["depth"]))
+        best[cell] = np.nanmax([best[cell], trial["score"]])
+    with picture(path, 2.9) as figure:
+        points, table = figure.subplots(1, 2)
+        for colour, rank in zip(CLASS_COLOURS, ranks, strict=False):
+            own = [trial for trial in scored if int(trial["rank"]) == rank]
+            points.scatter(
+                [trial["depth"] for trial in own],
+                [trial["score"] for trial in own],
+                s=36,
+                linewidths=1.3,
+                edgecolors=colour,
+                facecolors=[colour if trial["steps"] == longest else "none" for trial in own],
+                label=f"rank {rank}",
+            )
+        points.set(xticks=depths, xlabel="depth (layers)", ylabel="validation mIoU")
+        points.margins(0.12)
+        points.grid()
+        hollow = any(trial["steps"] < longest for trial in scored)
+        legend = points.legend(title="hollow: stopped early" if hollow else None)
+        for handle, colour in zip(legend.legend_handles, CLASS_COLOURS, strict=False):
+            handle.set_facecolor(colour)
+        drawn = table.imshow(best, cmap="cividis", aspect="auto", origin="lower")
+        for row, column in np.argwhere(np.isfinite(best)):
+            low = best[row, column] < (np.nanmin(best) + np.nanmax(best)) / 2
+            colour = "white" if low else "black"
+            table.text(column, row, f"{best[row, column]:.3f}", ha="center", va="center", color=colour)
+        table.set_xticks(range(len(depths)), [str(depth) for depth in depths])
+        table.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
+        table.set(xlabel="depth (layers)", ylabel="block rank")
+        table.spines[:].set_visible(False)
+        table.tick_params(length=0)
+        figure.colorbar(drawn, ax=table, label="best validation mIoU", pad=0.02)

@@ -11,9 +11,8 @@ from datasets.blocks import plan_windows
 from datasets.errors import InputError
 from datasets.leaks import measure_leaks
 from datasets.volume import Part, Volume
-from pipeline.pictures.curves import draw_confusion, draw_curves
+from pipeline.pictures.curves import draw_confusion, draw_curves, draw_depths, draw_inversion
 from pipeline.pictures.leaks import draw_leaks
-from pipeline.pictures.reversible import draw_depths, draw_inversion
 from pipeline.pictures.run import draw_map, draw_parts
 from pipeline.pictures.style import grid_axes
 from pipeline.planning.depth import Depth, memory_over_depth, trial_of
