@@ -38,3 +38,10 @@ def show_bytes(size: float) -> str:
         if size >= factor or unit == "MB":
             return f"{size / factor:.3g} {unit}" if size < 999.5 * factor else f"{size / factor:.0f} {unit}"
     raise AssertionError  # the last unit always serves
+
+
+def show_seconds(seconds: float) -> str:
+    """Write a duration in the unit that reads best: ``1.5 s``, ``40 min``, ``2.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,6 +1,5 @@
 """A volume before a recipe: what its blocks cost to read, which labels each part gets, what is likely to go wrong."""
 
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +33,15 @@ class Epoch:
     block
         Their cells along the space dimensions.
     used, fetched
-        Bytes of data and mask in the blocks, and in the chunks that are read for them; both uncompressed.
+        Uncompressed bytes of data and mask in the blocks, and in the chunks that are read for them.
     stored
-        Bytes fetched, as stored; none where the size of the store is not known.
+        Bytes fetched, as stored; none where that is not known.
     objects
-        Mean number of the store's objects (shards, or chunks where there are none) that a block touches.
+        Mean number of objects of the store (shards, else chunks) that a block touches.
     seconds
         Of one process that reads block after block, estimated from a few.
+    amplification
+        Bytes fetched for each byte used.
     """
 
     blocks: int
@@ -51,36 +52,21 @@ class Epoch:
     stored: int | None
     objects: float
     seconds: float
-
-    @property
-    def amplification(self) -> float:
-        """Bytes fetched for each byte used."""
-        return self.fetched / max(self.used, 1)
+    amplification: float
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a recipe makes of a volume: part -> labelled cells of each class, and the cost of an epoch.
-
-    Where no split can be drawn, there are findings only.
-    """
+    """What a recipe makes of a volume: part -> labelled cells of each class, and an epoch; none without a split."""
 
     counts: dict[str, list[int]] = field(default_factory=dict)
     epoch: Epoch | None = None
-    findings: list[Finding] = field(default_factory=list)
 
 
-def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place: str) -> Trial:
-    """Draw a recipe's split and plan its reading; what the recipe refuses becomes a finding.
+def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place: str) -> tuple[Trial, list[Finding]]:
+    """Draw a recipe's split and plan its reading; what is likely to go wrong, or refused, becomes a finding.
 
-    Parameters
-    ----------
-    config
-        The recipe.
-    dataset, place
-        The opened volume, and where it is; the size of a store on this machine's disk is measured.
-    valid_share
-        Share of the cells with data.
+    Of the opened volume, `valid_share` of the cells hold data; its size at `place` is measured on this machine's disk.
     """
     findings = []
     if valid_share < 0.99 and not config.data.validity:
@@ -91,11 +77,11 @@ def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place
         blocks = tile(volume.shape, config.data.block)
         split = make_split(volume, config.split)
     except InputError as error:
-        return Trial(findings=[*findings, Finding("recipe", str(error), "correct the recipe; train would refuse it")])
+        return Trial(), [*findings, Finding("recipe", str(error), "correct the recipe; train would refuse it")]
     counts = label_counts(volume, split)
     epoch = _plan_epoch(volume, split, blocks, place)
     findings += _label_findings(volume.classes, counts) + _reading_findings(volume, epoch)
-    return Trial({part: [int(n) for n in cells] for part, cells in counts.items()}, epoch, findings)
+    return Trial({part: cells.tolist() for part, cells in counts.items()}, epoch), findings
 
 
 def _label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[Finding]:
@@ -153,6 +139,7 @@ def _plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, .
         stored=None if ratio is None else int(cost.fetched * itemsize * ratio),
         objects=cost.objects,
         seconds=each * len(wanted),
+        amplification=cost.fetched / max(cost.used, 1),
     )
 
 
@@ -171,4 +158,4 @@ def _compression(dataset: xr.Dataset, names: list[str], folder: Path) -> float |
     if not folder.is_dir():
         return None
     stored = sum(file.stat().st_size for name in names for file in (folder / name).rglob("*") if file.is_file())
-    return stored / sum(math.prod(dataset[name].shape) * dataset[name].dtype.itemsize for name in names)
+    return stored / sum(dataset[name].nbytes for name in names)

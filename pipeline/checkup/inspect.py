@@ -1,4 +1,4 @@
-"""Look at a converted volume: what it holds, what is wrong with it, what a recipe makes of it, and a picture."""
+"""Examine a converted volume, alone or before a recipe."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +19,7 @@ from datasets.statistics import measure, read_summary
 from datasets.store import open_volume
 from datasets.viewing import viewable
 from datasets.volume import Volume
+from pipeline.amount import show_seconds
 from pipeline.checkup.doctor import Epoch, Trial, try_recipe
 from pipeline.config import InspectConfig
 from pipeline.pictures.maps import draw_volume
@@ -38,7 +39,7 @@ class Report:
     geometry: Geometry
     trial: Trial | None
     findings: list[Finding]
-    picture: str
+    picture: Path
 
     def __str__(self) -> str:
         parts, trial = [str(self.description)], self.trial
@@ -52,13 +53,8 @@ class Report:
         return "\n\n".join([*parts, _findings_text(self.findings)])
 
     def to_json(self) -> str:
-        """Write everything as JSON; the findings of the recipe are among the others."""
-        content = asdict(self)
-        if self.trial is not None:
-            content["trial"].pop("findings")
-            if self.trial.epoch is not None:
-                content["trial"]["epoch"]["amplification"] = self.trial.epoch.amplification
-        return dumps(content, indent=1, default=str)
+        """Write everything as JSON."""
+        return dumps(asdict(self), indent=1, default=str)
 
 
 def inspect(config: InspectConfig, *, json: bool = False) -> Path:
@@ -78,7 +74,7 @@ def inspect(config: InspectConfig, *, json: bool = False) -> Path:
     """
     report = examine(config)
     print(report.to_json() if json else f"{report}\npicture: {report.picture}")
-    return Path(report.picture)
+    return report.picture
 
 
 def examine(config: InspectConfig) -> Report:
@@ -98,12 +94,12 @@ def examine(config: InspectConfig) -> Report:
     findings = check_values(summary, where) + check_layout(dataset["data"])
     trial = None
     if recipe is not None:
-        trial = try_recipe(recipe, dataset, description.valid_share, place)
-        findings += trial.findings
+        trial, found = try_recipe(recipe, dataset, description.valid_share, place)
+        findings += found
     beside = Path(Path(place).name if is_remote(place) else place)  # the picture of a remote volume is drawn here
     picture = Path(config.picture) if config.picture else beside.with_suffix(".png")
     _draw(viewable(place, dataset), picture)
-    return Report(description, where, trial, findings, str(picture))
+    return Report(description, where, trial, findings, picture)
 
 
 def _is_recipe(source: str) -> bool:
@@ -157,7 +153,7 @@ def _epoch(epoch: Epoch) -> list[tuple[str, str]]:
         ("blocks", f"{epoch.blocks:,} of {epoch.of:,} hold training labels, {size} cells each"),
         ("read", f"{_bytes(epoch.fetched)} uncompressed{stored}"),
         ("amplification", each),
-        ("time", f"about {_time(epoch.seconds)} of reading in one process, as a few blocks took now"),
+        ("time", f"about {show_seconds(epoch.seconds)} of reading in one process, as a few blocks took now"),
     ]
 
 
@@ -171,9 +167,3 @@ def _bytes(size: float) -> str:
         if size >= scale:
             return f"{size / scale:.1f} {unit}"
     return f"{size:.0f} B"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Pictures of a run's numbers: confusion matrix, learning curves, memory over depth, inversion error."""
+"""Pictures of a run's numbers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +11,7 @@ from pipeline.amount import show_bytes
 from pipeline.pictures.style import CLASS_COLOURS, WIDTH, WRONG, picture
 from pipeline.planning.depth import Depth
 
-CELL = 0.34
-"""Edge of a confusion matrix's cell, in inches."""
+CELL = 0.34  # edge of a confusion matrix's cell, in inches
 _SCORES = {"miou": "mIoU", "oa": "OA", "aa": "AA", "kappa": "kappa"}
 
 
@@ -51,16 +50,7 @@ def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[list[floa
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """Draw the learning curves: loss, validation scores, learning rate.
-
-    Parameters
-    ----------
-    history
-        One mapping a step with ``step`` and any of ``loss``, ``rate``, ``validation/miou``, ``validation/oa``,
-        ``validation/aa``, ``validation/kappa``; scores need not be there at every step.
-    path
-        PNG to write.
-    """
+    """Draw loss, learning rate and, of the steps that have them, validation scores from the numbers of every step."""
     with picture(path, 2.5) as figure:
         loss_ax, score_ax, rate_ax = figure.subplots(1, 3, width_ratios=[1, 1, 0.7])
         steps, losses = _series(history, "loss")

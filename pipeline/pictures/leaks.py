@@ -1,4 +1,4 @@
-"""Picture of a leak report: the parts on the map, where two come nearest, and how far the test is from training."""
+"""Picture of a leak report."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -65,7 +65,7 @@ def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path
             _distances(right, report, gap)
             if report.buffer:
                 handles.append(Patch(facecolor=_BUFFER, label=f"within {report.buffer} of {gap.parts[0]}"))
-        legend_below(figure, handles, len(handles))
+        legend_below(figure, handles)
 
 
 def _plane(parts: np.ndarray, gap: Gap | None, axes: Sequence[Axis]) -> tuple[np.ndarray, list[Axis]]:
@@ -112,7 +112,7 @@ def _close_up(
         _outline(ax, cell, axes, "black")
     start, stop = (_centre(cell, axes) for cell in pair)
     arrow = {"arrowstyle": "<->", "color": "black", "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", tuple(stop), tuple(start), arrowprops=arrow)
+    ax.annotate("", stop, start, arrowprops=arrow)
     distance = max(abs(a - b) for a, b in zip(*(gap.first_violation or gap.nearest), strict=True))
     ax.set_title(f"{gap.parts[0]} and {gap.parts[1]} {distance} cell{'s' * (distance > 1)} apart")
 

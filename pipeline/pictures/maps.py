@@ -4,6 +4,7 @@ N the space dimensions, L the label dimensions; a volume of three dimensions is 
 """
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.patches import Patch
 
 from pipeline.pictures.sections import Section, sections
 from pipeline.pictures.style import (
+    LEGEND_COLUMNS,
     NO_DATA,
     PART_RGB,
     RIGHT,
@@ -32,18 +34,15 @@ from pipeline.pictures.style import (
     show,
 )
 
-OVERLAY = 0.45
-"""Opacity of labels over the data."""
-SPLIT_COLUMNS = 3
-"""Columns of the class legend below a map of half the picture's width."""
-LEGEND_COLUMNS = 6
+OVERLAY = 0.45  # opacity of labels over the data
+SPLIT_COLUMNS = 3  # below a map of half the picture's width
 
 
-def _height(planes: Sequence[Section], columns: int, legend_rows: int, *, bar: bool = False) -> float:
+def _height(planes: Sequence[Section], columns: int, legend_rows: float, *, bar: bool = False) -> float:
     """Estimate the height in inches that panels, their titles and numbers, and the legend fill."""
     width = (WIDTH - (1.4 if bar else 0.7)) / columns - 0.15
     room = 0.6 if len(planes) == 1 else 0.72
-    return sum(plane.aspect * width + room for plane in planes) + 0.2 * legend_rows + 0.1
+    return sum(plane.aspect * width + room for plane in planes) + 0.2 * ceil(legend_rows) + 0.1
 
 
 def _data(ax: Axes, plane: Section, background: np.ndarray, limits: tuple[float, float]) -> Any:
@@ -87,8 +86,7 @@ def draw_split(
     Parameters
     ----------
     labels
-        Class indices [*map] or [*map, ...], negative where unlabelled; of further axes (depth) the labelled share is
-        shown.
+        Class indices [*map] or [*map, depth], negative where unlabelled; along the depth the labelled share is shown.
     split
         Codes 0 unused, 1 train, 2 validation, 3 test over the map (one or two axes).
     class_names, axes, path
@@ -100,7 +98,7 @@ def draw_split(
     labelled = labels >= 0
     flat = labels.shape[-1] == 1
     names = class_patches(class_names, labels) if flat else []
-    with picture(path, _height([plane], 2, max(-(-len(names) // SPLIT_COLUMNS), 2))) as figure:
+    with picture(path, _height([plane], 2, max(len(names) / SPLIT_COLUMNS, 2))) as figure:
         left, right = figure.subplots(1, 2)
         left.set_title("labels")
         if flat:
@@ -132,16 +130,13 @@ def draw_volume(
 
     Parameters
     ----------
-    background
-        float [*N], or [*N, 3] for colours, as `backdrop` makes it.
-    labels
-        Class indices over the same extent, negative where unlabelled.
+    background, labels
+        float [*N], or [*N, 3] for colours, as `backdrop` makes it, and class indices over the same extent, negative
+        where unlabelled.
     class_names, axes, path
         Names of the classes, axes of the grid, PNG to write.
-    quantity
-        Name and units of the data, for the colour bar.
-    title
-        What the classes are, over their panel.
+    quantity, title
+        Name and units of the data, for the colour bar, and what the classes are, over their panel.
     """
     colours = class_colours(len(class_names))
     handles = [] if labels is None else class_patches(class_names, labels)
@@ -159,7 +154,7 @@ def draw_volume(
     handles += _no_data(background)
     columns = 2 if beside else len(planes)
     tallest = max(planes, key=lambda plane: plane.aspect)
-    with picture(path, _height([tallest], columns, -(-len(handles) // LEGEND_COLUMNS), bar=grey)) as figure:
+    with picture(path, _height([tallest], columns, len(handles) / LEGEND_COLUMNS, bar=grey)) as figure:
         panels = figure.subplots(1, columns, squeeze=False)[0]
         for ax, plane in zip(panels, planes, strict=False):
             drawn = _data(ax, plane, background, limits)
@@ -172,7 +167,7 @@ def draw_volume(
         if grey:
             _bar(figure, drawn, panels, quantity, shrink=0.7)
         if handles:
-            legend_below(figure, handles, min(len(handles), LEGEND_COLUMNS))
+            legend_below(figure, handles)
 
 
 def draw_prediction(
@@ -189,10 +184,8 @@ def draw_prediction(
     ----------
     background
         float [*L], or [*L, 3] for colours, as `backdrop` makes it.
-    target
-        Class indices [*L], negative where unlabelled: the cells that are scored.
-    prediction
-        Class indices [*L].
+    target, prediction
+        Class indices [*L]; the target is negative where unlabelled, and the other cells are scored.
     class_names, axes, path
         Names of the classes, axes of the label grid, PNG to write.
     """
@@ -205,15 +198,15 @@ def draw_prediction(
     handles = class_patches(class_names, target, prediction) + _no_data(background)
     handles += [class_patch("right", RIGHT), class_patch("wrong", WRONG)]
     share = float(((target != prediction) & labelled).sum() / max(labelled.sum(), 1))
-    with picture(path, _height(planes, 4, -(-len(handles) // LEGEND_COLUMNS))) as figure:
+    with picture(path, _height(planes, 4, len(handles) / LEGEND_COLUMNS)) as figure:
         rows = figure.subplots(len(planes), 4, squeeze=False, height_ratios=[plane.aspect for plane in planes])
         for plane, panels in zip(planes, rows, strict=True):
             _data(panels[0], plane, background, limits)
             true, found = (plane.cut(grid).astype(np.int64) for grid in (target, prediction))
             wrong = np.where(true < 0, -1, (true != found).astype(np.int64))
-            layers = ((true, colours), (found, colours), (wrong, verdicts))
-            titles = ("labels", "prediction", f"errors: {share:.1%} of the labelled")
-            for ax, (grid, palette), title in zip(panels[1:], layers, titles, strict=True):
+            errors = f"errors: {share:.1%} of the labelled"
+            layers = (("labels", true, colours), ("prediction", found, colours), (errors, wrong, verdicts))
+            for ax, (title, grid, palette) in zip(panels[1:], layers, strict=True):
                 show(ax, paint(grid, palette), plane.rows, plane.columns, labels=False)
                 ax.set_title(title if plane is planes[0] else "")
-        legend_below(figure, handles, min(len(handles), LEGEND_COLUMNS))
+        legend_below(figure, handles)

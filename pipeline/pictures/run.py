@@ -16,7 +16,7 @@ from pipeline.run import Run
 def draw(
     run: Run, prediction: np.ndarray, matrix: np.ndarray, history: list[dict[str, float]], factor: int
 ) -> list[Path]:
-    """Draw the split, the prediction beside the labels, the confusion matrix and the learning curves.
+    """Draw the split, the prediction beside the labels, scores and learning curves; returns all pictures of the run.
 
     Parameters
     ----------
@@ -26,11 +26,6 @@ def draw(
         Class indices [*L], on a grid that is coarser by this.
     matrix
         Confusion matrix of the test part.
-
-    Returns
-    -------
-    list of pathlib.Path
-        All pictures of the folder.
     """
     folder = run.pictures
     draw_parts(run, folder / "split.png")

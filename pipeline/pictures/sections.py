@@ -53,18 +53,8 @@ def _mean(features: np.ndarray) -> np.ndarray:
 class Section:
     """A plane through a 2-D or 3-D grid, turned so that vertical dimensions point down.
 
-    Attributes
-    ----------
-    rows, columns
-        Axes of the plane.
-    fixed
-        Which axis of the grid is cut; None for a map.
-    position, cells
-        Where, as a cell of that axis, and its size.
-    flip
-        Whether the two axes that stay are swapped.
-    title
-        The cut in words.
+    The grid's axis `fixed`, none for a map, is cut at `position` of its `cells`; `title` says so in words. `flip` swaps
+    the two axes that stay.
     """
 
     rows: Axis

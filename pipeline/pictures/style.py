@@ -13,11 +13,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-WIDTH = 8.4
-"""Width of a picture in inches: at `DPI` it fills a README's column one and a half times."""
-DPI = 150
-VERTICAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})
-"""Dimensions drawn downwards in a section."""
+WIDTH, DPI = 8.4, 150  # inches, and dots an inch: a picture fills a README's column one and a half times
+LEGEND_COLUMNS = 6
+VERTICAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})  # drawn downwards in a section
 
 # Okabe and Ito's seven, then colours farthest from all before them in CIELAB as seen with normal, deutan and protan
 # eyes (Machado 2009), so that neighbours in the list never look alike.
@@ -34,7 +32,6 @@ RIGHT, WRONG, NO_DATA = "#c3d7e8", "#b2182b", "#f4e3c8"
 _LOOK: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8.5,
-    "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "legend.fontsize": 7.5,
@@ -152,7 +149,7 @@ def class_patches(names: Sequence[str], *maps: np.ndarray) -> list[Patch]:
     return [class_patch(names[k], tuple(colours[k])) for k in present_classes(*maps)]
 
 
-def legend_below(figure: Figure, handles: list[Patch], columns: int, side: str = "center") -> None:
+def legend_below(figure: Figure, handles: list[Patch], columns: int = LEGEND_COLUMNS, side: str = "center") -> None:
     """Put a legend below the panels of a figure."""
     figure.legend(handles=handles, loc=f"outside lower {side}", ncols=columns, handlelength=1.2)
 

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: every trial across all that was searched, the Pareto front, score over depth and rank."""
+"""Pictures of a sweep."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +15,7 @@ from pipeline.config_sweep import SEARCHED
 from pipeline.pictures.style import CLASS_COLOURS, picture
 from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, show
 
-_LOGARITHMIC = ("step", "rate", "parameters", "memory", "time")
-"""Axes placed by the logarithm of their numbers; the values of all others but the score are placed evenly."""
+_LOGARITHMIC = ("step", "rate", "parameters", "memory", "time")  # all others but the score are placed evenly
 
 
 def _title(name: str) -> str:
@@ -60,17 +59,16 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
     """
     searched = _varied(rows) or list(rows[0]["choice"])
     costs = _costs(objectives)
-    columns = [[row["choice"][name] for row in rows] for name in searched]
-    columns += [[row[name] for row in rows] for name in (*costs, "score")]
-    names = [*searched, *costs, "score"]
-    scales = [Scale(name, column) for name, column in zip(names, columns, strict=True)]
+    columns = {name: [row["choice"][name] for row in rows] for name in searched}
+    columns |= {name: [row[name] for row in rows] for name in (*costs, "score")}
+    scales = {name: Scale(name, values) for name, values in columns.items()}
     scores = np.array([row["score"] for row in rows])
     norm, colours = Normalize(scores.min(), max(scores.max(), scores.min() + 1e-9)), mpl.colormaps["cividis"]
     with picture(path, 3.0) as figure:
         ax = figure.subplots()
         for number in reversed(range(len(rows))):
             ax.plot(
-                [scale.place(column[number]) for scale, column in zip(scales, columns, strict=True)],
+                [scale.place(columns[name][number]) for name, scale in scales.items()],
                 color=colours(norm(scores[number])),
                 linewidth=2.6 if number == 0 else 1.1,
                 linestyle=(0, (3, 1.5)) if rows[number]["stopped"] else "-",
@@ -78,7 +76,7 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
                 marker="o",
                 markersize=4.5 if number == 0 else 2.5,
             )
-        for at, (name, scale) in enumerate(zip(names, scales, strict=True)):
+        for at, (name, scale) in enumerate(scales.items()):
             ax.axvline(at, color="0.6", linewidth=0.7, zorder=0)
             for value in scale.ticks():
                 ax.annotate(
@@ -91,8 +89,8 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
                     fontsize=7,
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
                 )
-        ax.set_xticks(range(len(names)), [_title(name) for name in names])
-        ax.set(xlim=(-0.35, len(names) - 0.85), ylim=(-0.06, 1.06), yticks=[])
+        ax.set_xticks(range(len(scales)), [_title(name) for name in scales])
+        ax.set(xlim=(-0.35, len(scales) - 0.85), ylim=(-0.06, 1.06), yticks=[])
         ax.tick_params(axis="x", length=0)
         ax.spines[:].set_visible(False)
         label = "validation mIoU" + (" (dashed: stopped early)" if any(row["stopped"] for row in rows) else "")
@@ -146,15 +144,10 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
 
 
 def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """Draw the trials of a sweep: score over depth, one colour a block rank, beside the best score of each pair.
+    """Draw score over depth, one colour a block rank, beside the best score of each pair.
 
-    Parameters
-    ----------
-    trials
-        One mapping a trial with ``depth``, ``rank``, ``score`` and ``steps``; one of fewer steps than the longest was
-        stopped early and is drawn hollow.
-    path
-        PNG to write.
+    Each trial has ``depth``, ``rank``, ``score`` and ``steps``; one of fewer steps than the longest was stopped early
+    and is drawn hollow.
     """
     scored = [trial for trial in trials if np.isfinite(trial["score"])]
     depths = sorted({int(trial["depth"]) for trial in scored})

@@ -1,11 +1,11 @@
-"""What the page of a run says: its evidence in words, as texts that the template lays out."""
+"""What the page of a run says: its evidence in words."""
 
 from typing import Any
 
 import numpy as np
 
 from models.watch import DRIFT
-from pipeline.amount import show_bytes
+from pipeline.amount import show_bytes, show_seconds
 from pipeline.masking import without_secrets
 from pipeline.pictures.style import class_colours
 from pipeline.planning.depth import Depth
@@ -24,19 +24,19 @@ SCORES = (
     ("kappa", "kappa", "agreement beyond chance"),
     ("miou", "mean IoU", "mean intersection over union"),
 )
-CONTENTS = (
-    ("what", "What it is"),
-    ("configuration", "Configuration"),
-    ("learning", "Learning"),
-    ("split", "Split"),
-    ("map", "Map"),
-    ("classes", "Classes"),
-    ("memory", "Memory"),
-    ("inversion", "Inversion"),
-    ("reading", "Reading"),
-    ("machine", "Machine"),
-    ("again", "Make it again"),
-)
+CONTENTS = {
+    "what": "What it is",
+    "configuration": "Configuration",
+    "learning": "Learning",
+    "split": "Split",
+    "map": "Map",
+    "classes": "Classes",
+    "memory": "Memory",
+    "inversion": "Inversion",
+    "reading": "Reading",
+    "machine": "Machine",
+    "again": "Make it again",
+}
 """Anchor and title of each section of the page."""
 
 
@@ -56,15 +56,7 @@ def describe(found: Evidence) -> dict[str, Any]:
         **_classes(found),
         "shape": found.volume.label_dims if found.volume else (),
         "leaks": found.leaks,
-        "gaps": [
-            (
-                " and ".join(gap["parts"]),
-                gap["distance"],
-                "-" if gap["metres"] is None else f"{gap['metres']:,.4g}",
-                gap["violations"],
-            )
-            for gap in found.leaks.get("gaps", [])
-        ],
+        "gaps": [_gap(gap) for gap in found.leaks.get("gaps", [])],
         "depths": [(one.layers, show_bytes(one.chain), show_bytes(one.stored)) for one in found.depths],
         "own_depth": own and own.layers,
         "memory": _memory(found, own),
@@ -164,10 +156,10 @@ def _classes(found: Evidence) -> dict[str, Any]:
         "accuracy": measured.accuracy,
         "precision": precision,
         "IoU": measured.iou,
-        "IoU of a random forest": [found.metrics.get(f"forest/iou/{metric_key(name)}", np.nan) for name in names],
     }
-    if np.isnan(scored["IoU of a random forest"]).all():
-        del scored["IoU of a random forest"]
+    forest = [found.metrics.get(f"forest/iou/{metric_key(name)}", np.nan) for name in names]
+    if not np.isnan(forest).all():
+        scored["IoU of a random forest"] = forest
     columns = [[f"{count:,}" for count in column] for column in counted.values()]
     columns += [["-" if np.isnan(score) else f"{score:.3f}" for score in column] for column in scored.values()]
     return {
@@ -195,6 +187,11 @@ def _memory(found: Evidence, own: Depth | None) -> Rows:
     return rows
 
 
+def _gap(gap: dict[str, Any]) -> tuple[Any, ...]:
+    metres = "-" if gap["metres"] is None else f"{gap['metres']:,.4g}"
+    return " and ".join(gap["parts"]), gap["distance"], metres, gap["violations"]
+
+
 def _inversion(found: Evidence) -> str:
     errors = [row["inversion_error"] for row in found.history if "inversion_error" in row]
     if not errors:
@@ -212,8 +209,8 @@ def _reading(found: Evidence) -> Rows:
     workers = max(found.run.config.cluster.workers, 1)
     rows = [
         ("in short", reading_in_words(summary)),
-        ("time in steps", _duration(summary["step_s"] / workers)),
-        ("waited for samples", f"{_duration(summary['waited_s'] / workers)} a worker"),
+        ("time in steps", show_seconds(summary["step_s"] / workers)),
+        ("waited for samples", f"{show_seconds(summary['waited_s'] / workers)} a worker"),
     ]
     if "fetched_mib" in summary:
         rows.append(("fetched", f"{summary['fetched_mib']:,.1f} MiB in {summary['requests']:,.0f} requests"))
@@ -221,12 +218,6 @@ def _reading(found: Evidence) -> Rows:
     if speeds:
         rows.append(("speed", f"{np.median(speeds):,.0f} cells a second (median of the steps)"))
     return rows
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def machine_and_versions(run: Run | None) -> dict[str, Rows]:

@@ -1,4 +1,4 @@
-"""What a run's folder proves: its numbers and its pictures, the missing ones computed and drawn aside."""
+"""What a run's folder proves: its numbers and its pictures, the missing ones computed and drawn."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,7 @@ from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import Meta, best_checkpoint, load_segmenter, read_meta
 from pipeline.training.validation import predict_classes
 
-OF_A_RUN = ("split", "prediction", "confusion", "curves", "leaks")
-"""Pictures that a run draws at its end (`pipeline.training.finish`)."""
+OF_A_RUN = ("split", "prediction", "confusion", "curves", "leaks")  # drawn by `pipeline.training.finish`
 
 
 @dataclass
@@ -41,14 +40,13 @@ class Evidence:
     metrics
         Its ``metrics.json``; empty where that is of another checkpoint than the best.
     volume, missing
-        Its volume; none where that is not here any more, and why.
+        Its volume, or why it is not here any more.
     part, matrix
-        Part of the split that the picture of the prediction shows, and the confusion matrix [K true, K predicted] on
-        it; no matrix without a checkpoint.
+        Part of the split that is shown, and its confusion matrix [K true, K predicted]; none without a checkpoint.
     leaks
-        The leak report, as ``leaks.json`` holds it.
+        Content of ``leaks.json``.
     block, depths
-        Cells that the network sees at once, and predicted memory over depth; none and empty where nobody knows.
+        Cells that the network sees at once, and predicted memory over depth, where they are known.
     peak
         Measured peak of the worst step in bytes; of the GPU's allocator, or of the whole process on a CPU.
     pictures

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run or a sweep: what it is, how good it is, what it took, how to make it again."""
+"""The command that writes the page of a run or a sweep, and logs it."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How to make a run again: the command lines, the volume's recipe, how it was started, and what must agree."""
+"""How to make a run again, and what must then agree."""
 
 import json
 import shlex
@@ -57,8 +57,8 @@ def volume_recipe(found: Evidence) -> tuple[str, str] | None:
 def digests(found: Evidence) -> list[tuple[str, str]]:
     """Return the SHA-256 of the volume, of the split and of the volume's source, as far as they are known."""
     prepared, source = found.run.prepared, attribute(found, "source_sha256")
-    rows = [("volume", prepared.volume_digest), ("split", prepared.split_digest)]
-    return [*rows, ("source", source)] if source else rows
+    rows = [("volume", prepared.volume_digest), ("split", prepared.split_digest), ("source", source)]
+    return [row for row in rows if row[1]]
 
 
 def sessions(found: Evidence) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a sweep: what was searched, what was found, what was turned away, how to go on."""
+"""The page of a sweep: what is known of it, in words."""
 
 import json
 import shlex
@@ -20,14 +20,14 @@ from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, in_words, show
 from pipeline.tracking.journal import read_history
 
 Table = tuple[list[str], list[tuple[str, ...]]]
-CONTENTS = (
-    ("what", "What was searched"),
-    ("trials", "Trials"),
-    ("pictures", "Pictures"),
-    ("refused", "Turned away and failed"),
-    ("machine", "Machine"),
-    ("again", "Make it again"),
-)
+CONTENTS = {
+    "what": "What was searched",
+    "trials": "Trials",
+    "pictures": "Pictures",
+    "refused": "Turned away and failed",
+    "machine": "Machine",
+    "again": "Make it again",
+}
 _PICTURES = {
     "pareto": "Score over the other objectives; filled is what no other trial beats in all of them.",
     "trials": "Score over depth, and the best of each pair of depth and rank.",
@@ -38,10 +38,7 @@ _PICTURES = {
 def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str, str]:
     """Write the page of a sweep, as far as it has come, into its folder where `out` names no other place.
 
-    Returns
-    -------
-    tuple of (pathlib.Path, str, str)
-        The page, and URI and id of the sweep's MLflow run.
+    Returns the page, and URI and id of the sweep's MLflow run.
     """
     config = load_recipe(folder / "config.yaml")
     state = json.loads((folder / "sweep.json").read_text())
