@@ -33,7 +33,7 @@ _WIDTH = 110  # letters in a line of a finding
 
 @dataclass(frozen=True)
 class Report:
-    """All that `inspect` finds out; `trial` is none without a recipe, `findings` are those of the volume and of it."""
+    """All that `inspect` finds out; `trial` is none without a recipe."""
 
     description: Description
     geometry: Geometry

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -94,7 +95,7 @@ def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Pat
     layers = [depth.layers for depth in depths]
     with picture(path, 3.2, 5.0) as figure:
         ax = figure.subplots()
-        how = {"linewidth": 1.6, "marker": "o", "markersize": 3}
+        how: dict[str, Any] = {"linewidth": 1.6, "marker": "o", "markersize": 3}
         stored, chain = [depth.stored for depth in depths], [depth.chain for depth in depths]
         ax.plot(layers, stored, color=CLASS_COLOURS[5], label="stored activations (plain autograd)", **how)
         ax.plot(layers, chain, color=CLASS_COLOURS[0], label="reversible chain", **how)

@@ -52,7 +52,7 @@ def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path
         left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 0.9])
         _parts(left, plane, flat_axes)
         left.set_title("parts of the map")
-        handles = part_patches(parts, np.bincount(parts.ravel(), minlength=len(PART_RGB)).tolist(), "cells")
+        handles = part_patches(parts, np.bincount(parts.ravel(), minlength=len(PART_RGB)), "cells")
         if gap is None:
             middle.set_axis_off()
             right.set_axis_off()
@@ -76,10 +76,10 @@ def _plane(parts: np.ndarray, gap: Gap | None, axes: Sequence[Axis]) -> tuple[np
     return parts[(slice(None), slice(None), *rest)], list(axes[:2])
 
 
-def _centre(cell: Sequence[int], axes: Sequence[Axis]) -> np.ndarray:
+def _centre(cell: Sequence[int], axes: Sequence[Axis]) -> tuple[float, float]:
     """Coordinates [column, row] of a cell's centre."""
     rows, columns = axes
-    return np.array([columns.first + columns.step * cell[1], rows.first + rows.step * cell[0]])
+    return columns.first + columns.step * cell[1], rows.first + rows.step * cell[0]
 
 
 def _parts(ax: Axes, plane: np.ndarray, axes: Sequence[Axis]) -> None:

@@ -111,9 +111,9 @@ def draw_split(
         show(right, rgba, plane.rows, plane.columns, labels=False)
         right.set_title("split (pale: no labels there)")
         if names:
-            legend_below(figure, names, SPLIT_COLUMNS, "left")
-        counts = [np.count_nonzero(labelled[codes == code]) for code in range(len(PART_RGB))]
-        legend_below(figure, part_patches(codes, counts, "labels"), 2, "right")
+            legend_below(figure, names, SPLIT_COLUMNS, "outside lower left")
+        counts = np.array([labelled[codes == code].sum() for code in range(len(PART_RGB))])
+        legend_below(figure, part_patches(codes, counts, "labels"), 2, "outside lower right")
 
 
 def draw_volume(

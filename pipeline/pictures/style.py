@@ -1,4 +1,4 @@
-"""The common look of all pictures: figures without pyplot's global state, class colours, axes in real units."""
+"""The common look of all pictures: figures without pyplot's state, class colours, axes in real units."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -139,23 +139,25 @@ def paint(index: np.ndarray, colours: np.ndarray, alpha: float = 1.0) -> np.ndar
 
 
 def class_patch(name: str, colour: Any) -> Patch:
-    """Make an entry of the legend of a class map."""
+    """Make an entry of a class map's legend."""
     return Patch(facecolor=colour, edgecolor="0.3", linewidth=0.4, label=name)
 
 
 def class_patches(names: Sequence[str], *maps: np.ndarray) -> list[Patch]:
-    """Make the legend of class maps, for the classes that occur in any of them."""
+    """Make the legend of class maps, for the classes in any of them."""
     colours = class_colours(len(names))
     return [class_patch(names[k], tuple(colours[k])) for k in present_classes(*maps)]
 
 
-def legend_below(figure: Figure, handles: list[Patch], columns: int = LEGEND_COLUMNS, side: str = "center") -> None:
-    """Put a legend below the panels of a figure."""
-    figure.legend(handles=handles, loc=f"outside lower {side}", ncols=columns, handlelength=1.2)
+def legend_below(
+    figure: Figure, handles: list[Patch], columns: int = LEGEND_COLUMNS, loc: Any = "outside lower center"
+) -> None:
+    """Put a legend below the panels."""
+    figure.legend(handles=handles, loc=loc, ncols=columns, handlelength=1.2)
 
 
-def part_patches(codes: np.ndarray, counts: Sequence[int], what: str) -> list[Patch]:
-    """Make the legend of a split's codes with the count of each part, for the parts that occur."""
+def part_patches(codes: np.ndarray, counts: np.ndarray, what: str) -> list[Patch]:
+    """Make the legend of a split's codes, with counts, for the parts that occur."""
     return [
         Patch(facecolor=colour, label=f"{part}: {count:,} {what}")
         for code, ((part, colour), count) in enumerate(zip(PART_COLOURS.items(), counts, strict=True))

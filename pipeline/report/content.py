@@ -152,7 +152,7 @@ def _classes(found: Evidence) -> dict[str, Any]:
         "validation cells": counts["validation"],
         "scored cells": measured.support,
     }
-    scored = {
+    scored: dict[str, Any] = {
         "accuracy": measured.accuracy,
         "precision": precision,
         "IoU": measured.iou,

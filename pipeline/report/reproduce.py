@@ -16,7 +16,7 @@ from pipeline.report.evidence import Evidence
 
 
 def commands(found: Evidence) -> list[str]:
-    """Return the command lines that make the run again from nothing."""
+    """Return the command lines that make the run again."""
     run = found.run
     started = sessions(found)
     lines = installed(started[-1][2] if started else "unknown")

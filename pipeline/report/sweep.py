@@ -118,7 +118,7 @@ def _table(rows: Sequence[Row], config: RunConfig) -> Table:
 
 
 def _unfinished(runs: Sequence[Run]) -> Table:
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for run in runs:
         history = read_history(run)
         scored = [row["validation/miou"] for row in history if "validation/miou" in row]
