@@ -30,3 +30,10 @@ def show_bytes(size: float) -> str:
     unit = next((unit for unit in ("TB", "GB") if size >= _UNITS[unit]), "MB")
     amount = size / _UNITS[unit]
     return f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:.0f} {unit}"
+
+
+def show_seconds(seconds: float) -> str:
+    """Write a duration in the unit that reads best: ``1.5 s``, ``40 min``, ``2.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

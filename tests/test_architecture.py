@@ -30,7 +30,7 @@ DOORS = {
     "datasets/synthetic datasets/writing",
     "sklearn": "pipeline/scoring/baseline",
     "matplotlib": "pipeline/pictures/curves pipeline/pictures/leaks pipeline/pictures/maps "
-    "pipeline/pictures/reversible pipeline/pictures/style pipeline/pictures/sweep",
+    "pipeline/pictures/style pipeline/pictures/sweep",
     "jinja2": "pipeline/report/page",
     "segyio": "datasets/readers/segy",
     "rasterio": "datasets/geotiff datasets/label_sources/polygons datasets/readers/geotiff datasets/readers/resample",

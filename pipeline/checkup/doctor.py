@@ -1,6 +1,5 @@
 """A volume before a recipe: what its blocks cost to read, which labels each part gets, what is likely to go wrong."""
 
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,17 +29,19 @@ class Epoch:
     Attributes
     ----------
     blocks, of
-        Blocks with training labels, and all blocks of the volume.
+        Blocks with training labels, and all blocks.
     block
-        Their size along the space dimensions.
+        Their cells along the space dimensions.
     used, fetched
-        Bytes of data and mask that the blocks hold, and of the chunks that are read for them; both uncompressed.
+        Uncompressed bytes of data and mask in the blocks, and in the chunks that are read for them.
     stored
-        Bytes that are fetched as they are stored; none where the size of the store is not known.
+        Bytes fetched, as stored; none where that is not known.
     objects
-        Mean number of objects of the store (shards, or chunks where there are none) that a block touches.
+        Mean number of objects of the store (shards, else chunks) that a block touches.
     seconds
-        Estimated for one process that reads block after block, from a few blocks read now.
+        Of one process that reads block after block, estimated from a few.
+    amplification
+        Bytes fetched for each byte used.
     """
 
     blocks: int
@@ -51,97 +52,59 @@ class Epoch:
     stored: int | None
     objects: float
     seconds: float
-
-    @property
-    def amplification(self) -> float:
-        """Bytes fetched for each byte used."""
-        return self.fetched / max(self.used, 1)
+    amplification: float
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a recipe makes of a volume.
-
-    Attributes
-    ----------
-    counts
-        Part -> labelled cells of each class.
-    epoch
-        Cost of an epoch; none where no split can be drawn.
-    findings
-        What is likely to go wrong.
-    """
+    """What a recipe makes of a volume: part -> labelled cells of each class, and an epoch; none without a split."""
 
     counts: dict[str, list[int]] = field(default_factory=dict)
     epoch: Epoch | None = None
-    findings: list[Finding] = field(default_factory=list)
 
 
-def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place: str) -> Trial:
-    """Draw a recipe's split and plan its reading; what the recipe refuses becomes a finding.
+def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place: str) -> tuple[Trial, list[Finding]]:
+    """Draw a recipe's split and plan its reading; what is likely to go wrong, or refused, becomes a finding.
 
-    Parameters
-    ----------
-    config
-        The recipe.
-    dataset
-        The opened volume.
-    valid_share
-        Share of the cells with data.
-    place
-        Where the volume is; the size of a store on this machine's disk is measured.
+    Of the opened volume, `valid_share` of the cells hold data; its size at `place` is measured on this machine's disk.
     """
-    findings: list[Finding] = []
+    findings = []
     if valid_share < 0.99 and not config.data.validity:
-        findings.append(
-            Finding(
-                "no data",
-                f"{1 - valid_share:.1%} of the cells hold no data, which the network cannot tell from the mean",
-                "set data.validity: true",
-            )
-        )
+        gaps = f"{1 - valid_share:.1%} of the cells hold no data, which the network cannot tell from the mean"
+        findings.append(Finding("no data", gaps, "set data.validity: true"))
     try:
         volume = Volume.of(dataset, config.data)
         blocks = tile(volume.shape, config.data.block)
         split = make_split(volume, config.split)
     except InputError as error:
-        return Trial(findings=[*findings, Finding("recipe", str(error), "correct the recipe; train would refuse it")])
+        return Trial(), [*findings, Finding("recipe", str(error), "correct the recipe; train would refuse it")]
     counts = label_counts(volume, split)
-    epoch = plan_epoch(volume, split, blocks, place)
-    findings += label_findings(volume.classes, counts) + reading_findings(volume, epoch)
-    return Trial({part: [int(n) for n in cells] for part, cells in counts.items()}, epoch, findings)
+    epoch = _plan_epoch(volume, split, blocks, place)
+    findings += _label_findings(volume.classes, counts) + _reading_findings(volume, epoch)
+    return Trial({part: cells.tolist() for part, cells in counts.items()}, epoch), findings
 
 
-def label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[Finding]:
+def _label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[Finding]:
     """Find classes that are rare in training, missing elsewhere, or far outnumbered."""
-    findings = []
+    found = []
     few = [f"{name} {cells}" for name, cells in zip(classes, counts["train"], strict=True) if cells < _FEW_LABELS]
     if few:
         way = "label more of them, merge them into other classes, or give training more with split.fractions"
-        findings.append(Finding("labels", f"fewer than {_FEW_LABELS} training labels: {', '.join(few)}", way))
+        found.append((f"fewer than {_FEW_LABELS} training labels: {', '.join(few)}", way))
     for part in ("validation", "test"):
         missing = [name for name, cells in zip(classes, counts[part], strict=True) if not cells]
         if missing and counts[part].any():
-            findings.append(
-                Finding(
-                    "labels",
-                    f"{part} has no label of {', '.join(missing)}",
-                    "its scores leave them out: try another split.seed",
-                )
-            )
+            way = "its scores leave them out: try another split.seed"
+            found.append((f"{part} has no label of {', '.join(missing)}", way))
     trained = counts["train"][counts["train"] > 0]
-    if trained.size > 1 and trained.max() / trained.min() > _UNEQUAL:
-        findings.append(
-            Finding(
-                "labels",
-                f"the largest class has {trained.max() / trained.min():.0f} times the training labels of the smallest",
-                "keep training.class_weights at sqrt or inverse, and read the scores class by class",
-            )
-        )
-    return findings
+    times = trained.max() / trained.min() if trained.size else 1.0
+    if times > _UNEQUAL:
+        text = f"the largest class has {times:.0f} times the training labels of the smallest"
+        found.append((text, "keep training.class_weights at sqrt or inverse, and read the scores class by class"))
+    return [Finding("labels", text, way) for text, way in found]
 
 
-def reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
+def _reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
     """Find chunks and shards that do not fit the blocks."""
     edges = ", ".join(f"{dim}: {edge}" for dim, edge in zip(volume.space, epoch.block, strict=True))
     way = f"convert again with block: {{{edges}}}"
@@ -153,7 +116,7 @@ def reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
     return []
 
 
-def plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, ...]], place: str) -> Epoch:
+def _plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, ...]], place: str) -> Epoch:
     """Plan the reading of all blocks with training labels, and read a few to see how long it takes."""
     wanted = [block for block in blocks if (volume.read_labels(split, "train", block) != IGNORE).any()]
     cost = _cost(volume, wanted)
@@ -176,6 +139,7 @@ def plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, ..
         stored=None if ratio is None else int(cost.fetched * itemsize * ratio),
         objects=cost.objects,
         seconds=each * len(wanted),
+        amplification=cost.fetched / max(cost.used, 1),
     )
 
 
@@ -194,4 +158,4 @@ def _compression(dataset: xr.Dataset, names: list[str], folder: Path) -> float |
     if not folder.is_dir():
         return None
     stored = sum(file.stat().st_size for name in names for file in (folder / name).rglob("*") if file.is_file())
-    return stored / sum(math.prod(dataset[name].shape) * dataset[name].dtype.itemsize for name in names)
+    return stored / sum(dataset[name].nbytes for name in names)

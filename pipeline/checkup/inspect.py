@@ -1,10 +1,10 @@
-"""Look at a converted volume: what it holds, what is wrong with it, what a recipe makes of it, and a picture."""
+"""Examine a converted volume, alone or before a recipe."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from json import dumps
 from pathlib import Path
-from textwrap import fill
-from typing import Any
+from textwrap import fill, wrap
 
 import xarray as xr
 
@@ -19,8 +19,8 @@ from datasets.statistics import measure, read_summary
 from datasets.store import open_volume
 from datasets.viewing import viewable
 from datasets.volume import Volume
-from pipeline.checkup.doctor import Trial, try_recipe
-from pipeline.checkup.report import lines_of
+from pipeline.amount import show_seconds
+from pipeline.checkup.doctor import Epoch, Trial, try_recipe
 from pipeline.config import InspectConfig
 from pipeline.pictures.maps import draw_volume
 from pipeline.pictures.sections import backdrop
@@ -28,47 +28,37 @@ from pipeline.pictures.style import grid_axes
 from pipeline.recipe import load_recipe
 
 _LABEL = 40  # letters in a line beside the colour bar
+_WIDTH = 110  # letters in a line of a finding
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that `inspect` finds out.
-
-    Attributes
-    ----------
-    description
-        What the volume holds.
-    geometry
-        Where its cells lie.
-    trial
-        What a recipe makes of it; none without a recipe.
-    findings
-        What is wrong, or likely to go wrong.
-    picture
-        The picture.
-    """
+    """All that `inspect` finds out; `trial` is none without a recipe."""
 
     description: Description
     geometry: Geometry
     trial: Trial | None
     findings: list[Finding]
-    picture: str
+    picture: Path
 
     def __str__(self) -> str:
-        return lines_of(self.description, self.geometry, self.trial, self.findings)
+        parts, trial = [str(self.description)], self.trial
+        where = self.geometry.lines(self.description.sizes)
+        if where:
+            parts.append(_table("geometry", where))
+        if trial is not None and trial.counts and self.description.labels is not None:
+            parts.append(_label_table(list(self.description.labels.counts), trial.counts))
+        if trial is not None and trial.epoch is not None:
+            parts.append(_table("an epoch of this recipe", _epoch(trial.epoch)))
+        return "\n\n".join([*parts, _findings_text(self.findings)])
 
     def to_json(self) -> str:
-        """Write everything as JSON; the findings of the recipe are among the others."""
-        content: dict[str, Any] = asdict(self)
-        if self.trial is not None:
-            content["trial"].pop("findings")
-            if self.trial.epoch is not None:
-                content["trial"]["epoch"]["amplification"] = self.trial.epoch.amplification
-        return dumps(content, indent=1, default=str)
+        """Write everything as JSON."""
+        return dumps(asdict(self), indent=1, default=str)
 
 
 def inspect(config: InspectConfig, *, json: bool = False) -> Path:
-    """Print what a volume holds and what is wrong with it, and draw it.
+    """Print what a volume holds and what is wrong with it, draw it, and return the picture's place.
 
     Parameters
     ----------
@@ -77,11 +67,6 @@ def inspect(config: InspectConfig, *, json: bool = False) -> Path:
     json
         Whether to print JSON instead of text.
 
-    Returns
-    -------
-    pathlib.Path
-        The picture.
-
     Raises
     ------
     InputError
@@ -89,7 +74,7 @@ def inspect(config: InspectConfig, *, json: bool = False) -> Path:
     """
     report = examine(config)
     print(report.to_json() if json else f"{report}\npicture: {report.picture}")
-    return Path(report.picture)
+    return report.picture
 
 
 def examine(config: InspectConfig) -> Report:
@@ -111,12 +96,12 @@ def examine(config: InspectConfig) -> Report:
     findings = check_values(summary, where) + check_layout(dataset["data"])
     trial = None
     if recipe is not None:
-        trial = try_recipe(recipe, dataset, description.valid_share, place)
-        findings += trial.findings
+        trial, found = try_recipe(recipe, dataset, description.valid_share, place)
+        findings += found
     beside = Path(Path(place).name if is_remote(place) else place)  # the picture of a remote volume is drawn here
     picture = Path(config.picture) if config.picture else beside.with_suffix(".png")
     _draw(viewable(place, dataset), picture)
-    return Report(description, where, trial, findings, str(picture))
+    return Report(description, where, trial, findings, picture)
 
 
 def _is_recipe(source: str) -> bool:
@@ -140,3 +125,47 @@ def _draw(dataset: xr.Dataset, picture: Path) -> None:
     name = str(data.attrs.get("long_name", "data"))
     quantity = f"{name} ({unit})" if unit not in ("", "1") else name
     draw_volume(image, labels, volume.classes, grid_axes(dataset, dims), picture, quantity=fill(quantity, _LABEL))
+
+
+def _label_table(classes: Sequence[str], counts: dict[str, list[int]]) -> str:
+    """Lay out labelled cells: a row a class, a column a part."""
+    rows = [*zip(classes, zip(*counts.values(), strict=True), strict=True), ("all", map(sum, counts.values()))]
+    cells = [(name, "  ".join(f"{count:>12,}" for count in row)) for name, row in rows]
+    return _table("labels by part of the split", [("", "  ".join(f"{part:>12}" for part in counts)), *cells])
+
+
+def _findings_text(findings: Sequence[Finding]) -> str:
+    """List the findings by number, each with its way out."""
+    if not findings:
+        return "nothing to warn of"
+    lines = ["1 warning" if len(findings) == 1 else f"{len(findings)} warnings"]
+    for number, finding in enumerate(findings, 1):
+        start = f"  {number}. "
+        arrow = " " * len(start) + "-> "
+        for first, text in ((start, f"{finding.check}: {finding.text}"), (arrow, finding.way_out)):
+            lines += wrap(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
+    return "\n".join(lines)
+
+
+def _epoch(epoch: Epoch) -> list[tuple[str, str]]:
+    size = " x ".join(map(str, epoch.block))
+    stored = f", {_bytes(epoch.stored)} as stored" if epoch.stored is not None else ""
+    each = f"{epoch.amplification:.2f} bytes read for each byte used, {epoch.objects:.1f} objects a block"
+    return [
+        ("blocks", f"{epoch.blocks:,} of {epoch.of:,} hold training labels, {size} cells each"),
+        ("read", f"{_bytes(epoch.fetched)} uncompressed{stored}"),
+        ("amplification", each),
+        ("time", f"about {show_seconds(epoch.seconds)} of reading in one process, as a few blocks took now"),
+    ]
+
+
+def _table(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    width = max(5, *(len(key) for key, _ in rows))
+    return "\n".join([title, *(f"  {key:<{width}}  {text}" for key, text in rows)])
+
+
+def _bytes(size: float) -> str:
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size:.0f} B"

@@ -1,31 +1,23 @@
-"""Pictures of a run's numbers: confusion matrix, learning curves, the trials of a sweep."""
+"""Pictures of a run's numbers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from pipeline.pictures.style import CLASS_COLOURS, WIDTH, picture
+from models.watch import DRIFT
+from pipeline.amount import show_bytes
+from pipeline.pictures.style import CLASS_COLOURS, WIDTH, WRONG, picture
+from pipeline.planning.depth import Depth
 
-CELL = 0.34
-"""Edge of a confusion matrix's cell, in inches."""
+CELL = 0.34  # edge of a confusion matrix's cell, in inches
 _SCORES = {"miou": "mIoU", "oa": "OA", "aa": "AA", "kappa": "kappa"}
 
 
 def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
-    """Draw a confusion matrix as shares of each true class, in per cent.
-
-    Parameters
-    ----------
-    matrix
-        Counts [K true, K predicted].
-    class_names
-        Names of the classes.
-    path
-        PNG to write.
-    """
+    """Draw a confusion matrix, counts [K true, K predicted], as shares of each true class, in per cent."""
     cells = matrix.sum(axis=1)
     share = 100 * matrix / np.maximum(cells, 1)[:, None]
     classes = len(class_names)
@@ -33,24 +25,15 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
     side = max(CELL * classes, 1.9)
     width = side + 0.062 * (letters + 9) + 1.2
     scale = min(WIDTH / width, 1)
-    slanted = classes > 3
+    size, slanted = 7 if classes < 12 else 6, classes > 3
     height = side + (0.045 * letters + 0.2 if slanted else 0.2) + 0.35
     with picture(path, height * scale, width * scale) as figure:
         ax = figure.subplots()
         drawn = ax.imshow(np.where(cells[:, None] > 0, share, np.nan), cmap="Blues", vmin=0, vmax=100)
-        for row in range(classes):
-            for column in range(classes):
-                if cells[row] and share[row, column] >= 0.5:
-                    dark = share[row, column] > 55
-                    ax.text(
-                        column,
-                        row,
-                        f"{share[row, column]:.0f}",
-                        ha="center",
-                        va="center",
-                        color="white" if dark else "0.15",
-                        fontsize=7 if classes < 12 else 6,
-                    )
+        for row, column in np.argwhere(share >= 0.5):
+            colour = "white" if share[row, column] > 55 else "0.15"
+            text = f"{share[row, column]:.0f}"
+            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
         ax.set_xticks(range(classes), class_names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
         ax.set_yticks(range(classes), [f"{name} ({n:,})" for name, n in zip(class_names, cells, strict=True)])
         ax.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
@@ -58,8 +41,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
         ax.grid(which="minor", color="white", linewidth=0.8)
         ax.tick_params(which="both", length=0)
         ax.spines[:].set_visible(False)
-        ax.set_xlabel("predicted class")
-        ax.set_ylabel("true class (labelled cells)")
+        ax.set(xlabel="predicted class", ylabel="true class (labelled cells)")
         figure.colorbar(drawn, ax=ax, shrink=0.7, pad=0.02, label="share of the true class (%)")
 
 
@@ -69,16 +51,7 @@ def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[list[floa
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """Draw the learning curves: loss, validation scores, learning rate.
-
-    Parameters
-    ----------
-    history
-        One mapping a step with ``step`` and any of ``loss``, ``rate``, ``validation/miou``, ``validation/oa``,
-        ``validation/aa``, ``validation/kappa``; scores need not be there at every step.
-    path
-        PNG to write.
-    """
+    """Draw loss, learning rate and, of the steps that have them, validation scores from the numbers of every step."""
     with picture(path, 2.5) as figure:
         loss_ax, score_ax, rate_ax = figure.subplots(1, 3, width_ratios=[1, 1, 0.7])
         steps, losses = _series(history, "loss")
@@ -98,14 +71,9 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
                 score_ax.plot(at, values, color=colour, linewidth=1.2, marker="o", markersize=2.5, label=name)
                 if key == "miou":
                     best = int(np.argmax(values))
-                    score_ax.plot(at[best], values[best], "o", color=colour, markersize=7, fillstyle="none")
-                    score_ax.annotate(
-                        f"{values[best]:.3f}",
-                        (at[best], values[best]),
-                        xytext=(0, -13),
-                        textcoords="offset points",
-                        ha="center",
-                    )
+                    top = at[best], values[best]
+                    score_ax.plot(*top, "o", color=colour, markersize=7, fillstyle="none")
+                    score_ax.annotate(f"{top[1]:.3f}", top, (0, -13), textcoords="offset points", ha="center")
         score_ax.set_ylabel("validation score")
         if score_ax.lines:
             score_ax.legend(ncols=2)
@@ -113,71 +81,54 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
         rate_ax.set_ylabel("learning rate")
         rate_ax.set_ylim(bottom=0)
         for ax in (loss_ax, score_ax, rate_ax):
-            _finish(ax)
+            ax.set_xlabel("step")
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            ax.grid()
 
 
-def _finish(ax: Axes) -> None:
-    ax.set_xlabel("step")
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.grid(color="0.92", linewidth=0.6)
-    ax.set_axisbelow(True)
+def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Path) -> None:
+    """Draw the predicted peak of a training step over depth, shallowest first, and mark the run's own network.
 
-
-def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path, *, score: str = "validation mIoU") -> None:
-    """Draw the trials of a sweep: score over depth, one colour a block rank, beside the best score of each pair.
-
-    Parameters
-    ----------
-    trials
-        One mapping a trial with ``depth``, ``rank`` and ``score``; a trial with ``steps`` smaller than the longest was
-        stopped early and is drawn hollow.
-    path
-        PNG to write.
-    score
-        Name of the score.
+    Its `measured` peak in bytes is marked where it is known.
     """
-    scored = [trial for trial in trials if np.isfinite(trial["score"])]
-    depths = sorted({int(trial["depth"]) for trial in scored})
-    ranks = sorted({int(trial["rank"]) for trial in scored})
-    longest = max((trial.get("steps", 0) for trial in scored), default=0)
-    best = np.full((len(ranks), len(depths)), np.nan)
-    for trial in scored:
-        cell = ranks.index(int(trial["rank"])), depths.index(int(trial["depth"]))
-        best[cell] = np.nanmax([best[cell], trial["score"]])
-    with picture(path, 2.9) as figure:
-        points, table = figure.subplots(1, 2)
-        for colour, rank in zip(CLASS_COLOURS, ranks, strict=False):
-            own = [trial for trial in scored if int(trial["rank"]) == rank]
-            full = [trial.get("steps", 0) == longest for trial in own]
-            points.scatter(
-                [trial["depth"] for trial in own],
-                [trial["score"] for trial in own],
-                s=36,
-                linewidths=1.3,
-                edgecolors=colour,
-                facecolors=[colour if whole else "none" for whole in full],
-                label=f"rank {rank}",
-            )
-        points.set_xticks(depths)
-        points.margins(0.12)
-        points.set_xlabel("depth (layers)")
-        points.set_ylabel(score)
-        points.grid(color="0.92", linewidth=0.6)
-        points.set_axisbelow(True)
-        hollow = any(trial.get("steps", 0) < longest for trial in scored)
-        legend = points.legend(title="hollow: stopped early" if hollow else None)
-        for handle, colour in zip(legend.legend_handles, CLASS_COLOURS, strict=False):
-            handle.set_facecolor(colour)
-        drawn = table.imshow(best, cmap="cividis", aspect="auto", origin="lower")
-        for row, column in np.argwhere(np.isfinite(best)):
-            low = best[row, column] < (np.nanmin(best) + np.nanmax(best)) / 2
-            table.text(
-                column, row, f"{best[row, column]:.3f}", ha="center", va="center", color="white" if low else "black"
-            )
-        table.set_xticks(range(len(depths)), [str(depth) for depth in depths])
-        table.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
-        table.set_xlabel("depth (layers)")
-        table.set_ylabel("block rank")
-        table.spines[:].set_visible(False)
-        table.tick_params(length=0)
-        figure.colorbar(drawn, ax=table, label=f"best {score}", pad=0.02)
+    (own,) = (depth for depth in depths if depth.own)
+    layers = [depth.layers for depth in depths]
+    with picture(path, 3.2, 5.0) as figure:
+        ax = figure.subplots()
+        how: dict[str, Any] = {"linewidth": 1.6, "marker": "o", "markersize": 3}
+        stored, chain = [depth.stored for depth in depths], [depth.chain for depth in depths]
+        ax.plot(layers, stored, color=CLASS_COLOURS[5], label="stored activations (plain autograd)", **how)
+        ax.plot(layers, chain, color=CLASS_COLOURS[0], label="reversible chain", **how)
+        ax.plot(own.layers, own.chain, "o", color=CLASS_COLOURS[0], markersize=9, label="this network, predicted")
+        if measured is not None:
+            label = "this network, measured"
+            ax.plot(own.layers, measured, "D", color="black", markersize=7, fillstyle="none", label=label)
+        ax.axvline(own.layers, color="0.8", linewidth=0.8, zorder=0)
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ax.set_xticks(layers, [str(number) for number in layers])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show_bytes(value)))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.set(xlabel="layers", ylabel="peak of a training step")
+        ax.grid()
+        ax.legend(loc="upper left")
+
+
+def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: str | Path) -> None:
+    """Draw the relative error of the recovered input over the steps; those of error 0 lie at the bottom."""
+    known = np.asarray(errors, np.float64)
+    shown = known[known > 0]
+    floor = float(shown.min()) / 10 if shown.size else 1e-12
+    with picture(path, 2.2, 6.4) as figure:
+        ax = figure.subplots()
+        ax.plot(steps, np.maximum(known, floor), color=CLASS_COLOURS[0], linewidth=1.2)
+        ax.axhline(DRIFT, color=WRONG, linewidth=1, linestyle="--")
+        ax.annotate("a run warns here", (1, DRIFT), (0, -3), xycoords=("axes fraction", "data"),
+                    textcoords="offset points", ha="right", va="top", color=WRONG, fontsize=7)  # fmt: skip
+        ax.set_yscale("log")
+        ax.set_ylim(floor / 3, max(10 * DRIFT, 3 * float(known.max())))
+        ax.set(xlabel="step", ylabel="error of the recovered input")
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.grid()

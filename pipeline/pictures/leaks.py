@@ -1,4 +1,4 @@
-"""Picture of a leak report: the parts on the map, where two come nearest, and how far the test is from training."""
+"""Picture of a leak report."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,15 +11,23 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from datasets.leaks import Cell, Gap, LeakReport, chebyshev
-from datasets.parts import PART_NAMES
-from pipeline.pictures.style import PART_COLOURS, WRONG, Axis, aspect_of, paint, picture, show
+from datasets.parts import PART_NAMES, UNUSED
+from pipeline.pictures.style import (
+    PART_COLOURS,
+    PART_RGB,
+    WRONG,
+    Axis,
+    aspect_of,
+    legend_below,
+    paint,
+    part_patches,
+    picture,
+    show,
+)
 
-_AROUND = 6
-"""Cells around the two nearest ones that are shown at least."""
-_ROOM = 1.05
-"""Inches for titles, numbers and legend."""
+_AROUND = 6  # cells around the two nearest ones that are shown at least
+_ROOM = 1.05  # inches for titles, numbers and legend
 _BUFFER = "#ecc5ca"
-"""Colour of the buffer."""
 
 
 def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path: str | Path) -> None:
@@ -32,50 +40,32 @@ def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path
     parts
         Codes 0 unused, 1 train, 2 validation, 3 test over the map of one to three axes; of three, the plane of the
         first two is drawn that the nearest test cell lies in.
-    report
-        What was measured on it.
-    axes
-        Axes of the map.
-    path
-        PNG to write.
+    report, axes, path
+        What was measured on it, axes of the map, PNG to write.
     """
     gap = report.focus
     plane, flat_axes = _plane(parts, gap, axes)
-    colours = np.array([to_rgb(PART_COLOURS[name]) for name in PART_NAMES])
     height = float(np.clip(2.6 * aspect_of(*flat_axes), 1.7, 3.6)) + _ROOM
     with picture(path, height) as figure:
-        figure.suptitle(_headline(report), fontsize=8.5, color=WRONG if report.violations else "black")
+        headline = report.statement().replace("; ", ";\n", 1)
+        figure.suptitle(headline, fontsize=8.5, color=WRONG if report.violations else "black")
         left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 0.9])
-        _parts(left, plane, colours, flat_axes)
+        _parts(left, plane, flat_axes)
         left.set_title("parts of the map")
-        handles = [
-            Patch(facecolor=tuple(colours[code]), label=f"{name}: {np.count_nonzero(parts == code):,} cells")
-            for code, name in enumerate(PART_NAMES)
-            if (parts == code).any()
-        ]
+        handles = part_patches(parts, np.bincount(parts.ravel(), minlength=len(PART_RGB)), "cells")
         if gap is None:
             middle.set_axis_off()
             right.set_axis_off()
         else:
-            pair = [_flat(cell, len(axes)) for cell in gap.first_violation or gap.nearest]
+            pair = [(0, *cell) if len(axes) == 1 else cell[:2] for cell in gap.first_violation or gap.nearest]
             at = np.mean([_centre(cell, flat_axes) for cell in pair], axis=0)
             colour = WRONG if gap.violations else "black"
             left.plot(*at, "o", markersize=14, fillstyle="none", markeredgewidth=1.3, color=colour, clip_on=False)
-            _close_up(middle, plane, report, gap, pair, flat_axes, colours)
+            _close_up(middle, plane, report, gap, pair, flat_axes)
             _distances(right, report, gap)
             if report.buffer:
                 handles.append(Patch(facecolor=_BUFFER, label=f"within {report.buffer} of {gap.parts[0]}"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1.2)
-
-
-def _headline(report: LeakReport) -> str:
-    head, colon, rest = report.statement().partition("; ")
-    return head + (f";\n{rest}" if colon else "")
-
-
-def _flat(cell: Cell, axes: int) -> Cell:
-    """Position of a cell on the plane that is drawn."""
-    return (0, *cell) if axes == 1 else cell[:2]
+        legend_below(figure, handles)
 
 
 def _plane(parts: np.ndarray, gap: Gap | None, axes: Sequence[Axis]) -> tuple[np.ndarray, list[Axis]]:
@@ -86,26 +76,21 @@ def _plane(parts: np.ndarray, gap: Gap | None, axes: Sequence[Axis]) -> tuple[np
     return parts[(slice(None), slice(None), *rest)], list(axes[:2])
 
 
-def _centre(cell: Sequence[int], axes: Sequence[Axis]) -> np.ndarray:
+def _centre(cell: Sequence[int], axes: Sequence[Axis]) -> tuple[float, float]:
     """Coordinates [column, row] of a cell's centre."""
     rows, columns = axes
-    return np.array([columns.first + columns.step * cell[1], rows.first + rows.step * cell[0]])
+    return columns.first + columns.step * cell[1], rows.first + rows.step * cell[0]
 
 
-def _parts(ax: Axes, plane: np.ndarray, colours: np.ndarray, axes: Sequence[Axis]) -> None:
-    show(ax, paint(plane, colours), *axes)
+def _parts(ax: Axes, plane: np.ndarray, axes: Sequence[Axis]) -> None:
+    """Show the codes of parts, and one more for the buffer."""
+    show(ax, paint(plane, np.vstack([PART_RGB, to_rgb(_BUFFER)])), *axes)
     if len(plane) == 1:
         ax.set_yticks([])
 
 
 def _close_up(
-    ax: Axes,
-    plane: np.ndarray,
-    report: LeakReport,
-    gap: Gap,
-    pair: Sequence[Cell],
-    axes: Sequence[Axis],
-    colours: np.ndarray,
+    ax: Axes, plane: np.ndarray, report: LeakReport, gap: Gap, pair: Sequence[Cell], axes: Sequence[Axis]
 ) -> None:
     """Show the cells around a pair, the buffer around the first part, and the distance between the two."""
     around = max(_AROUND, report.buffer + 3)
@@ -118,8 +103,8 @@ def _close_up(
         near.append(replace(axis, size=size, first=axis.first + axis.step * start))
     first, second = (PART_NAMES.index(name) for name in gap.parts)
     zone = chebyshev(plane, first) <= report.buffer if (plane == first).any() else np.zeros(plane.shape, bool)
-    codes = np.where(zone & (plane == 0), len(colours), plane)
-    _parts(ax, codes[tuple(cut)], np.vstack([colours, to_rgb(_BUFFER)]), near)
+    codes = np.where(zone & (plane == UNUSED), len(PART_RGB), plane)
+    _parts(ax, codes[tuple(cut)], near)
     origin = np.array([part.start for part in cut])
     for cell in np.argwhere((zone & (plane == second))[tuple(cut)]) + origin:
         _outline(ax, cell, axes, WRONG)
@@ -127,7 +112,7 @@ def _close_up(
         _outline(ax, cell, axes, "black")
     start, stop = (_centre(cell, axes) for cell in pair)
     arrow = {"arrowstyle": "<->", "color": "black", "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", tuple(stop), tuple(start), arrowprops=arrow)
+    ax.annotate("", stop, start, arrowprops=arrow)
     distance = max(abs(a - b) for a, b in zip(*(gap.first_violation or gap.nearest), strict=True))
     ax.set_title(f"{gap.parts[0]} and {gap.parts[1]} {distance} cell{'s' * (distance > 1)} apart")
 
@@ -141,25 +126,16 @@ def _outline(ax: Axes, cell: Sequence[int], axes: Sequence[Axis], colour: str) -
 
 def _distances(ax: Axes, report: LeakReport, gap: Gap) -> None:
     """Draw how many cells of the second part lie how far from the first."""
-    counts = np.asarray(gap.histogram)
-    colour = [WRONG if distance <= report.buffer else PART_COLOURS[gap.parts[1]] for distance in range(len(counts))]
+    counts, (first, second) = np.asarray(gap.histogram), gap.parts
+    colour = [WRONG if distance <= report.buffer else PART_COLOURS[second] for distance in range(len(counts))]
     ax.axvspan(0.5, report.buffer + 0.5, color=_BUFFER, linewidth=0)
     ax.bar(np.arange(len(counts)), counts, width=1.0, color=colour, linewidth=0)
     if report.buffer:
-        ax.text(
-            0.98,
-            0.97,
-            f"{gap.violations:,} of {gap.counts[1]:,} within the buffer",
-            transform=ax.transAxes,
-            ha="right",
-            va="top",
-            fontsize=7,
-            color=WRONG if gap.violations else "black",
-        )
-    ax.set_xlim(0.5, len(counts) - 0.5)
-    ax.set_ylim(0, 1.25 * counts.max())
-    ax.set_xlabel(f"cells to the nearest {gap.parts[0]} cell")
-    ax.set_ylabel(f"{gap.parts[1]} cells")
-    ax.set_title(f"distances of {gap.parts[1]} from {gap.parts[0]}")
+        text = f"{gap.violations:,} of {gap.counts[1]:,} within the buffer"
+        ink = WRONG if gap.violations else "black"
+        ax.text(0.98, 0.97, text, transform=ax.transAxes, ha="right", va="top", fontsize=7, color=ink)
+    ax.set(xlim=(0.5, len(counts) - 0.5), ylim=(0, 1.25 * counts.max()))
+    ax.set(xlabel=f"cells to the nearest {first} cell", ylabel=f"{second} cells")
+    ax.set_title(f"distances of {second} from {first}")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))

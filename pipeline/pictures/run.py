@@ -1,4 +1,4 @@
-"""Pictures of a run, from its volume and its split: what trains and tests, the map beside its labels, its scores."""
+"""Pictures of a run, from its volume and its split."""
 
 from pathlib import Path
 
@@ -16,25 +16,16 @@ from pipeline.run import Run
 def draw(
     run: Run, prediction: np.ndarray, matrix: np.ndarray, history: list[dict[str, float]], factor: int
 ) -> list[Path]:
-    """Draw the split, the prediction beside the labels, the confusion matrix and the learning curves.
+    """Draw the split, the prediction beside the labels, scores and learning curves; returns all pictures of the run.
 
     Parameters
     ----------
-    run
-        The run; the pictures go into its folder.
-    prediction
-        Class indices [*L].
+    run, history
+        The run, whose folder receives the pictures, and the numbers of every step.
+    prediction, factor
+        Class indices [*L], on a grid that is coarser by this.
     matrix
         Confusion matrix of the test part.
-    history
-        Numbers of every step.
-    factor
-        The output's grid is coarser by this.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The pictures.
     """
     folder = run.pictures
     draw_parts(run, folder / "split.png")
@@ -46,12 +37,9 @@ def draw(
 
 def draw_parts(run: Run, path: Path) -> None:
     """Draw the labels of a run and the parts of its split."""
-    volume = run.volume
-    map_dims = [str(dim) for dim in run.split.dims]
-    all_labels = volume.read_labels()
+    volume, map_dims = run.volume, [str(dim) for dim in run.split.dims]
     order = [volume.label_dims.index(dim) for dim in map_dims]
-    deeper = [axis for axis in range(all_labels.ndim) if axis not in order]
-    labels = all_labels.transpose(order + deeper)
+    labels = np.moveaxis(volume.read_labels(), order, range(len(order)))
     draw_split(labels, run.split.values, volume.classes, grid_axes(volume.dataset, map_dims), path)
 
 

@@ -1,6 +1,6 @@
 """What a picture shows of a volume: an image behind its labels, and the sections that lie where the labels show most.
 
-Pure numpy. C channels, N the space dimensions, L the label dimensions.
+C channels, N the space dimensions, L the label dimensions.
 """
 
 from collections.abc import Sequence
@@ -17,29 +17,28 @@ def backdrop(raw_CN: np.ndarray, keep: Sequence[int], *, colour: bool = False) -
     Parameters
     ----------
     raw_CN
-        Data [C, *N], NaN for no data.
+        Data, NaN for no data.
     keep
         Space axes that stay, those of the labels; all others and the channels are averaged over.
     colour
-        Whether to make a false-colour image: red, green and blue are the means of the last, middle and first third of
-        what is averaged over (long, middle and short wavelengths of a spectrum).
+        Whether red, green and blue are the means of the last, middle and first third of what is averaged over (long,
+        middle and short wavelengths of a spectrum).
 
     Returns
     -------
     numpy.ndarray
         float32 [*L], or [*L, 3] within 0..1 stretched between the percentiles 2 and 98; NaN where there is no data.
     """
-    kept = [1 + axis for axis in keep]
-    rest = [axis for axis in range(raw_CN.ndim) if axis not in kept]
-    features = np.transpose(raw_CN, [*kept, *rest]).reshape(*(raw_CN.shape[axis] for axis in kept), -1)
+    raw_LX = np.moveaxis(raw_CN, [1 + axis for axis in keep], range(len(keep)))
+    features = raw_LX.reshape(*raw_LX.shape[: len(keep)], -1)
     if not colour or features.shape[-1] < 3:
         return _mean(features)
     thirds = np.array_split(features, 3, axis=-1)[::-1]
     image = np.stack([_mean(third) for third in thirds], axis=-1)
     if np.isnan(image).all():
         return image
-    limits = np.nanpercentile(image.reshape(-1, 3), [2, 98], axis=0)
-    return np.clip((image - limits[0]) / np.maximum(limits[1] - limits[0], 1e-12), 0, 1)
+    low, high = np.nanpercentile(image.reshape(-1, 3), [2, 98], axis=0)
+    return np.clip((image - low) / np.maximum(high - low, 1e-12), 0, 1)
 
 
 def _mean(features: np.ndarray) -> np.ndarray:
@@ -54,20 +53,8 @@ def _mean(features: np.ndarray) -> np.ndarray:
 class Section:
     """A plane through a 2-D or 3-D grid, turned so that vertical dimensions point down.
 
-    Attributes
-    ----------
-    rows, columns
-        Axes of the plane.
-    fixed
-        Which axis of the grid is cut; None for a map.
-    position
-        Where, as a cell of that axis.
-    cells
-        Size of that axis.
-    flip
-        Whether the two axes that stay are swapped.
-    title
-        The cut in words.
+    The grid's axis `fixed`, none for a map, is cut at `position` of its `cells`; `title` says so in words. `flip` swaps
+    the two axes that stay.
     """
 
     rows: Axis
@@ -87,23 +74,15 @@ class Section:
         """Take the plane out of a grid, which may be coarser or finer than the axes, or end in a colour axis."""
         if self.fixed is None:
             return grid
-        at = self.position * grid.shape[self.fixed] // self.cells
-        plane = np.take(grid, at, axis=self.fixed)
+        plane = grid.take(self.position * grid.shape[self.fixed] // self.cells, axis=self.fixed)
         return np.swapaxes(plane, 0, 1) if self.flip else plane
 
 
 def sections(axes: Sequence[Axis], labels: np.ndarray | None = None) -> list[Section]:
-    """Choose what to draw of a grid: the map itself, or three sections.
+    """Choose what to draw of a grid of two or three axes: the map itself, or three sections.
 
     Each section lies where the labels show most: the sum over classes of the square root of their cells is largest
-    there, so that small classes are seen. Without labels it is the middle.
-
-    Parameters
-    ----------
-    axes
-        Two or three axes of the grid.
-    labels
-        Class indices over the grid, negative where unlabelled.
+    there, so that small classes are seen. Without labels (class indices, negative for none) it is the middle.
     """
     if len(axes) == 2:
         return [Section(axes[0], axes[1])]

@@ -1,4 +1,4 @@
-"""The common look of all pictures: figures without pyplot's global state, class colours, axes in real units."""
+"""The common look of all pictures: figures without pyplot's state, class colours, axes in real units."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -9,16 +9,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-WIDTH = 8.4
-"""Width of a picture in inches: at `DPI` it fills a README's column one and a half times."""
-DPI = 150
-VERTICAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})
-"""Dimensions drawn downwards in a section."""
+WIDTH, DPI = 8.4, 150  # inches, and dots an inch: a picture fills a README's column one and a half times
+LEGEND_COLUMNS = 6
+VERTICAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})  # drawn downwards in a section
 
 # Okabe and Ito's seven, then colours farthest from all before them in CIELAB as seen with normal, deutan and protan
 # eyes (Machado 2009), so that neighbours in the list never look alike.
@@ -27,13 +24,14 @@ CLASS_COLOURS = (
     *("#490049", "#dbdb92", "#924924", "#246eff", "#494949", "#6e92ff", "#b6dbff", "#2449b6", "#49006e", "#ff496e"),
 )
 # From Paul Tol's muted set: none is a class colour.
-PART_COLOURS = {"train": "#332288", "validation": "#ddcc77", "test": "#44aa99", "unused": "#b5b5b5"}
+PART_COLOURS = {"unused": "#b5b5b5", "train": "#332288", "validation": "#ddcc77", "test": "#44aa99"}
+PART_RGB = np.array([to_rgb(colour) for colour in PART_COLOURS.values()])
+"""float [4, 3], by the split's codes 0 to 3 as in `datasets.parts.PART_NAMES`."""
 RIGHT, WRONG, NO_DATA = "#c3d7e8", "#b2182b", "#f4e3c8"
 
 _LOOK: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8.5,
-    "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "legend.fontsize": 7.5,
@@ -45,23 +43,20 @@ _LOOK: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "image.interpolation": "nearest",
     "axes.formatter.useoffset": False,
+    "axes.axisbelow": True,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.6,
 }
 
 
 @contextlib.contextmanager
 def picture(path: str | Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
-    """Make a figure of the common look and save it as PNG when the block ends; matplotlib's settings are restored.
+    """Make a figure of `height` x `width` inches in the common look, and save it as PNG when the block ends.
 
-    Parameters
-    ----------
-    path
-        Where to save it.
-    height, width
-        Size in inches.
+    Matplotlib's settings are restored.
     """
     with mpl.rc_context(_LOOK):
         figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
         yield figure
         figure.savefig(path, dpi=DPI, format="png")
 
@@ -72,10 +67,8 @@ class Axis:
 
     Attributes
     ----------
-    name
-        Name of the dimension.
-    size
-        Cells.
+    name, size
+        Name of the dimension, and its cells.
     first, step
         Coordinate of the first cell's centre and the distance to the next; cell numbers by default.
     units
@@ -96,19 +89,24 @@ class Axis:
         """
         coordinate = np.asarray(values)
         if coordinate.ndim != 1 or coordinate.size < 2 or coordinate.dtype.kind not in "iuf":
-            return cls(name, int(coordinate.size))
-        steps = np.diff(coordinate.astype(np.float64))
-        if steps[0] == 0 or not np.allclose(steps, steps.mean(), rtol=1e-3):
             return cls(name, coordinate.size)
+        steps = np.diff(coordinate.astype(np.float64))
         first, step = float(coordinate[0]), float(steps.mean())
+        if steps[0] == 0 or not np.allclose(steps, step, rtol=1e-3):
+            return cls(name, coordinate.size)
         if units in {"m", "metre", "meter", "metres", "meters"} and np.abs(coordinate).max() >= 1e4:
             return cls(name, coordinate.size, first / 1e3, step / 1e3, "km")
         return cls(name, coordinate.size, first, step, units)
 
     @property
+    def unit(self) -> str:
+        """Units to write; a unit of 1, as numbers of lines have it, is left out."""
+        return "" if self.units == "1" else self.units
+
+    @property
     def label(self) -> str:
-        """Name and units; a unit of 1, as numbers of lines have it, is left out."""
-        return f"{self.name} ({self.units})" if self.units not in ("", "1") else self.name
+        """Name and units."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
 
     @property
     def edges(self) -> tuple[float, float]:
@@ -117,17 +115,12 @@ class Axis:
 
     def at(self, cell: int) -> str:
         """Name a cell by its coordinate."""
-        return f"{self.name} {self.first + self.step * cell:g}{' ' + self.units if self.units not in ('', '1') else ''}"
+        return f"{self.name} {self.first + self.step * cell:g} {self.unit}".rstrip()
 
 
 def grid_axes(dataset: Any, dims: Sequence[str]) -> list[Axis]:
-    """Describe dimensions of an xarray object from its coordinates and their ``units`` attributes."""
-    return [
-        Axis.of(dim, dataset[dim].values, str(dataset[dim].attrs.get("units", "")))
-        if dim in dataset.coords
-        else Axis(dim, int(dataset.sizes[dim]))
-        for dim in dims
-    ]
+    """Describe dimensions of an xarray object by its coordinates, or cell numbers, and their ``units``."""
+    return [Axis.of(dim, dataset[dim].values, str(dataset[dim].attrs.get("units", ""))) for dim in dims]
 
 
 def class_colours(classes: int) -> np.ndarray:
@@ -145,10 +138,31 @@ def paint(index: np.ndarray, colours: np.ndarray, alpha: float = 1.0) -> np.ndar
     return rgba
 
 
-def patches(names: Sequence[str], colours: np.ndarray, present: Sequence[int] | None = None) -> list[Patch]:
-    """Make the legend of a class map, for the classes present."""
-    chosen = range(len(names)) if present is None else present
-    return [Patch(facecolor=tuple(colours[k]), edgecolor="0.3", linewidth=0.4, label=names[k]) for k in chosen]
+def class_patch(name: str, colour: Any) -> Patch:
+    """Make an entry of a class map's legend."""
+    return Patch(facecolor=colour, edgecolor="0.3", linewidth=0.4, label=name)
+
+
+def class_patches(names: Sequence[str], *maps: np.ndarray) -> list[Patch]:
+    """Make the legend of class maps, for the classes in any of them."""
+    colours = class_colours(len(names))
+    return [class_patch(names[k], tuple(colours[k])) for k in present_classes(*maps)]
+
+
+def legend_below(
+    figure: Figure, handles: list[Patch], columns: int = LEGEND_COLUMNS, loc: Any = "outside lower center"
+) -> None:
+    """Put a legend below the panels."""
+    figure.legend(handles=handles, loc=loc, ncols=columns, handlelength=1.2)
+
+
+def part_patches(codes: np.ndarray, counts: np.ndarray, what: str) -> list[Patch]:
+    """Make the legend of a split's codes, with counts, for the parts that occur."""
+    return [
+        Patch(facecolor=colour, label=f"{part}: {count:,} {what}")
+        for code, ((part, colour), count) in enumerate(zip(PART_COLOURS.items(), counts, strict=True))
+        if (codes == code).any()
+    ]
 
 
 def present_classes(*maps: np.ndarray) -> list[int]:
@@ -163,7 +177,7 @@ def aspect_of(rows: Axis, columns: Axis) -> float:
     True to scale where both axes share a unit; else square cells; never flatter than 0.35 or steeper than 1.5, so that
     a thin section stays readable.
     """
-    same = rows.units == columns.units not in ("", "1")
+    same = rows.unit == columns.unit != ""
     height = rows.size * abs(rows.step if same else 1.0)
     width = columns.size * abs(columns.step if same else 1.0)
     return float(np.clip(height / width, 0.35, 1.5))
@@ -174,19 +188,16 @@ def show(
 ) -> Any:
     """Draw a grid [rows, columns] or [rows, columns, colour] in the coordinates of its axes.
 
-    Row 0 is at the top, except where the row coordinate is a northing that grows, so that north is up. The image's own
-    size may differ from the axes': a coarser grid over the same extent.
+    Row 0 is at the top, except where the row coordinate is a northing that grows, so that north is up.
 
     Parameters
     ----------
-    ax
-        Where to draw.
-    image
-        The grid.
+    ax, image
+        Where to draw, and what: a grid that may be coarser or finer than its axes.
     rows, columns
         Its axes.
     bare
-        Whether to leave the axis' names and ticks as they are (a second layer on the same panel).
+        Whether to leave names and ticks as they are (a second layer on the same panel).
     labels
         Whether to write the row axis' name and numbers; panels to the right of the first need none.
     **how
@@ -217,8 +228,8 @@ def grey_limits(values: np.ndarray) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return 0.0, 1.0
-    low, high = (float(value) for value in np.percentile(finite, [2, 98]))
-    if low < 0 < high and min(-low, high) > 0.2 * max(-low, high):
-        reach = max(-low, high)
+    low, high = np.percentile(finite, [2, 98]).tolist()
+    reach = max(-low, high)
+    if low < 0 < high and min(-low, high) > 0.2 * reach:
         return -reach, reach
     return (low, high) if high > low else (low - 0.5, low + 0.5)

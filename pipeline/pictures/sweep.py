@@ -1,6 +1,6 @@
-"""Pictures of a sweep: every trial across all that was searched, and the Pareto front of several objectives."""
+"""Pictures of a sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +8,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from pipeline.config_sweep import SEARCHED
 from pipeline.pictures.style import CLASS_COLOURS, picture
 from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, show
 
-_LOGARITHMIC = ("step", "rate", "parameters", "memory", "time")
-"""Axes placed by the logarithm of their numbers; the values of all others but the score are placed evenly."""
+_LOGARITHMIC = ("step", "rate", "parameters", "memory", "time")  # all others but the score are placed evenly
 
 
 def _title(name: str) -> str:
@@ -24,37 +23,24 @@ def _title(name: str) -> str:
 
 
 class Scale:
-    """Places the values of one axis between 0 and 1.
-
-    Parameters
-    ----------
-    name
-        Of the axis.
-    values
-        Of all trials.
-    """
+    """Places the values that all trials have on one axis between 0 and 1."""
 
     def __init__(self, name: str, values: Sequence[Any]) -> None:
-        self.listed = sorted(set(values))
-        self.log = name in _LOGARITHMIC
-        self.even = not self.log and name != "score"
+        self._listed = sorted(set(values))
+        self._even = name not in (*_LOGARITHMIC, "score")
+        self._norm = LogNorm if name in _LOGARITHMIC else Normalize
 
     def place(self, value: Any) -> float:
         """Return where a value lies."""
-        if len(self.listed) == 1:
+        if len(self._listed) == 1:
             return 0.5
-        if self.even:
-            return self.listed.index(value) / (len(self.listed) - 1)
-        low, high, at = np.log([self.listed[0], self.listed[-1], value]) if self.log else (*self._ends, value)
-        return float((at - low) / (high - low))
-
-    @property
-    def _ends(self) -> list[Any]:
-        return [self.listed[0], self.listed[-1]] if len(self.listed) > 1 else self.listed
+        if self._even:
+            return self._listed.index(value) / (len(self._listed) - 1)
+        return float(self._norm(self._listed[0], self._listed[-1])(value))
 
     def ticks(self) -> list[Any]:
         """Return the values to write."""
-        return self.listed if self.even else self._ends
+        return self._listed if self._even or len(self._listed) == 1 else [self._listed[0], self._listed[-1]]
 
 
 def _varied(rows: Sequence[Row]) -> list[str]:
@@ -62,42 +48,35 @@ def _varied(rows: Sequence[Row]) -> list[str]:
     return [name for name in SEARCHED if len({row["choice"].get(name) for row in rows}) > 1]
 
 
-def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
-    """Draw each trial as a line across what varies and the objectives, coloured by its score; the best is thick.
+def _costs(objectives: Sequence[str]) -> list[str]:
+    return [name for name in DIRECTIONS if name in objectives and name != "score"]
 
-    Parameters
-    ----------
-    rows
-        Ranked trials, best first.
-    objectives
-        What was searched for.
-    path
-        PNG to write.
+
+def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
+    """Draw each of the ranked trials as a line across what varies and the objectives, coloured by its score.
+
+    The best is thick.
     """
     searched = _varied(rows) or list(rows[0]["choice"])
-    costs = [name for name in DIRECTIONS if name in objectives and name != "score"]
-    columns = [[row["choice"][name] for row in rows] for name in searched]
-    columns += [[row[name] for row in rows] for name in (*costs, "score")]
-    names = [*searched, *costs, "score"]
-    scales = [Scale(name, column) for name, column in zip(names, columns, strict=True)]
+    costs = _costs(objectives)
+    columns = {name: [row["choice"][name] for row in rows] for name in searched}
+    columns |= {name: [row[name] for row in rows] for name in (*costs, "score")}
+    scales = {name: Scale(name, values) for name, values in columns.items()}
     scores = np.array([row["score"] for row in rows])
     norm, colours = Normalize(scores.min(), max(scores.max(), scores.min() + 1e-9)), mpl.colormaps["cividis"]
     with picture(path, 3.0) as figure:
         ax = figure.subplots()
         for number in reversed(range(len(rows))):
-            heights = [scale.place(column[number]) for scale, column in zip(scales, columns, strict=True)]
-            stopped = rows[number]["stopped"]
             ax.plot(
-                range(len(names)),
-                heights,
+                [scale.place(columns[name][number]) for name, scale in scales.items()],
                 color=colours(norm(scores[number])),
                 linewidth=2.6 if number == 0 else 1.1,
-                linestyle=(0, (3, 1.5)) if stopped else "-",
+                linestyle=(0, (3, 1.5)) if rows[number]["stopped"] else "-",
                 solid_capstyle="round",
                 marker="o",
                 markersize=4.5 if number == 0 else 2.5,
             )
-        for at, (name, scale) in enumerate(zip(names, scales, strict=True)):
+        for at, (name, scale) in enumerate(scales.items()):
             ax.axvline(at, color="0.6", linewidth=0.7, zorder=0)
             for value in scale.ticks():
                 ax.annotate(
@@ -110,10 +89,8 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
                     fontsize=7,
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
                 )
-        ax.set_xticks(range(len(names)), [_title(name) for name in names])
-        ax.set_xlim(-0.35, len(names) - 0.85)
-        ax.set_ylim(-0.06, 1.06)
-        ax.set_yticks([])
+        ax.set_xticks(range(len(scales)), [_title(name) for name in scales])
+        ax.set(xlim=(-0.35, len(scales) - 0.85), ylim=(-0.06, 1.06), yticks=[])
         ax.tick_params(axis="x", length=0)
         ax.spines[:].set_visible(False)
         label = "validation mIoU" + (" (dashed: stopped early)" if any(row["stopped"] for row in rows) else "")
@@ -121,18 +98,8 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
 
 
 def draw_pareto(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
-    """Draw the score over each other objective; trials on the Pareto front of all of them together are filled.
-
-    Parameters
-    ----------
-    rows
-        Ranked trials.
-    objectives
-        What was searched for: the score and at least one more.
-    path
-        PNG to write.
-    """
-    costs = [name for name in DIRECTIONS if name in objectives and name != "score"]
+    """Draw the score over each other objective, one at least; trials on the Pareto front of all together are filled."""
+    costs = _costs(objectives)
     with picture(path, 3.0) as figure:
         for ax, cost in zip(np.atleast_1d(figure.subplots(1, len(costs), sharey=True)), costs, strict=True):
             _draw_front(ax, rows, cost)
@@ -154,10 +121,11 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
         if group:
             points = [row[cost] / unit for row in group], [row["score"] for row in group]
             ax.scatter(*points, s=34, linewidths=1.2, label=label, zorder=3, facecolors=face, edgecolors=edge)
-    if max(row[cost] for row in rows) > 30 * min(row[cost] for row in rows):
+    low, high = min(row[cost] for row in rows), max(row[cost] for row in rows)
+    if high > 30 * low:
         ax.set_xscale("log")
         ax.xaxis.set_minor_formatter(NullFormatter())
-    parts, middle = _varied(rows)[:2], (min(row[cost] for row in rows) + max(row[cost] for row in rows)) / 2
+    parts, middle = _varied(rows)[:2], (low + high) / 2
     for row in front:
         right = row[cost] > middle
         ax.annotate(
@@ -172,5 +140,51 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
         )
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if cost == "parameters" else "{x:,g}"))
     ax.margins(0.12)
-    ax.grid(color="0.92", linewidth=0.6)
-    ax.set_axisbelow(True)
+    ax.grid()
+
+
+def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None:
+    """Draw score over depth, one colour a block rank, beside the best score of each pair.
+
+    Each trial has ``depth``, ``rank``, ``score`` and ``steps``; one of fewer steps than the longest was stopped early
+    and is drawn hollow.
+    """
+    scored = [trial for trial in trials if np.isfinite(trial["score"])]
+    depths = sorted({int(trial["depth"]) for trial in scored})
+    ranks = sorted({int(trial["rank"]) for trial in scored})
+    longest = max((trial["steps"] for trial in scored), default=0)
+    best = np.full((len(ranks), len(depths)), np.nan)
+    for trial in scored:
+        cell = ranks.index(int(trial["rank"])), depths.index(int(trial["depth"]))
+        best[cell] = np.nanmax([best[cell], trial["score"]])
+    with picture(path, 2.9) as figure:
+        points, table = figure.subplots(1, 2)
+        for colour, rank in zip(CLASS_COLOURS, ranks, strict=False):
+            own = [trial for trial in scored if int(trial["rank"]) == rank]
+            points.scatter(
+                [trial["depth"] for trial in own],
+                [trial["score"] for trial in own],
+                s=36,
+                linewidths=1.3,
+                edgecolors=colour,
+                facecolors=[colour if trial["steps"] == longest else "none" for trial in own],
+                label=f"rank {rank}",
+            )
+        points.set(xticks=depths, xlabel="depth (layers)", ylabel="validation mIoU")
+        points.margins(0.12)
+        points.grid()
+        hollow = any(trial["steps"] < longest for trial in scored)
+        legend = points.legend(title="hollow: stopped early" if hollow else None)
+        for handle, colour in zip(legend.legend_handles, CLASS_COLOURS, strict=False):
+            handle.set_facecolor(colour)
+        drawn = table.imshow(best, cmap="cividis", aspect="auto", origin="lower")
+        for row, column in np.argwhere(np.isfinite(best)):
+            low = best[row, column] < (np.nanmin(best) + np.nanmax(best)) / 2
+            colour = "white" if low else "black"
+            table.text(column, row, f"{best[row, column]:.3f}", ha="center", va="center", color=colour)
+        table.set_xticks(range(len(depths)), [str(depth) for depth in depths])
+        table.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
+        table.set(xlabel="depth (layers)", ylabel="block rank")
+        table.spines[:].set_visible(False)
+        table.tick_params(length=0)
+        figure.colorbar(drawn, ax=table, label="best validation mIoU", pad=0.02)

@@ -1,21 +1,20 @@
-"""What the page of a run says: its evidence in words, as plain texts and numbers that the template lays out."""
+"""What the page of a run says: its evidence in words."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from models.watch import DRIFT
-from pipeline.amount import show_bytes
+from pipeline.amount import show_bytes, show_seconds
 from pipeline.masking import without_secrets
 from pipeline.pictures.style import class_colours
+from pipeline.planning.depth import Depth
 from pipeline.planning.plan import COUNTED
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import data_uri
 from pipeline.report.reproduce import attribute, commands, digests, portable, sessions, volume_recipe
 from pipeline.run import Run
 from pipeline.scoring.metrics import metric_key, scores
-from pipeline.tracking.session import LIBRARIES
 from pipeline.training.reading import reading_in_words, summarise_reading
 
 Rows = list[tuple[str, str]]
@@ -25,46 +24,25 @@ SCORES = (
     ("kappa", "kappa", "agreement beyond chance"),
     ("miou", "mean IoU", "mean intersection over union"),
 )
-CONTENTS = (
-    ("what", "What it is"),
-    ("configuration", "Configuration"),
-    ("learning", "Learning"),
-    ("split", "Split"),
-    ("map", "Map"),
-    ("classes", "Classes"),
-    ("memory", "Memory"),
-    ("inversion", "Inversion"),
-    ("reading", "Reading"),
-    ("machine", "Machine"),
-    ("again", "Make it again"),
-)
+CONTENTS = {
+    "what": "What it is",
+    "configuration": "Configuration",
+    "learning": "Learning",
+    "split": "Split",
+    "map": "Map",
+    "classes": "Classes",
+    "memory": "Memory",
+    "inversion": "Inversion",
+    "reading": "Reading",
+    "machine": "Machine",
+    "again": "Make it again",
+}
 """Anchor and title of each section of the page."""
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """One class: labelled cells that train and validate, cells that are scored, and how well; None for no score."""
-
-    name: str
-    colour: str
-    train: int
-    validation: int
-    scored: int
-    accuracy: float | None
-    precision: float | None
-    iou: float | None
-    forest: float | None
-
-
 def describe(found: Evidence) -> dict[str, Any]:
-    """Put all that is known of a run into what the template shows.
-
-    Parameters
-    ----------
-    found
-        The run's numbers and pictures.
-    """
-    run = found.run
+    """Put all that is known of a run into what the template shows."""
+    run, own = found.run, next((depth for depth in found.depths if depth.own), None)
     return {
         "name": run.config.name,
         "state": _state(found),
@@ -72,19 +50,20 @@ def describe(found: Evidence) -> dict[str, Any]:
         "tiles": _tiles(found),
         "part": found.part,
         "contents": CONTENTS,
-        "what": _what(found),
+        "what": _what(found, own),
         "settings": portable(run.config),
         "pictures": {name: data_uri(path) for name, path in found.pictures.items()},
-        "classes": _classes(found),
+        **_classes(found),
         "shape": found.volume.label_dims if found.volume else (),
         "leaks": found.leaks,
-        "depths": [(one.layers, show_bytes(one.chain), show_bytes(one.stored), one.own) for one in found.depths],
-        "memory": _memory(found),
+        "gaps": [_gap(gap) for gap in found.leaks.get("gaps", [])],
+        "depths": [(one.layers, show_bytes(one.chain), show_bytes(one.stored)) for one in found.depths],
+        "own_depth": own and own.layers,
+        "memory": _memory(found, own),
         "counted": COUNTED,
         "inversion": _inversion(found),
         "reading": _reading(found),
-        "machine": machine_in_words(run),
-        "versions": versions(run),
+        **machine_and_versions(run),
         "sessions": sessions(found),
         "commands": commands(found),
         "volume_recipe": volume_recipe(found),
@@ -108,11 +87,8 @@ def _warnings(found: Evidence) -> list[str]:
     codes = {session["code"] for session in sessions}
     texts = []
     if not found.ended:
-        texts.append(
-            "This run has not come to its end. What is here is what there is so far"
-            + ("" if found.metrics else ", scored on the validation part: the test part is for the end")
-            + "."
-        )
+        scored = "" if found.metrics else ", scored on the validation part: the test part is for the end"
+        texts.append(f"This run has not come to its end. What is here is what there is so far{scored}.")
     if any(code.endswith("-dirty") for code in codes):
         texts.append("The code had changes that no commit holds: the commit alone does not reproduce this run.")
     if len(codes) > 1:
@@ -131,30 +107,25 @@ def _tiles(found: Evidence) -> list[tuple[str, str, str]]:
     return [(title, f"{getattr(measured, key):.3f}", long) for key, title, long in SCORES]
 
 
-def _what(found: Evidence) -> Rows:
+def _what(found: Evidence, own: Depth | None) -> Rows:
     run, made, volume = found.run, found.run.prepared.segmenter, found.volume
-    network, split, data = made.network, run.config.split, run.config.data
+    network, split = made.network, run.config.split
     rows: Rows = []
     if volume is not None:
-        sizes, data_sizes = zip(volume.space, volume.shape, strict=True), volume.dataset["data"].sizes
-        space = ", ".join(f"{dim} {size}" for dim, size in sizes)
-        channels = ", ".join(f"{dim} {data_sizes[dim]}" for dim in volume.channel_dims)
+        sizes = volume.dataset["data"].sizes
         rows += [
             ("volume", attribute(found, "title")),
-            ("cells", space),
-            ("channels", f"{channels or 1}"),
+            ("cells", ", ".join(f"{dim} {size}" for dim, size in zip(volume.space, volume.shape, strict=True))),
+            ("channels", ", ".join(f"{dim} {sizes[dim]}" for dim in volume.channel_dims) or "1"),
         ]
         rows += [(key, text) for key in ("source", "licence") if (text := attribute(found, key))]
     else:
-        rows.append(("volume", without_secrets(data.source)))
-    rows.append(("classes", f"{len(made.classes)}"))
-    depth = next((depth.layers for depth in found.depths if depth.own), None)
+        rows.append(("volume", without_secrets(run.config.data.source)))
+    layers = f"{own.layers} layers: {network.layers}" if own else network.layers
     states = "exact" if network.exact else "float32"
     rows += [
-        (
-            "network",
-            f"{f'{depth} layers: ' if depth else ''}{network.layers}; states {states}, force {network.force_dtype}",
-        ),
+        ("classes", str(len(made.classes))),
+        ("network", f"{layers}; states {states}, force {network.force_dtype}"),
         ("seen at once", " x ".join(map(str, found.block)) + " cells" if found.block else "not known"),
     ]
     if "parameters" in found.metrics:
@@ -167,49 +138,58 @@ def _what(found: Evidence) -> Rows:
     rows.append(("split", f"{parts}; buffer of {split.buffer}"))
     if found.best is not None:
         rows.append(("checkpoint", f"step {found.best.step}, validation mean IoU {found.best.score:.3f}"))
-    return rows  # fmt: skip
+    return rows
 
 
-def _classes(found: Evidence) -> list[ClassRow]:
+def _classes(found: Evidence) -> dict[str, Any]:
+    """Lay out a row a class: labelled cells that train and validate, cells that are scored, and how well."""
     names, counts = found.run.prepared.segmenter.classes, found.run.prepared.counts
     matrix = np.zeros((len(names), len(names)), np.int64) if found.matrix is None else found.matrix
     measured, predicted = scores(matrix), matrix.sum(axis=0)
-    colours = class_colours(len(names))
-    return [
-        ClassRow(
-            name,
-            "#" + "".join(f"{round(255 * part):02x}" for part in colours[k]),
-            counts["train"][k],
-            counts["validation"][k],
-            measured.support[k],
-            _known(measured.accuracy[k]),
-            float(matrix[k, k] / predicted[k]) if predicted[k] else None,
-            _known(measured.iou[k]),
-            found.metrics.get(f"forest/iou/{metric_key(name)}"),
-        )
-        for k, name in enumerate(names)
-    ]
+    precision = np.diag(matrix) / np.where(predicted > 0, predicted, np.nan)
+    counted = {
+        "training cells": counts["train"],
+        "validation cells": counts["validation"],
+        "scored cells": measured.support,
+    }
+    scored: dict[str, Any] = {
+        "accuracy": measured.accuracy,
+        "precision": precision,
+        "IoU": measured.iou,
+    }
+    forest = [found.metrics.get(f"forest/iou/{metric_key(name)}", np.nan) for name in names]
+    if not np.isnan(forest).all():
+        scored["IoU of a random forest"] = forest
+    columns = [[f"{count:,}" for count in column] for column in counted.values()]
+    columns += [["-" if np.isnan(score) else f"{score:.3f}" for score in column] for column in scored.values()]
+    return {
+        "class_heads": ["class", *counted, *scored],
+        "classes": list(zip(names, *columns, strict=True)),
+        "colours": [
+            "#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in class_colours(len(names))
+        ],
+    }
 
 
-def _known(score: float) -> float | None:
-    return None if np.isnan(score) else score
-
-
-def _memory(found: Evidence) -> Rows:
+def _memory(found: Evidence, own: Depth | None) -> Rows:
     rows: Rows = []
-    own = next((depth for depth in found.depths if depth.own), None)
     if own is not None:
         rows += [
             ("reversible chain, predicted", show_bytes(own.chain)),
             ("stored activations, predicted roughly", show_bytes(own.stored)),
         ]
-    if found.peak is not None and found.run.config.cluster.gpu:
-        rows.append(("measured", f"{show_bytes(found.peak)}, peak of the GPU's allocator"))
-    elif found.peak is not None:
+    if found.peak is not None:
         before = found.run.read("machine.json").get("resident")
         held = f"; {show_bytes(before)} before it built the network" if before else ""
-        rows.append(("measured", f"{show_bytes(found.peak)}, all that the process held{held}"))
+        gpu = found.run.config.cluster.gpu
+        what = "peak of the GPU's allocator" if gpu else f"all that the process held{held}"
+        rows.append(("measured", f"{show_bytes(found.peak)}, {what}"))
     return rows
+
+
+def _gap(gap: dict[str, Any]) -> tuple[Any, ...]:
+    metres = "-" if gap["metres"] is None else f"{gap['metres']:,.4g}"
+    return " and ".join(gap["parts"]), gap["distance"], metres, gap["violations"]
 
 
 def _inversion(found: Evidence) -> str:
@@ -227,8 +207,11 @@ def _reading(found: Evidence) -> Rows:
     if not summary:
         return []
     workers = max(found.run.config.cluster.workers, 1)
-    rows = [("in short", reading_in_words(summary)), ("time in steps", _duration(summary["step_s"] / workers))]
-    rows.append(("waited for samples", f"{_duration(summary['waited_s'] / workers)} a worker"))
+    rows = [
+        ("in short", reading_in_words(summary)),
+        ("time in steps", show_seconds(summary["step_s"] / workers)),
+        ("waited for samples", f"{show_seconds(summary['waited_s'] / workers)} a worker"),
+    ]
     if "fetched_mib" in summary:
         rows.append(("fetched", f"{summary['fetched_mib']:,.1f} MiB in {summary['requests']:,.0f} requests"))
     speeds = [row["voxels_per_second"] for row in found.history if "voxels_per_second" in row]
@@ -237,34 +220,20 @@ def _reading(found: Evidence) -> Rows:
     return rows
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def machine_in_words(run: Run) -> Rows:
-    """Say on which machine a run was made; nothing where it did not note that."""
-    noted, cluster = run.read("machine.json"), run.config.cluster
-    if not noted:
-        return []
+def machine_and_versions(run: Run | None) -> dict[str, Rows]:
+    """Say on which machine and by which versions a run was made; nothing where it did not note that."""
+    noted = run.read("machine.json") if run else {}
+    if run is None or not noted:
+        return {"machine": [], "versions": []}
+    cluster = run.config.cluster
     memory = f", {show_bytes(noted['memory'])} of memory" if noted.get("memory") else ""
-    rows = [
-        ("processor", f"{noted['processor']}, {noted['cores']} cores{memory}"),
-        ("GPU", ", ".join(noted["gpus"]) or "none"),
-        ("system", noted["system"]),
-        (
-            "workers",
-            f"{cluster.workers} on Ray ({cluster.address})" if cluster.workers else "this process, without Ray",
-        ),
-    ]
-    return rows
-
-
-def versions(run: Run) -> Rows:
-    """Return the versions of the libraries that made a run."""
-    return sorted(run.read("machine.json").get("versions", {}).items(), key=_known_order)
-
-
-def _known_order(item: tuple[str, str]) -> int:
-    return (*LIBRARIES, item[0]).index(item[0]) if item[0] in LIBRARIES else -1
+    workers = f"{cluster.workers} on Ray ({cluster.address})" if cluster.workers else "this process, without Ray"
+    return {
+        "machine": [
+            ("processor", f"{noted['processor']}, {noted['cores']} cores{memory}"),
+            ("GPU", ", ".join(noted["gpus"]) or "none"),
+            ("system", noted["system"]),
+            ("workers", workers),
+        ],
+        "versions": list(noted["versions"].items()),
+    }

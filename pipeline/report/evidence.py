@@ -1,4 +1,4 @@
-"""What a run's folder proves: its numbers and its pictures, the missing ones computed and drawn aside."""
+"""What a run's folder proves: its numbers and its pictures, the missing ones computed and drawn."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +11,8 @@ from datasets.blocks import plan_windows
 from datasets.errors import InputError
 from datasets.leaks import measure_leaks
 from datasets.volume import Part, Volume
-from pipeline.pictures.curves import draw_confusion, draw_curves
+from pipeline.pictures.curves import draw_confusion, draw_curves, draw_depths, draw_inversion
 from pipeline.pictures.leaks import draw_leaks
-from pipeline.pictures.reversible import draw_depths, draw_inversion
 from pipeline.pictures.run import draw_map, draw_parts
 from pipeline.pictures.style import grid_axes
 from pipeline.planning.depth import Depth, memory_over_depth
@@ -24,8 +23,7 @@ from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import Meta, best_checkpoint, load_segmenter, read_meta
 from pipeline.training.validation import predict_classes
 
-OF_A_RUN = ("split", "prediction", "confusion", "curves", "leaks")
-"""Pictures that a run draws at its end (`pipeline.training.finish`)."""
+OF_A_RUN = ("split", "prediction", "confusion", "curves", "leaks")  # drawn by `pipeline.training.finish`
 
 
 @dataclass
@@ -34,30 +32,22 @@ class Evidence:
 
     Attributes
     ----------
-    run
-        The run.
-    history
-        Numbers of every step.
+    run, history
+        The run, and the numbers of every step.
     ended, interrupted
         Whether it came to its end, or was asked to stop before; neither where it was killed or is at work.
     best
         Its best checkpoint; none where it has none yet, or none any more.
     metrics
         Its ``metrics.json``; empty where that is of another checkpoint than the best.
-    volume
-        Its volume; none where that is not here any more.
-    missing
-        Why there is no volume.
-    part
-        Part of the split that `matrix` and the picture of the prediction show.
-    matrix
-        Confusion matrix [K true, K predicted]; none without a checkpoint.
+    volume, missing
+        Its volume, or why it is not here any more.
+    part, matrix
+        Part of the split that is shown, and its confusion matrix [K true, K predicted]; none without a checkpoint.
     leaks
-        The leak report, as ``leaks.json`` holds it.
-    block
-        Cells that the network sees at once; none where nobody knows.
-    depths
-        Predicted memory over depth; empty where `block` is not known.
+        Content of ``leaks.json``.
+    block, depths
+        Cells that the network sees at once, and predicted memory over depth, where they are known.
     peak
         Measured peak of the worst step in bytes; of the GPU's allocator, or of the whole process on a CPU.
     pictures
@@ -118,27 +108,28 @@ def _best(run: Run) -> Meta | None:
         return None
 
 
+def _place(found: Evidence, aside: Path, name: str) -> Path:
+    """Note a picture that is drawn into `aside`, and say where."""
+    found.pictures[name] = aside / f"{name}.png"
+    return found.pictures[name]
+
+
 def _draw_what_lacks(found: Evidence, aside: Path) -> None:
     run, volume = found.run, found.volume
-    lacking = {name: aside / f"{name}.png" for name in OF_A_RUN if name not in found.pictures}
-    drawn = {}
+    lacking = [name for name in OF_A_RUN if name not in found.pictures]
     if "curves" in lacking and found.history:
-        draw_curves(found.history, lacking["curves"])
-        drawn["curves"] = lacking["curves"]
+        draw_curves(found.history, _place(found, aside, "curves"))
     if volume is not None and "split" in lacking:
-        draw_parts(run, lacking["split"])
-        drawn["split"] = lacking["split"]
+        draw_parts(run, _place(found, aside, "split"))
     if volume is not None and (not found.leaks or "leaks" in lacking):
         measured = measure_leaks(run.split, run.config.split.buffer)
-        found.leaks, drawn["leaks"] = measured.to_json(), aside / "leaks.png"
-        draw_leaks(run.split.values, measured, grid_axes(volume.dataset, measured.dims), drawn["leaks"])
+        found.leaks = measured.to_json()
+        axes = grid_axes(volume.dataset, measured.dims)
+        draw_leaks(run.split.values, measured, axes, _place(found, aside, "leaks"))
     if volume is not None and found.best is not None and (found.matrix is None or "prediction" in lacking):
-        drawn["prediction"] = aside / "prediction.png"
-        _map(found, volume, drawn["prediction"])
+        _map(found, volume, _place(found, aside, "prediction"))
     if "confusion" in lacking and found.matrix is not None:
-        draw_confusion(found.matrix, run.prepared.segmenter.classes, lacking["confusion"])
-        drawn["confusion"] = lacking["confusion"]
-    found.pictures |= drawn
+        draw_confusion(found.matrix, run.prepared.segmenter.classes, _place(found, aside, "confusion"))
 
 
 def _map(found: Evidence, volume: Volume, path: Path) -> None:
@@ -154,25 +145,22 @@ def _map(found: Evidence, volume: Volume, path: Path) -> None:
 
 
 def _measure_memory(found: Evidence, aside: Path) -> None:
-    run = found.run
-    data, gpu = run.config.data, run.config.cluster.gpu
-    peaks = [row["peak_memory_mib"] * 2**20 for row in found.history if "peak_memory_mib" in row]
-    found.peak = max(peaks, default=None)
+    run, data, gpu = found.run, found.run.config.data, found.run.config.cluster.gpu
+    found.peak = max(
+        (row["peak_memory_mib"] * 2**20 for row in found.history if "peak_memory_mib" in row), default=None
+    )
     if found.volume is not None:
         factor = int(trial_segmenter(run.prepared.segmenter).factor)
         found.block = plan_windows(found.volume.shape, data.block, data.halo, factor)[0].sizes
     elif data.block is not None and data.halo is None:
         found.block = tuple(data.block)
     if found.block is not None:
-        found.depths, found.pictures["memory"] = memory_over_depth(run, found.block), aside / "memory.png"
+        found.depths = memory_over_depth(run, found.block)
         # The memory of a process holds its libraries too, which would pass for the network's.
-        draw_depths(found.depths, found.peak if gpu else None, found.pictures["memory"])
+        draw_depths(found.depths, found.peak if gpu else None, _place(found, aside, "memory"))
 
 
 def _draw_inversion(found: Evidence, aside: Path) -> None:
-    rows = [row for row in found.history if "inversion_error" in row]
-    if any(row["inversion_error"] > 0 for row in rows):
-        found.pictures["inversion"] = aside / "inversion.png"
-        draw_inversion(
-            [row["step"] for row in rows], [row["inversion_error"] for row in rows], found.pictures["inversion"]
-        )
+    errors = {row["step"]: row["inversion_error"] for row in found.history if "inversion_error" in row}
+    if any(error > 0 for error in errors.values()):
+        draw_inversion(list(errors), list(errors.values()), _place(found, aside, "inversion"))

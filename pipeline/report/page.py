@@ -1,7 +1,6 @@
 """A page as one self-contained HTML file, written whole or not at all."""
 
 import base64
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from datasets.provenance import code_version
 
 
-def render(template: str, content: Mapping[str, object]) -> str:
-    """Lay content out as HTML by one of the templates beside this file; every text is escaped."""
+def write_page(template: str, content: Mapping[str, object], out: Path) -> Path:
+    """Lay content out by one of the templates beside this file, in the place of an earlier page; texts are escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -21,15 +20,9 @@ def render(template: str, content: Mapping[str, object]) -> str:
         lstrip_blocks=True,
     )
     made = f"{datetime.now(UTC).isoformat(timespec='seconds')}, commit {code_version()}"
-    return environment.get_template(template).render(**content, made=made)
-
-
-def write_page(text: str, out: Path) -> Path:
-    """Write a page in the place of an earlier one."""
     partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, out)
-    return out
+    partial.write_text(environment.get_template(template).render(**content, made=made), encoding="utf-8")
+    return partial.replace(out)
 
 
 def data_uri(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run or a sweep: what it is, how good it is, what it took, how to make it again."""
+"""The command that writes the page of a run or a sweep, and logs it."""
 
 import tempfile
 from pathlib import Path
@@ -7,16 +7,14 @@ from datasets.errors import InputError
 from pipeline.config import ReportConfig
 from pipeline.report.content import describe
 from pipeline.report.evidence import gather
-from pipeline.report.page import render, write_page
+from pipeline.report.page import write_page
 from pipeline.report.sweep import write_sweep_report
 from pipeline.run import Run
 from pipeline.tracking.store import lacks_file
 
-NAME = "report.html"
-
 
 def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
-    """Write the page of a run or a sweep, and log it to its MLflow run where that answers.
+    """Write the page of a run or a sweep, log it to its MLflow run where that answers, and return its place.
 
     Parameters
     ----------
@@ -24,11 +22,6 @@ def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
         Which run or sweep, and where the page goes.
     overwrite
         Whether a page at another place than the run's folder is replaced.
-
-    Returns
-    -------
-    pathlib.Path
-        The page.
 
     Raises
     ------
@@ -39,7 +32,7 @@ def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
         raise InputError("name the folder of a run: python -m pipeline report runs/NAME")
     sweep = (Path(config.run) / "sweep.json").is_file()
     run = None if sweep else Run.open(config.run)  # refused before a folder is made for the page
-    out = None if config.out is None else _place(Path(config.out), overwrite)
+    out = _place(Path(config.out), overwrite) if config.out is not None else None
     if run is None:
         page, uri, run_id = write_sweep_report(Path(config.run), out)
     else:
@@ -50,19 +43,9 @@ def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
 
 
 def write_report(run: Run, out: Path | None = None) -> Path:
-    """Write the page of a run, whole or not at all.
-
-    Parameters
-    ----------
-    run
-        The run.
-    out
-        Where to; none means its folder.
-    """
-    out = run.folder / NAME if out is None else out
+    """Write the page of a run, into its folder where `out` names no other place."""
     with tempfile.TemporaryDirectory() as aside:
-        text = render("report.html.j2", describe(gather(run, Path(aside))))
-    return write_page(text, out)
+        return write_page("report.html.j2", describe(gather(run, Path(aside))), out or run.folder / "report.html")
 
 
 def _place(out: Path, overwrite: bool) -> Path:
@@ -77,7 +60,7 @@ def _place(out: Path, overwrite: bool) -> Path:
 
 
 def _log(uri: str, run_id: str, page: Path) -> str:
-    """Upload the page to an MLflow run; returns what became of it. The page is there either way."""
+    """Upload the page to an MLflow run, and say what became of it. The page is there either way."""
     from pipeline.tracking.tracker import Tracker  # MLflow takes two seconds to import, and the page is written by then
 
     if not run_id:

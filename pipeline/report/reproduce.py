@@ -1,4 +1,4 @@
-"""How to make a run again: the command lines, the volume's recipe, how it was started, and what must agree."""
+"""How to make a run again, and what must then agree."""
 
 import json
 import shlex
@@ -16,13 +16,10 @@ from pipeline.report.evidence import Evidence
 
 
 def commands(found: Evidence) -> list[str]:
-    """Return the command lines that make the run again from nothing."""
+    """Return the command lines that make the run again."""
     run = found.run
-    codes = [code for _, _, code in sessions(found)]
-    lines = []
-    if codes and codes[-1] != "unknown":
-        lines.append(f"git checkout {codes[-1].removesuffix('-dirty')}")
-    lines.append("python3 -m venv .venv && .venv/bin/pip install -e .")
+    started = sessions(found)
+    lines = installed(started[-1][2] if started else "unknown")
     recipe, source = volume_recipe(found), run.config.data.source
     if recipe is not None:
         verb, source = recipe[0], _here(source)
@@ -30,6 +27,12 @@ def commands(found: Evidence) -> list[str]:
     again = ["--data.source", without_secrets(source), "--name", f"{run.config.name}-again"]
     lines.append(f".venv/bin/python -m pipeline train run.yaml {shlex.join(again)}")
     return lines
+
+
+def installed(code: str) -> list[str]:
+    """Return the command lines that install a commit of the code."""
+    checkout = [] if code == "unknown" else [f"git checkout {code.removesuffix('-dirty')}"]
+    return [*checkout, "python3 -m venv .venv && .venv/bin/pip install -e ."]
 
 
 def portable(config: RunConfig) -> str:
@@ -54,8 +57,8 @@ def volume_recipe(found: Evidence) -> tuple[str, str] | None:
 def digests(found: Evidence) -> list[tuple[str, str]]:
     """Return the SHA-256 of the volume, of the split and of the volume's source, as far as they are known."""
     prepared, source = found.run.prepared, attribute(found, "source_sha256")
-    rows = [("volume", prepared.volume_digest), ("split", prepared.split_digest)]
-    return [*rows, ("source", source)] if source else rows
+    rows = [("volume", prepared.volume_digest), ("split", prepared.split_digest), ("source", source)]
+    return [row for row in rows if row[1]]
 
 
 def sessions(found: Evidence) -> list[tuple[str, str, str]]:

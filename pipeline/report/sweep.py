@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a sweep: what was searched, what was found, what was turned away, how to go on."""
+"""The page of a sweep: what is known of it, in words."""
 
 import json
 import shlex
@@ -11,80 +11,63 @@ from pipeline.config import RunConfig
 from pipeline.config_sweep import SEARCHED, Range
 from pipeline.masking import without_secrets
 from pipeline.recipe import load_recipe
-from pipeline.report.content import Rows, machine_in_words, versions
-from pipeline.report.page import data_uri, render, write_page
-from pipeline.report.reproduce import portable
+from pipeline.report.content import Rows, machine_and_versions
+from pipeline.report.page import data_uri, write_page
+from pipeline.report.reproduce import installed, portable
 from pipeline.run import Run
 from pipeline.sweep.record import read_trials, turned_away
 from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, in_words, show
 from pipeline.tracking.journal import read_history
 
-CONTENTS = (
-    ("what", "What was searched"),
-    ("trials", "Trials"),
-    ("pictures", "Pictures"),
-    ("refused", "Turned away and failed"),
-    ("machine", "Machine"),
-    ("again", "Make it again"),
-)
+Table = tuple[list[str], list[tuple[str, ...]]]
+CONTENTS = {
+    "what": "What was searched",
+    "trials": "Trials",
+    "pictures": "Pictures",
+    "refused": "Turned away and failed",
+    "machine": "Machine",
+    "again": "Make it again",
+}
 _PICTURES = {
     "pareto": "Score over the other objectives; filled is what no other trial beats in all of them.",
     "trials": "Score over depth, and the best of each pair of depth and rank.",
     "parallel": "Every trial as a line across what was searched and what came out.",
 }
-_NOT_NOTED = "not noted by a trial yet"
 
 
 def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str, str]:
-    """Write the page of a sweep that has ended, was interrupted, or is at work.
+    """Write the page of a sweep, as far as it has come, into its folder where `out` names no other place.
 
-    Parameters
-    ----------
-    folder
-        Folder of the sweep.
-    out
-        Where to; none means its folder.
-
-    Returns
-    -------
-    tuple of (pathlib.Path, str, str)
-        The page, and URI and id of the sweep's MLflow run.
+    Returns the page, and URI and id of the sweep's MLflow run.
     """
     config = load_recipe(folder / "config.yaml")
     state = json.loads((folder / "sweep.json").read_text())
-    page = write_page(render("sweep.html.j2", describe_sweep(folder, config, state)), out or folder / "report.html")
+    page = write_page("sweep.html.j2", _describe(folder, config, state), out or folder / "report.html")
     return page, str(config.tracking.uri), state["run_id"]
 
 
-def describe_sweep(folder: Path, config: RunConfig, state: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(folder: Path, config: RunConfig, state: Mapping[str, Any]) -> dict[str, Any]:
     """Put all that is known of a sweep into what the template shows; `state` is what it noted when it began."""
     found, refused = read_trials(folder), turned_away(folder)
     rows: list[Row] = found["rows"] if found else []
     failed = [without_secrets(error.strip().splitlines()[-1]) for error in found["failed"]] if found else []
     runs = [Run.open(path.parent) for path in sorted(folder.glob("trial-*/prepared.json"))]
     noted = next((run for run in runs if run.read("machine.json")), None)
-    ended = f"{len(rows)} trials" if found else f"not ended (still at work, or stopped); {len(runs)} trials begun"
-    warnings = [] if found else ["This sweep has not come to its end: what is here is what there is so far."]
     heads, cells = _table(rows, config) if rows else _unfinished(runs)
     return {
         "name": folder.name,
-        "state": ended,
-        "warnings": warnings,
+        "state": f"{len(rows)} trials" if found else f"not ended (still at work, or stopped); {len(runs)} trials begun",
+        "warnings": [] if found else ["This sweep has not come to its end: what is here is what there is so far."],
         "contents": CONTENTS,
         "tiles": _tiles(rows, failed, len(refused)),
         "what": _what(config, state["memory"]),
         "heads": heads,
         "cells": cells,
-        "pictures": {
-            name: data_uri(folder / "pictures" / f"{name}.png")
-            for name in _PICTURES
-            if (folder / "pictures" / f"{name}.png").is_file()
-        },
+        "pictures": {path.stem: data_uri(path) for path in (folder / "pictures").glob("*.png")},
         "captions": _PICTURES,
         "refused": [(in_words(row["choice"]), without_secrets(row["reason"])) for row in refused],
         "failed": failed,
-        "machine": machine_in_words(noted) if noted else [("machine", _NOT_NOTED)],
-        "versions": versions(noted) if noted else [],
+        **machine_and_versions(noted),
         "settings": portable(config),
         "best": in_words(rows[0]["choice"]) if rows else None,
         "commands": _commands(config, state.get("code", "unknown"), finished=bool(found)),
@@ -123,42 +106,34 @@ def _what(config: RunConfig, memory: int | None) -> Rows:
     return rows if memory is None else [*rows, ("memory of a worker", show_bytes(memory))]
 
 
-def _table(rows: Sequence[Row], config: RunConfig) -> tuple[list[str], list[list[str]]]:
+def _table(rows: Sequence[Row], config: RunConfig) -> Table:
     searched = [name for name in SEARCHED if name in rows[0]["choice"]]
-    several = len(config.sweep.objectives) > 1
-    heads = ["trial", *(TITLES.get(name, name) for name in (*searched, *DIRECTIONS)), "steps"]
-    cells = [
-        [
-            row["trial"],
-            *(show(name, row["choice"][name]) for name in searched),
-            *(show(name, row[name]) for name in DIRECTIONS),
-            f"{row['step']}{' (stopped)' * row['stopped']}",
-            *(["yes" * row["front"]] if several else []),
-        ]
-        for row in rows
-    ]
-    return [*heads, *(["Pareto front"] if several else [])], cells
+    columns = {"trial": [row["trial"] for row in rows]}
+    columns |= {TITLES.get(name, name): [show(name, row["choice"][name]) for row in rows] for name in searched}
+    columns |= {TITLES.get(name, name): [show(name, row[name]) for row in rows] for name in DIRECTIONS}
+    columns["steps"] = [f"{row['step']}{' (stopped)' * row['stopped']}" for row in rows]
+    if len(config.sweep.objectives) > 1:
+        columns["Pareto front"] = ["yes" * row["front"] for row in rows]
+    return list(columns), list(zip(*columns.values(), strict=True))
 
 
-def _unfinished(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    cells = []
+def _unfinished(runs: Sequence[Run]) -> Table:
+    cells: list[tuple[str, ...]] = []
     for run in runs:
         history = read_history(run)
         scored = [row["validation/miou"] for row in history if "validation/miou" in row]
         score = show("score", max(scored)) if scored else "-"
-        cells.append([run.config.name, run.config.network.layers, str(len(history)), score])
+        cells.append((run.config.name, run.config.network.layers, str(len(history)), score))
     return ["trial", "layers", "steps so far", f"best {TITLES['score']}"], cells
 
 
 def _commands(config: RunConfig, code: str, *, finished: bool) -> list[str]:
-    start = [] if code == "unknown" else [f"git checkout {code.removesuffix('-dirty')}"]
     tune = ".venv/bin/python -m pipeline tune sweep.yaml"
     why = "retrain, test and register the best" if finished else "go on with this one"
     more = ["--resume", *(["--finish"] if finished else []), "--runs", config.runs]
     more += ["--cluster.address", config.cluster.address] if config.cluster.address != "local" else []
     return [
-        *start,
-        "python3 -m venv .venv && .venv/bin/pip install -e .",
+        *installed(code),
         f"{tune} --name {shlex.quote(f'{config.name}-again')}",
         f"{tune} {shlex.join(more)}    # {why}",
     ]

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from datasets.errors import InputError
 from pipeline.config import RegisterConfig, RunConfig
-from pipeline.pictures.curves import draw_trials
-from pipeline.pictures.sweep import draw_parallel, draw_pareto
+from pipeline.pictures.sweep import draw_parallel, draw_pareto, draw_trials
 from pipeline.registry.register import register
 from pipeline.report.sweep import write_sweep_report
 from pipeline.run import OUTBOX

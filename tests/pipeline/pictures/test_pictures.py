@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from pipeline.pictures.curves import draw_confusion, draw_curves, draw_trials
+from pipeline.pictures.curves import draw_confusion, draw_curves
 from pipeline.pictures.maps import OVERLAY, draw_prediction, draw_split, draw_volume
 from pipeline.pictures.sections import backdrop, sections
 from pipeline.pictures.style import (
@@ -23,6 +23,7 @@ from pipeline.pictures.style import (
     Axis,
     class_colours,
 )
+from pipeline.pictures.sweep import draw_trials
 
 pytestmark = pytest.mark.filterwarnings("error")
 MAP = [Axis("y", 8, 100.0, -10.0, "m"), Axis("x", 12, 0.0, 10.0, "m")]
