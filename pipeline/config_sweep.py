@@ -5,7 +5,7 @@ from typing import Literal
 
 from models.config import Coarsening
 
-Objective = Literal["score", "parameters", "memory", "time"]
+Objective = Literal["score", "parameters", "memory", "peak", "time"]
 LAYOUT = ("depth", "levels", "rank")
 """Parts of the search space that make an hourglass together."""
 SEARCHED = (*LAYOUT, "coarsening", "step", "rate", "batch")
@@ -46,7 +46,8 @@ class SweepConfig:
         Views (or blocks) a step.
     objectives
         What is searched for: ``score`` (mean IoU on the validation part, never the test part), and beside it fewer
-        ``parameters``, less ``memory`` (the planned peak of a worker), less ``time`` (median seconds of a step).
+        ``parameters``, less ``memory`` (the planned peak of a worker), a lower ``peak`` (the measured one), less
+        ``time`` (median seconds of a step).
     trials
         Configurations that are trained, beside those that are turned away.
     concurrent

@@ -15,11 +15,17 @@ from pipeline.config_sweep import SEARCHED
 from pipeline.pictures.style import CLASS_COLOURS, picture
 from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, show
 
-_LOGARITHMIC = ("step", "rate", "parameters", "memory", "time")  # all others but the score are placed evenly
+_LOGARITHMIC = ("step", "rate", "parameters", "memory", "peak", "time")  # all others but the score are placed evenly
+_COSTS = {
+    "memory": "planned memory of a worker (MB)",
+    "peak": "measured peak of a worker (MB)",
+    "time": "seconds a step",
+}
 
 
 def _title(name: str) -> str:
-    return TITLES.get(name, name).replace("validation ", "validation\n").replace("planned ", "planned\n")
+    title = TITLES.get(name, name)
+    return title.replace(" ", "\n", 1) if title.startswith(("validation", "planned", "measured")) else title
 
 
 class Scale:
@@ -103,7 +109,7 @@ def draw_pareto(rows: Sequence[Row], objectives: Sequence[str], path: str | Path
     with picture(path, 3.0) as figure:
         for ax, cost in zip(np.atleast_1d(figure.subplots(1, len(costs), sharey=True)), costs, strict=True):
             _draw_front(ax, rows, cost)
-            ax.set_xlabel({"memory": "planned memory of a worker (MB)", "time": "seconds a step"}.get(cost, cost))
+            ax.set_xlabel(_COSTS.get(cost, cost))
         first = figure.axes[0]
         first.set_ylabel("validation mIoU")
         handles, labels = first.get_legend_handles_labels()
@@ -111,7 +117,7 @@ def draw_pareto(rows: Sequence[Row], objectives: Sequence[str], path: str | Path
 
 
 def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
-    unit = 1e6 if cost == "memory" else 1
+    unit = 1e6 if cost in ("memory", "peak") else 1
     front = sorted((row for row in rows if row["front"]), key=lambda row: row[cost])
     rest = [row for row in rows if not row["front"]]
     for group, face, edge, label in (

@@ -21,7 +21,7 @@ from pipeline.refusal import refusal
 from pipeline.run import Run
 from pipeline.sweep.space import Choice, Cost, trial_config, trial_cost
 from pipeline.tracking.gauges import Gauges
-from pipeline.tracking.journal import Journal, read_history
+from pipeline.tracking.journal import Journal, measured_peak, read_history
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.checkpoint import Meta, Snapshot, latest_checkpoint, read_meta, whole_checkpoints
 from pipeline.training.context import Context
@@ -56,6 +56,7 @@ class _Gauge:
             "step": step,
             "time": median(row["seconds"] for row in read_history(self.run)),
             **asdict(self.cost),
+            "peak": measured_peak(self.run),
             "run_id": self.run_id,
         }
 

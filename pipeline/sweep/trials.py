@@ -7,8 +7,9 @@ from pipeline.amount import show_bytes
 from pipeline.config_sweep import SEARCHED
 
 Row = dict[str, Any]
-DIRECTIONS = {"score": "max", "parameters": "min", "memory": "min", "time": "min"}
+DIRECTIONS = {"score": "max", "parameters": "min", "memory": "min", "peak": "min", "time": "min"}
 """Whether more or less of an objective is better."""
+_COSTS = [name for name in DIRECTIONS if name != "score"]
 
 
 def pareto_front(rows: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[bool]:
@@ -39,7 +40,7 @@ def show(name: str, value: Any) -> str:
     """Write one value of a trial for a table or a picture."""
     if name == "parameters":
         return f"{value:,}"
-    if name == "memory":
+    if name in ("memory", "peak"):
         return show_bytes(value)
     if name == "score":
         return f"{value:.3f}"
@@ -51,6 +52,7 @@ def show(name: str, value: Any) -> str:
 TITLES = {
     "score": "validation mIoU",
     "memory": "planned memory",
+    "peak": "measured peak",
     "time": "s a step",
     "step": "step h",
     "rate": "learning rate",
@@ -65,12 +67,12 @@ def in_words(choice: Mapping[str, Any]) -> str:
 def trials_table(rows: Sequence[Row], objectives: Sequence[str]) -> str:
     """Lay out ranked trials as Markdown; those on the Pareto front of several objectives are marked."""
     searched = [name for name in SEARCHED if name in rows[0]["choice"]]
-    heads = [*(TITLES.get(name, name) for name in searched), "parameters", TITLES["memory"], TITLES["time"]]
+    heads = [TITLES.get(name, name) for name in (*searched, *_COSTS)]
     heads += ["steps", TITLES["score"]] + (["Pareto front"] if len(objectives) > 1 else []) + ["trial"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
         cells = [show(name, row["choice"][name]) for name in searched]
-        cells += [show(name, row[name]) for name in ("parameters", "memory", "time")]
+        cells += [show(name, row[name]) for name in _COSTS]
         cells += [f"{row['step']}{' (stopped)' if row['stopped'] else ''}", show("score", row["score"])]
         cells += (["yes" if row["front"] else ""] if len(objectives) > 1 else []) + [row["trial"]]
         lines.append("| " + " | ".join(cells) + " |")

@@ -26,6 +26,13 @@ def read_history(run: Run) -> list[dict[str, float]]:
     return [rows[step] for step in sorted(rows)]
 
 
+def measured_peak(run: Run) -> int:
+    """Return the bytes that rank 0 took to train: the allocator's peak on CUDA, else what its process grew by."""
+    peak = max(row["peak_memory_mib"] for row in read_history(run)) * 2**20
+    held = None if run.config.cluster.gpu else run.read("machine.json")["resident"]
+    return round(peak - (held or 0))
+
+
 class Journal:
     """A listener that writes to the folder of a run and to MLflow."""
 

@@ -38,7 +38,7 @@ def sweep(recipe: Callable[..., RunConfig]) -> Path:
 def ended_sweep(sweep: Path) -> Path:
     """The sweep at its end: one trial was stopped, one failed."""
     best = {"choice": {"depth": 5, "rank": 2, "levels": 1, "rate": 0.004}, "trial": "trial-one", "run_id": "0"}
-    best |= {"score": 0.75, "parameters": 1234, "memory": 1_500_000, "time": 0.25, "step": 8}
+    best |= {"score": 0.75, "parameters": 1234, "memory": 1_500_000, "peak": 9_000_000, "time": 0.25, "step": 8}
     write_trials(sweep, [best | {"front": True, "stopped": True}], ["Traceback\n  at <here>\nValueError: it <broke>\n"])
     (sweep / "pictures").mkdir()
     draw_trials([{"depth": 5, "rank": 2, "score": 0.75, "steps": 8}], sweep / "pictures" / "trials.png")

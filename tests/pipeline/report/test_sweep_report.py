@@ -39,7 +39,8 @@ def test_a_sweep_that_ended_shows_trials_pictures_and_failures(
     ended_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = page_of(ended_sweep, capsys)
-    cells = "<td>5</td><td>1</td><td>2</td><td>0.004</td><td>0.750</td><td>1,234</td><td>1.5 MB</td><td>0.25</td>"
+    cells = "<td>5</td><td>1</td><td>2</td><td>0.004</td><td>0.750</td><td>1,234</td><td>1.5 MB</td>"
+    cells += "<td>9 MB</td><td>0.25</td>"
     for words in (
         f"trial-one</th>{cells}<td>8 (stopped)</td><td>yes</td>",
         "A trial failed: ValueError: it &lt;broke&gt;",

@@ -45,7 +45,10 @@ def on_cluster(config: RunConfig, **cluster: Any) -> RunConfig:
         ({"trials": 0}, "sweep.trials is 0; it must be 1 or more"),
         ({"reduction": 1}, "sweep.reduction is 1; ASHA keeps one of 2 or more"),
         ({"concurrent": -1}, "sweep.concurrent is -1; it must be 1 or more, or 0 for as many as fit"),
-        ({"objectives": ["time"]}, "sweep.objectives is ['time']; name score, and beside it any of parameters, memory"),
+        (
+            {"objectives": ["time"]},
+            "sweep.objectives is ['time']; name score, and beside it any of parameters, memory",
+        ),
         ({"objectives": ["score", "score"]}, "sweep.objectives is ['score', 'score']; name score, and beside it"),
         (
             {"rank": []},

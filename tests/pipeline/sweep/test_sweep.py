@@ -20,7 +20,7 @@ from models.config import hourglass
 from pipeline.config_sweep import Range
 from pipeline.run import Run
 from pipeline.sweep.record import turned_away
-from pipeline.tracking.journal import read_history
+from pipeline.tracking.journal import measured_peak, read_history
 from pipeline.training.train import train
 from tests.pipeline.processes import largest_difference, weights_of, workers_now
 from tests.pipeline.sweep.sweeps import Make, lines_of, mlflow_runs, searching
@@ -126,7 +126,7 @@ def test_every_part_of_the_space_is_trained_as_it_was_chosen(recipe: Make, two_c
 
     space: dict[str, Any] = {"depth": [5, 6], "levels": [1, 2], "rank": [2, 4], "coarsening": ["haar", "learned"]}
     space |= {"step": Range(0.1, 0.4), "rate": Range(1e-3, 1e-1), "batch": [1, 3]}
-    everything = ["score", "parameters", "memory", "time"]
+    everything = ["score", "parameters", "memory", "peak", "time"]
     config = recipe("wide", steps=4, validate_every=2, seed=2)  # of this seed, four draws vary every part
     config = searching(config, **space, objectives=everything, trials=4)
     rows = tune(config)
@@ -144,6 +144,7 @@ def test_every_part_of_the_space_is_trained_as_it_was_chosen(recipe: Make, two_c
             weight.numel() for name, weight in weights.items() if name not in ("mean", "deviation")
         )
         assert row["memory"] > 0
+        assert row["peak"] == measured_peak(run) > 0
         assert row["time"] > 0
         assert [line["step"] for line in read_history(run)] == [1, 2, 3, 4]
     pictures = Path(config.runs) / "wide-sweep" / "pictures"

@@ -22,7 +22,7 @@ from pipeline.sweep.trials import in_words, pareto_front, rank_trials, trials_ta
 from pipeline.tracking.tracker import create_run
 from pipeline.training.checkpoint import Meta, folder_name
 
-ALL = ["score", "parameters", "memory", "time"]
+ALL = ["score", "parameters", "memory", "peak", "time"]
 
 
 def row(score: float, parameters: int, step: int = 20, **choice: Any) -> dict[str, Any]:
@@ -32,6 +32,7 @@ def row(score: float, parameters: int, step: int = 20, **choice: Any) -> dict[st
         "score": score,
         "parameters": parameters,
         "memory": 1000 * parameters,
+        "peak": 2000 * parameters,
         "time": 0.25,
         "step": step,
         "run_id": "0",
@@ -63,11 +64,11 @@ def test_trials_are_ranked_and_laid_out() -> None:
     assert [one["front"] for one in ranked] == [True, False, True]
     lines = trials_table(ranked, ["score", "parameters"]).splitlines()
     assert lines[0] == (
-        "| depth | levels | rank | parameters | planned memory | s a step | steps | validation mIoU | Pareto front "
-        "| trial |"
+        "| depth | levels | rank | parameters | planned memory | measured peak | s a step | steps | validation mIoU "
+        "| Pareto front | trial |"
     )
-    assert lines[2] == "| 5 | 1 | 2 | 20 | 0.02 MB | 0.25 | 8 (stopped) | 0.700 | yes | trial-0.7 |"
-    assert lines[3] == "| 15 | 1 | 2 | 3,000 | 3 MB | 0.25 | 20 | 0.700 |  | trial-0.7 |"
+    assert lines[2] == "| 5 | 1 | 2 | 20 | 0.02 MB | 0.04 MB | 0.25 | 8 (stopped) | 0.700 | yes | trial-0.7 |"
+    assert lines[3] == "| 15 | 1 | 2 | 3,000 | 3 MB | 6 MB | 0.25 | 20 | 0.700 |  | trial-0.7 |"
     assert "Pareto" not in trials_table(ranked, ["score"])
     assert (
         in_words({"rate": 0.00312, "depth": 5, "coarsening": "haar"})
