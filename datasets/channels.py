@@ -1,7 +1,7 @@
 """Several sources of one area become the channels of one volume, on the cells of the first."""
 
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -10,12 +10,11 @@ import numpy as np
 import xarray as xr
 
 from datasets.config import ConvertConfig
-from datasets.config_convert import MoreSource
 from datasets.coordinates import LOCAL
 from datasets.errors import InputError
 from datasets.gridding import Cells
 from datasets.layout import pieces, plan_chunks
-from datasets.map_grid import MapGrid, crs_name, parse_crs
+from datasets.map_grid import MapGrid, crs_name, extent, parse_crs
 from datasets.readers import lines
 from datasets.readers.resample import Raster, describe_cells, onto_grid, overlap
 from datasets.sources import READERS, source_kind
@@ -52,9 +51,9 @@ class _Layer:
 def read_channels(config: ConvertConfig) -> xr.Dataset:
     """Read `config.source` and all of `config.more_sources` as one (band, y, x), lazily.
 
-    A source on the cells of the first is taken as it is, turned where its rows or columns run the other way. On other
-    cells or in another coordinate system it is resampled as `config.resample` says, and refused without. Flight lines
-    and stations are gridded onto the cells. Each band has a mask of its own.
+    A source on the cells of the first is taken as it is, but for the direction of rows and columns; any other is
+    resampled as `config.resample` says, and refused without. Flight lines and stations are gridded onto the cells. Each
+    band has a mask of its own.
 
     Returns
     -------
@@ -105,12 +104,11 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
     return ds.assign_coords(band=band).assign_attrs(files=files, **said)
 
 
-def _other(other: MoreSource, first: _Layer, config: ConvertConfig) -> _Layer:
+def _other(other: ConvertConfig, first: _Layer, config: ConvertConfig) -> _Layer:
     """Open one of `more_sources`; tables are gridded onto the cells of the first source at once."""
     nodata = config.nodata if other.nodata is None else other.nodata
     # A reader that must know the coordinate system need not: it is asked for here, in words that fit.
-    settings = ConvertConfig(**{**asdict(other), "nodata": nodata, "crs": other.crs or LOCAL})
-    return _open(settings, first, other.crs)
+    return _open(replace(other, nodata=nodata, crs=other.crs or LOCAL), first, other.crs)
 
 
 def _open(settings: ConvertConfig, first: _Layer | None, crs: str) -> _Layer:
@@ -147,7 +145,6 @@ def _open(settings: ConvertConfig, first: _Layer | None, crs: str) -> _Layer:
 
 
 def _lines_onto(settings: ConvertConfig, first: _Layer, crs: str) -> xr.Dataset:
-    """Grid flight lines or stations onto the cells of the first source."""
     if not crs or (crs == LOCAL) != (first.grid.crs is None):
         raise _unlike(Path(settings.source), crs, first)
     ds = first.ds
@@ -202,8 +199,8 @@ def _differs(layer: _Layer, first: _Layer, resample: str) -> bool:
     moved, bounds, shared = overlap(grid, like)
     if not shared:
         raise InputError(
-            f"{layer.path} covers {_box(moved)} in the coordinate system of {first.path}, which covers {_box(bounds)}: "
-            "they do not overlap; check their CRS"
+            f"{layer.path} covers {extent(moved[::2], moved[1::2])} in the coordinate system of {first.path}, which "
+            f"covers {extent(bounds[::2], bounds[1::2])}: they do not overlap; check their CRS"
         )
     return True
 
@@ -243,8 +240,3 @@ def _known(variable: xr.Variable, missing: list[float]) -> xr.Variable:
 def _cells(grid: MapGrid) -> str:
     x, y = grid.origin
     return f"of cells of {describe_cells(grid)} with the first at x {x:.10g}, y {y:.10g}"
-
-
-def _box(bounds: tuple[float, ...]) -> str:
-    west, south, east, north = bounds
-    return f"x {west:g} to {east:g}, y {south:g} to {north:g}"

@@ -1,7 +1,7 @@
 """Configuration of a conversion. Imports nothing heavy."""
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,66 +11,10 @@ Format = Literal[
     "auto", "matlab", "numpy", "segy", "geotiff", "tensorly", "envi", "geosoft", "surfer", "netcdf", "lines"
 ]
 Gridding = Literal["nearest", "linear", "cubic"]
-
-
-@dataclass
-class MoreSource:
-    """A further source, whose bands become channels beside those of the first.
-
-    Attributes
-    ----------
-    source
-        GeoTIFF, Geosoft or Surfer grid, netCDF, ENVI, or flight lines or stations, which are gridded onto the cells of
-        the first source.
-    crs
-        Coordinate system of its positions, where the file does not say it, as Geosoft's, Surfer's and tables do not;
-        ``local`` where the first source's is.
-    format, key, dims, columns, xy_columns, table_columns, gridding, blank_distance
-        As those of the conversion.
-    nodata
-        The same. Default: that of the conversion.
-    """
-
-    source: str = ""
-    crs: str = ""
-    format: Format = "auto"
-    key: str = ""
-    dims: list[str] = field(default_factory=list)
-    nodata: float | None = None
-    columns: list[str] = field(default_factory=list)
-    xy_columns: list[str] = field(default_factory=list)
-    table_columns: list[str] = field(default_factory=list)
-    gridding: Gridding = "linear"
-    blank_distance: float | None = None
-
-    @classmethod
-    def of(cls, given: Any) -> "MoreSource":
-        """Take an entry of `more_sources`, a file or a mapping of the settings above; refuse any other."""
-        if isinstance(given, str):
-            return cls(given)
-        known = [setting.name for setting in fields(cls)]
-        if not isinstance(given, dict) or not set(given) <= set(known):
-            raise InputError(f"more_sources holds {given!r}; an entry is a file, or a mapping of the settings {known}")
-        if not given.get("source"):
-            raise InputError(f"more_sources holds {given!r}, which names no source; write {{source: FILE, ...}}")
-        for name, value in given.items():
-            wanted = _expected(name, value)
-            if wanted:
-                raise InputError(f"more_sources has {name} = {value!r} for {given['source']}; it must be {wanted}")
-        return cls(**given)
-
-
-def _expected(name: str, value: object) -> str:
-    """Say what a setting of a further source must be, where it is not."""
-    choices = {"format": get_args(Format), "gridding": get_args(Gridding)}.get(name)
-    if choices:
-        return "" if value in choices else f"one of {', '.join(choices)}"
-    default = getattr(MoreSource, name, [])
-    if default is None:
-        return "" if value is None or (isinstance(value, int | float) and value is not True) else "a number"
-    if isinstance(default, str):
-        return "" if isinstance(value, str) else "text"
-    return "" if isinstance(value, list) and all(isinstance(item, str) for item in value) else "a list such as [mag]"
+_OF_FURTHER = [
+    "source", "crs", "format", "key", "dims", "nodata", "columns", "xy_columns", "table_columns", "gridding",
+    "blank_distance",
+]  # fmt: skip
 
 
 @dataclass
@@ -82,12 +26,15 @@ class ConvertConfig:
     source
         File to convert, or ``tensorly:indian_pines`` (an AVIRIS scene that TensorLy ships).
     more_sources
-        Further grids of the area, whose bands follow those of `source` as channels: files, or settings of one
-        (`MoreSource`) such as ``{source: tmi.grd, crs: EPSG:28354}``.
+        Further sources of the area, whose bands follow those of `source` as channels: files, or settings of one such as
+        ``{source: tmi.grd, crs: EPSG:28354}``. GeoTIFF, Geosoft or Surfer grids, netCDF, ENVI, or flight lines or
+        stations, which are gridded onto the cells of the first source. Of the settings below, each has its own `crs`,
+        `format`, `key`, `dims`, `columns`, `xy_columns`, `table_columns`, `gridding`, `blank_distance` and `nodata`
+        (default: that of the conversion). `crs` is needed where the file does not say it, as Geosoft's, Surfer's and
+        tables do not; ``local`` where the first source's is.
     resample
-        How `more_sources` on other cells or in another coordinate system are brought to those of `source`, as the
-        volume's attributes say: ``nearest``, ``bilinear`` (of the nearest four) or ``average``, for finer grids. Empty
-        refuses them.
+        How `more_sources` on other cells or in another coordinate system are brought to those of `source`: ``nearest``,
+        ``bilinear`` (of the nearest four) or ``average``, for finer grids. Empty refuses them.
     out
         Zarr store to write, as ``surveys/NAME.zarr`` or ``s3://bucket/NAME.zarr``.
     format
@@ -108,11 +55,11 @@ class ConvertConfig:
     labels_key
         Their name in a .mat, .npz or netCDF file; attribute or column with the class of polygons and wells.
     horizons
-        Files of picked surfaces, by rising vertical coordinate: tables with that and x and y or the two map dimensions,
-        or .npy grids. Class 0 lies before the first, 1 after it, and so on; name them in `class_names`. Cells without
-        picks on both sides are unlabelled.
+        Files of picked surfaces, by rising vertical coordinate: tables with that and x and y or the map's dimensions,
+        or .npy grids. Class 0 lies before the first, 1 after it, and so on. Cells without picks on both sides are
+        unlabelled.
     label_columns
-        Columns of horizons and wells, where the file does not name them or otherwise.
+        Columns of horizons and wells, where the file does not name them rightly.
     label_radius
         How far around a well its class holds, in map units; the nearest well wins, of equals the first in the file.
     label_touched
@@ -124,8 +71,7 @@ class ConvertConfig:
     label_dims
         As `dims`, for the labels; needed where they have fewer dimensions than the data.
     labels_dominant
-        For labels that are shares, class first: a cell has the class of its largest share, from 0, if that is at least
-        this much.
+        For labels that are shares, class first: a cell's class (from 0) is that of its largest share, if at least this.
     class_names
         Value of the labels -> name of the class. Any other value is unlabelled.
     valid
@@ -137,8 +83,7 @@ class ConvertConfig:
     nodata
         Value that marks no data, besides NaN and what the format itself says.
     constant_pieces
-        Dimensions of pieces that are no data where they hold one value: ``[inline, crossline]`` for missing time slices
-        of a cube.
+        Dimensions of pieces that are no data where they hold one value: ``[inline, crossline]`` for missing slices.
     coordinates
         Dimension -> its coordinates: a list of values, ``"start:step"``, a .json or .npy file, or a key of the source.
         Text becomes dates where it can, else names.
@@ -187,8 +132,7 @@ class ConvertConfig:
     chunks
         Dimension -> edge of a stored chunk, in cells. Default: chunks of 1 to 2 MiB, or fitted to `block`.
     block
-        Dimension -> edge of the blocks that training will read, in cells; others are read whole. Chunks divide a block,
-        and shards are whole blocks.
+        Dimension -> edge of the blocks that training will read, in cells; others are read whole.
     overviews
         Whether a volume of more than 64 MiB gets coarser copies, for viewing.
     overwrite
@@ -249,7 +193,7 @@ class ConvertConfig:
 
     def __post_init__(self) -> None:
         for given in self.more_sources:
-            MoreSource.of(given)
+            _further(given)
         if len(set(self.dims)) != len(self.dims):
             raise InputError(f"dims is {self.dims}; every dimension needs a name of its own")
         if len(self.class_names) > 255:
@@ -259,12 +203,42 @@ class ConvertConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; every edge must be 1 cell or more")
 
     @property
-    def others(self) -> list[MoreSource]:
+    def others(self) -> list["ConvertConfig"]:
         """`more_sources` with all of their settings."""
-        return [MoreSource.of(given) for given in self.more_sources]
+        return [_further(given) for given in self.more_sources]
 
 
-def changed(config: ConvertConfig | MoreSource, without: Collection[str] = ()) -> dict[str, Any]:
+def _further(given: Any) -> ConvertConfig:
+    """Take an entry of `more_sources`, a file or a mapping of settings; refuse any other."""
+    if isinstance(given, str):
+        return ConvertConfig(given)
+    if not isinstance(given, dict) or not set(given) <= set(_OF_FURTHER):
+        raise InputError(
+            f"more_sources holds {given!r}; an entry is a file, or a mapping of the settings {_OF_FURTHER}"
+        )
+    if not given.get("source"):
+        raise InputError(f"more_sources holds {given!r}, which names no source; write {{source: FILE, ...}}")
+    for name, value in given.items():
+        wanted = _expected(name, value)
+        if wanted:
+            raise InputError(f"more_sources has {name} = {value!r} for {given['source']}; it must be {wanted}")
+    return ConvertConfig(**given)
+
+
+def _expected(name: str, value: object) -> str:
+    """Say what a setting of a further source must be, where it is not."""
+    choices = {"format": get_args(Format), "gridding": get_args(Gridding)}.get(name)
+    if choices:
+        return "" if value in choices else f"one of {', '.join(choices)}"
+    default = getattr(ConvertConfig, name, [])
+    if default is None:
+        return "" if value is None or (isinstance(value, int | float) and value is not True) else "a number"
+    if isinstance(default, str):
+        return "" if isinstance(value, str) else "text"
+    return "" if isinstance(value, list) and all(isinstance(item, str) for item in value) else "a list such as [mag]"
+
+
+def changed(config: ConvertConfig, without: Collection[str] = ()) -> dict[str, Any]:
     """Take the settings that are not at their defaults, without some."""
     plain = asdict(type(config)())
     return {name: value for name, value in asdict(config).items() if name not in without and value != plain[name]}

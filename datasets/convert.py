@@ -5,11 +5,10 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import xarray as xr
-
 from datasets.channels import read_channels
 from datasets.config_convert import ConvertConfig, changed
 from datasets.coordinates import add_coordinates
+from datasets.dims import refuse_unknown
 from datasets.errors import InputError
 from datasets.label_sources.place import place_labels
 from datasets.masking import add_mask
@@ -65,7 +64,8 @@ def convert(config: ConvertConfig) -> str | Path:
         if sorted(config.transpose) != sorted(map(str, ds["data"].dims)):
             raise InputError(f"transpose is {config.transpose}; name all of the dimensions {list(ds['data'].dims)}")
         ds = ds.transpose(*config.transpose, missing_dims="ignore")
-    _check_layout(ds, config)
+    for setting in ("chunks", "block"):
+        refuse_unknown(setting, getattr(config, setting), ds["data"].dims, "; correct it")
     # The mask of channels from several sources says already where the value for no data is in each.
     masked = add_mask(ds, replace(config, nodata=None) if config.more_sources else config, kind)
     ds = place_labels(masked, config)
@@ -91,16 +91,6 @@ def convert(config: ConvertConfig) -> str | Path:
         overviews=config.overviews,
         no_data=f"{config.source} holds no data: every cell is NaN or masked; check nodata, valid and the source",
     )
-
-
-def _check_layout(ds: xr.Dataset, config: ConvertConfig) -> None:
-    """Refuse edges of chunks or blocks along dimensions that the data lack."""
-    for setting in ("chunks", "block"):
-        unknown = [dim for dim in getattr(config, setting) if dim not in ds["data"].dims]
-        if unknown:
-            raise InputError(
-                f"{setting} names {unknown}, but the data have the dimensions {list(ds['data'].dims)}; correct it"
-            )
 
 
 def _identity(config: ConvertConfig) -> dict[str, object]:

@@ -10,7 +10,7 @@ import rioxarray  # noqa: F401  registers the .rio accessor
 import xarray as xr
 
 from datasets.config import ConvertConfig
-from datasets.errors import InputError
+from datasets.errors import InputError, existing
 from datasets.map_grid import parse_crs
 
 LOCAL = "local"  # in the place of a coordinate system: that nobody knows it
@@ -23,7 +23,7 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
     Parameters
     ----------
     ds, config
-        Dataset with named dimensions, and its conversion.
+        The data, and their conversion.
     load
         From a key of the source to its array.
 
@@ -43,7 +43,7 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
         ds = ds.assign_coords({dim: coordinate_variable(dim, values)})
     crs = config.crs
     if config.extent:
-        ds, own = _add_extent(ds, Path(config.extent))
+        ds, own = _add_extent(ds, existing(config.extent, "extent"))
         crs = crs or own
     crs = crs or ds.attrs.pop("crs", "")
     if crs and crs != LOCAL:
@@ -65,9 +65,7 @@ def _values(dim: str, given: Sequence[Any] | str, size: int, load: Callable[[str
     if not isinstance(given, str):
         return np.asarray(given)
     if given.endswith((".json", ".npy")):
-        path = Path(given)
-        if not path.is_file():
-            raise InputError(f"no file at {path}; check coordinates.{dim}")
+        path = existing(given, f"coordinates.{dim}")
         try:
             return np.load(path) if path.suffix == ".npy" else np.asarray(json.loads(path.read_text()))
         except ValueError as error:
@@ -98,8 +96,6 @@ def coordinate_variable(dim: str, values: np.ndarray) -> xr.Variable:
 
 def _add_extent(ds: xr.Dataset, path: Path) -> tuple[xr.Dataset, str]:
     """Place the cells' centres within the bounds of a GeoJSON geometry."""
-    if not path.is_file():
-        raise InputError(f"no file at {path}; check extent")
     if not {"x", "y"} <= set(ds.dims):
         raise InputError(f"extent needs the dimensions x and y, but the data have {list(ds['data'].dims)}; rename dims")
     try:

@@ -1,8 +1,10 @@
 """What the names of dimensions mean: which span the map, and which list measurements of the same place."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
+
+from datasets.errors import InputError
 
 NOT_HORIZONTAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})
 _SEISMIC = frozenset({"inline", "crossline"})
@@ -23,3 +25,10 @@ def entry_dims(sizes: Mapping[Any, int]) -> list[str]:
 def map_dims(sizes: Mapping[Any, int]) -> list[str]:
     """Dimensions that span the map."""
     return [str(dim) for dim in sizes if dim not in NOT_HORIZONTAL]
+
+
+def refuse_unknown(option: str, named: Iterable[str], dims: Sequence[Hashable], way_out: str = "") -> None:
+    """Raise `InputError` where a setting names dimensions that the data lack."""
+    unknown = [dim for dim in named if dim not in dims]
+    if unknown:
+        raise InputError(f"{option} names {unknown}, but the data have the dimensions {list(dims)}{way_out}")

@@ -1,4 +1,6 @@
-"""The exceptions that are no defects of ours: input that cannot be used, and work of which some parts failed."""
+"""The exceptions that are no defects of ours, and the check for the commonest."""
+
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -13,3 +15,10 @@ class UnfinishedError(RuntimeError):
 
     The command line prints it and exits with code 1.
     """
+
+
+def existing(path: str | Path, option: str) -> Path:
+    """Refuse a file that is not there, as the setting `option` names it."""
+    if not Path(path).is_file():
+        raise InputError(f"no file at {path}; check {option}")
+    return Path(path)

@@ -1,7 +1,7 @@
 """A layered earth with folds, normal faults and a salt diapir: impedance and rock type as functions of position.
 
-Every function takes coordinates in metres along the three axes and depends on nothing else, so the earth can be looked
-at block by block. The layers are drawn once as a column along stratigraphic depth u; at (x, y, z) the rock is that of
+All functions take coordinates in metres along the three axes and depend on nothing else, so the earth can be made block
+by block. The layers are drawn once as a column along stratigraphic depth u; at (x, y, z) the rock is that of
 
     u(x, y, z) = z + folds - fault throws + uplift beside the salt,
 
@@ -147,7 +147,7 @@ class Earth:
         edges = np.append(z - step / 2, z[-1] + step / 2)
         salt = self.salt_depth(x, y, edges)
         u = self.stratigraphic_depth(x, y, edges, salt)
-        layered = self.column.mean_log_impedance(u)
+        layered = self.column.mean(self.column.integral, u)
         middle = (u[..., 1:] + u[..., :-1]) / 2
         inside = (salt[..., 1:] + salt[..., :-1]) / 2
         wavelength = self.config.wavelength
@@ -155,7 +155,7 @@ class Earth:
         chaos = _CHAOS_DEVIATION * self._noise(_CHAOS, (x, y, z), lengths)
         flow = self._debris_share(x, y, middle)
         if flow.any():
-            layered += flow * (self.column.mean_trend(u) + chaos - layered)
+            layered += flow * (self.column.mean(self.column.trend, u) + chaos - layered)
         steep = np.sqrt(1 - np.clip(np.diff(salt, axis=2) / step, -1, 1) ** 2)
         share = np.clip(0.5 + inside / (step + steep * (max(self.config.spacing) - step)), 0, 1)
         return layered + share * (_SALT_LOG_IMPEDANCE + chaos - layered)
@@ -170,7 +170,7 @@ class Earth:
         return np.minimum(varied, 2.5) * (1 - 0.6 * shadow)
 
     def _debris_share(self, x: np.ndarray, y: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """Share of debris-flow deposit, chaotic inside: patches of the map within intervals of the column."""
+        """Share of chaotic debris flows: patches of the map within intervals of the column."""
         share = np.zeros(u.shape)
         lengths = (0.22 * self.extent[0], 0.22 * self.extent[1], 1.0)
         margin = 0.5 * self.config.wavelength

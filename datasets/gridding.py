@@ -12,6 +12,7 @@ from scipy.spatial import QhullError, cKDTree
 
 from datasets.config_convert import Gridding
 from datasets.errors import InputError
+from datasets.map_grid import extent
 
 _INTERPOLATORS = {
     "nearest": NearestNDInterpolator,
@@ -28,11 +29,6 @@ class Cells:
     x: np.ndarray
     y: np.ndarray
     size: float
-
-
-def extent(x_N: np.ndarray, y_N: np.ndarray) -> str:
-    """Say how far positions reach."""
-    return f"x {x_N.min():g} to {x_N.max():g}, y {y_N.min():g} to {y_N.max():g}"
 
 
 def plan_cells(x_N: np.ndarray, y_N: np.ndarray, size: float) -> Cells:
@@ -60,13 +56,10 @@ def grid_readings(
 
     Parameters
     ----------
-    x_N, y_N, values_NK
-        Positions and readings; NaN where there is none.
-    cells
-        The grid.
+    x_N, y_N, values_NK, cells
+        Positions and readings, NaN where there is none, and the grid.
     method
-        Between block medians: nearest, linear over triangles, or cubic over triangles (smooth), of which the latter two
-        do not go beyond the outermost readings.
+        Between block medians: nearest, or over triangles linear or cubic (smooth), which end at the outermost readings.
     blank_distance
         Cells whose centre is farther than that from any reading are no data.
 

@@ -26,6 +26,14 @@ class Grid:
         return "-".join([group, self.names[0], *map(str, index)])
 
 
+def mask_of(ds: xr.Dataset) -> xr.DataArray | None:
+    """Bring the mask, if any, to all dimensions of the data, in the same pieces."""
+    if "valid" not in ds:
+        return None
+    data = ds["data"]
+    return ds["valid"].broadcast_like(data).transpose(*data.dims).chunk(data.chunksizes)
+
+
 def grids(ds: xr.Dataset) -> list[Grid]:
     """Group the variables that Dask computes by the pieces that they are cut into."""
     found: dict[tuple, list[str]] = {}

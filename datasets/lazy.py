@@ -1,4 +1,4 @@
-"""Stored arrays as lazy variables of xarray: chunked by shard for Dask, and open to reads that need no Dask."""
+"""Stored arrays as lazy variables of xarray, chunked by shard for Dask, and open to reads without Dask."""
 
 import json
 from collections.abc import Collection, Hashable, Mapping
@@ -38,19 +38,13 @@ class StoredArray(LazyArray):
         self.reader, self.masked, self.lenient = reader, masked, lenient
 
     def _read(self, cut: Cut) -> np.ndarray:
-        region: list[slice] = []
-        inside: list[slice | int] = []
-        for part, size in zip(cut, self.shape, strict=True):
-            cells = range(size)[part] if isinstance(part, slice) else range(part, part + 1)
-            region.append(slice(cells[0], cells[-1] + 1) if cells else slice(0))
-            inside.append(slice(None, None, cells.step) if isinstance(part, slice) else 0)
-        if self.masked:
-            values = self.reader.read_masked(tuple(region))[1]
-        elif self.lenient:
-            values = self.reader.read_masked(tuple(region))[0]
+        axes = [range(size)[part] for part, size in zip(cut, self.shape, strict=True)]
+        region = tuple(slice(cells[0], cells[-1] + 1) if cells else slice(0) for cells in axes)
+        if self.masked or self.lenient:
+            values = self.reader.read_masked(region)[int(self.masked)]
         else:
-            values = self.reader.read(tuple(region))
-        return np.asarray(values[tuple(inside)])
+            values = self.reader.read(region)
+        return values[tuple(slice(None, None, cells.step) for cells in axes)]
 
 
 def open_lazily(

@@ -73,7 +73,7 @@ class Loader:
     workers
         Threads that read ahead; 0 reads each sample when it is asked for.
     prefetch_bytes
-        Bytes of samples that are read ahead at most; one sample always is, however large.
+        Most bytes of samples that are read ahead; one sample always is.
     rank, world
         This rank and the number of ranks: rank r takes samples r, r + world, ...
 
@@ -84,8 +84,8 @@ class Loader:
     waited
         Seconds that the caller has waited for samples.
     samples_read, bytes_read
-        Samples that the caller was given, and the bytes of data and labels read for them, as the network takes them; a
-        volume that is one block is read once.
+        Samples given to the caller, and the bytes of data and labels read for them, as the network takes them; a volume
+        that is one block is read once.
 
     Raises
     ------
@@ -150,12 +150,11 @@ class Loader:
         """Yield this rank's samples of the steps `start` to `stop`."""
         return self._plan(range(start, stop))
 
-    def samples(self, step: int) -> list[Pair]:
-        """Read this rank's samples of one step: data float32 [C, *N] with NaN for no data, labels int16 [*L]."""
-        return [self._sample(sample) for sample in self.plan(step, step + 1)]
-
     def steps(self, start: int, stop: int) -> Generator[list[Pair], None, None]:
-        """Yield the samples of the steps `start` to `stop`, read ahead; close it to end the threads early."""
+        """Yield this rank's samples of each step: data float32 [C, *N] with NaN for no data, labels int16 [*L].
+
+        They are read ahead; close it to end the threads early.
+        """
         ahead = max(1, self.prefetch_bytes // self.sample_bytes)
         with closing(read_ahead(self.plan(start, stop), self._sample, workers=self.workers, ahead=ahead)) as stream:
             for _ in range(start, stop):

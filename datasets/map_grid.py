@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from affine import Affine
+from numpy.typing import ArrayLike
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
@@ -35,7 +36,7 @@ class MapGrid:
         Raises
         ------
         InputError
-            Where there are no such coordinates, or they are not evenly spaced; it says what the grid is needed for.
+            Where there are none, or they are not evenly spaced; it says what the grid is needed for.
         """
         way_out = "give them with coordinates or extent"
         if not {"x", "y"} <= set(ds.coords):
@@ -100,8 +101,13 @@ class MapGrid:
 
     def bounds(self) -> str:
         """Say where the cells are."""
-        x, y = self.positions(*np.meshgrid([0, self.shape[0] - 1], [0, self.shape[1] - 1]))
-        return f"x {x.min():g} to {x.max():g}, y {y.min():g} to {y.max():g} ({crs_name(self.crs)})"
+        corners = self.positions(*np.meshgrid([0, self.shape[0] - 1], [0, self.shape[1] - 1]))
+        return f"{extent(*corners)} ({crs_name(self.crs)})"
+
+
+def extent(x: ArrayLike, y: ArrayLike) -> str:
+    """Say how far positions reach."""
+    return f"x {np.nanmin(x):g} to {np.nanmax(x):g}, y {np.nanmin(y):g} to {np.nanmax(y):g}"
 
 
 def crs_name(crs: CRS | None) -> str:

@@ -9,7 +9,7 @@ import xarray as xr
 from dask.system import CPU_COUNT
 
 from datasets.config import ConvertConfig
-from datasets.errors import InputError
+from datasets.dims import refuse_unknown
 from datasets.layout import pieces, plan_chunks
 from datasets.progress import Progress
 
@@ -20,7 +20,7 @@ _MOST_READERS = 4
 def add_mask(ds: xr.Dataset, config: ConvertConfig, kind: str) -> xr.Dataset:
     """Hand the data to Dask and combine all that says "no data" into ``valid``, cell by cell.
 
-    What is known of whole traces or slices only takes a first pass over the source, and is kept in memory: then the
+    What is known of whole traces or slices only takes a first pass over the source and is kept in memory, so that the
     mask of a piece needs nothing but the piece.
 
     Parameters
@@ -40,9 +40,7 @@ def add_mask(ds: xr.Dataset, config: ConvertConfig, kind: str) -> xr.Dataset:
     InputError
         Where `constant_pieces` names a dimension that the data lack.
     """
-    unknown = [dim for dim in config.constant_pieces if dim not in ds["data"].dims]
-    if unknown:
-        raise InputError(f"constant_pieces names {unknown}, but the data have the dimensions {list(ds['data'].dims)}")
+    refuse_unknown("constant_pieces", config.constant_pieces, ds["data"].dims)
     traces = _live_traces(ds["data"], config) if kind == "segy" else None
     ds = _chunk(ds, config)
     data = ds["data"]
@@ -62,7 +60,6 @@ def add_mask(ds: xr.Dataset, config: ConvertConfig, kind: str) -> xr.Dataset:
 
 
 def _chunk(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
-    """Hand the arrays to Dask in the pieces that will be stored."""
     _, shards = plan_chunks(ds["data"].sizes, ds["data"].dtype.itemsize, config.chunks, config.block)
     edges = pieces(ds["data"].sizes, shards)
     for name in ("data", "valid"):
@@ -74,7 +71,7 @@ def _chunk(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
 
 
 def _live_traces(data: xr.DataArray, config: ConvertConfig) -> xr.DataArray:
-    """Find the traces that are not zero throughout, as dead ones without a flag are; whole traces are read in order."""
+    """Find the traces that are not zero throughout, as dead ones without a flag are."""
     first, second = (dim for dim in data.dims if dim != config.vertical)
     trace = max(1, data.sizes[config.vertical] * data.dtype.itemsize)
     within = min(data.sizes[second], max(1, _TRACE_BYTES // trace))

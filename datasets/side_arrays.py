@@ -4,16 +4,15 @@ import numpy as np
 import xarray as xr
 
 from datasets.config import ConvertConfig
-from datasets.errors import InputError
+from datasets.errors import InputError, existing
 from datasets.label_sources.place import is_placed
 from datasets.labels import encode_labels
-from datasets.readers import envi, geotiff, matlab, netcdf, numpy
+from datasets.readers import matlab, netcdf, numpy
 from datasets.readers.arrays import name_dims
 from datasets.readers.lazy import LazyArray
-from datasets.sources import existing
+from datasets.sources import READERS, SUFFIXES
 
-_ARRAYS = {(".mat",): matlab.load, (".npy", ".npz"): numpy.load, (".nc", ".nc4", ".cdf"): netcdf.load}
-_RASTERS = {(".tif", ".tiff"): geotiff.read, (".hdr", ".img", ".bsq", ".bil", ".bip"): envi.read}
+_LOADERS = {"matlab": matlab.load, "numpy": numpy.load, "netcdf": netcdf.load}
 
 
 def load_array(source: str, key: str, option: str) -> np.ndarray:
@@ -30,13 +29,11 @@ def load_array(source: str, key: str, option: str) -> np.ndarray:
 
 def _array(source: str, key: str, option: str) -> np.ndarray | LazyArray:
     path = existing(source, option)
-    suffix = path.suffix.lower()
-    for suffixes, load in _ARRAYS.items():
-        if suffix in suffixes:
-            return load(path, key, f"{option}_key")
-    for suffixes, read in _RASTERS.items():
-        if suffix in suffixes:
-            return read(ConvertConfig(source=source))["data"].values
+    kind = SUFFIXES.get(path.suffix.lower(), "")
+    if kind in _LOADERS:
+        return _LOADERS[kind](path, key, f"{option}_key")
+    if kind in ("geotiff", "envi"):
+        return READERS[kind](ConvertConfig(source=source))["data"].values
     raise InputError(
         f"{path} is not an array that {option} can be read from; use .npy, .npz, .mat, .tif, .nc or an ENVI .hdr"
     )

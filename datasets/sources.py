@@ -1,17 +1,16 @@
 """Which reader a source has: by its suffix, and for .grd by its first bytes."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import xarray as xr
 
 from datasets.config import ConvertConfig
-from datasets.errors import InputError
+from datasets.errors import InputError, existing
 from datasets.readers import envi, geosoft, geotiff, lines, matlab, netcdf, numpy, segy, surfer, tensorly
 from datasets.readers.grids import grid_format
 from datasets.tables import TABLE_SUFFIXES, table_suffix
 
-_SUFFIXES = {
+SUFFIXES = {
     ".mat": "matlab", ".npy": "numpy", ".npz": "numpy",
     **dict.fromkeys((*TABLE_SUFFIXES, ".dfn"), "lines"),
     ".sgy": "segy", ".segy": "segy", ".tif": "geotiff", ".tiff": "geotiff",
@@ -32,16 +31,9 @@ def source_kind(source: str, wanted: str, option: str) -> str:
     if wanted == "tensorly" or source.startswith("tensorly:"):
         return "tensorly"
     suffix = table_suffix(source)
-    if wanted == "auto" and suffix not in _SUFFIXES:
-        raise InputError(f"{source} has the suffix {suffix!r}; set format, or use one of {sorted(_SUFFIXES)}")
+    if wanted == "auto" and suffix not in SUFFIXES:
+        raise InputError(f"{source} has the suffix {suffix!r}; set format, or use one of {sorted(SUFFIXES)}")
     path = existing(source, option)
     if wanted != "auto":
         return wanted
-    return grid_format(path) if _SUFFIXES[suffix] == "grid" else _SUFFIXES[suffix]
-
-
-def existing(path: str, option: str) -> Path:
-    """Refuse a file that is not there, as the setting `option` names it."""
-    if not Path(path).is_file():
-        raise InputError(f"no file at {path}; check {option}")
-    return Path(path)
+    return grid_format(path) if SUFFIXES[suffix] == "grid" else SUFFIXES[suffix]

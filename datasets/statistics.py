@@ -1,7 +1,7 @@
 """Mean and deviation of a volume, ignoring no data: from what is stored beside it, or in one pass of Dask.
 
-They are of all cells with data, in whatever part of the split: no label goes into them, but a network so normalised has
-seen the test cells as unlabelled input.
+They are of all cells with data, in whatever part of the split: no label goes into them, but a network has so seen the
+test cells as unlabelled input.
 
 Shapes: C channels, N the cells along each dimension of space.
 """
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.array.core import slices_from_chunks
 
+from datasets.dims import refuse_unknown
 from datasets.errors import InputError
+from datasets.grids import grids, mask_of
 from datasets.layout import pieces, plan_chunks
 from datasets.measuring import Gathered, Measuring
 from datasets.store import open_part
@@ -63,18 +63,14 @@ def measure(ds: xr.Dataset) -> xr.Dataset:
     stored = data.encoding.get("shards") or data.encoding.get("chunks") or ()
     preferred = dict(zip(map(str, data.dims), stored, strict=False))
     edges = pieces(data.sizes, plan_chunks(data.sizes, data.dtype.itemsize, preferred)[1])
-    blocks = data.chunk(edges)
-    masks = (
-        ds["valid"].broadcast_like(data).transpose(*data.dims).chunk(edges).data.to_delayed() if "valid" in ds else None
-    )
-    delayed = blocks.data.to_delayed()
-    places, later = [], []
-    for index, cuts in zip(np.ndindex(delayed.shape), slices_from_chunks(blocks.data.chunks), strict=True):
-        where = dict(zip(map(str, data.dims), cuts, strict=True))
-        places.append(where)
-        valid = None if masks is None else masks[index]
-        later.append(dask.delayed(plan.measure, pure=False)(delayed[index], valid, where))
-    return summarise(plan, Gathered.of(plan, zip(places, dask.compute(*later), strict=True)))
+    ds = ds.assign(data=data.chunk(edges))
+    blocks, mask = ds["data"].data.to_delayed(), mask_of(ds)
+    masks = np.full(blocks.shape, None) if mask is None else mask.data.to_delayed()
+    (grid,) = grids(ds[["data"]])
+    indices, places = zip(*grid.pieces(), strict=True)
+    later = dask.delayed(plan.measure, pure=False)
+    measured = dask.compute(*(later(blocks[at], masks[at], where) for at, where in zip(indices, places, strict=True)))
+    return summarise(plan, Gathered.of(plan, zip(places, measured, strict=True)))
 
 
 def count_labels(labels: xr.DataArray) -> np.ndarray:
@@ -105,24 +101,16 @@ def statistics(volume: Volume, keep: list[str] | None = None, stored: xr.Dataset
     InputError
         Where `keep` names a dimension that the data lack, or no cell holds data.
     """
-    data = volume.dataset["data"]
     kept = list(volume.channel_dims) if keep is None else keep
-    unknown = [dim for dim in kept if dim not in data.dims]
-    if unknown:
-        raise InputError(f"data.keep names {unknown}, but the data have the dimensions {list(data.dims)}")
+    refuse_unknown("data.keep", kept, volume.dataset["data"].dims)
     if stored is not None and set(kept) <= set(stored["mean"].dims):
         return _shape(volume, kept, *_merge(stored, kept))
-    order = (*volume.channel_dims, *volume.space)
-    values = masked_data(volume.dataset).transpose(*order)
-    axes = tuple(axis for axis, dim in enumerate(order) if dim not in kept)
-    array = values.data if isinstance(values.data, da.Array) else da.from_array(values.data)
+    values = masked_data(volume.dataset).transpose(*volume.channel_dims, *volume.space).chunk()
+    others = [dim for dim in values.dims if dim not in kept]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=RuntimeWarning)  # entries without data: handled below
-        moments = dask.compute(
-            da.nanmean(array, axis=axes), da.nanstd(array, axis=axes), da.isfinite(array).sum(axis=axes)
-        )
-    axes_kept = [dim for dim in order if dim in kept]
-    return _shape(volume, kept, *(xr.DataArray(moment, dims=axes_kept) for moment in moments))
+        moments = dask.compute(values.mean(others), values.std(others), values.count(others))
+    return _shape(volume, kept, *moments)
 
 
 def _merge(stored: xr.Dataset, kept: list[str]) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:

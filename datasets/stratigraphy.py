@@ -29,15 +29,8 @@ class Column:
     trend: np.ndarray
     debris: tuple[tuple[float, float], ...]
 
-    def mean_log_impedance(self, edges: np.ndarray) -> np.ndarray:
-        """Average log impedance between consecutive edges of stratigraphic depth: [..., n] -> [..., n - 1]."""
-        return self._mean(edges, self.integral)
-
-    def mean_trend(self, edges: np.ndarray) -> np.ndarray:
-        """Average the trend alone in the same way."""
-        return self._mean(edges, self.trend)
-
-    def _mean(self, edges: np.ndarray, integral: np.ndarray) -> np.ndarray:
+    def mean(self, integral: np.ndarray, edges: np.ndarray) -> np.ndarray:
+        """Average what `integral` or `trend` sum up between consecutive edges of depth: [..., n] -> [..., n - 1]."""
         return np.diff(np.interp(edges, self.tops, integral), axis=-1) / np.diff(edges, axis=-1)
 
 
@@ -46,8 +39,7 @@ def draw_column(rng: np.random.Generator, *, layer: float, height: float) -> Col
 
     Velocity grows with depth by compaction and scatters from layer to layer, neighbours alike, which keeps the
     reflections' spectrum nearer to white; density follows it by Gardner's relation, 310 v^(1/4) kg/m3, with a scatter
-    of its own. Thickness is gamma-distributed with the mean `layer`, in metres; `height` is the survey's depth, in
-    metres.
+    of its own. Thickness is gamma-distributed with the mean `layer`; `height` is the survey's depth; both in metres.
     """
     first, last = -0.75 * height, 2.0 * height  # well beyond the survey, for folds and faults
     count = int(1.2 * (last - first) / layer) + 100

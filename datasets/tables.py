@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from datasets.errors import InputError
+from datasets.errors import InputError, existing
 
 TABLE_SUFFIXES = (".csv", ".txt", ".xyz", ".dat")
 _COMPRESSED: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
@@ -31,18 +31,17 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
     Parameters
     ----------
     path
-        File; .xz and .gz are unpacked. Lines that start with ``/`` or ``#`` are comments, of which the last names the
-        columns where it has as many words as they are. ``*`` and empty fields are NaN.
+        File; .xz and .gz are unpacked. Lines that start with ``/`` or ``#`` are comments, of which the last may name
+        the columns. ``*`` and empty fields are NaN.
     columns, option
-        Names of the columns, where the file does not name them, and the setting that gives them.
+        Names of the columns, where the file has none, and the setting that gives them.
 
     Raises
     ------
     InputError
         Where the file is missing, empty, no table, or does not name its columns.
     """
-    if not path.is_file():
-        raise InputError(f"no file at {path}; check its name")
+    existing(path, "its name")
     first, comment, skipped = "", "", []
     try:
         with _COMPRESSED.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 """Write the arrays of a volume piece by piece, each measured as it passes, so that a later process can go on.
 
-A piece is a shard of the arrays on the data's grid (data, mask, dense labels), or the whole of small ones.
+A piece is a shard of all arrays on one grid (data, mask, dense labels), or the whole of small ones.
 """
 
 import math
@@ -20,7 +20,7 @@ from dask.system import CPU_COUNT
 from zarr.abc.store import Store
 
 from datasets.errors import InputError
-from datasets.grids import grids
+from datasets.grids import grids, mask_of
 from datasets.journal import Journal
 from datasets.measuring import Gathered, Measuring
 from datasets.overviews import GROUP as OVERVIEWS
@@ -51,7 +51,7 @@ def write_arrays(
     ds, encoding
         Variables chunked by piece, and their chunks and shards for xarray.
     target, journal
-        Folder or store, possibly begun by an earlier process, and the pieces that are there.
+        Folder or store, and the pieces that are there already.
     overviews, no_data
         As `datasets.store.write_volume` has them.
     speak
@@ -120,10 +120,8 @@ def _write_pieces(
     tasks, largest, total, done = [], 1, 0, 0
     for grid in grids(ds):
         blocks = {name: ds[name].data.to_delayed(optimize_graph=False) for name in grid.names}
-        mask = None
-        if plan is not None and "data" in grid.names and "valid" in ds:
-            valid = ds["valid"].broadcast_like(ds["data"]).transpose(*ds["data"].dims)
-            mask = valid.chunk(dict(zip(grid.dims, grid.chunks, strict=True))).data.to_delayed(optimize_graph=False)
+        mask = mask_of(ds) if plan is not None and "data" in grid.names else None
+        masks = None if mask is None else mask.data.to_delayed(optimize_graph=False)
         itemsize = sum(ds[name].dtype.itemsize for name in grid.names)
         for index, where in grid.pieces():
             size = itemsize * math.prod(cut.stop - cut.start for cut in where.values())
@@ -133,7 +131,7 @@ def _write_pieces(
                 done += size
                 continue
             held = {key: delayed[index] for key, delayed in blocks.items()}
-            tasks.append((name, where, size, held, None if mask is None else mask[index]))
+            tasks.append((name, where, size, held, None if masks is None else masks[index]))
     progress = Progress(f"overview {group[-1]}:" if group else "writing", total, speak=speak, done=done)
 
     def write(name: str, where: dict[str, slice], size: int, held: dict[str, np.ndarray], valid: Any) -> None:

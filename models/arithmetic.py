@@ -5,10 +5,9 @@ The leapfrog's coefficients are 2 and -1, so on a grid of spacing q = 2^-k nothi
     D_{j+1} = D_j + round(f_j / q),    X_{j+1} = X_j + D_{j+1},
 
 and X_j = X_{j+1} - D_{j+1}, D_j = D_{j+1} - round(f_j / q) return the same bits, whatever precision the force was
-computed in, as long as it is computed in the same way twice. Whole numbers of the machine wrap around where they
-overflow, which is exact too; `models.watch` says when it happens. After Levesque and Verlet (1993) and DESIGN 2.4.
-
-Gradients pass the rounding straight through.
+computed in, as long as it is computed in the same way twice. Whole numbers wrap around where they overflow, which is
+exact too; `models.watch` says when it happens. Gradients pass the rounding straight through. After Levesque and Verlet
+(1993) and DESIGN 2.4.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +25,7 @@ _STATE_TYPES = {16: torch.int16, 32: torch.int32}
 
 @dataclass(frozen=True)
 class Arithmetic(ABC):
-    """How states are kept; a `force_dtype` of none computes the force in the precision of the network's input."""
+    """How states are kept; a `force_dtype` of none is the precision of the network's input."""
 
     force_dtype: torch.dtype | None = None
 
@@ -56,9 +55,9 @@ class Arithmetic(ABC):
     def converts(self) -> bool:
         """Whether `load` makes a copy."""
 
-    @abstractmethod
     def load(self, stored: Tensor, dtype: torch.dtype) -> Tensor:
         """Return a piece of a state for the force, in its precision and in multiples of `loaded_unit`."""
+        return stored.to(self.force_type(dtype))
 
     @abstractmethod
     def add(self, target: Tensor, force: Tensor) -> None:
@@ -82,9 +81,6 @@ class FloatStates(Arithmetic):
     @property
     def converts(self) -> bool:  # noqa: D102
         return self.force_dtype is not None
-
-    def load(self, stored: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: D102
-        return stored.to(self.force_type(dtype))
 
     def add(self, target: Tensor, force: Tensor) -> None:  # noqa: D102
         target.add_(force)
@@ -135,7 +131,7 @@ class GridStates(Arithmetic):
     def load(self, stored: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: D102
         if self.force_dtype is torch.float16:
             return stored.to(torch.float32).mul_(self.spacing).to(torch.float16)
-        return stored.to(self.force_type(dtype))
+        return super().load(stored, dtype)
 
     def add(self, target: Tensor, force: Tensor) -> None:  # noqa: D102
         if self.force_dtype is torch.float16:
@@ -148,6 +144,6 @@ class GridStates(Arithmetic):
 
 
 def choose_arithmetic(config: NetworkConfig) -> Arithmetic:
-    """Return the arithmetic of a configuration: the grid wherever the force is not float32, unless told otherwise."""
+    """Return the arithmetic of a configuration."""
     force = _FORCE_TYPES[config.force_dtype]
     return GridStates(force, config.state_bits, config.grid) if config.exact else FloatStates(force)

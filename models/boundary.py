@@ -1,7 +1,7 @@
 """What a layer sees beyond the edge of the volume: zeros, the reflected volume, or its other end.
 
 Padding P copies cells outwards; its transpose P^T, here `fold`, adds what lies outside back onto the cells it came
-from, so that K^T stays the transpose of K to rounding.
+from, so that K^T stays the transpose of K.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,20 @@ from models.config import Boundary
 
 
 def source_cells(size: int, reach: int, boundary: Boundary, device: torch.device) -> Tensor:
-    """Return, for each cell of an axis padded by `reach`, the cell that it is a copy of.
-
-    A reflection does not repeat the edge cell (2 1 | 0 1 2), and turns back where it is wider than the axis.
-    """
+    """Return, for each cell of an axis padded by `reach`, the cell that it is a copy of."""
     cells = torch.arange(-reach, size + reach, device=device)
-    # The period is a tensor because ONNX has no remainder by a size that is known only when the program runs.
-    if boundary == "periodic":
-        return cells.remainder(torch.full((1,), size, device=device))
-    turned = cells.remainder(torch.full((1,), max(2 * size - 2, 1), device=device))
+    return _modulo(cells, size) if boundary == "periodic" else reflected(cells, size)
+
+
+def reflected(cells: Tensor, size: int) -> Tensor:
+    """Turn cells beyond an axis back into it, from both ends as often as need be, without repeating the edge cell."""
+    turned = _modulo(cells, max(2 * size - 2, 1))
     return torch.minimum(turned, 2 * size - 2 - turned)
+
+
+def _modulo(cells: Tensor, period: int) -> Tensor:
+    # By a tensor, because ONNX has no remainder by a size that is known only when the program runs.
+    return cells.remainder(torch.full((1,), period, device=cells.device))
 
 
 def pad(x: Tensor, axes: Sequence[int], reach: int, boundary: Boundary) -> Tensor:

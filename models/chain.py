@@ -6,9 +6,9 @@ leapfrog runs on the newest state and its last increment,
     D_{j+1} = D_j - a_j K^T s(K X_j + b),    X_{j+1} = X_j + D_{j+1},    D_1 = X_1 - X_0 = 0,
 
 which is X_{j+1} = 2 X_j - X_{j-1} - a_j K^T s(K X_j + b) without a copy of X_{j-1}. The backward pass is the same
-leapfrog run back: for the states in the forward pass's own memory, and beside them for the adjoint l_j, the gradient
-with respect to X_j. The states are evaluated exactly as in the forward pass, never stacked on the adjoint: that returns
-the same bits, and lets both be stepped in place.
+leapfrog run back, for the states in their own memory and for the adjoint l_j, the gradient with respect to X_j. The
+states are evaluated exactly as in the forward pass, never stacked on the adjoint: that returns the same bits, and lets
+both be stepped in place.
 """
 
 import math
@@ -76,7 +76,7 @@ def with_weights(plan: ChainPlan, parameters: Sequence[Any]) -> list[tuple[Chain
 
 
 def _conditions(plan: ChainPlan, device: torch.device) -> AbstractContextManager[Any]:
-    """Set what the passes of a chain need: their own precision under autocast, and equal kernels for equal bits."""
+    """Set what the passes of a chain need: no autocast, and equal kernels for equal bits."""
     stack = ExitStack()
     stack.enter_context(torch.no_grad())
     stack.enter_context(torch.autocast(device.type, enabled=False))
@@ -92,7 +92,6 @@ def _hidden(layer: ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
 
 
 def _step_forward(plan: ChainPlan, layer: ChainLayer, pair: Pair, kernel: Tensor, bias: Tensor) -> None:
-    """Take one leapfrog step in place."""
     operator, force_type = layer.operator, pair.arithmetic.force_type(pair.dtype)
     kernel, bias = kernel.to(force_type), bias.to(force_type)
     z = _hidden(layer, pair, kernel).add_(operator.align(bias))
@@ -158,8 +157,8 @@ def _read(pair: Pair, channels: Channels | None) -> Tensor:
 class ReversibleChain(torch.autograd.Function):
     """All layers at once: ``apply(plan, channels, x, kernel_1, bias_1, angles_1, ...)`` gives X_{L+1}, [B, K, *N].
 
-    Kept for the backward pass are x, the last state and its increment, and the parameters, at any depth. Parameters are
-    inputs and their gradients are returned, so that data-parallel wrappers see them.
+    Kept for the backward pass are x, the last state, its increment, and the parameters, at any depth. Parameters are
+    inputs, so that data-parallel wrappers see their gradients.
     """
 
     @staticmethod
@@ -211,7 +210,7 @@ class ReversibleChain(torch.autograd.Function):
 def _start_adjoint(pair: Pair, g_BKN: Tensor, channels: Channels | None) -> tuple[Pair, float]:
     """Return l_{L+1} = g and its increment, which is g too, and the power of two by which they were multiplied.
 
-    float16 ends at 6e-8: there the gradient is brought near 1 first, which costs no precision.
+    float16 ends at 6e-8: there the gradient is brought near 1 first.
     """
     force_dtype, power = pair.arithmetic.force_dtype, 1.0
     if force_dtype is torch.float16:
@@ -269,10 +268,10 @@ def _inversion_error(plan: ChainPlan, x_BcN: Tensor, pair: Pair) -> Tensor:
 
 
 @torch.compiler.disable
-def differentiable(
+def run(
     plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor | None], channels: Channels | None = None
 ) -> Tensor:
-    """Run all layers with a backward pass; returns the channels read of X_{L+1}, [B, K, *N].
+    """Run all layers, with a backward pass where gradients are enabled; returns what is read of X_{L+1}, [B, K, *N].
 
     Parameters
     ----------
@@ -285,13 +284,7 @@ def differentiable(
     channels
         Channels of the last state that are returned; none means all.
     """
-    return ReversibleChain.apply(plan, channels, x_BcN, *parameters)
-
-
-@torch.compiler.disable
-def run(
-    plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor | None], channels: Channels | None = None
-) -> Tensor:
-    """Run all layers in place where no gradient is wanted; see `differentiable`."""
+    if torch.is_grad_enabled():
+        return ReversibleChain.apply(plan, channels, x_BcN, *parameters)
     with _conditions(plan, x_BcN.device):
         return _read(_run_forward(plan, x_BcN, parameters), channels)

@@ -27,11 +27,11 @@ class Layer:
     Attributes
     ----------
     rank
-        Rows r of the kernel K: channels of the hidden layer.
+        Channels r of the hidden layer.
     resample
         ``"coarsen"`` halves the grid and multiplies the channels by 2^d before the layer, ``"refine"`` undoes it.
     pointwise
-        Whether the kernel is one cell wide: 3^d times fewer weights, no neighbours.
+        Whether the kernel is one cell wide.
     groups
         Groups of channels that are convolved apart: that many times fewer weights.
     """
@@ -45,14 +45,14 @@ class Layer:
 def parse_layers(text: str) -> tuple[Layer, ...]:
     """Read the compact notation of the paper's tables: ``"8*2 d16*3 u8"``.
 
-    A number is the block rank of a layer, ``d`` before it coarsens first, ``u`` refines first, and ``*n`` repeats the
-    layer n times (the resampling happens before the first of them only). Compressed forms of the kernel: ``16p`` is
-    pointwise, ``16g4`` convolves four groups of channels apart.
+    A number is the block rank of a layer, ``d`` before it coarsens first, ``u`` refines first, and ``*n`` makes n such
+    layers (resampled before the first only). Compressed forms of the kernel: ``16p`` is pointwise, ``16g4`` convolves
+    four groups of channels apart.
 
     Raises
     ------
     ConfigError
-        Where a token is not of this form, the list is empty, or it refines above the input grid by more than it may.
+        Where a token is not of this form, its groups do not divide its rank, or there is none.
     """
     layers: list[Layer] = []
     for token in text.split():
@@ -78,7 +78,7 @@ def parse_layers(text: str) -> tuple[Layer, ...]:
 def hourglass(depth: int, rank: int, levels: int) -> str:
     """Layers of one block rank that go down `levels` times and up again, `depth` in all, in the compact notation.
 
-    The stages share the layers evenly; what does not divide goes to the coarsest stage, where layers are cheapest.
+    The stages share them evenly; what does not divide goes to the coarsest, where layers are cheapest.
 
     Raises
     ------
@@ -104,7 +104,7 @@ class NetworkConfig:
     layers
         Block rank of each layer in the compact notation of `parse_layers`, for example ``"8*2 d16*3 u8*2"``.
     repeat
-        How often the input's channels are repeated to make the state's channels (paper: 1 -> 12 for seismic).
+        How often the input's channels are repeated to make the state's (paper: 12 for seismic).
     step
         Step h of the leapfrog in time, for all layers or one for each; the force is weighted by a = h^2.
     activation
@@ -120,16 +120,16 @@ class NetworkConfig:
     force_dtype
         Precision of the convolutions.
     states
-        How states are kept: ``exact``, as whole numbers on a grid, so that the backward pass recovers them bit for bit
-        at any depth; ``float``, in float32; ``auto`` is exact wherever the force is not in float32.
+        How states are kept: ``exact``, as whole numbers on a grid, which the backward pass recovers bit for bit at any
+        depth; ``float``, in float32; ``auto`` is exact wherever the force is not in float32.
     grid_bits
         Spacing of the grid of exact states is 2^-grid_bits; they may go to 3/8 of 2^(state_bits - 1 - grid_bits). None
         means 20 for states of 32 bits (up to 768) and 10 for those of 16 (up to 12).
     state_bits
-        Bits of an exact state: 32, or 16, which halves the memory of the states and rounds a thousand times coarser:
-        beyond some 30 layers the gradients are no longer those of the network.
+        Bits of an exact state: 32, or 16, which halves the memory and rounds a thousand times coarser: beyond some 30
+        layers the gradients are no longer those of the network.
     init_gain
-        Initial kernels are drawn with deviation gain / sqrt(fan-in) / sqrt(depth): deep networks must start gently.
+        Initial kernels have deviation gain / sqrt(fan-in) / sqrt(depth): deep networks must start gently.
     read_channels
         Output channel of each class; none means the first channels in order.
     """
@@ -205,9 +205,9 @@ class SegmenterConfig:
     classes
         Class names in the order of the logits.
     validity
-        Whether one channel per raw channel is appended that says where there is data (1) and where not (0).
+        Whether a channel for each raw one is appended that says where there is data (1) and where not (0).
     read_slice
-        Space axes that the output does not have, each with the cell of the input grid at which the output is read.
+        Space axes that the output lacks -> cell of the input grid at which it is read.
     """
 
     network: NetworkConfig
@@ -238,8 +238,7 @@ class SegmenterConfig:
     def from_json(cls, text: dict[str, Any]) -> "SegmenterConfig":
         """Undo `to_json`, also after a journey through JSON, which turns the axes of `read_slice` into text.
 
-        What format 1 lacked has defaults that mean the same, but for its states: they were in floating point whatever
-        the precision of the force.
+        What format 1 lacked has defaults that mean the same, but for its states, always in floating point.
 
         Raises
         ------

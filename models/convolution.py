@@ -15,7 +15,7 @@ from models.symmetric import Pair, SymmetricOperator, at_least_single
 class Convolution(SymmetricOperator):
     """K as a convolution; K^T is one too, with the kernel turned round.
 
-    A 1-D state is convolved as an image of one row, because channels-last convolutions start at two dimensions.
+    A 1-D state is an image of one row, because channels-last convolutions start at two dimensions.
     """
 
     def _image(self, x_BNC: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Convolution(SymmetricOperator):
         return self.reach if self.boundary == "zeros" else 0
 
     def _haloed(self, pair: Pair, samples: slice, rows: slice) -> Tensor:
-        """Load some rows of a state with the rows that the kernel reaches, zero or padded beyond the volume."""
+        """Load some rows of a state and those that the kernel reaches, zero or padded beyond the volume."""
         if self.boundary != "zeros":
             return beyond.pad(pair.load(samples), self._axes, self.reach, self.boundary)
         total, reach = pair.state.shape[1], self.reach
@@ -103,14 +103,6 @@ class Convolution(SymmetricOperator):
         rows_joined = [torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0] for pieces in parts.values()]
         return torch.cat(rows_joined) if len(rows_joined) > 1 else rows_joined[0]
 
-    def align(self, bias: Tensor) -> Tensor:
-        """Leave a bias as it is: the rank is the last axis."""
-        return bias
-
-    def spread(self, z: Tensor) -> Tensor:
-        """Leave a hidden tensor as it is."""
-        return z
-
     def transpose(self, u: Tensor, kernel: Tensor) -> Tensor:
         """Return K^T z: convolve r -> C with the kernel turned round."""
         reach = self.reach if self.boundary == "zeros" else 2 * self.reach
@@ -154,8 +146,8 @@ class Convolution(SymmetricOperator):
     def _exchanges(self, pair: Pair, dtype: torch.dtype) -> bool:
         """Tell whether the weight gradient is faster as that of K^T, whose input is the thin hidden tensor.
 
-        Measured with oneDNN: with 64 channels and rank 8 in two dimensions it takes 0.6 of the time, in bfloat16 0.7 to
-        1; in three dimensions and float32 twice the time with 96 channels, but 0.6 with 12.
+        Measured with oneDNN: with 64 channels and rank 8 in 2-D it takes 0.6 of the time, in bfloat16 0.7 to 1; in 3-D
+        and float32 twice the time with 96 channels, but 0.6 with 12.
         """
         few = pair.state.shape[-1] < 32
         return self.groups == 1 and (dtype != torch.float32 or self.space < 3 or few)

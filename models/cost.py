@@ -71,7 +71,7 @@ class LayerShape:
     def flops(self, batch: int, products: int = FORWARD_PRODUCTS) -> int:
         """Return the operations, two for each multiplication with its addition, of some products of this layer's size.
 
-        Counted like PyTorch does: cells that are zero beyond the edge of the volume count too.
+        As PyTorch counts them: cells that are zero beyond the volume count too.
         """
         return products * 2 * batch * self.cells * self.kernel
 
@@ -106,6 +106,6 @@ def prediction_flops(shapes: Sequence[LayerShape], batch: int = 1) -> int:
 
 
 def training_flops(shapes: Sequence[LayerShape], batch: int = 1, *, stored: bool = False) -> int:
-    """Count the operations of a forward and a backward pass, ours or that of a network that stores its activations."""
+    """Count the operations of a forward and a backward pass, ours or one with `stored` activations."""
     backward = STORED_BACKWARD_PRODUCTS if stored else BACKWARD_PRODUCTS
     return sum(shape.flops(batch, FORWARD_PRODUCTS + backward) for shape in shapes)

@@ -28,8 +28,8 @@ def largest_sizes(
     Returns
     -------
     tuple of int, or None
-        Cells along each axis, multiples of what the coarsenings divide; axes that are only ever seen whole
-        keep their size. None where not even the smallest grid fits.
+        Cells along each axis, multiples of what the coarsenings divide; axes only ever seen whole keep their size.
+        None where not even the smallest grid fits.
     """
     unit, grid = segmenter.network.multiple, segmenter.network.padded_sizes(work.sizes)
     fixed = segmenter.uncut
@@ -63,8 +63,7 @@ def largest_sizes(
 def most_layers(segmenter: Segmenter, work: Workload, memory: int) -> int | None:
     """Return how many layers fit where every layer of the network is repeated as often as the others, or None.
 
-    Depth costs no state, only weights: their gradients, the sum of those in int64 and the optimiser's states come with
-    them.
+    Depth costs no state, only `Workload.copies` of the weights.
     """
     spare = memory - training_peak(segmenter, work)
     if spare < 0:

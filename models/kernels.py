@@ -1,8 +1,8 @@
 """Matrix products and convolutions by the fastest kernel at hand.
 
 PyTorch hands float32 products on the CPU to MKL, which leaves half of an AVX-512 core of another maker idle (95 against
-190 GFLOP/s a core on an EPYC), and small convolutions on one thread to a slow path. oneDNN, which PyTorch brings along,
-does neither; where gradients are recorded or the device is another, the public functions serve.
+190 GFLOP/s a core on an EPYC), and small convolutions on one thread to a slow path. Its oneDNN does neither; where
+gradients are recorded or the device is another, the public functions serve.
 """
 
 import torch
@@ -85,10 +85,7 @@ def convolution_weight_gradient(
 
 
 def _misses_onednn(x_BCN: Tensor, shape: torch.Size, groups: int) -> bool:
-    """Tell whether PyTorch hands a gradient to its own kernel, which takes seven times as long as oneDNN's.
-
-    It does so with one sample of few elements.
-    """
+    """Tell whether a gradient, of one small sample, goes to PyTorch's own kernel, seven times slower than oneDNN's."""
     small = x_BCN.shape[0] == 1 and x_BCN.shape[:4].numel() <= ONEDNN_LEAST and groups == 1 and max(shape[2:]) <= 3
     return small and _onednn_serves(x_BCN) and x_BCN.dim() == 5 and x_BCN.shape[2] > 1
 

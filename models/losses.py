@@ -1,4 +1,4 @@
-"""Losses on labelled cells only.
+"""The loss on labelled cells.
 
 B batch, K classes, N space.
 """

@@ -1,9 +1,8 @@
 """Predicted peak memory of a training step and of a prediction, from the allocations of the algorithm (`models.chain`).
 
-Counted is all that a step holds beyond the process itself: weights, gradients and optimiser states, the input and what
-normalisation makes of it, states and adjoint, every temporary of a layer, and the loss. Not counted are the libraries,
-the samples that the loader holds on the host, and the allocator's own losses. B batch, c raw channels, C channels,
-K classes, M = B * cells.
+Counted is all that a step holds: weights, gradients and optimiser states, the input and what normalisation makes of it,
+states and adjoint, every temporary of a layer, and the loss. Not counted are the libraries, the samples that the loader
+holds on the host, and the allocator's own losses. B batch, c raw channels, C channels, K classes, M = B * cells.
 """
 
 import math
@@ -13,10 +12,9 @@ from typing import Literal
 
 from models.arithmetic import FloatStates
 from models.cost import LayerShape, layer_shapes
-from models.ledger import Ledger
 from models.pieces import rows_of_piece
 from models.segmenter import Segmenter
-from models.temporaries import SINGLE, Kept, LayerBytes
+from models.temporaries import SINGLE, Kept, LayerBytes, Ledger
 
 _TARGET, _INDEX = 2, 8  # int16 and int64
 
@@ -34,7 +32,7 @@ class Workload:
     labelled
         Labelled cells of all of them; only they enter the loss.
     accumulates
-        Whether the sum of the gradients of earlier micro-batches, in int64, is held already.
+        Whether the sum of earlier micro-batches' gradients, in int64, is held already.
     optimiser
         Its states are two numbers a weight, or one for sgd with momentum.
     """

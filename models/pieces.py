@@ -1,7 +1,7 @@
 """How a state is cut into pieces that stay in the cache while they are worked on. Pure planning, no tensors.
 
-A piece bounds every temporary of a layer (the converted state, the force) and never changes between the forward and the
-backward pass: equal shapes are what makes a kernel return equal bits.
+A piece bounds every temporary of a layer (the converted state, the force) and is the same in both passes: equal shapes
+make a kernel return equal bits.
 """
 
 import itertools
@@ -54,7 +54,7 @@ def _spans(length: int, pieces: int) -> list[slice]:
 
 
 def cut_cells(cells: int, cell_bytes: int, weight_bytes: int = 0) -> list[slice]:
-    """Cut a state seen as a list of cells, whose neighbourhood does not matter, into even pieces.
+    """Cut a state seen as a list of cells into even pieces.
 
     Parameters
     ----------
@@ -63,8 +63,8 @@ def cut_cells(cells: int, cell_bytes: int, weight_bytes: int = 0) -> list[slice]
     cell_bytes
         Bytes of all channels of one cell.
     weight_bytes
-        Bytes of a matrix that every piece is multiplied by: a piece is at least half as large, or reading the matrix
-        again and again would take longer than the products.
+        Bytes of a matrix that every piece is multiplied by: a piece is at least half as large, lest reading the matrix
+        takes longer than the products.
     """
     return _spans(cells, _cell_pieces(cells, cell_bytes, weight_bytes))
 

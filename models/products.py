@@ -1,8 +1,8 @@
 """K as one matrix product and shifts of thin planes: the better form where channels are many and the rank is low.
 
-B batch, N space, C channels, r rank, T = edge^d taps, M = B * cells. K x is a sum over the taps of (shift by the tap)
-after (contraction C -> r at a point), so the state is read once, by one product [T r x C] [C x M], and all work between
-neighbours happens on thin planes (DESIGN 2.9). Hidden tensors are [r, B, *N].
+B batch, N space, C channels, r rank, T = edge^d taps, M = B * cells. K x sums over the taps (shift by the tap) after
+(contraction C -> r at a point), so the state is read once, by one product [T r x C] [C x M], and all work between
+neighbours is on thin planes (DESIGN 2.9). Hidden tensors are [r, B, *N].
 """
 
 import itertools

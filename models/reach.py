@@ -14,8 +14,7 @@ def reach(network: TelegraphNetwork) -> int | None:
     Returns
     -------
     int or None
-        None where the boundary is periodic: what lies at one end of the volume is seen from the other, so that no part
-        of it shows all that a cell depends on.
+        None where the boundary is periodic, so that no part of the volume shows all that a cell depends on.
     """
     if network.config.boundary == "periodic":
         return None

@@ -28,7 +28,7 @@ class ReadOut(nn.Module):
     Raises
     ------
     ConfigError
-        Where the state has too few channels, or `read_channels` does not name K different ones of them.
+        Where the state has too few channels, or `read_channels` does not name K of them.
     """
 
     def __init__(self, config: SegmenterConfig, channels_out: int, factor: float) -> None:

@@ -61,7 +61,7 @@ class Segmenter(nn.Module):
 
     @property
     def uncut(self) -> list[int]:
-        """Space axes that are only ever seen whole: the output lacks them, or each of their cells has its own scale."""
+        """Space axes only ever seen whole: the output lacks them, or each of their cells has its own scale."""
         scaled = [max(self.mean.shape[axis], self.deviation.shape[axis]) > 1 for axis in range(1, self.mean.dim())]
         return [axis for axis, own in enumerate(scaled) if own or axis in self.config.read_slice]
 

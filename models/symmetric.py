@@ -91,13 +91,13 @@ class SymmetricOperator(ABC):
     def hidden(self, pair: Pair, kernel: Tensor) -> Tensor:
         """Return K x in the form's own layout."""
 
-    @abstractmethod
     def align(self, bias: Tensor) -> Tensor:
-        """Give a bias [r] the shape that broadcasts against hidden tensors."""
+        """Give a bias [r] the shape that broadcasts against hidden tensors: its own where they have the rank last."""
+        return bias
 
-    @abstractmethod
     def spread(self, z: Tensor) -> Tensor:
-        """Prepare a hidden tensor for `advance` and `weight_gradient`."""
+        """Prepare a hidden tensor for `advance` and `weight_gradient`, where the form needs that."""
+        return z
 
     @abstractmethod
     def advance(self, pair: Pair, u: Tensor, kernel: Tensor) -> None:

@@ -1,11 +1,13 @@
 """Bytes that a layer's operations take beside the states: the allocations of `convolution`, `products` and `wavelet`.
 
-Each function walks through the allocations of one operation in the order of the code it stands for, on a ledger.
+Each function walks through one operation in the order of the code it stands for, on a ledger.
 B batch, N space, C channels, r rank, T taps, M = B * cells.
 """
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +16,6 @@ from models.arithmetic import Arithmetic, GridStates
 from models.convolution import Convolution
 from models.cost import LayerShape
 from models.kernels import ONEDNN_LEAST
-from models.ledger import Ledger
 from models.pieces import PIECE_BYTES, cells_of_piece, rows_of_piece
 
 SINGLE = 4
@@ -34,7 +35,7 @@ class Kept:
     grid
         Whether whole numbers are kept.
     half
-        Whether the force is in float16, whose range needs a detour by float32.
+        Whether the force is in float16, which takes a detour by float32.
     """
 
     stored: int
@@ -65,8 +66,37 @@ class Kept:
         return self.force + (extra if self.grid else 0)
 
 
+class Ledger:
+    """Allocations in the order in which they happen: bytes held `now`, and at the `peak`."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.peak = 0
+
+    def hold(self, size: float) -> int:
+        """Take bytes; returns how many, to give back later."""
+        self.now += int(size)
+        self.peak = max(self.peak, self.now)
+        return int(size)
+
+    def drop(self, *sizes: int) -> None:
+        """Give bytes back."""
+        self.now -= sum(sizes)
+
+    def touch(self, size: float) -> None:
+        """Take bytes and give them back at once."""
+        self.peak = max(self.peak, self.now + int(size))
+
+    @contextmanager
+    def holding(self, size: float) -> Iterator[None]:
+        """Hold bytes for as long as the context lasts."""
+        held = self.hold(size)
+        yield
+        self.drop(held)
+
+
 class LayerBytes:
-    """The temporaries of one layer on a batch, booked on a ledger; `cells` is M, those of all samples."""
+    """The temporaries of one layer on a batch, booked on a ledger; `cells` is M."""
 
     def __init__(self, shape: LayerShape, batch: int, ledger: Ledger) -> None:
         self.shape, self.batch, self.ledger = shape, batch, ledger

@@ -19,11 +19,9 @@ _RESAMPLE: dict[Resample, Callable[..., Tensor]] = {"coarsen": coarsen, "refine"
 
 
 def unrolled(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any]) -> Tensor:
-    """Run all layers out of place, by convolutions, whose graphs stay small.
+    """Run all layers out of place, by convolutions, whose graphs stay small; states on a grid are floats here.
 
-    States that the chain keeps on a grid are kept on the same grid here, as floating-point numbers.
-
-    Returns X_{L+1}, [B, C, *N]; the arguments are those of `chain.differentiable`.
+    Returns X_{L+1}, [B, C, *N]; the arguments are those of `chain.run`.
     """
     x = on_grid(plan.arithmetic, repeated(x_BcN, plan.repeat))
     increment = torch.zeros_like(x)

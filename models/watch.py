@@ -24,7 +24,7 @@ class Watch:
     Attributes
     ----------
     error
-        Relative error of the input that the last backward pass recovered: a 0-d tensor, read when wanted.
+        Relative error of the input that the last backward pass recovered: a 0-d tensor.
     warned
         Whether drift was warned of already.
     """
@@ -52,7 +52,7 @@ class Extremes:
     Attributes
     ----------
     states
-        Of the new state, in whole numbers, and of the resampled one.
+        Of the resampled and the new state, in whole numbers.
     forces
         Of the force before it is rounded; NaN where one is.
     """

@@ -96,10 +96,10 @@ def turn_axis(x_BNC: Tensor, axis: int, how: Resample, angles_dC: Tensor | None)
     """Coarsen or refine one axis of a contiguous state in its own memory.
 
     Seen as [P, 2, A, C] with neighbours in the axis of two, the coarse state is [P, A, 2, C] in the same memory with
-    bands in the axis of two, so that every one of the P blocks is turned by itself, with temporaries of a few blocks.
+    bands in the axis of two, so that each of the P blocks is turned by itself.
     """
     turn = _turn_real if x_BNC.dtype.is_floating_point else _turn_whole
-    neighbours, bands = _neighbours(x_BNC, axis, how), _bands(x_BNC, axis, how)
+    neighbours, bands = _halves(x_BNC, axis, how)
     source, target = (neighbours, bands) if how == "coarsen" else (bands, neighbours)
     angle = None if angles_dC is None else _tiled(angles_dC.detach()[axis - 1], source[0].shape[-1])
     for where in cut_cells(len(source[0]), 2 * source[0][0].numel() * x_BNC.element_size()):
@@ -114,24 +114,13 @@ def turn_axis(x_BNC: Tensor, axis: int, how: Resample, angles_dC: Tensor | None)
     return x_BNC.view(batch, *sizes, channels // 2)
 
 
-def _finer(x_BNC: Tensor, axis: int, how: Resample) -> tuple[int, int]:
-    """Return A, the cells behind an axis, and C, the channels of the finer side, of a state before a turn."""
-    channels = x_BNC.shape[-1] if how == "coarsen" else x_BNC.shape[-1] // 2
-    return math.prod(x_BNC.shape[axis + 1 : -1]), channels
+def _halves(x_BNC: Tensor, axis: int, how: Resample) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """View the memory of a state that is to be turned as (even, odd) and as (low, high), [P, A, C] each.
 
-
-def _neighbours(x_BNC: Tensor, axis: int, how: Resample) -> tuple[Tensor, Tensor]:
-    """View the memory of a state that is to be turned as even and odd neighbours on an axis, [P, A, C] each."""
-    inner, channels = _finer(x_BNC, axis, how)
-    even, odd = x_BNC.view(-1, 2, inner, channels).unbind(1)
-    return even, odd
-
-
-def _bands(x_BNC: Tensor, axis: int, how: Resample) -> tuple[Tensor, Tensor]:
-    """View the memory of a state that is to be turned as low and high bands, [P, A, C] each."""
-    inner, channels = _finer(x_BNC, axis, how)
-    low, high = x_BNC.view(-1, inner, 2, channels).unbind(2)
-    return low, high
+    A are the cells behind the axis, C the channels of the finer side.
+    """
+    inner, channels = math.prod(x_BNC.shape[axis + 1 : -1]), x_BNC.shape[-1] // (1 if how == "coarsen" else 2)
+    return x_BNC.view(-1, 2, inner, channels).unbind(1), x_BNC.view(-1, inner, 2, channels).unbind(2)
 
 
 def _turn_real(a: Tensor, b: Tensor, angle: Tensor | None, *, forward: bool) -> tuple[Tensor, Tensor]:
@@ -162,12 +151,11 @@ def angle_gradient(pair: Pair, adjoint: Pair, axis: int, how: Resample) -> Tenso
     """Return the gradient with respect to the angles of one axis: [channels of the finer side], at least float32.
 
     With y = (first, second) the outcome of a turn, its derivative by the angle is (-second, first). The gradient with
-    respect to X_j is l_j, and -l_{j+1} with respect to X_{j-1}.
-
-    `pair` holds X_{j-1} and the difference X_{j-1} - X_j after the turn, `adjoint` l_j and l_j - l_{j+1} likewise.
+    respect to X_j is l_j, and -l_{j+1} with respect to X_{j-1}. `pair` holds X_{j-1} and X_{j-1} - X_j after the turn,
+    `adjoint` l_j and l_j - l_{j+1}.
     """
-    view = _bands if how == "coarsen" else _neighbours
-    x, dx, m, dm = (view(part, axis, UNDO[how]) for side in (pair, adjoint) for part in (side.state, side.increment))
+    parts = [part for side in (pair, adjoint) for part in (side.state, side.increment)]
+    x, dx, m, dm = (_halves(part, axis, UNDO[how])[how == "coarsen"] for part in parts)
     total = adjoint.state.new_zeros(x[0].shape[-1])
     for where in cut_cells(len(x[0]), 2 * x[0][0].numel() * adjoint.state.element_size()):
         (x1, x2), (dx1, dx2) = ([half[where].to(total.dtype) for half in halves] for halves in (x, dx))

@@ -7,10 +7,9 @@ import pandas as pd
 import xarray as xr
 
 from datasets.config import ConvertConfig
-from datasets.errors import InputError
+from datasets.errors import InputError, existing
 from datasets.label_sources.points import map_cells, vertical_values
 from datasets.labels import UNLABELLED
-from datasets.sources import existing
 from datasets.tables import find_column, numbers, read_table
 
 _MAPS_APART = frozenset({"band", "date"})
@@ -19,9 +18,9 @@ _MAPS_APART = frozenset({"band", "date"})
 def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
     """Give each cell between two horizons their class, where both are picked; see `datasets.label_sources`.
 
-    `config.horizons` rise with the vertical coordinate and may not cross: class 0 lies before the first, 1 between the
-    first and the second, and so on; one without a name stays unlabelled. A cell exactly on a horizon belongs to the
-    class after it. Several picks of a cell count by their mean.
+    `config.horizons` rise with the vertical coordinate and may not cross: class 0 lies before the first, 1 between it
+    and the second, and so on; one without a name stays unlabelled. A cell exactly on a horizon is of the class after
+    it. Several picks of a cell count by their mean.
     """
     dim, values_Z = vertical_values(ds, "labels from horizons")
     dims = [str(name) for name in ds["data"].dims if name != dim and name not in _MAPS_APART]
@@ -58,7 +57,7 @@ def _surface(
     """Vertical coordinate of a horizon in each cell of the map, NaN without a pick; how much of it fits."""
     shape = tuple(ds.sizes[dim] for dim in dims)
     if path.suffix.lower() == ".npy":
-        surface = np.load(existing(str(path), "horizons"), allow_pickle=False).astype(np.float64)
+        surface = np.load(existing(path, "horizons"), allow_pickle=False).astype(np.float64)
         if surface.shape != shape:
             raise InputError(
                 f"{path} has shape {surface.shape}, but the map of the volume, {list(dims)}, has {shape}; transpose "

@@ -34,7 +34,7 @@ def map_cells(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the nearest cell of each row of a table with x and y, or columns named as the map's dimensions `dims`.
 
-    Returned are rows and columns of the map [N], and whether they are within the volume.
+    Returns rows and columns of the map [N], and whether they are within the volume.
     """
     by_name = not {"x", "y"} & set(dims) and all(find_optional(table, [dim]) for dim in dims)
     if by_name and all(dim in ds.coords for dim in dims):

@@ -12,12 +12,11 @@ import xarray as xr
 from pyproj import CRS
 
 from datasets.config import ConvertConfig
-from datasets.errors import InputError
+from datasets.errors import InputError, existing
 from datasets.label_sources.classes import class_indices
 from datasets.labels import UNLABELLED
-from datasets.map_grid import MapGrid, crs_name, parse_crs
+from datasets.map_grid import MapGrid, crs_name, extent, parse_crs
 from datasets.readers.arrays import reading
-from datasets.sources import existing
 
 _DEGREES = CRS.from_string("OGC:CRS84")  # what GeoJSON is in where it does not say (RFC 7946)
 _SHOWN = 20
@@ -55,8 +54,9 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
     seen = len(np.unique(index[index > 0]))
     if not seen:
         raise InputError(
-            f"none of the {len(geometries)} polygons of {path} covers a cell: they lie at {_extent(geometries)}, the "
-            f"cells at {grid.bounds()}; set labels_crs to the polygons' CRS, or label_touched for thin ones"
+            f"none of the {len(geometries)} polygons of {path} covers a cell: they lie at "
+            f"{extent(*_corners(geometries))}, the cells at {grid.bounds()}; set labels_crs to the polygons' CRS, or "
+            "label_touched for thin ones"
         )
     labels = np.concatenate([[UNLABELLED], codes]).astype(np.uint8)[index]
     return xr.DataArray(labels, dims=grid.dims), f"{path.name}: {seen} of {len(geometries)} polygons"
@@ -100,11 +100,10 @@ def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, p
         if crs is not None:
             raise InputError(f"{path} is in {crs_name(crs)}, but the volume has no CRS; set crs")
         return geometries
-    west, south, east, north = _bounds(geometries)
     if crs is None:
-        crs = _DEGREES
-        if max(abs(west), abs(east)) > 360 or max(abs(south), abs(north)) > 90:
-            raise InputError(f"{path} does not say its CRS, and {_extent(geometries)} are no degrees; set labels_crs")
+        crs, (x, y) = _DEGREES, _corners(geometries)
+        if np.abs(x).max() > 360 or np.abs(y).max() > 90:
+            raise InputError(f"{path} does not say its CRS, and {extent(x, y)} are no degrees; set labels_crs")
     if crs.equals(grid.crs, ignore_axis_order=True):
         return geometries
     try:
@@ -116,11 +115,7 @@ def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, p
     return moved
 
 
-def _bounds(geometries: list[dict[str, Any]]) -> np.ndarray:
+def _corners(geometries: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """X and y of the corners of the polygons' boxes."""
     boxes = np.array([rasterio.features.bounds(shape) for shape in geometries])
-    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
-
-
-def _extent(geometries: list[dict[str, Any]]) -> str:
-    west, south, east, north = _bounds(geometries)
-    return f"x {west:g} to {east:g}, y {south:g} to {north:g}"
+    return boxes[:, ::2], boxes[:, 1::2]

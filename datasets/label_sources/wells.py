@@ -12,7 +12,7 @@ from datasets.errors import InputError
 from datasets.label_sources.classes import class_indices
 from datasets.label_sources.points import map_points, vertical_dim, vertical_values
 from datasets.labels import UNLABELLED
-from datasets.map_grid import MapGrid
+from datasets.map_grid import MapGrid, extent
 from datasets.tables import find_column, find_optional, numbers, read_table
 
 _ROUNDING = 1e-6  # share of a cell within which distances are equal
@@ -43,9 +43,8 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
     reached = np.unique(nearest_M[nearest_M >= 0])
     if not len(reached):
         raise InputError(
-            f"no cell lies within {config.label_radius:g} of a well of {path}: they are at x {np.nanmin(x_W):g} to "
-            f"{np.nanmax(x_W):g}, y {np.nanmin(y_W):g} to {np.nanmax(y_W):g}, the cells at {grid.bounds()}; "
-            "set labels_crs, or raise label_radius"
+            f"no cell lies within {config.label_radius:g} of a well of {path}: they are at {extent(x_W, y_W)}, the "
+            f"cells at {grid.bounds()}; set labels_crs, or raise label_radius"
         )
     placed = f"{path.name}: {len(reached)} of {len(wells)} wells"
     spans = _spans(table, path, ds)

@@ -8,8 +8,8 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.gridding import Cells, extent, grid_readings, plan_cells
-from datasets.map_grid import parse_crs, project
+from datasets.gridding import Cells, grid_readings, plan_cells
+from datasets.map_grid import extent, parse_crs, project
 from datasets.readers import aseg_gdf
 from datasets.tables import find_column, numbers, read_table
 
@@ -61,7 +61,6 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
 
 
 def _check(config: ConvertConfig, onto: Cells | None) -> None:
-    """Refuse what cannot be gridded before anything is read."""
     source = config.source
     if not config.columns:
         raise InputError(f"columns is empty; name the readings of {source} to grid, as in [mag]")

@@ -127,7 +127,7 @@ def feed(run: Run, device: torch.device) -> Fed:
             torch.cuda.synchronize()
 
     factor = int(model.factor)
-    step(loader_of(run, factor).samples(0))  # kernels are chosen, and memory is taken, once
+    step(next(loader_of(run, factor).steps(0, 1)))  # kernels are chosen, and memory is taken, once
 
     def timed(loader: Loader, work: bool) -> list[tuple[float, float]]:
         """Return the clock and the time waited so far, before the first step and after each."""
@@ -141,7 +141,7 @@ def feed(run: Run, device: torch.device) -> Fed:
 
     fed = loader_of(run, factor)
     marks, read = timed(fed, work=True), timed(loader_of(run, factor), work=False)
-    same = loader_of(run, factor).samples(0)
+    same = next(loader_of(run, factor).steps(0, 1))
     began = time.perf_counter()
     for _ in range(steps):
         step(same)

@@ -42,3 +42,7 @@ def same(left: list[Pair], right: list[Pair]) -> bool:
         np.array_equal(a, b, equal_nan=True) and np.array_equal(k, m)
         for (a, k), (b, m) in zip(left, right, strict=True)
     )
+
+
+def samples_of(found: Loader, step: int) -> list[Pair]:
+    return next(found.steps(step, step + 1))

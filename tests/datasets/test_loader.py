@@ -11,7 +11,7 @@ from datasets.config import DataConfig
 from datasets.errors import InputError
 from datasets.parts import TEST, TRAIN, UNUSED, VALIDATION
 from datasets.volume import IGNORE, Volume, coarsen_labels
-from tests.datasets.coded import blocks_of, coded, everywhere, loader, same
+from tests.datasets.coded import blocks_of, coded, everywhere, loader, same, samples_of
 
 quick = settings(max_examples=20, deadline=None, derandomize=True)
 
@@ -29,16 +29,16 @@ def test_a_resumed_run_sees_what_the_whole_one_would_have_seen(start: int, batch
 def test_steps_and_seeds_differ() -> None:
     volume = coded(12, 8)
     one, other = loader(volume), loader(volume, seed=1)
-    assert not same(one.samples(0), one.samples(1))
-    assert not all(same(one.samples(step), other.samples(step)) for step in range(3))
+    assert not same(samples_of(one, 0), samples_of(one, 1))
+    assert not all(same(samples_of(one, step), samples_of(other, step)) for step in range(3))
 
 
 @quick
 @given(st.integers(1, 3), st.integers(1, 6), st.integers(0, 20))
 def test_ranks_share_the_batch_without_gap_or_copy(world: int, batch: int, step: int) -> None:
     volume = coded(12, 8)
-    together = loader(volume, batch=batch).samples(step)
-    shares = [loader(volume, batch=batch, rank=rank, world=world).samples(step) for rank in range(world)]
+    together = samples_of(loader(volume, batch=batch), step)
+    shares = [samples_of(loader(volume, batch=batch, rank=rank, world=world), step) for rank in range(world)]
     assert sum(map(len, shares)) == batch
     for position, sample in enumerate(together):
         assert same([sample], [shares[position % world][position // world]])
@@ -114,10 +114,10 @@ def test_views_end_at_their_step() -> None:
     volume = coded(8, 8)
     plain = {volume.read(block).tobytes() for block in blocks_of(loader(volume))}
     shown = loader(volume, augment_until=5)
-    assert all(raw.tobytes() in plain for step in range(5, 20) for raw, _ in shown.samples(step))
-    assert not all(raw.tobytes() in plain for step in range(5) for raw, _ in shown.samples(step))
+    assert all(raw.tobytes() in plain for step in range(5, 20) for raw, _ in samples_of(shown, step))
+    assert not all(raw.tobytes() in plain for step in range(5) for raw, _ in samples_of(shown, step))
     never = loader(volume, augment_until=0)
-    assert all(raw.tobytes() in plain for step in range(9) for raw, _ in never.samples(step))
+    assert all(raw.tobytes() in plain for step in range(9) for raw, _ in samples_of(never, step))
 
 
 def test_blocks_without_training_labels_are_skipped() -> None:
@@ -170,7 +170,7 @@ def test_labels_are_learned_in_the_block_and_not_in_its_halo() -> None:
 def test_a_halo_reads_no_more_than_the_volume_has() -> None:
     volume = coded(12, 8)
     whole = volume.read().tobytes()
-    for raw, labels in loader(volume, halo=[12, 12], augment_until=0).samples(0):
+    for raw, labels in samples_of(loader(volume, halo=[12, 12], augment_until=0), 0):
         assert raw.tobytes() == whole
         assert (labels != IGNORE).sum() == 16
 
@@ -192,9 +192,9 @@ def test_blocks_without_labels_come_at_their_share() -> None:
 def test_a_whole_volume_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tested = loader(coded(12, 8), block=None)
     monkeypatch.setattr(Volume, "read", None)
-    before = tested.samples(0)
+    before = samples_of(tested, 0)
     list(tested.steps(0, 10))
-    assert same(before, tested.samples(0))  # no view was made in place
+    assert same(before, samples_of(tested, 0))  # no view was made in place
 
 
 @pytest.mark.parametrize(

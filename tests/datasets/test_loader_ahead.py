@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from datasets.volume import Volume
-from tests.datasets.coded import coded, loader, same
+from tests.datasets.coded import coded, loader, same, samples_of
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_reading_ahead_changes_nothing_but_the_thread(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = coded(12, 8)
-    expected = [loader(volume).samples(step) for step in range(3, 9)]
+    expected = [samples_of(loader(volume), step) for step in range(3, 9)]
     tested = loader(volume, workers=workers, prefetch_bytes=10**6)
     readers: set[str] = set()
     plain = Volume.read
@@ -36,7 +36,7 @@ def test_reading_ahead_changes_nothing_but_the_thread(workers: int, monkeypatch:
 def test_no_more_bytes_are_read_ahead_than_allowed(samples: float, ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = coded(12, 8)
     tested = loader(volume, batch=2, workers=3)
-    for raw, labels in tested.samples(0):
+    for raw, labels in samples_of(tested, 0):
         assert tested.sample_bytes == raw.nbytes + labels.nbytes
     tested.prefetch_bytes = int(samples * tested.sample_bytes)
     begun: list[object] = []
@@ -52,7 +52,7 @@ def test_no_more_bytes_are_read_ahead_than_allowed(samples: float, ahead: int, m
 
 def test_sample_bytes_count_halo_and_coarse_labels() -> None:
     tested = loader(coded(12, 8), halo=[2, 2], factor=2)
-    for raw, labels in tested.samples(0):
+    for raw, labels in samples_of(tested, 0):
         assert (raw.shape, labels.shape) == ((3, 8, 8), (4, 4))
         assert tested.sample_bytes == raw.nbytes + labels.nbytes
 

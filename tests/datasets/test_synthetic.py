@@ -159,7 +159,7 @@ def test_layers_rise_towards_the_salt_and_the_salt_is_its_own_rock():
 
 def test_a_column_averages_its_layers_exactly():
     column = Column(np.array([0.0, 10.0, 30.0]), np.array([0.0, 20.0, 120.0]), np.zeros(3), ())
-    means = column.mean_log_impedance(np.array([2.0, 8.0, 12.0, 20.0]))
+    means = column.mean(column.integral, np.array([2.0, 8.0, 12.0, 20.0]))
     assert means == pytest.approx([2.0, 3.5, 5.0])
 
 

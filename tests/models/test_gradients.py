@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models import boundary, chain, pieces
-from models.chain import Channels, Pair, differentiable, run
+from models.chain import Channels, Pair, run
 from models.network import TelegraphNetwork
 from tests.models.reference import telegraph
 from tests.models.strategies import build, inputs, networks
@@ -35,7 +35,7 @@ def check_gradients(
     """Compare output and all gradients with plain autograd through the formula."""
     x_BcN = x_BcN.detach().requires_grad_()
     parameters = network.parameters_in_order()
-    ours = differentiable(network.plan, x_BcN, parameters, channels)
+    ours = run(network.plan, x_BcN, parameters, channels)
     theirs = reference(network, x_BcN)
     if channels is not None:
         theirs = theirs[:, channels]

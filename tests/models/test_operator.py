@@ -11,7 +11,7 @@ from torch import Tensor
 from models.arithmetic import FloatStates
 from models.config import Layer
 from models.convolution import Convolution
-from models.operators import choose_operator
+from models.network import choose_operator
 from models.products import Products
 from models.symmetric import Pair, SymmetricOperator
 from tests.models.reference import hidden
