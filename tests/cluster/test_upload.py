@@ -1,4 +1,4 @@
-"""What a job uploads: all that it runs, and under 1 MB when packed by the helper; checked by Ray's own packaging."""
+"""What a job uploads: all that it runs, and less than 1 MB; checked by Ray's own packaging."""
 
 import shutil
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 from cluster.submit import pack
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 1_000_000
+LIMIT = 2**20
+"""Bytes of the plain upload, which Ray counts in MiB."""
 
 
 def tracked(*folders: str) -> set[str]:
@@ -41,17 +42,16 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "package.zip"
 
 
-def test_the_helper_uploads_less_than_a_megabyte_of_the_same_files(package, tmp_path):
+def test_the_helper_uploads_the_same_files_in_half_of_that(package, tmp_path):
     packed = pack(tmp_path / "checkout.zip")
-    assert packed.stat().st_size < LIMIT
+    assert packed.stat().st_size < LIMIT / 2
     with ZipFile(package) as rays, ZipFile(packed) as ours:
         assert set(ours.namelist()) == {name for name in rays.namelist() if not name.endswith("/")}
         assert ours.testzip() is None
 
 
-def test_ray_uploads_nothing_but_the_code(package):
-    code = sum((ROOT / name).stat().st_size for name in tracked("models", "datasets", "pipeline"))
-    assert package.stat().st_size < 1.1 * code < 2 * LIMIT, "Ray stores its archive uncompressed"
+def test_ray_uploads_less_than_a_megabyte_though_uncompressed(package):
+    assert package.stat().st_size < LIMIT
 
 
 def test_the_upload_holds_all_that_a_job_runs_and_little_else(package):
