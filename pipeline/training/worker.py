@@ -61,6 +61,8 @@ _notice = threading.Event()
 _WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _AGREE_S = 5.0
 """How long a refusing worker waits for the others to refuse as well."""
+_STARTS = 3
+"""How often Ray is started where it is late."""
 _RESIZE_S = 60.0
 """How often an elastic run looks for machines that have joined; the larger group starts from the newest checkpoint."""
 
@@ -122,6 +124,30 @@ def work(settings: dict[str, Any]) -> None:
             time.sleep(0.1)
 
 
+def _start(cores: int) -> None:
+    """Start Ray on this machine; it allows its own processes 30 s, too few where much else runs."""
+    for _ in range(_STARTS):
+        try:
+            ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level=logging.ERROR)
+            return
+        except Exception as error:  # Ray has no class for it
+            if "timed out during startup" not in str(error):
+                raise
+    raise InputError(
+        f"Ray did not start on this machine in {_STARTS} tries of 30 s; it may be too busy: try again when less runs, "
+        "or join a cluster by cluster.address"
+    )
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise InputError(
+            f"no Ray cluster answers at cluster.address {address!r}; start one with `ray start --head`, or use `local`"
+        ) from error
+
+
 @contextlib.contextmanager
 def cluster(config: ClusterConfig) -> Iterator[None]:
     """Join a Ray cluster, or start one that ends with this run; one that does not answer is an `InputError`."""
@@ -130,20 +156,13 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     ours = _WATCHER not in os.environ
-    if config.address == "local":
-        os.environ.setdefault(_WATCHER, "0")  # this machine is not taken away
-        cores = max(os.cpu_count() or 1, config.workers * threads_per_worker(config))
-        ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level=logging.ERROR)
-        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    else:
-        try:
-            ray.init(address=config.address, logging_level=logging.WARNING)
-        except ConnectionError as error:
-            raise InputError(
-                f"no Ray cluster answers at cluster.address {config.address!r}; start one with `ray start --head`, "
-                "or use `local`"
-            ) from error
     try:
+        if config.address == "local":
+            os.environ.setdefault(_WATCHER, "0")  # this machine is not taken away
+            _start(max(os.cpu_count() or 1, config.workers * threads_per_worker(config)))
+            os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        else:
+            _join(config.address)
         yield
     finally:
         ray.shutdown()
