@@ -138,7 +138,7 @@ def submit(words: Sequence[str], here: Mapping[str, str]) -> int:
         settings = Path(folder) / "runtime-env.yaml"
         settings.write_text(json.dumps({"env_vars": passed}))  # JSON is YAML
         command = ["job", "submit", *options, "--runtime-env", str(settings), "--", *entry]
-        shown = re.sub(r"//[^/@\s]*@", "//***@", shlex.join(["ray", *command]))  # a password in a URI
+        shown = re.sub(r"//[^/\s]*@", "//***@", shlex.join(["ray", *command]))  # a password in a URI
         print(f"{shown}\nruntime environment: {', '.join(passed)}", flush=True)
         return subprocess.call([ray, *command], env=dict(here))
 

@@ -239,7 +239,7 @@ def is_remote(uri: str | Path) -> bool:
 
 def _shown(uri: str) -> str:
     """Leave out of a URI what may be a password or a signature."""
-    return re.sub(r"//[^/@]*@", "//", uri).partition("?")[0]
+    return re.sub(r"//[^/]*@", "//", uri).partition("?")[0]
 
 
 def _pause(attempt: int) -> None:

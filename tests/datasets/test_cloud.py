@@ -178,8 +178,9 @@ def test_other_stores_are_known(uri: str, environment: dict[str, str], monkeypat
     assert Objects(uri).uri == uri
 
 
-def test_passwords_in_addresses_are_not_shown() -> None:
-    objects = Objects("https://user:secret@127.0.0.1:9/volume?signature=secret")
+@pytest.mark.parametrize("password", ["secret", "se@cret"])
+def test_passwords_in_addresses_are_not_shown(password: str) -> None:
+    objects = Objects(f"https://user:{password}@127.0.0.1:9/volume?signature=secret")
     assert objects.uri == "https://127.0.0.1:9/volume"
 
 
