@@ -74,7 +74,7 @@ def kill_half_way(config: ConvertConfig) -> set[str]:
     """Convert in another process and kill it (SIGKILL) after some pieces; returns those that were finished."""
     words = [sys.executable, "-c", SLOWLY, config.source, config.out, str(SHARD)]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while len(finished(config)) < 8:
             assert process.poll() is None
             assert time.monotonic() < deadline
