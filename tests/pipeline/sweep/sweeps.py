@@ -20,7 +20,7 @@ def searching(config: RunConfig, **sweep: Any) -> RunConfig:
 
 def mlflow_runs(config: RunConfig) -> tuple[Any, list[Any]]:
     """Return the sweep's run and those of its trials."""
-    client = MlflowClient(f"sqlite:///{Path(config.runs) / 'mlflow.db'}")
+    client = MlflowClient(config.tracking.uri or f"sqlite:///{Path(config.runs) / 'mlflow.db'}")
     (experiment,) = [found for found in client.search_experiments() if found.name == config.name]
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if run.info.run_name == f"{config.name}-sweep"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from models.config import hourglass
 from pipeline.config_sweep import Range
@@ -73,13 +74,19 @@ def test_a_sweep_stops_the_weak_turns_away_the_large_and_outlives_a_trial_that_f
     assert not any(key.startswith("test/") for run in (parent, *children) for key in run.data.metrics)
 
 
-def test_trials_of_several_workers_wait_for_each_other_and_end(recipe: Make, two_cores: None) -> None:
-    """Both trials want both cores at once; a driver with a core of its own would starve the other's workers."""
+def test_trials_of_several_workers_wait_for_each_other_and_end(
+    recipe: Make, two_cores: None, mlflow_server: str
+) -> None:
+    """Both trials want both cores at once; a driver with a core of its own would starve the other's workers.
+
+    Their numbers go to a team's MLflow, with PostgreSQL and S3.
+    """
     from pipeline.sweep.tune import tune
 
     config = searching(
         recipe("crowd", workers=2), depth=[3], objectives=["score", "parameters", "time"], trials=2, concurrent=2
     )
+    config.tracking.uri = mlflow_server
     rows = tune(config)
     assert sorted((row["choice"]["rank"], row["step"]) for row in rows) == [(2, 12), (4, 12)]
     assert not any(row["stopped"] for row in rows)
@@ -87,6 +94,11 @@ def test_trials_of_several_workers_wait_for_each_other_and_end(recipe: Make, two
     assert (folder / "pictures" / "pareto.png").stat().st_size > 10_000
     parent, children = mlflow_runs(config)
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+    assert {run.info.run_id: run.data.metrics["sweep/peak"] for run in children} == {
+        row["run_id"]: row["peak"] for row in rows
+    }
+    kept = {found.path for found in MlflowClient(mlflow_server).list_artifacts(parent.info.run_id)}
+    assert kept >= {"trials.md", "pictures", "report.html"}
     assert not any(key.startswith("test/") for run in children for key in run.data.metrics)
 
 
