@@ -92,8 +92,10 @@ class SplitConfig:
         Half-width of the labelled square around a well, in cells (paper: 40).
     validation_wells
         How many wells validate (paper: 4 of 8).
-    points, validation_points
-        Cells of each class that train and validate (paper: 25 and 10).
+    points
+        Cells of each class that train (paper: 25).
+    validation_points
+        Cells of each class that validate (paper: 10).
     seed
         Seed of the draw.
     """

@@ -179,8 +179,10 @@ class PlanConfig(RunConfig):
         Memory to plan for, such as ``80GB``; none means `training.memory`, or what this machine has.
     shape
         Cells along `data.space`; none means the volume's, or `data.block` where there is no volume yet.
-    channels, classes
-        Channels of the raw data and number of classes; none means the volume's, or 1 and 2 where there is none.
+    channels
+        Channels of the raw data; none means the volume's, or 1 where there is none.
+    classes
+        Number of classes; none means the volume's, or 2 where there is none.
     """
 
     memory: str | None = None
@@ -295,9 +297,9 @@ class BatchConfig:
     Attributes
     ----------
     model
-        As in `PredictConfig`.
+        ``models:/NAME@champion``, ``models:/NAME/3``, or the folder of a run (its best checkpoint).
     table
-        CSV with a line a volume and the columns ``input`` and ``output``: paths or URIs, as in `PredictConfig`.
+        CSV with a line a volume and the columns ``input`` and ``output``: paths or URIs of volumes and maps.
     tracking_uri
         MLflow tracking URI of the registry, which the workers must reach; none means MLFLOW_TRACKING_URI, or else
         SQLite in the folder `runs`.

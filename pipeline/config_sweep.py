@@ -34,8 +34,12 @@ class SweepConfig:
 
     Attributes
     ----------
-    depth, levels, rank
-        Layers, levels of coarsening, and block rank of an hourglass; all three empty keep `network.layers`.
+    depth
+        Layers of an hourglass; where depth, levels and rank are all empty, `network.layers` holds.
+    levels
+        Levels of coarsening of the hourglass.
+    rank
+        Block rank of its layers.
     coarsening
         Kinds of the transform between levels: ``haar``, ``learned``.
     step
