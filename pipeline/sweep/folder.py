@@ -26,6 +26,10 @@ def has_result(folder: Path) -> bool:
     return any(all_checkpoints(trial / "checkpoints") for trial in folder.glob("trial-*"))
 
 
+def _is_sweep(folder: Path) -> bool:
+    return (folder / "sweep.json").is_file() or (folder / "tune").is_dir()
+
+
 @contextmanager
 def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Keep the sweep that is to be replaced until the new one has a result; without one, put it back.
@@ -39,10 +43,10 @@ def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Non
         if not (folder / "sweep.json").is_file():
             raise InputError(f"--resume: there is no sweep at {folder}; start it without --resume")
     else:
-        if old.exists() and not has_result(folder):  # the driver that wanted to replace it was killed
+        ours = _is_sweep(folder) or not folder.exists() or not any(folder.iterdir())
+        if old.exists() and ours and not has_result(folder):  # the driver that wanted to replace it was killed
             put_back(old, folder)
-        is_sweep = (folder / "sweep.json").is_file() or (folder / "tune").is_dir()
-        check_place(folder, "sweep", is_one=is_sweep, overwrite=overwrite)
+        check_place(folder, "sweep", is_one=_is_sweep(folder), overwrite=overwrite)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)

@@ -162,6 +162,17 @@ def test_an_overwrite_that_was_killed_leaves_the_old_sweep(tmp_path: Path) -> No
     assert has_result(folder)
 
 
+def test_what_is_no_sweep_is_not_deleted_for_one_that_was_hidden(tmp_path: Path) -> None:
+    folder = sweep_of(tmp_path / "one-sweep", "old.txt")
+    killed = sweep_folder(folder, resume=False, overwrite=True)
+    killed.__enter__()  # and never leaves
+    (folder / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match="is no sweep, so --overwrite does not replace it"):
+        sweep_folder(folder, resume=False, overwrite=True).__enter__()
+    assert (folder / "mine.txt").read_text() == "precious"
+    assert (tmp_path / ".one-sweep.replaced" / "old.txt").read_text() == "precious"
+
+
 def test_a_folder_in_the_way_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "one-sweep"
     with pytest.raises(InputError, match=r"--resume: there is no sweep at .*one-sweep; start it without --resume"):
