@@ -55,8 +55,7 @@ class TrainingConfig:
     seed
         Seed of weights, order and views.
     memory
-        Memory that a worker may fill, such as ``80GB``; a recipe that needs more is refused before data is read.
-        None means what this machine has.
+        Memory that a worker may fill, such as ``80GB``; what needs more is refused first. None means this machine's.
     """
 
     steps: int = 100
@@ -301,8 +300,7 @@ class BatchConfig:
     table
         CSV with a line a volume and the columns ``input`` and ``output``: paths or URIs of volumes and maps.
     tracking_uri
-        MLflow tracking URI of the registry, which the workers must reach; none means MLFLOW_TRACKING_URI, or else
-        SQLite in the folder `runs`.
+        MLflow URI of the registry, which workers must reach; none means MLFLOW_TRACKING_URI, or SQLite in `runs`.
     runs
         Folder of all runs.
     cluster
