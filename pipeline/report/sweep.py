@@ -110,7 +110,8 @@ def _table(rows: Sequence[Row], config: RunConfig) -> Table:
     searched = [name for name in SEARCHED if name in rows[0]["choice"]]
     columns = {"trial": [row["trial"] for row in rows]}
     columns |= {TITLES.get(name, name): [show(name, row["choice"][name]) for row in rows] for name in searched}
-    columns |= {TITLES.get(name, name): [show(name, row[name]) for row in rows] for name in DIRECTIONS}
+    found = [name for name in DIRECTIONS if name in rows[0]]  # sweeps of earlier programs measured no peak
+    columns |= {TITLES.get(name, name): [show(name, row[name]) for row in rows] for name in found}
     columns["steps"] = [f"{row['step']}{' (stopped)' * row['stopped']}" for row in rows]
     if len(config.sweep.objectives) > 1:
         columns["Pareto front"] = ["yes" * row["front"] for row in rows]

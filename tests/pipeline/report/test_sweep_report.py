@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.sweep.record import forget_trials
+from pipeline.sweep.record import forget_trials, read_trials, write_trials
 from tests.pipeline.report.pages import Page
 
 
@@ -54,6 +54,17 @@ def test_a_sweep_that_ended_shows_trials_pictures_and_failures(
     assert text.count("<figure>") == 1
     forget_trials(ended_sweep)  # as a sweep does that goes on
     assert "not ended (still at work, or stopped)" in page_of(ended_sweep, capsys)
+
+
+def test_a_sweep_from_before_peaks_were_measured_still_has_its_page(
+    ended_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = read_trials(ended_sweep)
+    assert known is not None
+    write_trials(ended_sweep, [{key: row[key] for key in row if key != "peak"} for row in known["rows"]], [])
+    text = page_of(ended_sweep, capsys)
+    assert "<td>1,234</td><td>1.5 MB</td><td>0.25</td>" in text
+    assert "measured peak" not in text
 
 
 def test_a_page_of_nothing_is_refused_and_makes_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,11 @@
 """One sum of gradients, whoever adds what first: by pieces, in any order, on one rank or on three."""
 
-import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,6 +17,7 @@ from pipeline.training.gradient_sum import GRID, LARGEST, GradientSum
 from pipeline.training.loop import fit, new_segmenter
 from pipeline.training.prepare import prepare
 from pipeline.training.step import DivergedError, train_step
+from tests.pipeline.training.ranks import on_ranks
 
 
 def drawn(seed: int, count: int) -> list[list[Tensor]]:
@@ -104,26 +102,18 @@ def fitted(run: Run, rank: int, world: int) -> dict[str, Tensor]:
     return kept[-1] if kept else {}
 
 
-def rank_of_three(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=3)
+def one_of_three(rank: int, world: int, folder: str) -> None:
     run = Run.open(folder)
-    weights = fitted(run, rank, 3)
+    weights = fitted(run, rank, world)
     if rank == 0:
         torch.save(weights, run.folder / "three.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # as in tests/models/test_parallel.py
 
 
 @pytest.mark.slow
 def test_three_ranks_train_to_the_weights_of_one(recipe):
     config = recipe(steps=6, batch=5, validate_every=6)
     run = prepare(replace(config, data=replace(config.data, block=[8, 8], halo=[4, 4])))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(rank_of_three, (port, str(run.folder)), nprocs=3)
+    on_ranks(one_of_three, 3, str(run.folder))
     three = torch.load(Path(run.folder) / "three.pt", weights_only=True)
     one, fresh = fitted(run, 0, 1), new_segmenter(run).state_dict()
     assert all(torch.equal(three[name], weight) for name, weight in one.items())

@@ -1,13 +1,10 @@
 """What reading cost: between two reports, over a whole run with its restarts, and in the words of the terminal."""
 
-import os
-import socket
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from pipeline.run import Run
 from pipeline.training.context import Context
@@ -15,6 +12,7 @@ from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
 from pipeline.training.reading import ReadingMeter, reading_in_words, summarise_reading
 from pipeline.training.storage import directory_storage
+from tests.pipeline.training.ranks import on_ranks
 
 CPU = torch.device("cpu")
 
@@ -124,28 +122,20 @@ def test_the_loop_logs_the_traffic_of_a_store_that_counts(recipe, monkeypatch):
     assert all(0 <= row["waiting_share"] <= 1 for row in notes.rows)
 
 
-def rank_of_two(rank: int, port: int, folder: str) -> None:
-    """Train on one of two workers, without Ray; the first writes down what was reported."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def one_of_two(rank: int, world: int, folder: str) -> None:
+    """Train on one of two workers; the first writes down what was reported."""
     run, notes = Run.open(folder), Notes()
     store = directory_storage(run.checkpoints) if rank == 0 else lambda *_: None
-    fit(run, Context(rank=rank, world=2, listener=notes, store=store))
+    fit(run, Context(rank=rank, world=world, listener=notes, store=store))
     if rank == 0:
         run.write("notes.json", {"rows": notes.rows})
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # as in tests/models/test_parallel.py
 
 
 @pytest.mark.slow
 def test_a_report_sums_over_the_ranks(recipe):
     config = recipe(steps=6, batch=3, validate_every=3)
     run = prepare(replace(config, data=replace(config.data, block=[8, 8], halo=[4, 4])))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(rank_of_two, (port, str(run.folder)), nprocs=2)
+    on_ranks(one_of_two, 2, str(run.folder))
     alone = Notes()
     fit(run, Context(listener=alone))
     together = run.read("notes.json")["rows"]
