@@ -17,8 +17,8 @@ from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, show
 
 _LOGARITHMIC = ("step", "rate", "parameters", "memory", "peak", "time")  # all others but the score are placed evenly
 _COSTS = {
-    "memory": "planned memory of a worker (MB)",
-    "peak": "measured peak of a worker (MB)",
+    "memory": "planned memory (MB)",
+    "peak": "measured peak (MB)",
     "time": "seconds a step",
 }
 
@@ -128,10 +128,12 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
             points = [row[cost] / unit for row in group], [row["score"] for row in group]
             ax.scatter(*points, s=34, linewidths=1.2, label=label, zorder=3, facecolors=face, edgecolors=edge)
     low, high = min(row[cost] for row in rows), max(row[cost] for row in rows)
+    middle = (low + high) / 2
     if high > 30 * low:
+        middle = float(np.sqrt(low * high))
         ax.set_xscale("log")
         ax.xaxis.set_minor_formatter(NullFormatter())
-    parts, middle = _varied(rows)[:2], (low + high) / 2
+    parts = _varied(rows)[:2]
     for row in front:
         right = row[cost] > middle
         ax.annotate(
