@@ -16,7 +16,7 @@ import xarray as xr
 from datasets.blocks import Window, apply_view, plan_windows, view_count
 from datasets.config import DataConfig
 from datasets.errors import InputError
-from datasets.order import Order, Sample, plan_steps
+from datasets.order import Order, Sample, plan_steps, share
 from datasets.prefetch import read_ahead
 from datasets.volume import IGNORE, LABEL, Volume, coarsen_labels
 
@@ -66,6 +66,8 @@ class Loader:
         How much coarser the network's output grid, and so the labels, is.
     batch
         Samples a step over all ranks.
+    micro_batch
+        Samples of a step that stay together on one rank.
     seed
         Seed of order and views.
     augment_until
@@ -75,7 +77,7 @@ class Loader:
     prefetch_bytes
         Most bytes of samples that are read ahead; one sample always is.
     rank, world
-        This rank and the number of ranks: rank r takes samples r, r + world, ...
+        This rank and the number of ranks: rank r takes micro-batches r, r + world, ...
 
     Attributes
     ----------
@@ -101,6 +103,7 @@ class Loader:
         *,
         factor: int,
         batch: int,
+        micro_batch: int = 1,
         seed: int,
         augment_until: int | None,
         workers: int = 0,
@@ -118,9 +121,16 @@ class Loader:
         self._axes = [axis for axis in volume.horizontal if axis in self._label_axes]
         views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
         self._plan = partial(
-            plan_steps, self.order, batch=batch, views=views, plain_from=augment_until, rank=rank, world=world
+            plan_steps,
+            self.order,
+            batch=batch,
+            micro_batch=micro_batch,
+            views=views,
+            plain_from=augment_until,
+            rank=rank,
+            world=world,
         )
-        self._share = len(range(rank, batch, world))
+        self._share = len(share(batch, micro_batch, rank, world))
         self._whole = self._read(self.windows[0]) if len(self.windows) == 1 else None
 
     @property

@@ -97,14 +97,30 @@ def _permutation(seed: int, stream: int, visit: int, blocks: int) -> np.ndarray:
 
 
 def plan_steps(
-    order: Order, steps: range, *, batch: int, views: int, plain_from: int | None, rank: int, world: int
+    order: Order,
+    steps: range,
+    *,
+    batch: int,
+    micro_batch: int,
+    views: int,
+    plain_from: int | None,
+    rank: int,
+    world: int,
 ) -> Iterator[Sample]:
-    """Yield the samples that one worker reads, step by step: of each step's `batch` every `world`-th from `rank` on.
+    """Yield the samples that one worker reads, step by step.
 
-    A run that resumes at step s has taken ``s * batch`` samples. A block's `views` come in a seeded order; from step
-    `plain_from` on, if any, only view 0 is shown.
+    A step's `batch` is cut into micro-batches, which never depend on the number of workers, as sums over what is run
+    at once round; of these a worker takes every `world`-th from `rank` on. A run that resumes at step s has taken
+    ``s * batch`` samples. A block's `views` come in a seeded order; from step `plain_from` on, if any, only view 0 is
+    shown.
     """
     for step in steps:
         shown = views if plain_from is None or step < plain_from else 1
-        for number in range(step * batch, (step + 1) * batch)[rank::world]:
-            yield order.sample(number, views=shown)
+        for number in share(batch, micro_batch, rank, world):
+            yield order.sample(step * batch + number, views=shown)
+
+
+def share(batch: int, micro_batch: int, rank: int, world: int) -> list[int]:
+    """Return which samples of a step one worker takes, in whole micro-batches."""
+    starts = range(0, batch, micro_batch)[rank::world]
+    return [number for start in starts for number in range(start, min(start + micro_batch, batch))]

@@ -29,7 +29,7 @@ class TrainingConfig:
     batch
         Samples (blocks, or views of the whole volume) a step, over all workers.
     micro_batch
-        Samples a worker runs at once; the gradients of a step accumulate over them.
+        Samples a worker runs at once; the workers share a batch in whole micro-batches.
     optimiser
         ``adam``, ``adamw`` or ``sgd`` (momentum 0.9).
     rate

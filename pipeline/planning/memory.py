@@ -17,7 +17,7 @@ from models.peak import Workload, prediction_peak, training_peak
 from models.reach import reach
 from models.segmenter import Segmenter
 from pipeline.amount import parse_amount, show_bytes
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, TrainingConfig
 from pipeline.planning.tiling import Tiling
 
 
@@ -46,13 +46,28 @@ def scaled_axes(data: DataConfig, shape: Sequence[int]) -> dict[int, int]:
     return {axis: sizes[dim] for axis, dim in enumerate(data.space) if dim in (data.keep or [])}
 
 
+def _micro_batches(batch: int, training: TrainingConfig) -> int:
+    return -(-batch // training.micro_batch)
+
+
+def check_workers(config: RunConfig, batch: int, key: str) -> None:
+    """Refuse a batch, named `key`, of so few micro-batches that some workers would have none."""
+    found, workers = _micro_batches(batch, config.training), config.cluster.workers
+    if found < workers:
+        raise InputError(
+            f"{key} {batch} makes {found} of training.micro_batch {config.training.micro_batch}, fewer than "
+            f"cluster.workers {workers}, so some workers would have nothing to do; raise the batch, lower the "
+            "micro-batch, or take fewer workers"
+        )
+
+
 def training_work(config: RunConfig, sizes: tuple[int, ...]) -> Workload:
     """Return what a worker holds at once; the loss is counted as if nothing were labelled, so nothing fits wrongly."""
-    training, share = config.training, -(-config.training.batch // max(config.cluster.workers, 1))
+    training = config.training
     return Workload(
         sizes=sizes,
-        batch=min(share, training.micro_batch),
-        accumulates=share > training.micro_batch,
+        batch=min(training.batch, training.micro_batch),
+        accumulates=_micro_batches(training.batch, training) > max(config.cluster.workers, 1),
         optimiser=training.optimiser,
     )
 

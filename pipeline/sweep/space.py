@@ -12,7 +12,7 @@ from models.config import ConfigError, hourglass
 from models.peak import Workload, prediction_peak, training_peak
 from pipeline.config import RunConfig
 from pipeline.config_sweep import LAYOUT, SEARCHED, Range
-from pipeline.planning.memory import check_training, planned_step
+from pipeline.planning.memory import check_training, check_workers, planned_step
 
 Choice = dict[str, Any]
 """The value of each searched part: ``{"depth": 10, "rank": 8, "levels": 2, "rate": 0.003}``."""
@@ -48,11 +48,10 @@ def check_space(config: RunConfig) -> None:
     _check_layout(config)
     if not sweep.domains:
         raise InputError(f"sweep holds nothing to search; list values for one of {', '.join(SEARCHED)}")
-    if sweep.batch and min(sweep.batch) < config.cluster.workers:
-        raise InputError(
-            f"sweep.batch holds {min(sweep.batch)}, but cluster.workers is {config.cluster.workers}, so some workers "
-            "would have nothing to do; raise the batch, or take fewer workers"
-        )
+    if sweep.batch:
+        check_workers(config, min(sweep.batch), "sweep.batch")
+    else:
+        check_workers(config, config.training.batch, "training.batch")
 
 
 def _check_layout(config: RunConfig) -> None:

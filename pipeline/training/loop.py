@@ -63,6 +63,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
         config.data,
         factor=int(getattr(training.model, "factor", 1)),
         batch=recipe.batch,
+        micro_batch=recipe.micro_batch,
         seed=recipe.seed,
         augment_until=recipe.augment_until if recipe.augment else 0,
         workers=config.cluster.loader_workers,

@@ -99,7 +99,8 @@ def train_step(
     """Take one optimiser step on this rank's share of the global batch.
 
     The loss of every rank is divided by the label weight of the *global* batch, so that the gradient is that of the
-    whole batch on one rank, however unevenly the labels fall; with a `micro_batch` of 1, it is so to the bit.
+    whole batch on one rank, however unevenly the labels fall; it is so to the bit where the ranks
+    share whole micro-batches.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ def train_step(
     weights
         Class weights [K], on the model's device.
     micro_batch
-        Samples run at once.
+        Samples run at once: the first so many, then the next.
     clip
         Largest norm of the gradient; 0 switches clipping off.
     interrupted, leaving

@@ -17,7 +17,7 @@ from datasets.journal import locked
 from datasets.provenance import code_version
 from pipeline.config import RunConfig
 from pipeline.masking import without_secrets
-from pipeline.planning.memory import check_training
+from pipeline.planning.memory import check_training, check_workers
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.tracking.journal import Journal
@@ -177,11 +177,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         Where somebody asked the run to stop; it has left a checkpoint.
     """
     config = absolute(config)
-    if config.training.batch < config.cluster.workers:
-        raise InputError(
-            f"training.batch {config.training.batch} is smaller than cluster.workers {config.cluster.workers}, so some "
-            "workers would have nothing to do; raise the batch, or take fewer workers"
-        )
+    check_workers(config, config.training.batch, "training.batch")
     if config.cluster.gpu and config.cluster.workers == 0 and not torch.cuda.is_available():
         raise InputError("cluster.gpu is true but torch finds no CUDA device here; set it to false")
     if config.tracking.uri and not resume:  # what a run that goes on has for MLflow can wait

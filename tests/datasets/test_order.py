@@ -2,6 +2,7 @@
 
 from collections import Counter
 from fractions import Fraction
+from itertools import zip_longest
 
 import pytest
 from hypothesis import given, settings
@@ -68,17 +69,20 @@ def test_a_share_of_one_leaves_blocks_without_labels_out():
 @given(
     order=orders,
     batch=st.integers(1, 7),
+    micro_batch=st.integers(1, 4),
     views=view_counts,
     plain_from=st.one_of(st.none(), st.integers(0, 30)),
     lives=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(1, 6)), max_size=6),
 )
-def test_kills_and_changes_of_world_size_leave_no_trace(order, batch, views, plain_from, lives):
+def test_kills_and_changes_of_world_size_leave_no_trace(order, batch, micro_batch, views, plain_from, lives):
     """A life runs for some steps on some workers; then it is killed, and the next goes back to its last checkpoint."""
-    settings = {"batch": batch, "views": views, "plain_from": plain_from}
+    settings = {"batch": batch, "micro_batch": micro_batch, "views": views, "plain_from": plain_from}
 
     def step_of(step: int, world: int) -> list[Sample]:
         shares = [list(plan_steps(order, range(step, step + 1), rank=r, world=world, **settings)) for r in range(world)]
-        return [shares[n % world][n // world] for n in range(sum(map(len, shares)))]
+        groups = [[taken[at : at + micro_batch] for at in range(0, len(taken), micro_batch)] for taken in shares]
+        assert all(len(group) == micro_batch for taken in groups for group in taken[:-1])
+        return [sample for row in zip_longest(*groups, fillvalue=[]) for group in row for sample in group]
 
     trained: list[list[Sample]] = []
     for steps, lost, world in lives:
@@ -93,7 +97,7 @@ def test_kills_and_changes_of_world_size_leave_no_trace(order, batch, views, pla
 @quick
 @given(order=orders, batch=st.integers(1, 7), start=st.integers(0, 9), world=st.integers(1, 5), rank=st.integers(0, 4))
 def test_a_worker_that_reads_ahead_reads_what_it_would_read_step_by_step(order, batch, start, world, rank):
-    plan = {"batch": batch, "views": 4, "plain_from": 6, "rank": rank % world, "world": world}
+    plan = {"batch": batch, "micro_batch": 2, "views": 4, "plain_from": 6, "rank": rank % world, "world": world}
     ahead = list(plan_steps(order, range(start, start + 5), **plan))
     assert ahead == [s for at in range(start, start + 5) for s in plan_steps(order, range(at, at + 1), **plan)]
 
