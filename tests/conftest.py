@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.faults import FaultyProxy, faulty_proxy
-from tests.cloud.mlflow_server import serve_mlflow
+from tests.cloud.mlflow_server import TeamServer
 from tests.cloud.postgres import NoPostgresError, Postgres, serve_postgres
 from tests.cloud.seaweed import BUCKET, Server, serve
 
@@ -67,5 +67,20 @@ def database() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def mlflow_server(database: Postgres, s3_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URI of a team's MLflow: a server with its runs in PostgreSQL and its artifacts in the S3 store."""
-    with serve_mlflow(tmp_path_factory.mktemp("mlflow-server"), database.uri, s3_server) as uri:
-        yield uri
+    server = TeamServer(tmp_path_factory.mktemp("mlflow-server"), database.uri, s3_server)
+    try:
+        server.start()
+        yield server.uri
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def mlflow_to_kill(database: Postgres, s3_server: Server, tmp_path: Path) -> Iterator[TeamServer]:
+    """Another server of that team, started, that a test may kill."""
+    server = TeamServer(tmp_path / "mlflow-server", database.uri, s3_server)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()

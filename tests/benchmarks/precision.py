@@ -18,9 +18,10 @@ from tests.benchmarks.over_seeds import Row, Variant, compare, mean_and_deviatio
 MODES: dict[str, dict[str, Any]] = {
     "float32": {"states": "float"},
     "exact": {"states": "exact"},
-    "exact; 16 bits": {"states": "exact", "state_bits": 16},
+    "exact; 16 bits at 2^-8": {"states": "exact", "state_bits": 16, "grid_bits": 8},
+    "exact; 16 bits at 2^-6": {"states": "exact", "state_bits": 16, "grid_bits": 6},
     "exact; bfloat16 force": {"force_dtype": "bfloat16"},
-    "exact; 16 bits; bfloat16 force": {"force_dtype": "bfloat16", "state_bits": 16},
+    "exact; 16 bits at 2^-8; bfloat16 force": {"force_dtype": "bfloat16", "state_bits": 16, "grid_bits": 8},
     "float32; bfloat16 force": {"states": "float", "force_dtype": "bfloat16"},
 }
 

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.cloud.seaweed import BUCKET, Server, free_ports
@@ -19,17 +19,45 @@ from tests.cloud.seaweed import BUCKET, Server, free_ports
 _PATIENCE_S = 240.0
 
 
-@contextmanager
-def serve_mlflow(folder: Path, database: str, storage: Server, prefix: str = "mlflow") -> Iterator[str]:
-    """Run a server; gives its tracking URI."""
-    (port,) = free_ports(1)
+class TeamServer:
+    """A server that can be killed, and started again at the same address; what it knew is with PostgreSQL and S3.
+
+    Parameters
+    ----------
+    folder
+        Where it writes its log.
+    database
+        URI of the PostgreSQL database.
+    storage
+        Where artifacts go.
+    """
+
+    def __init__(self, folder: Path, database: str, storage: Server) -> None:
+        self.folder, self.database, self.storage = folder, database, storage
+        (self.port,) = free_ports(1)
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._running, self._process = ExitStack(), None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        words, variables = _team(self.port, self.database, self.storage)
+        self._process = self._running.enter_context(serving(words, self.folder, self.port, variables))
+
+    def kill(self) -> None:
+        """End it at once, without a word to its clients."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process = None
+        self._running.close()
+
+
+def _team(port: int, database: str, storage: Server) -> tuple[list, dict[str, str]]:
     s3 = storage.environment()
     words = [
         "server", "--host", "127.0.0.1", "--port", port, "--workers", 1, "--backend-store-uri", database,
-        "--serve-artifacts", "--artifacts-destination", f"s3://{BUCKET}/{prefix}",
+        "--serve-artifacts", "--artifacts-destination", f"s3://{BUCKET}/mlflow",
     ]  # fmt: skip
-    with serving(words, folder, port, {**s3, "MLFLOW_S3_ENDPOINT_URL": s3["AWS_ENDPOINT_URL"]}):
-        yield f"http://127.0.0.1:{port}"
+    return words, {**s3, "MLFLOW_S3_ENDPOINT_URL": s3["AWS_ENDPOINT_URL"]}
 
 
 @contextmanager
@@ -42,8 +70,8 @@ def serve_model(folder: Path, model: str, tracking_uri: str) -> Iterator[str]:
 
 
 @contextmanager
-def serving(words: list, folder: Path, port: int, variables: Mapping[str, str]) -> Iterator[None]:
-    """Run an MLflow command until its health check answers, and end it and its children afterwards."""
+def serving(words: list, folder: Path, port: int, variables: Mapping[str, str]) -> Iterator[subprocess.Popen]:
+    """Run an MLflow command until its health check answers; it and its children end afterwards."""
     scripts = str(Path(sys.executable).parent)  # it starts uvicorn by name
     environment = {
         **os.environ, **variables, "MLFLOW_DISABLE_TELEMETRY": "true", "NO_PROXY": "127.0.0.1,localhost",
@@ -58,7 +86,7 @@ def serving(words: list, folder: Path, port: int, variables: Mapping[str, str]) 
         )  # fmt: skip
         try:
             _wait(process, f"http://127.0.0.1:{port}", log)
-            yield
+            yield process
         finally:
             _end(process)
 

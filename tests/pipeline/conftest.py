@@ -12,11 +12,14 @@ import pytest
 import sqlalchemy
 import xarray as xr
 from matplotlib.figure import Figure
+from mlflow.tracking import MlflowClient
 
 from datasets.config import DataConfig, SplitConfig
 from datasets.store import write_volume
 from models.config import NetworkConfig
 from pipeline.config import ClusterConfig, RunConfig, TrainingConfig
+from pipeline.run import Run
+from pipeline.tracking.journal import read_history
 
 
 def tiny_dataset(seed: int = 0, size: int = 24, bands: int = 4) -> xr.Dataset:
@@ -71,6 +74,22 @@ def tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     mlflow_tables._initialize_tables = copy
     yield
     mlflow_tables._initialize_tables = make
+
+
+@pytest.fixture
+def team(mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let all runs of a test report to the team's MLflow, and see that it was told every step that they took."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    yield
+    folders = [path.parent for path in (tmp_path / "runs").glob("*/tracking.json")]
+    assert folders, "no run reported"
+    for folder in folders:
+        run = Run.open(folder)
+        assert run.tracking_uri == mlflow_server
+        assert run.outbox.stat().st_size == 0
+        points = MlflowClient(mlflow_server).get_metric_history(run.read("tracking.json")["run_id"], "loss")
+        told = {point.step: point.value for point in points}
+        assert told == pytest.approx({row["step"]: row["loss"] for row in read_history(run)})
 
 
 @pytest.fixture

@@ -3,12 +3,10 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,96 +20,89 @@ from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import latest_checkpoint, whole_checkpoints
+from pipeline.training.context import Context
+from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
-from pipeline.training.train import _work, train
+from pipeline.training.storage import stored_behind
+from pipeline.training.train import Interrupted, _work, absolute, train
 from tests.pipeline.processes import ROOT, largest_difference, wait_for_step, weights_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-class Server:
-    """An MLflow server on loopback that can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers",
-                "1", "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}", "--artifacts-destination",
-                str(self.folder / "artifacts"),
-            ],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        end = time.monotonic() + 240
-        while time.monotonic() < end:
-            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-            time.sleep(0.2)
-        raise AssertionError("the MLflow server never answered")
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
+def told(client: MlflowClient, run: Run) -> dict[int, float]:
+    """Ask the server for the loss of every step."""
+    points = client.get_metric_history(run.read("tracking.json")["run_id"], "loss")
+    return {point.step: point.value for point in points}
 
 
-@pytest.fixture
-def server(tmp_path):
-    server = Server(tmp_path / "server")
-    yield server
-    server.kill()
-
-
-def test_training_outlives_its_mlflow_server_and_tells_it_everything(recipe, server, capfd):
-    server.start()
-    config = recipe("orphan", steps=300, validate_every=100)
-    config = replace(config, tracking=replace(config.tracking, uri=server.uri))
-    plain = train(recipe("plain", steps=300, validate_every=100))
+def test_training_outlives_a_minute_without_its_server(recipe, mlflow_to_kill, capfd):
+    never = 10**6
+    settings = {"steps": never, "validate_every": never, "schedule": "constant"}
+    config = recipe("orphan", **settings)
+    config = replace(config, tracking=replace(config.tracking, uri=mlflow_to_kill.uri))
     folder = Path(config.runs) / "orphan"
     box = folder / "mlflow-outbox.jsonl"
+    missed: list[int] = []
+
+    def disturb() -> None:
+        try:
+            wait_for_step(folder, 40)
+            mlflow_to_kill.kill()
+            time.sleep(60)
+            missed.append(len(box.read_bytes().splitlines()))
+            mlflow_to_kill.start()
+            end = time.monotonic() + 120
+            while box.stat().st_size > 10_000 and time.monotonic() < end:
+                time.sleep(0.2)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    with pytest.raises(Interrupted):
+        train(config)
+    thread.join()
+    assert missed[0] > 100
+    run, shown = Run.open(folder), capfd.readouterr().out
+    assert f"MLflow at {mlflow_to_kill.uri} does not answer" in shown
+    assert "training goes on. What it misses waits in" in shown
+    assert box.stat().st_size == 0
+    client, step = MlflowClient(mlflow_to_kill.uri), run.read("outcome.json")["step"]
+    assert set(told(client, run)) == set(range(1, step + 1))
+    assert told(client, run) == pytest.approx({row["step"]: row["loss"] for row in read_history(run)})
+    assert client.get_run(run.read("tracking.json")["run_id"]).info.status == "KILLED"
+
+    plain, asked = prepare(recipe("plain", **settings)), iter(range(1, step + 1))
+    with stored_behind(plain.checkpoints) as store:
+        fit(plain, Context(store=store, interrupted=lambda: next(asked) == step))
+    assert largest_difference(weights_of(plain), weights_of(run)) == 0
+
+
+def test_training_ends_without_its_server_and_tells_it_everything_later(recipe, mlflow_to_kill):
+    config = recipe("orphan", steps=300, validate_every=100)
+    config = replace(config, tracking=replace(config.tracking, uri=mlflow_to_kill.uri))
+    plain = train(recipe("plain", steps=300, validate_every=100))
+    folder = Path(config.runs) / "orphan"
 
     def disturb() -> None:
         wait_for_step(folder, 40)
-        server.kill()
-        missed = len(box.read_bytes())
-        while len(box.read_bytes()) <= missed:
-            time.sleep(0.05)
-        server.start()
+        mlflow_to_kill.kill()
 
     thread = threading.Thread(target=disturb)
     thread.start()
     run = train(config)
     thread.join()
     assert largest_difference(weights_of(plain), weights_of(run)) == 0
-    run_id = run.read("tracking.json")["run_id"]
-
-    server.kill()  # and for good: the whole second run happens without it
-    shutil.rmtree(run.checkpoints / "step-000300")
-    train(config, resume=True)
-    assert largest_difference(weights_of(plain), weights_of(run)) == 0
+    box = folder / "mlflow-outbox.jsonl"
     assert box.stat().st_size > 0
-    shown = capfd.readouterr().out
-    assert f"MLflow at {server.uri} does not answer" in shown
-    assert "training goes on. What it misses waits in" in shown
 
-    server.start()
+    mlflow_to_kill.start()
     train(config, resume=True)
     assert box.stat().st_size == 0
-    client = MlflowClient(server.uri)
-    points = client.get_metric_history(run_id, "loss")
-    assert {point.step for point in points} == set(range(1, 301))
-    ours = {row["step"]: row["loss"] for row in read_history(run)}
-    assert {point.step: point.value for point in points} == pytest.approx(ours)
+    client, run_id = MlflowClient(mlflow_to_kill.uri), run.read("tracking.json")["run_id"]
+    assert set(told(client, run)) == set(range(1, 301))
+    assert told(client, run) == pytest.approx({row["step"]: row["loss"] for row in read_history(run)})
     assert client.get_run(run_id).info.status == "FINISHED"
     assert "metrics.json" in {item.path for item in client.list_artifacts(run_id)}
 
@@ -140,16 +131,16 @@ def fill(place: Path) -> Path:
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
+@pytest.mark.usefixtures("team")
 def test_a_disk_that_fails_stops_the_run_with_its_last_checkpoint_and_nothing_half_written(
-    recipe, small_disk, tmp_path, fault, capfd
+    recipe, small_disk, fault, capfd
 ):
     settings = {"steps": 400, "validate_every": 20}
     plain = train(recipe("plain", **settings))
     config = recipe("cramped", **settings)
-    config = replace(config, tracking=replace(config.tracking, uri=f"sqlite:///{tmp_path / 'elsewhere.db'}"))
     folder = Path(config.runs) / "cramped"
     # Only the checkpoints lie on that disk: what is read of the run must not fail instead.
-    run = prepare(config)
+    run = prepare(absolute(config))
     run.checkpoints.rmdir()
     (small_disk / "checkpoints").mkdir()
     run.checkpoints.symlink_to(small_disk / "checkpoints")
@@ -193,6 +184,7 @@ def slow_disk() -> list[str]:
     return words
 
 
+@pytest.mark.usefixtures("team")
 def test_a_disk_that_is_slow_holds_the_training_up_but_costs_nothing(recipe, slow_disk, tmp_path):
     settings = {"steps": 90, "validate_every": 30}
     plain = train(recipe("plain", **settings))

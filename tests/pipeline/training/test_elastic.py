@@ -59,6 +59,7 @@ def drain(address: str, node: str, seconds: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
+@pytest.mark.usefixtures("team")
 def test_machines_that_are_reclaimed_join_and_are_lost_leave_the_same_weights(recipe, monkeypatch):
     import ray
     from ray.cluster_utils import Cluster
@@ -68,7 +69,7 @@ def test_machines_that_are_reclaimed_join_and_are_lost_leave_the_same_weights(re
     monkeypatch.setattr(worker, "_RESIZE_S", 3.0)
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     never = 10**6  # no checkpoint is due, so that the one which the notice asks for is all there is to go on from
-    settings = {"steps": never, "batch": 3, "validate_every": never, "optimiser": "sgd", "rate": 1e-3}
+    settings = {"steps": never, "batch": 5, "micro_batch": 2, "validate_every": never, "optimiser": "sgd", "rate": 1e-3}
     settings |= {"schedule": "constant"}
     config = recipe("elastic", workers=2, **settings)
     config = replace(config, cluster=replace(config.cluster, min_workers=1))

@@ -111,7 +111,7 @@ def one_of_three(rank: int, world: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_three_ranks_train_to_the_weights_of_one(recipe):
-    config = recipe(steps=6, batch=5, validate_every=6)
+    config = recipe(steps=6, batch=5, micro_batch=2, validate_every=6)
     run = prepare(replace(config, data=replace(config.data, block=[8, 8], halo=[4, 4])))
     on_ranks(one_of_three, 3, str(run.folder))
     three = torch.load(Path(run.folder) / "three.pt", weights_only=True)

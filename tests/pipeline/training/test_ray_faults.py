@@ -15,7 +15,7 @@ from pipeline.training.checkpoint import all_checkpoints, latest_checkpoint, rea
 from pipeline.training.train import Interrupted, train
 from tests.pipeline.processes import command, largest_difference, wait_for_step, weights_of, workers_now
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("team")]
 
 
 @pytest.fixture(scope="module")
