@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from datasets.geometry import Geometry
+from datasets.maps.geometry import Geometry
 
 _SHOWN = 6
 _PILE = 1e-3  # share of the cells at one end from which on they are a pile

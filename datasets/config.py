@@ -14,7 +14,8 @@ class DataConfig:
     Attributes
     ----------
     source
-        Path or URI of a converted volume or of another Zarr or MDIO store, or path of a view (`datasets.foreign`).
+        Path or URI of a converted volume or of another Zarr or MDIO store, or path of a view (see
+        `datasets.sources.foreign`).
     space
         Dimensions that the network convolves over, in order, for example ``[inline, crossline, depth]``. All others
         become channels.

@@ -5,18 +5,18 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from datasets.channels import read_channels
 from datasets.config_convert import ConvertConfig, changed
-from datasets.coordinates import add_coordinates
 from datasets.dims import refuse_unknown
 from datasets.errors import InputError
 from datasets.label_sources.place import place_labels
-from datasets.masking import add_mask
-from datasets.objects import is_remote
+from datasets.maps.coordinates import add_coordinates
 from datasets.provenance import content_key, hash_files, program
 from datasets.readers import cf, numpy
-from datasets.side_arrays import add_side_arrays, load_array
-from datasets.sources import READERS, source_kind
+from datasets.readers.formats import READERS, source_kind
+from datasets.sources.channels import read_channels
+from datasets.sources.masking import add_mask
+from datasets.sources.side_arrays import add_side_arrays, load_array
+from datasets.storage.objects import is_remote
 from datasets.store import refuse_existing, stored_attributes, write_volume
 
 # Settings that say where things lie or how they are stored, not what the volume holds.

@@ -12,10 +12,10 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from datasets.layout import SHARD_BYTES, encoding_of, plan_chunks
-from datasets.objects import is_remote
+from datasets.storage.layout import SHARD_BYTES, encoding_of, plan_chunks
+from datasets.storage.objects import is_remote
+from datasets.storage.upload import open_upload
 from datasets.store import open_aside
-from datasets.upload import open_upload
 
 FORMAT = "telegrapher-prediction"
 FORMAT_VERSION = 1

@@ -17,11 +17,11 @@ import xarray as xr
 
 from datasets.dims import refuse_unknown
 from datasets.errors import InputError
-from datasets.grids import grids, mask_of
-from datasets.layout import pieces, plan_chunks
-from datasets.measuring import Gathered, Measuring
+from datasets.measures.measuring import Gathered, Measuring
+from datasets.measures.summary import GROUP, VERSION, summarise
+from datasets.storage.grids import grids, mask_of
+from datasets.storage.layout import pieces, plan_chunks
 from datasets.store import open_part
-from datasets.summary import GROUP, VERSION, summarise
 from datasets.volume import Volume
 
 
@@ -57,7 +57,7 @@ def read_summary(uri: str | Path) -> xr.Dataset | None:
 
 
 def measure(ds: xr.Dataset) -> xr.Dataset:
-    """Measure an opened volume in the form of `datasets.summary.summarise`; it is read once, in pieces of a shard."""
+    """Measure an opened volume as `datasets.measures.summary.summarise` does; it is read once, in pieces of a shard."""
     data = ds["data"]
     plan = Measuring.of(data)
     stored = data.encoding.get("shards") or data.encoding.get("chunks") or ()

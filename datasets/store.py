@@ -16,14 +16,14 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import ObjectStore
 
 from datasets.errors import InputError
-from datasets.foreign import is_view, open_foreign
-from datasets.journal import Journal, open_journal
-from datasets.layout import encoding_of, pieces, plan_chunks
-from datasets.lazy import open_lazily
-from datasets.objects import Ask, MissingObjectError, Objects, is_remote
-from datasets.overviews import Encoding
-from datasets.upload import open_upload, refuse_existing_upload
-from datasets.writing import write_arrays
+from datasets.sources.foreign import is_view, open_foreign
+from datasets.storage.journal import Journal, open_journal
+from datasets.storage.layout import encoding_of, pieces, plan_chunks
+from datasets.storage.lazy import open_lazily
+from datasets.storage.objects import Ask, MissingObjectError, Objects, is_remote
+from datasets.storage.overviews import Encoding
+from datasets.storage.upload import open_upload, refuse_existing_upload
+from datasets.storage.writing import write_arrays
 
 PathOrUri = TypeVar("PathOrUri", str, Path, str | Path)
 FORMAT = "telegrapher-volume"
@@ -40,7 +40,7 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
     ----------
     uri
         Folder of the store, or its URI (``s3://``, ``gs://``, ``az://``, ``https://``); any other Zarr or MDIO store,
-        or a view of one, is opened as `datasets.foreign` says.
+        or a view of one, is opened as `datasets.sources.foreign` says.
     missing
         Whether a missing or broken chunk of the data is an ``error`` that names it, once it is read, or no data
         (``mask``). Labels and masks must be whole.

@@ -9,7 +9,7 @@ import xarray as xr
 
 from datasets.config import DataConfig
 from datasets.dims import entry_dims
-from datasets.overviews import GROUP
+from datasets.storage.overviews import GROUP
 from datasets.store import open_part
 from datasets.volume import Volume
 

@@ -17,9 +17,9 @@ from datasets.config import DataConfig
 from datasets.dims import NOT_HORIZONTAL
 from datasets.errors import InputError
 from datasets.labels import UNLABELLED
-from datasets.lazy import stored_array
+from datasets.storage.lazy import stored_array
+from datasets.storage.traffic import Traffic
 from datasets.store import open_volume
-from datasets.traffic import Traffic
 
 IGNORE = -1
 LABEL = np.dtype(np.int16)  # holds class indices and `IGNORE` in little memory, for there are as many as cells

@@ -37,7 +37,7 @@ COMMANDS = {
     ),
     "synthesize": Command(
         "make a synthetic 3-D seismic survey with known geology",
-        "datasets.config:SynthesisConfig", "datasets.synthetic", ("recipe",),
+        "datasets.config:SynthesisConfig", "datasets.synthetic.survey", ("recipe",),
     ),
     "convert": Command(
         "turn SEG-Y, ENVI, GeoTIFF, netCDF, .mat, .npy or .grd into a labelled Zarr volume",

@@ -112,7 +112,7 @@ class Run:
 
     @cached_property
     def split(self) -> xr.DataArray:
-        """The split of the map: uint8 codes of `datasets.split`."""
+        """The split of the map: uint8 codes of `datasets.samples.split`."""
         return xr.open_zarr(self.folder / "split.zarr", mask_and_scale=False, consolidated=False)["split"].load()
 
     @property

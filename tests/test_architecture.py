@@ -19,25 +19,27 @@ DOORS = {
     "pipeline/sweep/tune pipeline/tracking/gauges pipeline/training/rank pipeline/training/worker",
     "optuna": "pipeline/sweep/searcher",
     "mlflow": "pipeline/registry/register pipeline/registry/versions pipeline/tracking/tracker",
-    "zarr": "datasets/foreign datasets/foreign_layouts datasets/metadata datasets/overviews datasets/prediction "
-    "datasets/store datasets/upload datasets/writing",
-    "obstore": "datasets/aws_profiles datasets/objects",
-    "boto3": "datasets/aws_profiles",
-    "numcodecs": "datasets/codecs",
-    "zstandard": "datasets/codecs",
-    "google_crc32c": "datasets/codecs",
-    "dask": "datasets/lazy datasets/masking datasets/overviews datasets/prediction datasets/statistics "
-    "datasets/synthetic datasets/writing",
+    "zarr": "datasets/prediction datasets/sources/foreign datasets/sources/foreign_layouts "
+    "datasets/storage/metadata datasets/storage/overviews datasets/storage/upload "
+    "datasets/storage/writing datasets/store",
+    "obstore": "datasets/storage/aws_profiles datasets/storage/objects",
+    "boto3": "datasets/storage/aws_profiles",
+    "numcodecs": "datasets/storage/codecs",
+    "zstandard": "datasets/storage/codecs",
+    "google_crc32c": "datasets/storage/codecs",
+    "dask": "datasets/prediction datasets/sources/masking datasets/statistics datasets/storage/lazy "
+    "datasets/storage/overviews datasets/storage/writing datasets/synthetic/survey",
     "sklearn": "pipeline/scoring/baseline",
     "matplotlib": "pipeline/pictures/curves pipeline/pictures/leaks pipeline/pictures/maps "
     "pipeline/pictures/style pipeline/pictures/sweep",
     "jinja2": "pipeline/report/page",
     "segyio": "datasets/readers/segy",
-    "rasterio": "datasets/geotiff datasets/label_sources/polygons datasets/readers/geotiff datasets/readers/resample",
-    "rioxarray": "datasets/coordinates datasets/geotiff datasets/readers/geotiff datasets/readers/netcdf",
+    "rasterio": "datasets/label_sources/polygons datasets/maps/geotiff datasets/readers/geotiff "
+    "datasets/readers/resample",
+    "rioxarray": "datasets/maps/coordinates datasets/maps/geotiff datasets/readers/geotiff datasets/readers/netcdf",
     "h5py": "datasets/readers/matlab",
     "h5netcdf": "",  # only through xarray
-    "pyproj": "datasets/label_sources/polygons datasets/map_grid",
+    "pyproj": "datasets/label_sources/polygons datasets/maps/map_grid",
     "pyogrio": "datasets/label_sources/polygons",
     "tensorly": "datasets/readers/tensorly",
     "jsonargparse": "pipeline/recipe",
@@ -96,6 +98,20 @@ def test_a_heavy_dependency_enters_by_its_doors(dependency: str) -> None:
 
 def test_no_import_cycles() -> None:
     graph = {name: {used for used, early in imports(path) if early and used in OURS} for name, path in OURS.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_folders_of_datasets_point_one_way() -> None:
+    """Storage knows nothing of sources, nor these of samples: a folder is understood without those above it."""
+    graph: dict[str, set[str]] = {}
+    for name, path in OURS.items():
+        own, used = name.split(".")[:2], [used.split(".")[:2] for used, _ in imports(path) if used in OURS]
+        if own[0] == "datasets" and len(own) == 2:
+            graph.setdefault(own[1], set()).update(one[1] for one in used if one[0] == "datasets" and one != own)
+    assert "storage" in graph
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

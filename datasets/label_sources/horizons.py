@@ -10,7 +10,7 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError, existing
 from datasets.label_sources.points import map_cells, vertical_values
 from datasets.labels import UNLABELLED
-from datasets.tables import find_column, numbers, read_table
+from datasets.maps.tables import find_column, numbers, read_table
 
 _MAPS_APART = frozenset({"band", "date"})
 

@@ -8,7 +8,7 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.label_sources import horizons, polygons, wells
 from datasets.labels import label_attrs
-from datasets.tables import TABLE_SUFFIXES, table_suffix
+from datasets.maps.tables import TABLE_SUFFIXES, table_suffix
 
 _POLYGONS = (".geojson", ".json", ".gpkg")
 

@@ -8,8 +8,8 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.map_grid import MapGrid, parse_crs, project
-from datasets.tables import find_column, find_optional, numbers
+from datasets.maps.map_grid import MapGrid, parse_crs, project
+from datasets.maps.tables import find_column, find_optional, numbers
 
 _X_NAMES = ("x", "easting", "east", "longitude", "lon")
 _Y_NAMES = ("y", "northing", "north", "latitude", "lat")

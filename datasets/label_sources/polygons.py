@@ -15,7 +15,7 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError, existing
 from datasets.label_sources.classes import class_indices
 from datasets.labels import UNLABELLED
-from datasets.map_grid import MapGrid, crs_name, extent, parse_crs
+from datasets.maps.map_grid import MapGrid, crs_name, extent, parse_crs
 from datasets.readers.arrays import reading
 
 _DEGREES = CRS.from_string("OGC:CRS84")  # what GeoJSON is in where it does not say (RFC 7946)

@@ -12,8 +12,8 @@ from datasets.errors import InputError
 from datasets.label_sources.classes import class_indices
 from datasets.label_sources.points import map_points, vertical_dim, vertical_values
 from datasets.labels import UNLABELLED
-from datasets.map_grid import MapGrid, extent
-from datasets.tables import find_column, find_optional, numbers, read_table
+from datasets.maps.map_grid import MapGrid, extent
+from datasets.maps.tables import find_column, find_optional, numbers, read_table
 
 _ROUNDING = 1e-6  # share of a cell within which distances are equal
 _CLASS_NAMES = ("class", "label", "unit", "lithology")

@@ -11,7 +11,7 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.readers.lazy import LazyArray
+from datasets.lazy_array import LazyArray
 
 
 @contextmanager

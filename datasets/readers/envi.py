@@ -10,8 +10,8 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
+from datasets.lazy_array import plain_array
 from datasets.readers.arrays import refuse_short
-from datasets.readers.lazy import plain_array
 
 _TYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
 _COMPLEX = (6, 9)

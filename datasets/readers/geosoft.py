@@ -16,9 +16,9 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
+from datasets.lazy_array import Cut, LazyArray, plain_array
 from datasets.readers.arrays import refuse_short
 from datasets.readers.grids import map_grid
-from datasets.readers.lazy import Cut, LazyArray, plain_array
 
 # Element bytes and kind, elements, vectors, ordering; spacing and origin of both, rotation, base and factor.
 _HEADER = struct.Struct("<5i7d")

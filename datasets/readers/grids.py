@@ -7,7 +7,7 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.readers.lazy import LazyArray
+from datasets.lazy_array import LazyArray
 
 _SURFER = (b"DSRB", b"DSBB", b"DSAA")
 _NETCDF = (b"CDF\x01", b"CDF\x02", b"\x89HDF")

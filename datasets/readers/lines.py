@@ -8,10 +8,10 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.gridding import Cells, grid_readings, plan_cells
-from datasets.map_grid import extent, parse_crs, project
+from datasets.maps.gridding import Cells, grid_readings, plan_cells
+from datasets.maps.map_grid import extent, parse_crs, project
+from datasets.maps.tables import find_column, numbers, read_table
 from datasets.readers import aseg_gdf
-from datasets.tables import find_column, numbers, read_table
 
 _X_NAMES = ("easting", "x", "longitude", "lon")
 _Y_NAMES = ("northing", "y", "latitude", "lat")

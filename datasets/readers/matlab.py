@@ -9,8 +9,8 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
+from datasets.lazy_array import Cut, LazyArray
 from datasets.readers.arrays import pick_key, read_array, reading
-from datasets.readers.lazy import Cut, LazyArray
 
 _HDF5 = b"\x89HDF"
 _BEFORE_HDF5 = 512  # MATLAB's own header, in front of that of HDF5

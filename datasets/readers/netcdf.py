@@ -10,11 +10,11 @@ import xarray as xr
 from xarray.core import indexing
 
 from datasets.config import ConvertConfig
-from datasets.coordinates import coordinate_variable
 from datasets.errors import InputError
+from datasets.lazy_array import plain_array
+from datasets.maps.coordinates import coordinate_variable
 from datasets.readers import cf
 from datasets.readers.arrays import pick_key
-from datasets.readers.lazy import plain_array
 
 _HDF5 = b"\x89HDF"
 _CLASSIC = (b"CDF\x01", b"CDF\x02")

@@ -10,8 +10,8 @@ import xarray as xr
 
 from datasets.config_convert import ConvertConfig, changed, read_settings
 from datasets.errors import InputError
+from datasets.lazy_array import LazyArray, plain_array
 from datasets.readers.arrays import pick_key, read_array, reading
-from datasets.readers.lazy import LazyArray, plain_array
 
 _NOT_IN_SIDECAR = {"source", "more_sources", "out", "format", "overwrite"}
 

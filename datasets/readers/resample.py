@@ -16,8 +16,8 @@ from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform, transform_bounds
 
-from datasets.map_grid import MapGrid
-from datasets.readers.lazy import Cut, LazyArray
+from datasets.lazy_array import Cut, LazyArray
+from datasets.maps.map_grid import MapGrid
 
 # GDAL would guess for each window how wide bilinear reaches; fixed, a cell has one value in whatever window.
 _SAME_EVERYWHERE = {"XSCALE": "1", "YSCALE": "1"}

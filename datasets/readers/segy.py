@@ -10,7 +10,7 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
-from datasets.readers.lazy import Cut, LazyArray
+from datasets.lazy_array import Cut, LazyArray
 
 # Sample formats of the binary header: those that segyio reads right, and those it takes for IBM floats.
 _FORMATS = {1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 16}

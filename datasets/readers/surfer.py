@@ -14,9 +14,9 @@ import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
+from datasets.lazy_array import LazyArray, plain_array
 from datasets.readers.arrays import reading, refuse_short
 from datasets.readers.grids import map_grid
-from datasets.readers.lazy import LazyArray, plain_array
 
 _BLANK = 1.70141e38  # version 6: this and above is blank
 _TAG = struct.Struct("<4si")

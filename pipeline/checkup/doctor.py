@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from datasets.blocks import tile
 from datasets.checkup import Finding
 from datasets.errors import InputError
-from datasets.layout import ReadCost, read_cost
-from datasets.split import label_counts, make_split
+from datasets.samples.blocks import tile
+from datasets.samples.split import label_counts, make_split
+from datasets.storage.layout import ReadCost, read_cost
 from datasets.volume import IGNORE, Volume
 from pipeline.config import RunConfig
 

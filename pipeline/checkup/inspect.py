@@ -13,9 +13,9 @@ from datasets.config import DataConfig
 from datasets.describe import Description, describe
 from datasets.dims import NOT_HORIZONTAL
 from datasets.errors import InputError
-from datasets.geometry import Geometry, geometry
-from datasets.objects import is_remote
+from datasets.maps.geometry import Geometry, geometry
 from datasets.statistics import measure, read_summary
+from datasets.storage.objects import is_remote
 from datasets.store import open_volume
 from datasets.viewing import viewable
 from datasets.volume import Volume

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datasets.errors import InputError
-from datasets.objects import is_remote
+from datasets.storage.objects import is_remote
 from datasets.store import refuse_existing
 from pipeline.config import PredictConfig
 from pipeline.mapping.scorer import Scorer, load_model

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.errors import InputError
-from datasets.objects import is_remote
+from datasets.storage.objects import is_remote
 from pipeline.mapping.predict import check_name
 
 COLUMNS = ("input", "output")

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from datasets.blocks import plan_map
 from datasets.errors import InputError
-from datasets.journal import locked
-from datasets.objects import is_remote
 from datasets.prediction import NO_DATA, Labelled, lay_out, no_data_cells, write_prediction
 from datasets.progress import Progress
+from datasets.samples.blocks import plan_map
+from datasets.storage.journal import locked
+from datasets.storage.objects import is_remote
 from datasets.viewing import read_for_viewing, thinning
 from datasets.volume import Volume
 from pipeline.mapping.scorer import Scorer
@@ -208,7 +208,7 @@ class _Map:
     def _geotiff(self, classes: xr.DataArray, path: Path) -> bool:
         if set(classes.dims) != {"y", "x"}:
             return False
-        from datasets.geotiff import write_class_map  # rasterio takes a second to import, and only maps need it
+        from datasets.maps.geotiff import write_class_map  # rasterio takes a second to import, and only maps need it
 
         names = self.scorer.description.classes
         colours = (255 * class_colours(len(names))).round().astype(int)

@@ -10,8 +10,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from datasets.leaks import Cell, Gap, LeakReport, chebyshev
-from datasets.parts import PART_NAMES, UNUSED
+from datasets.samples.leaks import Cell, Gap, LeakReport, chebyshev
+from datasets.samples.parts import PART_NAMES, UNUSED
 from pipeline.pictures.style import (
     PART_COLOURS,
     PART_RGB,

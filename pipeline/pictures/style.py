@@ -26,7 +26,7 @@ CLASS_COLOURS = (
 # From Paul Tol's muted set: none is a class colour.
 PART_COLOURS = {"unused": "#b5b5b5", "train": "#332288", "validation": "#ddcc77", "test": "#44aa99"}
 PART_RGB = np.array([to_rgb(colour) for colour in PART_COLOURS.values()])
-"""float [4, 3], by the split's codes 0 to 3 as in `datasets.parts.PART_NAMES`."""
+"""float [4, 3], by the split's codes 0 to 3 as in `datasets.samples.parts.PART_NAMES`."""
 RIGHT, WRONG, NO_DATA = "#c3d7e8", "#b2182b", "#f4e3c8"
 
 _LOOK: dict[Any, Any] = {

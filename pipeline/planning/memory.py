@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from datasets.blocks import seen_sizes
 from datasets.config import DataConfig
 from datasets.errors import InputError
+from datasets.samples.blocks import seen_sizes
 from datasets.volume import Volume
 from models.config import SegmenterConfig
 from models.fit import largest_sizes

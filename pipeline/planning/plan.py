@@ -5,8 +5,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datasets.blocks import seen_sizes
 from datasets.errors import InputError
+from datasets.samples.blocks import seen_sizes
 from datasets.volume import Volume
 from models.config import SegmenterConfig
 from models.cost import layer_shapes, parameter_count, prediction_flops, training_flops

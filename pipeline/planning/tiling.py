@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets.blocks import Window, plan_map
+from datasets.samples.blocks import Window, plan_map
 
 Cells = tuple[slice, ...]
 """A part of the space, a slice along each axis."""

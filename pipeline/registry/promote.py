@@ -6,7 +6,7 @@ from typing import Any
 import xarray as xr
 
 from datasets.errors import InputError
-from datasets.split import make_split
+from datasets.samples.split import make_split
 from datasets.volume import Volume
 from pipeline.config import PromoteConfig, RunConfig
 from pipeline.mapping.scorer import Scorer

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.blocks import plan_windows
 from datasets.errors import InputError
-from datasets.leaks import measure_leaks
+from datasets.samples.blocks import plan_windows
+from datasets.samples.leaks import measure_leaks
 from datasets.volume import Part, Volume
 from pipeline.pictures.curves import draw_confusion, draw_curves, draw_depths, draw_inversion
 from pipeline.pictures.leaks import draw_leaks

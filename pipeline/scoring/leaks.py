@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from datasets.leaks import LeakReport, measure_leaks
+from datasets.samples.leaks import LeakReport, measure_leaks
 from pipeline.pictures.leaks import draw_leaks
 from pipeline.pictures.style import grid_axes
 from pipeline.run import Run

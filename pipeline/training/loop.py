@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from datasets.errors import InputError
-from datasets.loader import Loader
+from datasets.samples.loader import Loader
 from models.segmenter import Segmenter
 from models.watch import GridOverflowError, Watch
 from pipeline.run import Run

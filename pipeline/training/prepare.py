@@ -9,8 +9,8 @@ import torch
 import xarray as xr
 
 from datasets.errors import InputError
-from datasets.loader import plan_samples
-from datasets.split import label_counts, make_split
+from datasets.samples.loader import plan_samples
+from datasets.samples.split import label_counts, make_split
 from datasets.statistics import read_summary, statistics
 from datasets.volume import Volume
 from models.config import SegmenterConfig

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from datasets.loader import Loader
-from datasets.traffic import Traffic
+from datasets.samples.loader import Loader
+from datasets.storage.traffic import Traffic
 from pipeline.training.step import sum_over_ranks
 
 _SUMMED = ("samples", "read_mib", "fetched_mib", "used_mib", "requests", "waited_s", "step_s")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from datasets.errors import InputError
-from datasets.journal import locked
 from datasets.provenance import code_version
+from datasets.storage.journal import locked
 from pipeline.config import RunConfig
 from pipeline.masking import without_secrets
 from pipeline.planning.memory import check_training, check_workers

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from datasets.config import DataConfig, SplitConfig, SynthesisConfig
-from datasets.loader import Loader
-from datasets.synthetic import synthesize
+from datasets.samples.loader import Loader
+from datasets.synthetic.survey import synthesize
 from models.config import NetworkConfig
 from pipeline.config import ClusterConfig, RunConfig, TrainingConfig
 from pipeline.run import Run

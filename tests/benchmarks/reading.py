@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from datasets.lazy import stored_array
-from datasets.objects import Ask
-from datasets.reader import ArrayReader
-from datasets.shards import coalesce, plan_region
+from datasets.storage.lazy import stored_array
+from datasets.storage.objects import Ask
+from datasets.storage.reader import ArrayReader
+from datasets.storage.shards import coalesce, plan_region
 from datasets.store import FORMAT, FORMAT_VERSION, open_volume
 from tests.cloud.faults import slow_proxy
 from tests.cloud.seaweed import BUCKET, KEY, SECRET, Server, serve
@@ -76,7 +76,7 @@ def write(uri: str, values: np.ndarray, sizes: Sizes) -> None:
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    from datasets.objects import Objects
+    from datasets.storage.objects import Objects
 
     ds = xr.Dataset({"data": (("inline", "crossline", "depth"), values)})
     ds.attrs = {"format": FORMAT, "format_version": FORMAT_VERSION}
@@ -178,7 +178,7 @@ def _tensorstore(place: Place, region: Region) -> Callable[[], Read]:
 def _opened_by_zarr(place: Place) -> xr.Dataset:
     import zarr
 
-    from datasets.objects import Objects
+    from datasets.storage.objects import Objects
 
     store: Any = zarr.storage.ObjectStore(Objects(place.uri).store, read_only=True) if place.port else place.uri
     ds = xr.open_zarr(store, chunks=None, mask_and_scale=False)

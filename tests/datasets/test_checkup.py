@@ -8,9 +8,9 @@ import pytest
 import xarray as xr
 
 from datasets.checkup import check_layout, check_values
-from datasets.geometry import geometry
-from datasets.measuring import Gathered, Measuring
-from datasets.summary import summarise
+from datasets.maps.geometry import geometry
+from datasets.measures.measuring import Gathered, Measuring
+from datasets.measures.summary import summarise
 
 CRS = {"projected_crs_name": "WGS 84 / UTM zone 33N", "geographic_crs_name": "WGS 84"}
 

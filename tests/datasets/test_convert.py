@@ -17,10 +17,10 @@ import yaml
 import zarr
 from rasterio.transform import from_origin
 
-from datasets import layout
 from datasets.config import ConvertConfig
 from datasets.convert import convert
 from datasets.errors import InputError
+from datasets.storage import layout
 from datasets.store import open_volume
 
 

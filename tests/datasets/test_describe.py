@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from datasets.describe import Description, describe
-from datasets.geometry import geometry
+from datasets.maps.geometry import geometry
 from datasets.statistics import read_summary
 from datasets.store import open_volume, write_volume
 

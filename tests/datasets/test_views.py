@@ -22,12 +22,12 @@ from rasterio.transform import from_origin
 from datasets.config import DataConfig
 from datasets.describe import describe
 from datasets.errors import InputError
-from datasets.objects import Objects
 from datasets.statistics import measure
+from datasets.storage.objects import Objects
 from datasets.store import open_volume
 from datasets.volume import IGNORE, Volume
 
-SURVEYS = Path(__file__).parent / "mdio"
+SURVEYS = Path(__file__).parent / "sources" / "mdio"
 SPACE = ["inline", "crossline", "twt"]
 INLINES, CROSSLINES, TIMES = 10 + 2 * np.arange(5), 300 + np.arange(4), 4.0 * np.arange(6)
 
@@ -40,7 +40,7 @@ def view(folder: Path, **settings: object) -> Path:
 
 @pytest.fixture(params=["0.8.5", "1.1.3"])
 def survey(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A real MDIO survey; see `tests.datasets.test_foreign`."""
+    """A real MDIO survey; see `tests.datasets.sources.test_foreign`."""
     zipfile.ZipFile(SURVEYS / f"mdio-{request.param}.zip").extractall(tmp_path / "survey.mdio")
     return tmp_path
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.errors import InputError
-from datasets.readers.lazy import plain_array
+from datasets.lazy_array import plain_array
 
 
 @settings(max_examples=60, deadline=None)

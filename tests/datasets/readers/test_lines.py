@@ -12,9 +12,9 @@ from pyproj import Transformer
 from datasets.config import ConvertConfig
 from datasets.convert import convert
 from datasets.errors import InputError
+from datasets.maps.tables import read_table
 from datasets.readers import aseg_gdf
 from datasets.store import open_volume
-from datasets.tables import read_table
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from rasterio.transform import from_origin
 from datasets.config import ConvertConfig
 from datasets.convert import convert
 from datasets.errors import InputError
-from datasets.map_grid import MapGrid
+from datasets.maps.map_grid import MapGrid
 from datasets.readers import resample
 from datasets.readers.resample import Raster, onto_grid
 from datasets.store import open_volume

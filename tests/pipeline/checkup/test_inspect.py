@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import layout, overviews, viewing
+from datasets import viewing
 from datasets.config import DataConfig
+from datasets.storage import layout, overviews
 from datasets.store import open_volume, write_volume
 from datasets.viewing import viewable
 from pipeline import cli

@@ -4,7 +4,7 @@ import pytest
 import xarray as xr
 from zarr.storage import ObjectStore
 
-from datasets.objects import Objects
+from datasets.storage.objects import Objects
 from datasets.store import write_volume
 from pipeline import cli
 from pipeline.config import PredictConfig

@@ -9,7 +9,7 @@ import xarray as xr
 
 from datasets.config import DataConfig, SplitConfig
 from datasets.errors import InputError
-from datasets.geotiff import write_class_map
+from datasets.maps.geotiff import write_class_map
 from datasets.prediction import coarsen_coordinates, no_data_cells
 from datasets.store import open_volume, write_volume
 from models.config import NetworkConfig

@@ -11,9 +11,10 @@ import xarray as xr
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from datasets import layout, prediction, viewing
+from datasets import prediction, viewing
 from datasets.errors import InputError
 from datasets.prediction import Labelled, lay_out, no_data_cells, write_prediction
+from datasets.storage import layout
 from datasets.store import write_volume
 from models.config import NetworkConfig
 from pipeline.mapping.batch import Task, map_task

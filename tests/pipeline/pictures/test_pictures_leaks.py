@@ -8,8 +8,8 @@ import xarray as xr
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from datasets.leaks import measure_leaks
-from datasets.parts import TEST, TRAIN, VALIDATION
+from datasets.samples.leaks import measure_leaks
+from datasets.samples.parts import TEST, TRAIN, VALIDATION
 from pipeline.pictures.leaks import _BUFFER, draw_leaks
 from pipeline.pictures.style import PART_COLOURS, WRONG, Axis
 

@@ -12,8 +12,8 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.blocks import plan_map
 from datasets.errors import InputError
+from datasets.samples.blocks import plan_map
 from models.config import NetworkConfig, SegmenterConfig
 from models.peak import Workload, prediction_peak
 from models.reach import reach

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from mlflow.tracking import MlflowClient
 
-from datasets.objects import Objects
+from datasets.storage.objects import Objects
 from pipeline import cli
 from pipeline.config_sweep import SweepConfig
 from pipeline.mapping.scorer import load_model

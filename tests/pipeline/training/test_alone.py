@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datasets.errors import InputError
-from datasets.journal import locked
+from datasets.storage.journal import locked
 from pipeline.training.train import train
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

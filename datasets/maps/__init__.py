@@ -1,0 +1,1 @@
+"""Places on the map: coordinate systems, grids, readings in tables and between flight lines."""

@@ -1,0 +1,153 @@
+"""What is measured of a volume while its pieces pass by: a sketch of every entry, and which columns never change.
+
+Pieces may come in any order and be measured by several threads. Shapes: E entries (such as bands), M cells of the map.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from datasets.dims import entry_dims, map_dims
+from datasets.measures.sketch import Sketch, from_arrays, is_exact, merge, sketch, to_arrays
+
+_SAMPLE = 32  # cells along each dimension that the centre is taken from
+_LARGEST_MAP = 2**24
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How the pieces of a volume are measured.
+
+    Attributes
+    ----------
+    sizes, dtype
+        Dimension -> cells, and type of the data.
+    entries, centre
+        Dimensions whose entries are measured one by one, and the value that the histogram of each is finest around,
+        float64 [E].
+    """
+
+    sizes: dict[str, int]
+    dtype: np.dtype
+    entries: list[str]
+    centre: np.ndarray
+
+    @classmethod
+    def of(cls, data: xr.DataArray, centre: np.ndarray | None = None) -> "Measuring":
+        """Plan the measuring of a volume; a sample from its middle gives the centres, if not known."""
+        sizes, entries = {str(dim): size for dim, size in data.sizes.items()}, entry_dims(data.sizes)
+        dtype = np.dtype(np.uint8) if data.dtype.kind == "b" else data.dtype
+        count = math.prod(sizes[dim] for dim in entries)
+        if centre is None and is_exact(dtype):
+            centre = np.zeros(count)
+        elif centre is None:
+            middle = {
+                dim: slice(max(0, size // 2 - _SAMPLE // 2), size // 2 + _SAMPLE // 2 + 1)
+                for dim, size in sizes.items()
+                if dim not in entries
+            }
+            sample = data.isel(middle).transpose(*entries, ...).values.astype(np.float64).reshape(count, -1)
+            finite = [part[np.isfinite(part)] for part in sample]
+            centre = np.array([np.median(part) if part.size else 0.0 for part in finite])
+        return cls(sizes, dtype, entries, centre)
+
+    @property
+    def count(self) -> int:
+        """Number of entries."""
+        return self.centre.size
+
+    @property
+    def columns(self) -> list[str]:
+        """Dimensions of the map, if its cells have columns that can be judged."""
+        over = map_dims(self.sizes)
+        cells = math.prod(self.sizes[dim] for dim in over)
+        deep = math.prod(self.sizes.values()) > cells
+        return over if over and deep and cells <= _LARGEST_MAP else []
+
+    def measure(
+        self, values: np.ndarray, valid: np.ndarray | None, where: Mapping[str, slice]
+    ) -> dict[str, np.ndarray]:
+        """Measure one piece.
+
+        Parameters
+        ----------
+        values, valid
+            Data and mask of the piece, in stored order; without a mask all cells hold data.
+        where
+            Dimension -> cells of the piece.
+
+        Returns
+        -------
+        dict
+            Arrays that can be stored and handed to `Gathered`.
+        """
+        dims = list(self.sizes)
+        keep = valid
+        if values.dtype.kind == "b":
+            values = values.view(np.uint8)
+        if values.dtype.kind == "f":
+            finite = np.isfinite(values)
+            keep = finite if valid is None else finite & valid
+        axes = [dims.index(dim) for dim in self.entries]
+        held = np.arange(self.count).reshape([self.sizes[dim] for dim in self.entries])
+        held = held[tuple(where[dim] for dim in self.entries)]
+        parts = [np.empty(0, values.dtype)] * self.count
+        kept = [np.empty(0, bool)] * self.count
+        for at, entry in np.ndenumerate(held):
+            parts[entry] = np.moveaxis(values, axes, range(len(axes)))[at].ravel()
+            if keep is not None:
+                kept[entry] = np.moveaxis(keep, axes, range(len(axes)))[at].ravel()
+        arrays = to_arrays(sketch(parts, None if keep is None else kept, self.centre))
+        if self.columns:
+            arrays |= _columns(values, keep, tuple(axis for axis, dim in enumerate(dims) if dim not in self.columns))
+        return arrays
+
+
+def _limits(dtype: np.dtype) -> np.finfo | np.iinfo:
+    return np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+
+
+def _columns(values: np.ndarray, keep: np.ndarray | None, axes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Smallest and largest value, and cells with one, of every column of a piece."""
+    limits = _limits(values.dtype)
+    where = True if keep is None else keep
+    cells = np.broadcast_to(np.True_, values.shape) if keep is None else keep
+    return {
+        "column_low": values.min(axis=axes, where=where, initial=limits.max),
+        "column_high": values.max(axis=axes, where=where, initial=limits.min),
+        "column_cells": cells.sum(axis=axes, dtype=np.int32),
+    }
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the pieces of a volume add up to: a sketch of every entry, and the dead columns of the map, bool [M].
+
+    Those have two values or more, all equal; `dead` is None where there are no columns.
+    """
+
+    sketch: Sketch
+    dead: np.ndarray | None
+
+    @classmethod
+    def of(cls, plan: Measuring, pieces: Iterable[tuple[Mapping[str, slice], Mapping[str, np.ndarray]]]) -> "Gathered":
+        """Add up pieces, each with its place; their order decides the last digits of the moments."""
+        shape = tuple(plan.sizes[dim] for dim in plan.columns)
+        limits = _limits(plan.dtype)
+        low, high = (np.full(shape, limit, plan.dtype) for limit in (limits.max, limits.min))
+        cells = np.zeros(shape, np.int32)
+        whole: Sketch | None = None
+        for where, arrays in pieces:
+            if plan.columns:
+                at = tuple(where[dim] for dim in plan.columns)
+                low[at] = np.minimum(low[at], arrays["column_low"])
+                high[at] = np.maximum(high[at], arrays["column_high"])
+                cells[at] += arrays["column_cells"]
+            own = from_arrays(arrays)
+            whole = own if whole is None else merge(whole, own)
+        if whole is None:
+            raise ValueError("no piece was measured")
+        return cls(whole, (cells > 1) & (low == high) if plan.columns else None)

@@ -1,0 +1,1 @@
+"""What a run trains on: split, blocks, the order of samples, and their loading."""

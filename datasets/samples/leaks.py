@@ -1,0 +1,245 @@
+"""How far apart the parts of a split lie: proof that no label leaks from one into another, or the cells where one does.
+
+`datasets.samples.parts` makes a split by dilating masks. Its outcome is measured by other means, distance transforms,
+on the very codes by which training and scoring read their labels. Where a cell of the map stands for a column of the
+volume, no two labels of two parts are nearer to each other than their columns.
+
+M cells along the dimensions of the map.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy.ndimage import distance_transform_cdt, distance_transform_edt
+
+from datasets.samples.parts import PART_NAMES, TEST, TRAIN, VALIDATION
+
+_METRES = {"m": 1.0, "metre": 1.0, "metres": 1.0, "meter": 1.0, "meters": 1.0, "km": 1e3, "ft": 0.3048, "feet": 0.3048}
+Cell = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far one part of a split is from another.
+
+    Attributes
+    ----------
+    parts
+        Names of the two parts.
+    counts
+        Cells of each on the map.
+    distance
+        Smallest Chebyshev distance between cells of the two (the larger of those along the axes), in cells; one cell
+        less lies between them.
+    nearest
+        Two such cells, one of each part; of several pairs one on a line along an axis, near the map's middle.
+    euclidean
+        Smallest straight distance between the centres of two cells, in cells.
+    metres
+        The same in metres; none where the map's steps are not known in metres along all dimensions.
+    along
+        Dimension -> smallest distance of two cells on one line along it; none where no line meets both parts.
+    histogram
+        Cells of the second part at the Chebyshev distance 0, 1, 2, ... from the first part.
+    violations
+        Cells of the second part within the buffer of the first.
+    first_violation
+        The nearest cell of the first part, and the first of these; none without violations.
+    """
+
+    parts: tuple[str, str]
+    counts: tuple[int, int]
+    distance: int
+    nearest: tuple[Cell, Cell]
+    euclidean: float
+    metres: float | None
+    along: dict[str, int | None]
+    histogram: list[int]
+    violations: int
+    first_violation: tuple[Cell, Cell] | None
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """The distances between all parts of a split.
+
+    Attributes
+    ----------
+    split
+        Part codes over the map.
+    buffer
+        Cells of two parts must be farther apart than this (Chebyshev).
+    spacing
+        Metres from cell to cell along each dimension, where known.
+    gaps
+        One for each two parts that have cells.
+    """
+
+    split: xr.DataArray
+    buffer: int
+    spacing: tuple[float | None, ...]
+    gaps: tuple[Gap, ...]
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dimensions of the map."""
+        return tuple(str(dim) for dim in self.split.dims)
+
+    @property
+    def violations(self) -> int:
+        """Cells that lie within the buffer of another part, over all pairs of parts."""
+        return sum(gap.violations for gap in self.gaps)
+
+    @property
+    def focus(self) -> Gap | None:
+        """The gap that says most: between training and test, unless only others leak; none where no two parts are."""
+        shown = [gap for gap in self.gaps if gap.violations] or self.gaps
+        first = [gap for gap in shown if set(gap.parts) == {"train", "test"}]
+        return next(iter(first or shown), None)
+
+    def place(self, cell: Cell) -> str:
+        """Name a cell by its number and, where the map has coordinates, by these."""
+        words = []
+        for dim, number in zip(self.dims, cell, strict=True):
+            known = f" ({_text(self.split[dim], number)})" if dim in self.split.coords else ""
+            words.append(f"{dim} {number}{known}")
+        return ", ".join(words)
+
+    def statement(self) -> str:
+        """Say in one line what was found."""
+        gap = self.focus
+        if gap is None:
+            return "no leak: the split has cells of one part only"
+        first, second = gap.parts
+        if gap.first_violation is not None:
+            origin, cell = map(self.place, gap.first_violation)
+            lie = "lies" if gap.violations == 1 else "lie"
+            return (
+                f"LEAK: {gap.violations:,} of {gap.counts[1]:,} {second} cells {lie} within the buffer of "
+                f"{_cells(self.buffer)} around a {first} cell; the first is at {cell}, "
+                f"near the {first} cell at {origin}"
+            )
+        metres = "" if gap.metres is None else f", {gap.metres:,.4g} m"
+        return (
+            f"no leak: every {second} cell is more than {_cells(self.buffer)} from every {first} cell; "
+            f"the smallest distance is {_cells(gap.distance)}{metres}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, numbers and texts, with the places of the cells in words."""
+        gaps = []
+        for gap in self.gaps:
+            plain = asdict(gap) | {"nearest_places": [self.place(cell) for cell in gap.nearest]}
+            if gap.first_violation is not None:
+                plain["first_violation_places"] = [self.place(cell) for cell in gap.first_violation]
+            gaps.append(plain)
+        return {
+            "statement": self.statement(),
+            "proven": self.violations == 0,
+            "violations": self.violations,
+            "buffer": self.buffer,
+            "dims": list(self.dims),
+            "spacing_m": list(self.spacing),
+            "gaps": gaps,
+        }
+
+
+def measure_leaks(split: xr.DataArray, buffer: int) -> LeakReport:
+    """Measure the distances between the parts of a split.
+
+    Parameters
+    ----------
+    split
+        Part codes over the map, as a run keeps them.
+    buffer
+        Cells of two parts must be farther apart than this.
+    """
+    spacing = tuple(_spacing(split, str(dim)) for dim in split.dims)
+    present = [code for code in (TRAIN, VALIDATION, TEST) if (split.values == code).any()]
+    gaps = tuple(_measure(split, pair, buffer, spacing) for pair in combinations(present, 2))
+    return LeakReport(split, buffer, spacing, gaps)
+
+
+def chebyshev(parts_M: np.ndarray, code: int) -> np.ndarray:
+    """Return the Chebyshev distance of every cell to the nearest cell of a part, in cells: int32 [*M]."""
+    return distance_transform_cdt(parts_M != code, metric="chessboard")
+
+
+def _measure(split: xr.DataArray, codes: tuple[int, int], buffer: int, spacing: Sequence[float | None]) -> Gap:
+    from_M, to_M = split.values == codes[0], split.values == codes[1]
+    distance_M, origin_DM = distance_transform_cdt(~from_M, metric="chessboard", return_indices=True)
+    cells_TD = np.argwhere(to_M)  # in the order of the map, so that the first violation is the first on the map
+    distance_T = distance_M[to_M]
+    straight_M, straight_origin_DM = distance_transform_edt(~from_M, return_indices=True)
+    straight_T = straight_M[to_M]
+
+    def pair(index: int) -> tuple[Cell, Cell]:
+        cell = tuple(cells_TD[index].tolist())
+        origins_DM = straight_origin_DM if straight_T[index] == distance_T[index] else origin_DM
+        return tuple(origins_DM[(slice(None), *cell)].tolist()), cell
+
+    inside_T = distance_T <= buffer
+    off_centre_T = np.abs(cells_TD - np.array(split.shape) / 2).max(axis=1)
+    best = int(np.lexsort((off_centre_T, straight_T, distance_T))[0])
+    known = [step for step in spacing if step is not None]
+    metres = None
+    if len(known) == len(spacing):
+        square = len(set(known)) == 1  # which saves a transform
+        metres_T = straight_T * known[0] if square else distance_transform_edt(~from_M, sampling=known)[to_M]
+        metres = float(metres_T.min())
+    return Gap(
+        parts=(PART_NAMES[codes[0]], PART_NAMES[codes[1]]),
+        counts=(int(from_M.sum()), len(cells_TD)),
+        distance=int(distance_T.min()),
+        nearest=pair(best),
+        euclidean=float(straight_T.min()),
+        metres=metres,
+        along={str(dim): _along(from_M, to_M, axis) for axis, dim in enumerate(split.dims)},
+        histogram=np.bincount(distance_T).tolist(),
+        violations=int(inside_T.sum()),
+        first_violation=pair(int(inside_T.argmax())) if inside_T.any() else None,
+    )
+
+
+def _along(from_M: np.ndarray, to_M: np.ndarray, axis: int) -> int | None:
+    """Smallest distance along an axis between cells of two masks that share all other positions."""
+    size = from_M.shape[axis]
+    number_M = np.arange(size).reshape([-1 if other == axis else 1 for other in range(from_M.ndim)])
+    smallest = size
+    for mask_M, other_M in ((from_M, to_M), (to_M, from_M)):
+        last_M = np.maximum.accumulate(np.where(mask_M, number_M, -size), axis=axis)  # the nearest one before
+        smallest = min(smallest, int((number_M - last_M)[other_M].min()))
+    return smallest if smallest < size else None
+
+
+def _spacing(split: xr.DataArray, dim: str) -> float | None:
+    """Metres from cell to cell along a dimension: stated with a coordinate of line numbers, or the coordinate's own."""
+    if dim not in split.coords:
+        return None
+    coordinate = split[dim]
+    if "spacing" in coordinate.attrs:
+        unit = _METRES.get(str(coordinate.attrs.get("spacing_units", "")))
+        return None if unit is None else unit * float(coordinate.attrs["spacing"])
+    unit = _METRES.get(str(coordinate.attrs.get("units", "")))
+    if unit is None or coordinate.size < 2 or coordinate.dtype.kind not in "iuf":
+        return None
+    steps = np.diff(coordinate.values.astype(np.float64))
+    if not np.allclose(steps, steps.mean(), rtol=1e-3) or steps.mean() == 0:
+        return None  # an irregular axis has no one distance from cell to cell
+    return float(abs(steps.mean())) * unit
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell" if count == 1 else f"{count} cells"
+
+
+def _text(coordinate: xr.DataArray, number: int) -> str:
+    value = coordinate.values[number]
+    if coordinate.dtype.kind not in "iuf":
+        return str(value)
+    unit = str(coordinate.attrs.get("units", ""))
+    return f"{value.item():.10g}" if unit in ("", "1") else f"{value.item():.10g} {unit}"

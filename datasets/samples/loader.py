@@ -1,0 +1,176 @@
+"""Samples of a step, read ahead of the network: the blocks and views of a rank's share of the plan.
+
+C channels, N the cells that the network sees along the space dimensions, L its label cells.
+"""
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import xarray as xr
+
+from datasets.config import DataConfig
+from datasets.errors import InputError
+from datasets.samples.blocks import Window, apply_view, plan_windows, view_count
+from datasets.samples.order import Order, Sample, plan_steps, share
+from datasets.samples.prefetch import read_ahead
+from datasets.volume import IGNORE, LABEL, Volume, coarsen_labels
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def plan_samples(
+    volume: Volume, split: xr.DataArray, data: DataConfig, *, factor: int, batch: int, seed: int, workers: int = 0
+) -> tuple[list[Window], Order]:
+    """Find the blocks of a run and the order in which it visits them, from what `Loader` takes.
+
+    Returns
+    -------
+    windows, order
+        The blocks that are visited, those with training labels first, and the order of the run's samples.
+
+    Raises
+    ------
+    InputError
+        Where no block or not every step would hold a training label, or blocks do not sit on the output's grid.
+    """
+
+    def has_labels(window: Window) -> bool:
+        inside = volume.meets(split, "train", window.block)
+        return inside and bool((volume.read_labels(split, "train", window.block) != IGNORE).any())
+
+    windows = plan_windows(volume.shape, data.block, data.halo, factor)
+    found = list(read_ahead(windows, has_labels, workers=workers, ahead=2 * max(workers, 1)))
+    labelled = [window for window, has in zip(windows, found, strict=True) if has]
+    others = [window for window, has in zip(windows, found, strict=True) if not has]
+    if not labelled:
+        raise InputError("no block holds a training label; take larger blocks, or another split.seed")
+    order = Order.of(len(labelled), len(others), share=data.labelled_share, batch=batch, seed=seed)
+    return (labelled if order.share == 1 else labelled + others), order
+
+
+class Loader:
+    """Training samples as a pure function of the step: a run resumes at the exact sample on any number of ranks.
+
+    Parameters
+    ----------
+    volume, split
+        The volume and its split; only training labels are ever read.
+    data
+        Blocks, halo, and the share of samples with labels.
+    factor
+        How much coarser the network's output grid, and so the labels, is.
+    batch
+        Samples a step over all ranks.
+    micro_batch
+        Samples of a step that stay together on one rank.
+    seed
+        Seed of order and views.
+    augment_until
+        Step from which samples are no longer flipped and swapped; None means never.
+    workers
+        Threads that read ahead; 0 reads each sample when it is asked for.
+    prefetch_bytes
+        Most bytes of samples that are read ahead; one sample always is.
+    rank, world
+        This rank and the number of ranks: rank r takes micro-batches r, r + world, ...
+
+    Attributes
+    ----------
+    windows, order
+        See `plan_samples`.
+    waited
+        Seconds that the caller has waited for samples.
+    samples_read, bytes_read
+        Samples given to the caller, and the bytes of data and labels read for them, as the network takes them; a volume
+        that is one block is read once.
+
+    Raises
+    ------
+    InputError
+        See `plan_samples`.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        split: xr.DataArray,
+        data: DataConfig,
+        *,
+        factor: int,
+        batch: int,
+        micro_batch: int = 1,
+        seed: int,
+        augment_until: int | None,
+        workers: int = 0,
+        prefetch_bytes: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.volume, self.split, self.factor = volume, split, factor
+        self.workers, self.prefetch_bytes = workers, prefetch_bytes
+        self.waited, self.samples_read, self.bytes_read = 0.0, 0, 0
+        self.windows, self.order = plan_samples(
+            volume, split, data, factor=factor, batch=batch, seed=seed, workers=workers
+        )
+        self._label_axes = [volume.space.index(dim) for dim in volume.label_dims]
+        self._axes = [axis for axis in volume.horizontal if axis in self._label_axes]
+        views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
+        self._plan = partial(
+            plan_steps,
+            self.order,
+            batch=batch,
+            micro_batch=micro_batch,
+            views=views,
+            plain_from=augment_until,
+            rank=rank,
+            world=world,
+        )
+        self._share = len(share(batch, micro_batch, rank, world))
+        self._whole = self._read(self.windows[0]) if len(self.windows) == 1 else None
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample; all have one size."""
+        sizes = self.windows[0].sizes
+        cells = [-(-sizes[axis] // self.factor) for axis in self._label_axes]
+        return 4 * self.volume.n_channels * math.prod(sizes) + LABEL.itemsize * math.prod(cells)
+
+    def _read(self, window: Window) -> Pair:
+        """Read a window's data [C, *N] and its labels on the volume's own grid, none of them in the halo."""
+        labels = np.full([window.sizes[axis] for axis in self._label_axes], IGNORE, LABEL)
+        core = tuple(window.core[axis] for axis in self._label_axes)
+        labels[core] = self.volume.read_labels(self.split, "train", window.block)
+        return self.volume.read(window.seen), labels
+
+    def _sample(self, sample: Sample) -> Pair:
+        raw, labels = self._whole or self._read(self.windows[sample.block])
+        if sample.view:
+            raw = apply_view(raw, sample.view, [1 + axis for axis in self._axes])
+            labels = apply_view(labels, sample.view, [self._label_axes.index(axis) for axis in self._axes])
+        if self.factor > 1:  # after the view, which moves the incomplete cell at the end of an axis to its start
+            labels = coarsen_labels(labels, self.factor, len(self.volume.classes))
+        return np.ascontiguousarray(raw), np.ascontiguousarray(labels)
+
+    def plan(self, start: int, stop: int) -> Iterator[Sample]:
+        """Yield this rank's samples of the steps `start` to `stop`."""
+        return self._plan(range(start, stop))
+
+    def steps(self, start: int, stop: int) -> Generator[list[Pair], None, None]:
+        """Yield this rank's samples of each step: data float32 [C, *N] with NaN for no data, labels int16 [*L].
+
+        They are read ahead; close it to end the threads early.
+        """
+        ahead = max(1, self.prefetch_bytes // self.sample_bytes)
+        with closing(read_ahead(self.plan(start, stop), self._sample, workers=self.workers, ahead=ahead)) as stream:
+            for _ in range(start, stop):
+                asked = time.perf_counter()
+                current = list(islice(stream, self._share))
+                self.waited += time.perf_counter() - asked
+                self.samples_read += len(current)
+                self.bytes_read += 0 if self._whole else len(current) * self.sample_bytes
+                yield current

@@ -1,0 +1,225 @@
+"""Zarr stores of others, version 2 or 3, and MDIO surveys, opened in place as volumes: nothing is copied.
+
+A store that says enough of itself (one array with named dimensions, or MDIO) is opened by its own path. Of any other, a
+view says the rest: a YAML file of a conversion's settings, with the store as its source and no `out`;
+``pipeline/recipes/views/survey.yaml`` has them all. Chunks that a store leaves out hold its fill value, as Zarr has it.
+
+Volumes are told apart without reading their values: the attribute ``conversion``, and so
+`datasets.volume.Volume.digest`, has a hash of the list of the objects of data and mask, with size and version of each
+(of a file, when it was changed: copy a folder with its times). So a run that goes on notices a chunk that was replaced,
+added or removed. Cloud stores list a thousand objects a request; where there is no listing, as behind ``https://``, the
+attribute says so, and changed values go unnoticed. Labels are told apart by their values.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial, reduce
+from operator import and_
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from datasets.config_convert import ConvertConfig, changed, read_settings
+from datasets.errors import InputError
+from datasets.label_sources.place import is_placed, place_labels
+from datasets.labels import class_codes, label_attrs
+from datasets.lazy_array import Cut, LazyArray
+from datasets.maps.coordinates import add_coordinates
+from datasets.provenance import hash_files
+from datasets.readers import cf
+from datasets.readers.arrays import name_dims
+from datasets.sources.foreign_layouts import Layout, attributes, find_layout
+from datasets.sources.side_arrays import add_raster_labels, read_mask, refuse_misfit
+from datasets.storage.objects import Objects, is_remote
+
+Node = zarr.Group | zarr.Array
+_SETTINGS = (
+    "source", "key", "dims", "labels", "labels_key", "horizons", "label_columns", "label_radius", "label_touched",
+    "labels_crs", "label_shape", "label_dims", "labels_dominant", "order", "class_names", "valid", "valid_key",
+    "valid_dims", "nodata", "coordinates", "coordinate_units", "crs", "vertical", "name", "units", "title", "licence",
+)  # fmt: skip
+_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+_WAY_OUT = "write what it is into a view, such as pipeline/recipes/views/survey.yaml, and name that instead"
+
+
+def is_view(where: str) -> bool:
+    """Whether a source names a view and not a store."""
+    return where.endswith((".yaml", ".yml"))
+
+
+def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
+    """Open a store that is no converted volume, lazily, as `datasets.store.open_volume` has it.
+
+    Parameters
+    ----------
+    where
+        Path or URI of the store, or path of a view.
+    open_node
+        From a path or URI to its Zarr group or array.
+
+    Raises
+    ------
+    InputError
+        Where neither view nor store says which array is the volume, or it cannot be one.
+    """
+    config = _read_view(Path(where)) if is_view(where) else ConvertConfig(source=where)
+    for option in ("labels", "valid"):
+        place = getattr(config, option)
+        if place and not is_remote(place) and not Path(place).exists():
+            raise InputError(f"no file or store at {place}; check {option}")
+    node = open_node(config.source)
+    try:
+        layout = find_layout(node, config.key, config.vertical)
+    except LookupError as error:
+        raise InputError(
+            f"{config.source} is a Zarr store, but not a converted volume: {error.args[0]}; {_WAY_OUT}"
+        ) from error
+    ds, layout = _data(config, layout)
+    ds = add_coordinates(ds, config, lambda key: np.asarray(_find(node, key, config.source, "coordinates").array))
+    mask, held = _mask(ds["data"], config, layout, node, open_node)
+    valid = _valid(ds, mask)
+    if valid is not None:
+        ds["valid"] = valid
+    if is_placed(config):
+        ds = place_labels(ds, config)
+    elif _is_file(config.labels):
+        ds = add_raster_labels(ds, config)
+    elif config.labels or config.labels_key:
+        ds["labels"] = _labels(config, open_node(config.labels) if config.labels else node, ds["data"])
+    ds.attrs = _provenance(config, layout, held)
+    return ds
+
+
+def _is_file(place: str) -> bool:
+    return bool(place) and not is_remote(place) and Path(place).is_file()
+
+
+def _data(config: ConvertConfig, layout: Layout) -> tuple[xr.Dataset, Layout]:
+    """Open the data in the stored pieces, dimensions as the view names them, with a reader's attributes."""
+    stored = layout.array
+    if stored.dtype.kind not in "biuf":
+        raise InputError(f"{config.source} holds cells of type {stored.dtype}; a volume needs whole or real numbers")
+    data = _variable(stored, config.dims or layout.dims, config.source)
+    kept = [axis for axis, size in enumerate(stored.shape) if data.ndim == stored.ndim or size > 1]
+    if layout.dims:
+        layout = layout.renamed({layout.dims[axis]: str(dim) for axis, dim in zip(kept, data.dims, strict=True)})
+    data, nodata = cf.unpacked(data)
+    data.attrs = cf.described(data.attrs, config)
+    chunks = tuple(stored.chunks[axis] for axis in kept)
+    data = data.chunk(dict(zip(data.dims, chunks, strict=True)))
+    data.encoding = {"chunks": chunks, "shards": stored.shards and tuple(stored.shards[axis] for axis in kept)}
+    coords = {name: at for name, at in layout.coords.items() if set(at.dims) <= set(data.dims)}
+    nodata += [] if config.nodata is None else [config.nodata]
+    return xr.Dataset({"data": data}, coords, attrs={"nodata": nodata, "crs": layout.crs}), layout
+
+
+def _read_view(path: Path) -> ConvertConfig:
+    if not path.is_file():
+        raise InputError(f"no view at {path}; check the path")
+    settings = read_settings(path)
+    if not isinstance(settings, dict) or not set(settings) <= set(_SETTINGS) or not settings.get("source"):
+        unknown = sorted(set(settings) - set(_SETTINGS)) if isinstance(settings, dict) else settings
+        problem = f"holds {unknown}, which is no setting of a view" if unknown else "names no source"
+        raise InputError(f"{path} {problem}; its settings are {sorted(_SETTINGS)}")
+    return ConvertConfig(**settings)
+
+
+def _find(node: Node, key: str, where: str, option: str) -> Layout:
+    try:
+        return find_layout(node, key)
+    except LookupError as error:
+        raise InputError(f"{where}: {error.args[0]}; correct {option}") from error
+
+
+def _variable(array: zarr.Array, dims: list[str], where: str) -> xr.Variable:
+    """Name the axes of an array, still unread."""
+    if not dims:
+        raise InputError(
+            f"{where} is a Zarr store, but not a converted volume: its array of shape {array.shape} does not name its "
+            f"dimensions; {_WAY_OUT}"
+        )
+    variable = name_dims(LazyArray(array.shape, array.dtype, partial(_read_block, array)), dims, [], "C", where)
+    variable.attrs = attributes(array)
+    return variable
+
+
+def _read_block(array: zarr.Array, cut: Cut) -> np.ndarray:
+    return np.asarray(array[cut])
+
+
+def _mask(
+    data: xr.DataArray, config: ConvertConfig, layout: Layout, node: Node, open_node: Callable[[str], Node]
+) -> tuple[xr.Variable | None, str]:
+    """Open the mask that the view names or the store has, if any, and say what is stored of it."""
+    if _is_file(config.valid):
+        return read_mask(data, config), hash_files([config.valid])[config.valid]
+    where, found = config.source, layout.valid
+    if config.valid or config.valid_key:
+        where = config.valid or config.source
+        named = _find(open_node(config.valid) if config.valid else node, config.valid_key, where, "valid_key")
+        found = named.array, config.valid_dims or named.dims or config.dims
+    return (_variable(*found, "the valid mask"), _objects(where, found[0].path)) if found is not None else (None, "")
+
+
+def _valid(ds: xr.Dataset, mask: xr.Variable | None) -> xr.Variable | None:
+    """Combine mask and missing values over all of the data's dimensions; None without any."""
+    data = ds["data"].variable
+    masks = [data != value for value in ds.attrs["nodata"]]
+    if mask is not None:
+        refuse_misfit(mask, data, "valid mask")
+        masks.append(mask.chunk({dim: data.chunksizes[dim] for dim in mask.dims}).astype(bool))
+    if not masks:
+        return None
+    return reduce(and_, masks).set_dims(dict(data.sizes)).transpose(*data.dims).chunk(data.chunksizes)
+
+
+def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variable:
+    """Open the labels, whose values become class indices where they are read."""
+    where = config.labels or config.source
+    if not config.class_names:
+        raise InputError(f"the labels in {where} have values without names; name the classes with class_names")
+    if config.label_shape or config.labels_dominant is not None:
+        raise InputError(
+            f"label_shape and labels_dominant are for labels from a file, but {where} is a store; take them out"
+        )
+    found = _find(node, config.labels_key, where, "labels_key")
+    labels = _variable(found.array, config.label_dims or found.dims, f"{where} {config.labels_key}".strip())
+    refuse_misfit(labels, data.variable, "labels array")
+    codes = xr.apply_ufunc(
+        partial(class_codes, class_names=config.class_names),
+        labels.chunk({dim: data.chunksizes[dim] for dim in labels.dims}),
+        dask="parallelized",
+        output_dtypes=[np.uint8],
+    )
+    codes.attrs = label_attrs(config.class_names)
+    return codes
+
+
+def _provenance(config: ConvertConfig, layout: Layout, mask: str) -> dict[str, str]:
+    """Say where the data lie and what is stored of them: see the head of this file."""
+    settings = changed(config, ("source", "labels", "horizons", "valid", "title", "licence"))
+    described = json.dumps(layout.array.metadata.to_dict(), sort_keys=True, default=str)
+    conversion = {
+        "in place": settings,
+        "array_sha256": hashlib.sha256(described.encode()).hexdigest(),
+        "objects": _objects(config.source, layout.array.path),
+        **({"mask": mask} if mask else {}),
+    }
+    return {
+        "title": config.title or layout.title or Path(config.source).stem,
+        "source": f"{config.source} {layout.array.path}".strip(),
+        "licence": config.licence or "not stated",
+        "conversion": json.dumps(conversion, sort_keys=True),
+    }
+
+
+def _objects(uri: str, array: str) -> str:
+    """Count the objects that hold an array and hash their list, where they can be listed."""
+    listed = Objects(uri).listing(array)
+    if listed is None:
+        return "not listed by the store, so changed values go unnoticed"
+    chunks = [entry for entry in listed if entry[0].rpartition("/")[2] not in _METADATA]
+    return f"{len(chunks)}, sha256 {hashlib.sha256(json.dumps(chunks).encode()).hexdigest()}"

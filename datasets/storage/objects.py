@@ -1,0 +1,282 @@
+"""The door to obstore: ranged reads of folders and cloud stores alike, with bounded retries.
+
+Credentials come from the environment's own chain (``AWS_*``, AWS profiles, ``GOOGLE_*``, ``AZURE_*``, instance roles)
+and are never logged: of an error of the store only its kind, status and code are shown.
+"""
+
+import os
+import random
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
+from obstore.store import LocalStore, from_url
+
+from datasets.errors import InputError
+from datasets.storage.aws_profiles import profile_credentials
+from datasets.storage.cloud_errors import brief, refusal, says_refused
+from datasets.storage.traffic import Traffic
+
+SCHEMES = ("s3", "gs", "az", "https", "http")
+STORE_ERRORS = (BaseError, OSError)
+_ATTEMPTS = 3
+_TIMEOUT = timedelta(seconds=20)
+_RETRY = {
+    "max_retries": 4,
+    "retry_timeout": timedelta(seconds=30),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=4), "base": 2},
+}
+
+
+class MissingObjectError(InputError):
+    """There is no object at this place."""
+
+
+class ReplacedObjectError(InputError):
+    """The object is another than when reading began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Bytes that are wanted of the object `key`: from `start` up to `stop`, or the last `suffix`, or all."""
+
+    key: str
+    start: int | None = None
+    stop: int | None = None
+    suffix: int | None = None
+    etag: str | None = None  # version that it must still have; none takes any
+
+    @property
+    def length(self) -> int | None:
+        """Bytes that must come back, where that is known beforehand."""
+        return self.suffix if self.stop is None or self.start is None else self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """Bytes of an object, its version (none where the store has no versions), and the object's whole length."""
+
+    data: memoryview
+    etag: str | None
+    size: int
+
+
+class Objects:
+    """Objects in a folder, or below ``s3://bucket/prefix``, ``gs://``, ``az://container/prefix`` or ``https://``.
+
+    Pickles as its URI alone: whoever receives it connects with the credentials of its own environment.
+
+    Raises
+    ------
+    InputError
+        Where the scheme is not one of these, or there is no such folder.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        self._root = str(uri)
+        self.uri = _shown(self._root).rstrip("/") if is_remote(uri) else self._root  # as it may be shown
+        self.store: Any = _connect(self._root)
+        self._folder = None if is_remote(uri) else Path(uri).resolve()
+        self.traffic = Traffic()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Objects, (self._root,)
+
+    def name(self, key: str) -> str:
+        """Name of an object, as errors show it."""
+        return f"{self.uri}/{key}"
+
+    def get(self, ask: Ask) -> Got:
+        """Read an object or some bytes of it; what may pass by itself is tried again with growing pauses.
+
+        Raises
+        ------
+        MissingObjectError
+            Where there is none.
+        ReplacedObjectError
+            Where its version is not the one asked for.
+        InputError
+            Where the store refuses, or does not answer in the end.
+        """
+        problem = ""
+        for attempt in range(_ATTEMPTS):
+            _pause(attempt)
+            self.traffic.add(requests=1)
+            try:
+                got = self._get_once(ask)
+            except FileNotFoundError as error:
+                raise MissingObjectError(f"there is no object at {self.name(ask.key)}") from error
+            except PreconditionError as error:
+                raise self._replaced(ask) from error
+            except STORE_ERRORS as error:
+                problem = brief(error)
+                if _is_refusal(error):
+                    # Neither the error nor its cause: both may hold parts of the credentials.
+                    raise InputError(refusal(self.name(ask.key), problem, "read")) from None
+                continue
+            self.traffic.add(fetched=len(got.data))
+            if ask.etag and got.etag and got.etag != ask.etag:
+                raise self._replaced(ask)
+            if ask.length is None or len(got.data) == ask.length:
+                return got
+            problem = f"{len(got.data)} bytes came in place of {ask.length}"
+        raise InputError(
+            f"{self.name(ask.key)} could not be read in {_ATTEMPTS} attempts ({problem}); "
+            "check the store and the network, then go on from where this stopped"
+        )
+
+    def _get_once(self, ask: Ask) -> Got:
+        if self._folder is not None:
+            return _read_file(f"{self._folder}/{ask.key}", ask)
+        options: dict[str, Any] = {}
+        if ask.suffix is not None:
+            options["range"] = {"suffix": ask.suffix}
+        elif ask.start is not None and ask.stop is not None:
+            options["range"] = (ask.start, ask.stop)
+        if ask.etag:
+            options["if_match"] = ask.etag
+        result = obstore.get(self.store, ask.key, options=options or None)  # type: ignore[arg-type]
+        meta = result.meta
+        return Got(memoryview(result.bytes()), meta.get("e_tag"), int(meta["size"]))
+
+    def _replaced(self, ask: Ask) -> ReplacedObjectError:
+        return ReplacedObjectError(
+            f"{self.name(ask.key)} was replaced while it was being read; start again once nobody writes there"
+        )
+
+    def find(self, key: str) -> bytes | None:
+        """Read a small object, if there is one."""
+        try:
+            return bytes(self.get(Ask(key)).data)
+        except MissingObjectError:
+            return None
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            obstore.head(self.store, key)
+        except FileNotFoundError:
+            return False
+        except STORE_ERRORS as error:
+            raise InputError(refusal(self.name(key), brief(error), "read")) from None
+        return True
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Write an object; attempts and errors as in `get`."""
+        problem = ""
+        for attempt in range(_ATTEMPTS):
+            _pause(attempt)
+            try:
+                obstore.put(self.store, key, data)
+                return
+            except STORE_ERRORS as error:
+                problem = brief(error)
+                if _is_refusal(error):
+                    raise InputError(refusal(self.name(key), problem, "written")) from None
+        raise InputError(
+            f"{self.name(key)} could not be written in {_ATTEMPTS} attempts ({problem}); check the store and the "
+            "network, then do the same again: a conversion goes on from where this stopped"
+        )
+
+    def delete(self, key: str) -> None:
+        """Delete an object."""
+        with self._refusals("deleted"):
+            obstore.delete(self.store, key)
+
+    def is_empty(self) -> bool:
+        """Whether there is no object."""
+        with self._refusals("listed"):
+            return not any(True for _ in obstore.list(self.store, chunk_size=1))
+
+    def names(self, folder: str = "") -> list[str]:
+        """List the objects in a folder and below."""
+        with self._refusals("listed"):
+            return [str(entry["path"]) for entry in self._entries(folder)]
+
+    def _entries(self, folder: str) -> list[Any]:
+        return [entry for batch in obstore.list(self.store, folder or None) for entry in batch]
+
+    def listing(self, prefix: str) -> list[tuple[str, int, str]] | None:
+        """List name, size and version (of a file: when it was changed) of all objects below a prefix, sorted.
+
+        None where there is no listing, as behind ``https://``, or these credentials may not have it.
+        """
+        if self._root.startswith(("https:", "http:")):
+            return None
+        stamp = "last_modified" if self._folder is not None else "e_tag"
+        try:
+            entries = self._entries(prefix)
+        except STORE_ERRORS as error:
+            if _is_refusal(error):
+                return None
+            raise InputError(refusal(self.uri, brief(error), "listed")) from None
+        return sorted((str(entry["path"]), int(entry["size"]), str(entry[stamp])) for entry in entries)
+
+    def clear(self, keep: str) -> None:
+        """Delete all objects but one, the root's ``zarr.json`` first: what is half deleted no longer opens."""
+        for name in sorted(set(self.names()) - {keep}, key=lambda name: name != "zarr.json"):
+            self.delete(name)
+
+    @contextmanager
+    def _refusals(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except STORE_ERRORS as error:
+            raise InputError(refusal(self.uri, brief(error), done)) from None
+
+
+def is_remote(uri: str | Path) -> bool:
+    """Whether this is a URI, not a path of this machine."""
+    return "://" in str(uri)
+
+
+def _shown(uri: str) -> str:
+    """Leave out of a URI what may be a password or a signature."""
+    return re.sub(r"//[^/]*@", "//", uri).partition("?")[0]
+
+
+def _pause(attempt: int) -> None:
+    """Wait before another attempt: longer each time, and not in step with others who wait."""
+    if attempt:
+        time.sleep(random.uniform(0.2, 0.4) * 2**attempt)
+
+
+def _read_file(path: str, ask: Ask) -> Got:
+    """Read a file by the operating system, in a third of the time of a store's request."""
+    with open(path, "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        start = max(0, status.st_size - ask.suffix) if ask.suffix is not None else ask.start or 0
+        if start:
+            file.seek(start)
+        data = file.read(-1 if ask.length is None else ask.length)
+    return Got(memoryview(data), f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}", status.st_size)
+
+
+def _connect(uri: str) -> Any:
+    if not is_remote(uri):
+        if not Path(uri).is_dir():
+            raise InputError(f"there is no folder at {uri}; check the path")
+        return LocalStore(Path(uri).resolve())
+    scheme = uri.partition("://")[0]
+    if scheme not in SCHEMES:
+        raise InputError(f"{scheme}:// is not a store that is known here; use a folder or {'://, '.join(SCHEMES)}://")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if scheme == "s3" else uri
+    client = {"timeout": _TIMEOUT, "connect_timeout": timedelta(seconds=5), "allow_http": endpoint.startswith("http:")}
+    provider = profile_credentials() if scheme == "s3" else None
+    given = {} if provider is None else {"credential_provider": provider}
+    try:
+        return from_url(uri, client_options=client, retry_config=_RETRY, **given)  # type: ignore[call-overload]
+    except (BaseError, ValueError) as error:
+        raise InputError(f"{_shown(uri)} cannot be opened ({brief(error)}); write {scheme}://BUCKET/PREFIX") from None
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the store refuses these credentials: asking again is idle."""
+    return isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError) or says_refused(error)

@@ -1,0 +1,245 @@
+"""Read regions of one Zarr v3 array: few coalesced requests, all shards at once, every byte accounted for.
+
+A missing or broken chunk is never read as zeros: it is an error that names it, or marked in a mask.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+
+from datasets.errors import InputError
+from datasets.storage.codecs import CorruptChunkError, Decoder
+from datasets.storage.metadata import ArrayLayout
+from datasets.storage.objects import Ask, Got, MissingObjectError, Objects
+from datasets.storage.shard_index import IndexCache, ShardIndex
+from datasets.storage.shards import Cells, Piece, ShardPlan, Span, chunks_within, coalesce, plan_region
+
+Stored = tuple[Piece, int, int]  # and the bytes of its chunk within the shard: the first, and the one after the last
+Failure = tuple[Piece, CorruptChunkError]
+Job = Callable[[], list[Failure]]
+_GAP = 512 * 2**10  # bytes that a connection carries in the time of a request or less
+_SLACK = 0.2  # of the bytes wanted may be fetched in vain to save requests: amplification stays below 1.3
+_MOST = 4 * 2**20  # bytes of a request above which a second connection is faster
+_WHOLE = 0.85  # share of a shard's chunks from which it is read whole, index and all, ...
+_ALONE = 16 * 2**20  # ... if it has no more bytes than this, decoded
+_WINDOW = 256 * 2**20  # bytes of decoded chunks on their way at any time
+_SHARDS = 32  # shards read at once
+_REQUESTS = 32  # requests on their way, and answers being decoded, at once
+_BATCH = 2**20  # decoded bytes that are worth a thread
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The array that a region is read into; `gone`, where it is wanted, marks what could not be read."""
+
+    values: np.ndarray
+    gone: np.ndarray | None
+
+
+class ArrayReader:
+    """Reads regions of an array; safe from several threads, pickles without what it has cached.
+
+    Parameters
+    ----------
+    objects
+        The store.
+    path, layout
+        The array's name in it, and its layout.
+    sparse
+        Whether chunks that are not stored hold the fill value, as the format allows; otherwise they are missing.
+    """
+
+    def __init__(self, objects: Objects, path: str, layout: ArrayLayout, *, sparse: bool = False) -> None:
+        self.objects, self.path, self.layout, self.sparse = objects, path, layout, sparse
+        self.shape, self.dtype = layout.shape, layout.dtype
+        self._chunk_bytes = math.prod(layout.chunk) * layout.dtype.itemsize
+        self._decode = Decoder(layout.codecs, layout.chunk, layout.dtype)
+        self._indices = IndexCache(layout) if layout.sharded else None
+
+    def __reduce__(self) -> tuple:
+        return partial(ArrayReader, sparse=self.sparse), (self.objects, self.path, self.layout)
+
+    def read(self, region: Cells) -> np.ndarray:
+        """Read a region.
+
+        Parameters
+        ----------
+        region
+            Cells along each dimension, without steps.
+
+        Returns
+        -------
+        numpy.ndarray
+            The cells, in the array's type.
+
+        Raises
+        ------
+        InputError
+            Where the store fails, an object was replaced meanwhile, or a chunk is broken or missing.
+        """
+        return self._read(region, masked=False).values
+
+    def read_masked(self, region: Cells) -> tuple[np.ndarray, np.ndarray]:
+        """Read a region as far as its chunks are there and sound.
+
+        Returns
+        -------
+        values, gone
+            The cells, and bool of the same shape: true where the chunk is missing or broken, and the cells hold the
+            fill value.
+
+        Raises
+        ------
+        InputError
+            Where the store refuses or does not answer, or an object was replaced meanwhile.
+        """
+        target = self._read(region, masked=True)
+        assert target.gone is not None
+        return target.values, target.gone
+
+    def _read(self, region: Cells, *, masked: bool) -> _Target:
+        shape = [len(range(size)[part]) for part, size in zip(region, self.shape, strict=True)]
+        target = _Target(np.empty(shape, self.dtype), np.zeros(shape, bool) if masked else None)
+        for plans in self._windows(plan_region(region, self.shape, self.layout.shard, self.layout.chunk)):
+            if len(plans) == 1:
+                self._read_shard(plans[0], target)
+            else:
+                for _ in _threads("shards", _SHARDS, os.getpid()).map(lambda p: self._read_shard(p, target), plans):
+                    pass
+        return target
+
+    def _windows(self, plans: Sequence[ShardPlan]) -> Iterator[list[ShardPlan]]:
+        """Take as many shards at a time as memory allows."""
+        window: list[ShardPlan] = []
+        size = 0
+        for plan in plans:
+            cost = len(plan.pieces) * self._chunk_bytes
+            if window and size + cost > _WINDOW:
+                yield window
+                window, size = [], 0
+            window.append(plan)
+            size += cost
+        if window:
+            yield window
+
+    def _read_shard(self, plan: ShardPlan, target: _Target) -> None:
+        """Read what the region takes from one shard; what arrives broken is fetched twice more before it counts so."""
+        pieces = plan.pieces
+        for _ in range(3):
+            try:
+                failed = self._fetch(plan.shard, pieces, target)
+            except CorruptChunkError as error:
+                failed = [(piece, error) for piece in pieces]
+            if not failed:
+                return
+            pieces = [piece for piece, _ in failed]
+            if self._indices is not None:
+                self._indices.forget(self._key(plan.shard))
+        for piece, reason in failed:
+            self._leave_out(plan.shard, piece, target, f"broken: {reason}")
+
+    def _fetch(self, shard: tuple[int, ...], pieces: Sequence[Piece], target: _Target) -> list[Failure]:
+        """Fetch and place some chunks of a shard; returns those that are broken."""
+        key = self._key(shard)
+        try:
+            if self._indices is None:
+                got = self.objects.get(Ask(key))
+                return self._place([(pieces[0], 0, len(got.data))], got.data, 0, target)
+            index, whole = self._find_index(self._indices, shard, pieces)
+        except MissingObjectError as error:
+            for piece in pieces:
+                self._miss(shard, piece, target, error)
+            return []
+        known: list[Stored] = []
+        for piece in pieces:
+            found = index.ranges[piece.index]
+            if found is None:
+                self._miss(shard, piece, target)
+            else:
+                known.append((piece, *found))
+        if whole:
+            each = max(1, _BATCH // self._chunk_bytes)
+            parts = [known[first : first + each] for first in range(0, len(known), each)]
+            jobs: list[Job] = [partial(self._place, part, whole.data, 0, target) for part in parts]
+        else:
+            spans = coalesce([(start, stop) for _, start, stop in known], gap=_GAP, slack=_SLACK, most=_MOST)
+            jobs = [partial(self._read_span, key, index, span, known, target) for span in spans]
+        if len(jobs) < 2:
+            return [failure for job in jobs for failure in job()]
+        done = _threads("chunks", _REQUESTS, os.getpid()).map(lambda job: job(), jobs)
+        return [failure for failures in done for failure in failures]
+
+    def _find_index(
+        self, indices: IndexCache, shard: tuple[int, ...], pieces: Sequence[Piece]
+    ) -> tuple[ShardIndex, Got | None]:
+        """Look a shard's index up; where it is not known and nearly all chunks are wanted, with the whole shard."""
+        key, layout = self._key(shard), self.layout
+        index = indices.find(key)
+        if index is not None:
+            return index, None
+        small = math.prod(layout.counts) * self._chunk_bytes <= _ALONE
+        if small and len(pieces) >= _WHOLE * chunks_within(shard, layout.shape, layout.shard, layout.chunk):
+            whole = self.objects.get(Ask(key))
+            return indices.keep(key, whole), whole
+        return indices.keep(key, self.objects.get(indices.ask(key))), None
+
+    def _read_span(
+        self, key: str, index: ShardIndex, span: Span, known: Sequence[Stored], target: _Target
+    ) -> list[Failure]:
+        """Fetch a run of chunks and place them."""
+        data = self.objects.get(Ask(key, span.start, span.stop, etag=index.etag)).data
+        return self._place([known[member] for member in span.members], data, span.start, target)
+
+    def _miss(self, shard: tuple[int, ...], piece: Piece, target: _Target, cause: Exception | None = None) -> None:
+        """Fill the cells of a chunk that is not stored where the format says so."""
+        if self.sparse:
+            target.values[piece.out] = self.layout.fill
+        else:
+            self._leave_out(shard, piece, target, "missing", cause)
+
+    def _leave_out(
+        self, shard: tuple[int, ...], piece: Piece, target: _Target, state: str, cause: Exception | None = None
+    ) -> None:
+        """Mark the cells of a chunk that cannot be read, or refuse it where no mask is wanted."""
+        if target.gone is None:
+            raise InputError(
+                f"{self._chunk_name(shard, piece)} is {state}; restore it or convert the source again"
+            ) from cause
+        target.values[piece.out] = self.layout.fill
+        target.gone[piece.out] = True
+
+    def _place(self, chunks: Sequence[Stored], data: memoryview, origin: int, target: _Target) -> list[Failure]:
+        """Decode chunks of the bytes from `origin` on into the target; returns the broken ones."""
+        failed = []
+        used = 0.0
+        for piece, start, stop in chunks:
+            try:
+                cells = self._decode(data[start - origin : stop - origin])
+            except CorruptChunkError as error:
+                failed.append((piece, error))
+                continue
+            target.values[piece.out] = cells[piece.chunk]
+            used += (stop - start) * piece.cells / cells.size
+        self.objects.traffic.add(used=used)
+        return failed
+
+    def _key(self, shard: tuple[int, ...]) -> str:
+        return f"{self.path}/{self.layout.key(shard)}" if self.path else self.layout.key(shard)
+
+    def _chunk_name(self, shard: tuple[int, ...], piece: Piece) -> str:
+        if not self.layout.sharded:
+            return f"the chunk {self.objects.name(self._key(shard))}"
+        inside = np.unravel_index(piece.index, self.layout.counts)
+        place = [at * count + int(one) for at, count, one in zip(shard, self.layout.counts, inside, strict=True)]
+        return f"chunk {place} of {self.path or 'the array'} in the shard {self.objects.name(self._key(shard))}"
+
+
+@lru_cache(maxsize=2)
+def _threads(name: str, count: int, process: int) -> ThreadPoolExecutor:
+    """Threads of all readers of a process; those of shards wait for those of chunks, never the other way round."""
+    return ThreadPoolExecutor(count, thread_name_prefix=name)

@@ -1,0 +1,1 @@
+"""Surveys of a drawn earth, with labels that are known everywhere."""
