@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from datasets.errors import InputError
+from datasets.storage.journal import Journal
 from datasets.storage.layout import SHARD_BYTES, encoding_of, plan_chunks
-from datasets.storage.objects import is_remote
-from datasets.storage.upload import open_upload
-from datasets.store import open_aside
+from datasets.storage.objects import Objects, is_remote
+from datasets.storage.upload import was_begun
+from datasets.store import open_new
 
 FORMAT = "telegrapher-prediction"
 FORMAT_VERSION = 1
@@ -128,55 +130,94 @@ def lay_out(
     )
 
 
-def write_prediction(
-    layout: xr.Dataset, pieces: Iterable[Labelled], path: str | Path, *, block: Sequence[int] | None = None
-) -> None:
-    """Write a prediction, piece by piece, as a Zarr v3 store in the place of what is there.
+@dataclass
+class Finished:
+    """Tells of a place on the output's grid whether an earlier process has written it, and counts cells by class."""
 
-    In a folder all of it appears, or nothing, and what was there stays until then. Below a URI that goes as soon as the
-    first piece has come, and the new store opens once it is whole.
+    journal: Journal | None = None
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(NO_DATA + 1, np.int64))
+
+    def __call__(self, place: tuple[slice, ...]) -> bool:
+        """Count a place that is written; asked once of each."""
+        if self.journal is None or _name(place) not in self.journal:
+            return False
+        self.counts += self.journal.read(_name(place))["counts"]
+        return True
+
+    def note(self, piece: Labelled) -> None:
+        """Count a piece that is written now."""
+        counts = np.bincount(piece.winner.ravel(), minlength=len(self.counts))
+        self.counts += counts
+        assert self.journal is not None
+        self.journal.note(_name(piece.place), {"counts": counts})
+
+
+def _name(place: tuple[slice, ...]) -> str:
+    return "-".join(["piece", *(str(part.start) for part in place)])
+
+
+def write_prediction(
+    layout: xr.Dataset,
+    pieces: Callable[[Finished], Iterator[Labelled]],
+    path: str | Path,
+    *,
+    block: Sequence[int] | None = None,
+    key: str | None = None,
+    no_data: str = "no cell holds data",
+    speak: bool = False,
+) -> np.ndarray:
+    """Write a prediction, piece by piece, as a Zarr v3 store in the place of what is there: all of it, or nothing.
+
+    In a folder what was there stays until then. Below a URI it goes as soon as the first piece has come.
 
     Parameters
     ----------
     layout, path
         What `lay_out` made, and where it goes.
     pieces
-        All cells, each once; none is held once it is written.
+        Makes those that are not finished; together all cells, each once. None is held once it is written.
     block
         Cells of a piece along each dimension of the output; none where there is one piece.
+    key
+        Hash of what is written and in which pieces: with one, the next process goes on where this one is stopped.
+    no_data
+        Words of the refusal where no cell holds data.
+    speak
+        Whether it says that it goes on, or may be gone on with.
+
+    Returns
+    -------
+    numpy.ndarray
+        Cells of each class, int64 [256]; at `NO_DATA` those without data.
 
     Raises
     ------
     InputError
-        Where the operating system or the store refuses to write, as on a full disk.
+        Where no cell holds data, or the operating system or the store refuses to write, as on a full disk.
     """
-    coming = iter(pieces)
-    first = [next(coming)]
-
-    def write(target: Any) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
-            warnings.filterwarnings("ignore", "Object at .* is not recognized")  # folders that some S3 servers keep
-            layout.drop_encoding().to_zarr(
-                target, mode="w", zarr_format=3, consolidated=True, compute=False, encoding=_encoding(layout, block)
-            )
-            group = zarr.open_group(target, mode="r+")
-            _write_piece(group, first.pop())
-            for piece in coming:
-                _write_piece(group, piece)
-                del piece
-
-    if is_remote(path):
-        with open_upload(str(path), None, overwrite=True) as (store, _):
-            write(store)
-    else:
-        with open_aside(Path(path)) as aside:
-            write(aside)
-
-
-def _write_piece(arrays: Any, piece: Labelled) -> None:
-    arrays["class"][piece.place] = piece.winner
-    arrays["probability"][(slice(None), *piece.place)] = piece.probability
+    finished = Finished()
+    coming = pieces(finished)
+    # What is there below a URI goes with the first piece, and not for a model that fails.
+    first = [next(coming)] if is_remote(path) and not was_begun(Objects(path), key) else []
+    with open_new(path, key, speak=speak) as (target, finished.journal):
+        if "begun" not in finished.journal:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+                warnings.filterwarnings("ignore", "Object at .* is not recognized")  # folders that some servers keep
+                layout.drop_encoding().to_zarr(
+                    target, mode="w", zarr_format=3, consolidated=True, compute=False,
+                    encoding=_encoding(layout, block),
+                )  # fmt: skip
+            finished.journal.note("begun")
+        arrays: Any = zarr.open_group(target, mode="r+")
+        while (piece := first.pop() if first else next(coming, None)) is not None:
+            arrays["class"][piece.place] = piece.winner
+            arrays["probability"][(slice(None), *piece.place)] = piece.probability
+            finished.note(piece)
+            del piece  # the next one takes its memory
+        if not finished.counts[:NO_DATA].any():
+            raise InputError(no_data)
+    return finished.counts
 
 
 def _encoding(layout: xr.Dataset, block: Sequence[int] | None) -> dict[str, dict[str, Any]]:

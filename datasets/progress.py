@@ -34,6 +34,11 @@ class Progress:
                 self._last = now
                 self._show(now)
 
+    def skip(self, amount: int) -> None:
+        """Count bytes as done by an earlier process."""
+        self.done += amount
+        self._begun_with += amount
+
     def _show(self, now: float) -> None:
         share = self.done / max(self.total, 1)
         rate = (self.done - self._begun_with) / max(now - self._began, 1e-9)

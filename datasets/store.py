@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,8 +21,8 @@ from datasets.storage.layout import encoding_of, pieces, plan_chunks
 from datasets.storage.lazy import open_lazily
 from datasets.storage.objects import Ask, MissingObjectError, Objects, is_remote
 from datasets.storage.overviews import Encoding
-from datasets.storage.upload import open_upload, refuse_existing_upload
-from datasets.storage.writing import write_arrays
+from datasets.storage.upload import BEGUN, ROOT, open_upload, refuse_existing_upload
+from datasets.storage.writing import Target, write_arrays
 
 PathOrUri = TypeVar("PathOrUri", str, Path, str | Path)
 FORMAT = "telegrapher-volume"
@@ -169,31 +168,62 @@ def write_volume(
     if progress is not None:
         print(progress, flush=True)
     speak = progress is not None
-    write = partial(write_arrays, ds, encoding=encoding, overviews=overviews, no_data=no_data, speak=speak)
+    with open_new(path, key, overwrite=overwrite, speak=speak) as (target, journal):
+        write_arrays(ds, target, encoding=encoding, journal=journal, overviews=overviews, no_data=no_data, speak=speak)
+    return path
+
+
+@contextmanager
+def open_new(
+    path: str | Path, key: str | None, *, overwrite: bool = True, speak: bool = False
+) -> Iterator[tuple[Target, Journal]]:
+    """Open a store for writing: all of it appears, or nothing; parameters and errors as of `write_volume`.
+
+    Yields
+    ------
+    target, journal
+        Folder or store to write to, and the pieces of it that an earlier process finished.
+    """
     if is_remote(path):
         with open_upload(str(path), key, overwrite=overwrite) as (store, journal), _spoken(journal, speak):
             try:
-                write(store, journal=journal)
+                yield store, journal
             except BaseException:
                 journal.keep()
                 raise
-        return path
+        return
     place = Path(path)
     with (
         _refusals(place),
         open_journal(place, key, begun=_aside(place).is_dir()) as journal,
         _spoken(journal, speak),
-        open_aside(place, journal) as aside,
+        _open_aside(place, journal) as aside,
     ):
-        write(aside, journal=journal)
-    return path
+        yield aside, journal
+
+
+def begun_attributes(path: str | Path) -> dict[str, Any]:
+    """Read the attributes of a store that is not whole yet; empty where none was begun."""
+    if is_remote(path):
+        root = Objects(path).find(f"{BEGUN}/{ROOT}")
+    else:
+        begun = _aside(Path(path)) / ROOT
+        root = begun.read_bytes() if begun.is_file() else None
+    return _attributes(root)
+
+
+def _attributes(root: bytes | None) -> dict[str, Any]:
+    try:
+        return dict(json.loads(root or b"{}").get("attributes") or {})
+    except ValueError:
+        return {}
 
 
 @contextmanager
 def _spoken(journal: Journal, speak: bool) -> Iterator[None]:
     """Say that writing goes on from an earlier process, and what is kept where it stops."""
     if journal.goes_on and speak:
-        print("  the same conversion was stopped here: going on with it", flush=True)
+        print("  the same was stopped here: going on with it", flush=True)
     try:
         yield
     finally:
@@ -205,11 +235,7 @@ def stored_attributes(path: str | Path) -> dict[str, Any]:
     """Read the attributes of a finished volume; empty where there is none."""
     if not is_remote(path) and not Path(path).is_dir():
         return {}
-    root = Objects(path).find("zarr.json")
-    try:
-        attrs = json.loads(root or b"{}").get("attributes") or {}
-    except ValueError:
-        return {}
+    attrs = _attributes(Objects(path).find(ROOT))
     return attrs if attrs.get("format") == FORMAT else {}
 
 
@@ -225,27 +251,18 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def open_aside(path: Path, journal: Journal | None = None) -> Iterator[Path]:
+def _open_aside(path: Path, journal: Journal) -> Iterator[Path]:
     """Give a hidden neighbour of `path` to fill, then put it in the place of `path`.
 
-    Whatever stops it, a full disk and Ctrl-C included, `path` is as it was, and the neighbour is removed.
-
-    Parameters
-    ----------
-    journal
-        With it, what an interruption, or what is nobody's mistake, stopped may be left and filled further.
-
-    Raises
-    ------
-    InputError
-        Where the operating system refuses to write.
+    Whatever stops it, a full disk and Ctrl-C included, `path` is as it was. The neighbour is removed, but for what an
+    interruption, or what is nobody's mistake, stopped, where the journal resumes.
     """
     aside, old = _aside(path), path.with_name(f".{path.name}.replaced")
     kept = False
     try:
         with _refusals(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if journal is None or not journal.goes_on:
+            if not journal.goes_on:
                 shutil.rmtree(aside, ignore_errors=True)
             yield aside
             if path.exists():
@@ -256,7 +273,7 @@ def open_aside(path: Path, journal: Journal | None = None) -> Iterator[Path]:
     except InputError:
         raise
     except BaseException:
-        kept = journal is not None and journal.keep()
+        kept = journal.keep()
         raise
     finally:
         if not kept:

@@ -110,6 +110,12 @@ def refuse_existing_upload(uri: str, overwrite: bool) -> None:
         raise InputError(f"{objects.uri} holds other things, which --overwrite leaves alone; choose another place")
 
 
+def was_begun(objects: Objects, key: str | None) -> bool:
+    """Tell whether an earlier process began to write what has this key, and did not finish."""
+    begun = json.loads(objects.find(_OWNER) or b"{}").get("key")
+    return key is not None and begun == key and not objects.exists(ROOT)
+
+
 @contextmanager
 def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple[Store, Journal]]:
     """Open a store at `uri` for writing, one that opens for others only once it is whole.
@@ -140,8 +146,7 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
     with locked(folder, uri):
         try:
             refuse_existing_upload(uri, overwrite)
-            begun = json.loads(objects.find(_OWNER) or b"{}").get("key")
-            goes_on = key is not None and begun == key and not objects.exists(ROOT)
+            goes_on = was_begun(objects, key)
             if not goes_on:
                 objects.put(_OWNER, b"{}")
                 objects.clear(keep=_OWNER)

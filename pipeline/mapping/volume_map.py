@@ -1,6 +1,7 @@
 """One volume to its map: mapped piece by piece, written as it comes, and drawn."""
 
 import hashlib
+import json
 import math
 import os
 import shutil
@@ -13,11 +14,13 @@ import numpy as np
 import xarray as xr
 
 from datasets.errors import InputError
-from datasets.prediction import NO_DATA, Labelled, lay_out, no_data_cells, write_prediction
+from datasets.prediction import NO_DATA, Finished, Labelled, lay_out, no_data_cells, write_prediction
 from datasets.progress import Progress
+from datasets.provenance import content_key
 from datasets.samples.blocks import plan_map
 from datasets.storage.journal import locked
 from datasets.storage.objects import is_remote
+from datasets.store import begun_attributes
 from datasets.viewing import read_for_viewing, thinning
 from datasets.volume import Volume
 from pipeline.mapping.scorer import Scorer
@@ -25,7 +28,7 @@ from pipeline.masking import without_secrets
 from pipeline.pictures.maps import draw_volume
 from pipeline.pictures.sections import backdrop
 from pipeline.pictures.style import class_colours, grid_axes
-from pipeline.planning.tiling import Piece, Tiling
+from pipeline.planning.tiling import Cells, Piece, Tiling
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def map_to(
 ) -> Mapped:
     """Map a volume and write it in the place of what is there; see `datasets.prediction.write_prediction`.
 
-    Where it is mapped in blocks, neither the volume nor its map is ever held in memory as a whole.
+    Where it is mapped in blocks, neither the volume nor its map is ever held in memory as a whole, and a map that was
+    stopped is gone on with.
 
     Parameters
     ----------
@@ -81,12 +85,15 @@ def map_to(
     volume = scorer.open(source)
     if block is None and halo is not None:
         raise InputError(f"halo is {halo}, but without a block the whole volume is seen; set a block")
-    tiling = scorer.plan(volume, share) if block is None else _blocks(scorer, volume, block, halo)
+    if block is None:
+        tiling = _begun(scorer, volume, out, scorer.plan(volume, share))
+    else:
+        tiling = _blocks(scorer, volume, block, halo)
     scorer.announce(volume, tiling)
     progress = Progress("mapping", 4 * volume.n_channels * math.prod(volume.shape), speak=speak)
     made = _Map(scorer, volume, source, tiling, progress)
     if is_remote(out):
-        made.write(out)
+        made.write(out, speak)
         return Mapped([out], made.shares())
     place = Path(out)
     aside = place.with_name(f".{place.name}.mapping")
@@ -96,10 +103,19 @@ def map_to(
         raise InputError(f"{place.parent} cannot be made ({error.strerror}); choose another place") from error
     with locked(aside, place):
         try:
-            made.write(out)
+            made.write(out, speak)
             return Mapped([out, *made.draw(place, aside)], made.shares())
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _begun(scorer: Scorer, volume: Volume, out: str, planned: Tiling | None) -> Tiling | None:
+    """Take the blocks of the same map where it was begun; they depend on the memory that was free."""
+    there = begun_attributes(out)
+    if planned is None or not identity(scorer, volume).items() <= there.items():
+        return planned
+    begun = Tiling.from_json(json.loads(there["tiling"]))
+    return begun if begun is not None and begun.seen <= planned.seen else planned
 
 
 def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | None) -> Tiling:
@@ -128,28 +144,38 @@ class _Map:
         self.progress = progress
         self.counts = np.zeros(NO_DATA + 1, np.int64)
 
-    def write(self, out: str) -> None:
+    def write(self, out: str, speak: bool) -> None:
         """Write the map to its place."""
         d, attrs = self.scorer.description, self.volume.dataset.attrs
+        facts = {
+            "title": f"Prediction of {attrs.get('title', 'a volume')}",
+            "model": self.scorer.uri,
+            "model_version": self.scorer.version,
+            "source": without_secrets(str(attrs.get("source", ""))),
+            "source_sha256": str(attrs.get("source_sha256", "")),
+            "licence": str(attrs.get("licence", "")),
+            "volume": without_secrets(self.source),
+            "tiling": json.dumps(self.tiling and self.tiling.to_json()),
+            **identity(self.scorer, self.volume),
+        }
         layout = lay_out(
             self.volume.dataset,
             d.label_dims,
             factor=int(d.factor),
             classes=d.classes,
-            attrs={
-                "title": f"Prediction of {attrs.get('title', 'a volume')}",
-                "model": self.scorer.uri,
-                "model_version": self.scorer.version,
-                "source": without_secrets(str(attrs.get("source", ""))),
-                "source_sha256": str(attrs.get("source_sha256", "")),
-                "licence": str(attrs.get("licence", "")),
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "volume": without_secrets(self.source),
-                **identity(self.scorer, self.volume),
-            },
+            attrs=facts | {"created": datetime.now(UTC).isoformat(timespec="seconds")},
         )
+        key = None if self.tiling is None else content_key(facts)
         with self.progress:
-            write_prediction(layout, self._pieces(), out, block=self._block())
+            self.counts = write_prediction(
+                layout,
+                self._pieces,
+                out,
+                block=self._block(),
+                key=key,
+                no_data=f"{attrs.get('title', 'the volume')} holds no data at all; check its no-data value",
+                speak=speak,
+            )
 
     def shares(self) -> str:
         """Say how much of the written map each class takes."""
@@ -166,10 +192,17 @@ class _Map:
         first, *_ = plan_map(self.volume.shape, self.tiling.block, self.tiling.halo, grid.multiple)
         return [part.stop for part in grid.place(first.block)]
 
-    def _pieces(self) -> Iterator[Labelled]:
-        """Map piece by piece; each is let go of before the next is made."""
+    def _pieces(self, finished: Finished) -> Iterator[Labelled]:
+        """Map piece by piece what is not finished; each is let go of before the next is made."""
+
+        def wanted(cells: Cells) -> bool:
+            if not finished(self.scorer.grid.place(cells)):
+                return True
+            self.progress.skip(4 * self.volume.n_channels * math.prod(cut.stop - cut.start for cut in cells))
+            return False
+
         try:
-            for piece in self.scorer.map(self.volume, tiling=self.tiling):
+            for piece in self.scorer.map(self.volume, tiling=self.tiling, wanted=wanted):
                 done = piece.raw.nbytes
                 labelled = self._label(piece)
                 del piece
@@ -178,15 +211,10 @@ class _Map:
                 self.progress.add(done)
         except OSError as error:
             raise InputError(f"{self.source} cannot be read ({error.strerror or error})") from error
-        if not self.counts[:NO_DATA].any():
-            title = self.volume.dataset.attrs.get("title", "the volume")
-            raise InputError(f"{title} holds no data at all; check its no-data value")
 
     def _label(self, piece: Piece) -> Labelled:
         d = self.scorer.description
-        labelled = Labelled.of(piece.place, piece.found, no_data_cells(piece.raw, list(d.read_slice), int(d.factor)))
-        self.counts += np.bincount(labelled.winner.ravel(), minlength=len(self.counts))
-        return labelled
+        return Labelled.of(piece.place, piece.found, no_data_cells(piece.raw, list(d.read_slice), int(d.factor)))
 
     def draw(self, place: Path, aside: Path) -> list[str]:
         """Draw the finished map, and write it as a GeoTIFF where it is one over y and x; says what cannot be made.

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from datasets import prediction, viewing
 from datasets.errors import InputError
-from datasets.prediction import Labelled, lay_out, no_data_cells, write_prediction
+from datasets.prediction import Finished, Labelled, lay_out, no_data_cells, write_prediction
 from datasets.storage import layout
-from datasets.store import write_volume
+from datasets.store import open_node, write_volume
 from models.config import NetworkConfig
 from pipeline.mapping.batch import Task, map_task
 from pipeline.mapping.scorer import Scorer, run_scorer
 from pipeline.mapping.volume_map import Mapped, map_to
 from pipeline.planning.memory import _even
-from pipeline.planning.tiling import Piece
+from pipeline.planning.tiling import Piece, Tiling
 from pipeline.training.checkpoint import Meta, Snapshot
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
@@ -70,19 +70,72 @@ def test_neither_the_volume_nor_its_map_is_held(scorer, large, tmp_path, monkeyp
     np.testing.assert_allclose(made["probability"].values, expected["probability"].values, atol=1e-6)
 
 
+def stop_after(pieces: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Stop the next map after some pieces; the list has how many each map makes."""
+    mapped, made = Scorer.map, []
+
+    def some(*words, **settings) -> Iterator[Piece]:
+        made.append(0)
+        for piece in mapped(*words, **settings):
+            if len(made) == 1 and made[0] == pieces:
+                raise KeyboardInterrupt
+            made[-1] += 1
+            yield piece
+
+    monkeypatch.setattr(Scorer, "map", some)
+    return made
+
+
+def shown(folder: Path) -> dict[str, int]:
+    """List what a user sees of a folder, with the times of the last change."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if not path.name.startswith(".")}
+
+
 def test_a_stop_in_the_middle_leaves_what_was_there(scorer, large, tmp_path, monkeypatch):
     map_to(scorer, str(large), str(tmp_path / "map.zarr"), block=[512, 512])
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    mapped = Scorer.map
-
-    def stopped(*words, **settings) -> Iterator[Piece]:
-        yield next(mapped(*words, **settings))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Scorer, "map", stopped)
+    before = shown(tmp_path)
+    stop_after(1, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         map_to(scorer, str(large), str(tmp_path / "map.zarr"), block=[512, 512])
-    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    assert shown(tmp_path) == before
+
+
+@pytest.mark.parametrize("where", ["folder", "uri"])
+def test_a_map_that_was_stopped_is_gone_on_with(scorer, large, tmp_path, monkeypatch, capsys, request, where):
+    out = str(tmp_path / "maps" / "map.zarr") if where == "folder" else f"{request.getfixturevalue('s3')}/map.zarr"
+    whole = map_to(scorer, str(large), str(tmp_path / "whole.zarr"), block=[512, 512])
+    made = stop_after(3, monkeypatch)
+    monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((512, 512), (0, 0)))
+    with pytest.raises(KeyboardInterrupt):
+        map_to(scorer, str(large), out, speak=True)
+    with pytest.raises(InputError, match=r"is not a Zarr store|no volume at"):
+        open_node(out)
+    assert "what is finished is kept, and the same command goes on with it" in capsys.readouterr().out
+    monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((1024, 512), (0, 0)))  # more memory is free by now
+    again = map_to(scorer, str(large), out, speak=True)
+    assert made == [3, 1]
+    assert "the same was stopped here: going on with it" in capsys.readouterr().out
+    assert again.shares == whole.shares
+    found, expected = open_node(out), open_node(str(tmp_path / "whole.zarr"))
+    for name in ("class", "probability"):
+        np.testing.assert_array_equal(found[name][...], expected[name][...])
+    if where == "folder":
+        assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["map.png", "map.tif", "map.zarr"]
+
+
+@pytest.mark.parametrize("change", ["smaller blocks", "another volume"])
+def test_another_map_is_not_gone_on_with(scorer, large, tmp_path, monkeypatch, change):
+    made = stop_after(2, monkeypatch)
+    monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((512, 512), (0, 0)))
+    with pytest.raises(KeyboardInterrupt):
+        map_to(scorer, str(large), str(tmp_path / "map.zarr"))
+    source = large
+    if change == "another volume":
+        source = write_volume(tiny_dataset(seed=1, size=1024), tmp_path / "other.zarr")
+    else:
+        monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((256, 512), (0, 0)))
+    map_to(scorer, str(source), str(tmp_path / "map.zarr"))
+    assert made == [2, 4 if change == "another volume" else 8]
 
 
 def test_two_writers_of_one_place_do_not_mix(scorer, large, tmp_path, monkeypatch):
@@ -139,7 +192,7 @@ def test_an_array_larger_than_a_chunk_of_dask_can_be_written(tmp_path):
         empty = lay_out(source, ["y", "x"], factor=1, classes=["a", "b", "c"], attrs={})
         found = np.zeros((3, 300, 200), np.float32)
         whole = Labelled.of((slice(0, 300), slice(0, 200)), found, no_data_cells(found, [], 1))
-        write_prediction(empty, [whole], tmp_path / "map.zarr")
+        write_prediction(empty, lambda _: iter([whole]), tmp_path / "map.zarr")
     assert (xr.open_zarr(tmp_path / "map.zarr")["probability"].values == 0).all()
 
 
@@ -168,7 +221,7 @@ def test_pieces_make_the_whole(tmp_path):
     truth = np.random.default_rng(0).random((3, 50, 41), np.float32)
     source = xr.Dataset({"data": (("y", "x"), truth[0])})
 
-    def pieces() -> Iterator[Labelled]:
+    def pieces(_: Finished) -> Iterator[Labelled]:
         for y, x in np.ndindex(4, 3):
             place = (slice(14 * y, min(14 * y + 14, 50)), slice(16 * x, min(16 * x + 16, 41)))
             found = truth[(slice(None), *place)]
@@ -176,7 +229,7 @@ def test_pieces_make_the_whole(tmp_path):
 
     write_prediction(
         lay_out(source, ["y", "x"], factor=1, classes=["a", "b", "c"], attrs={}),
-        pieces(),
+        pieces,
         tmp_path / "map.zarr",
         block=[14, 16],
     )
