@@ -16,7 +16,7 @@ import xarray as xr
 from datasets.config import DataConfig
 from datasets.errors import InputError
 from datasets.samples.blocks import Window, apply_view, plan_windows, view_count
-from datasets.samples.order import Order, Sample, plan_steps, share
+from datasets.samples.order import Order, Sample, plan_steps, share_of_rank
 from datasets.samples.prefetch import read_ahead
 from datasets.volume import IGNORE, LABEL, Volume, coarsen_labels
 
@@ -130,7 +130,7 @@ class Loader:
             rank=rank,
             world=world,
         )
-        self._share = len(share(batch, micro_batch, rank, world))
+        self._share = len(share_of_rank(batch, micro_batch, rank, world))
         self._whole = self._read(self.windows[0]) if len(self.windows) == 1 else None
 
     @property

@@ -116,11 +116,11 @@ def plan_steps(
     """
     for step in steps:
         shown = views if plain_from is None or step < plain_from else 1
-        for number in share(batch, micro_batch, rank, world):
+        for number in share_of_rank(batch, micro_batch, rank, world):
             yield order.sample(step * batch + number, views=shown)
 
 
-def share(batch: int, micro_batch: int, rank: int, world: int) -> list[int]:
+def share_of_rank(batch: int, micro_batch: int, rank: int, world: int) -> list[int]:
     """Return which samples of a step one worker takes, in whole micro-batches."""
     starts = range(0, batch, micro_batch)[rank::world]
     return [number for start in starts for number in range(start, min(start + micro_batch, batch))]
