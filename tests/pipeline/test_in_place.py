@@ -17,7 +17,7 @@ from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
 from pipeline.training.storage import directory_storage
 
-SURVEY = Path(__file__).parents[1] / "datasets" / "mdio" / "mdio-1.1.3.zip"
+SURVEY = Path(__file__).parents[1] / "datasets" / "sources" / "mdio" / "mdio-1.1.3.zip"
 
 
 def test_an_mdio_survey_with_picked_horizons_trains_without_a_copy(recipe, tmp_path: Path) -> None:

@@ -187,10 +187,10 @@ def test_precision_is_compared_on_the_same_seeds(
     place = tmp_path / "tiny.yaml"
     place.write_text(dump_recipe(recipe("tiny", steps=4)))
     command = ["precision", str(place), "--seeds", "2", "--results", str(tmp_path), "--runs", str(tmp_path / "runs")]
-    monkeypatch.setattr("sys.argv", [*command, "--only", "float32,exact; 16 bits"])
+    monkeypatch.setattr("sys.argv", [*command, "--only", "float32,exact; 16 bits at 2^-8"])
     precision.main()
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert [row[0] for row in rows[1:]] == ["| float32", "| exact; 16 bits"]
+    assert [row[0] for row in rows[1:]] == ["| float32", "| exact; 16 bits at 2^-8"]
     assert rows[1][2] == "+.000 ± .000"
     assert rows[2][3] == "0e+00 |", "exact states are recovered bit for bit"
     saved = json.loads((tmp_path / "precision-tiny.json").read_text())["results"]
