@@ -38,7 +38,7 @@ def told(client: MlflowClient, run: Run) -> dict[int, float]:
 
 def test_training_outlives_a_minute_without_its_server(recipe, mlflow_to_kill, capfd):
     never = 10**6
-    settings = {"steps": never, "validate_every": never, "schedule": "constant"}
+    settings = {"steps": never, "batch": 8, "validate_every": never, "schedule": "constant"}
     config = recipe("orphan", **settings)
     config = replace(config, tracking=replace(config.tracking, uri=mlflow_to_kill.uri))
     folder = Path(config.runs) / "orphan"
