@@ -114,7 +114,7 @@ def _begun(scorer: Scorer, volume: Volume, out: str, planned: Tiling | None) -> 
     there = begun_attributes(out)
     if planned is None or not identity(scorer, volume).items() <= there.items():
         return planned
-    begun = Tiling.from_json(json.loads(there["tiling"]))
+    begun = Tiling.from_json(json.loads(there.get("tiling", "null")))
     return begun if begun is not None and begun.seen <= planned.seen else planned
 
 
