@@ -10,6 +10,10 @@ class InputError(ValueError):
     """
 
 
+class AwayError(InputError):
+    """A disk or a store does not answer for now: what was finished before is worth keeping."""
+
+
 class UnfinishedError(RuntimeError):
     """Some parts of the work failed and the others are done: one sentence with the count and the way on.
 

@@ -211,6 +211,7 @@ def write_prediction(
             finished.journal.note("begun")
         arrays: Any = zarr.open_group(target, mode="r+")
         while (piece := first.pop() if first else next(coming, None)) is not None:
+            finished.journal.refuse_other_owner()
             arrays["class"][piece.place] = piece.winner
             arrays["probability"][(slice(None), *piece.place)] = piece.probability
             finished.note(piece)

@@ -14,7 +14,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import ObjectStore
 
-from datasets.errors import InputError
+from datasets.errors import AwayError, InputError
 from datasets.sources.foreign import is_view, open_foreign
 from datasets.storage.journal import Journal, open_journal
 from datasets.storage.layout import encoding_of, pieces, plan_chunks
@@ -185,13 +185,14 @@ def open_new(
         Folder or store to write to, and the pieces of it that an earlier process finished.
     """
     if is_remote(path):
-        with open_upload(str(path), key, overwrite=overwrite) as (store, journal), _spoken(journal, speak):
-            try:
-                yield store, journal
-            except BaseException:
-                journal.keep()
-                raise
+        with (
+            open_upload(str(path), key, overwrite=overwrite) as (store, journal),
+            _spoken(journal, speak),
+            _kept(journal),
+        ):
+            yield store, journal
         return
+    refuse_existing(path, overwrite)
     place = Path(path)
     with (
         _refusals(place),
@@ -223,7 +224,7 @@ def _attributes(root: bytes | None) -> dict[str, Any]:
 def _spoken(journal: Journal, speak: bool) -> Iterator[None]:
     """Say that writing goes on from an earlier process, and what is kept where it stops."""
     if journal.goes_on and speak:
-        print("  the same was stopped here: going on with it", flush=True)
+        print("  this was begun and stopped before: going on with it", flush=True)
     try:
         yield
     finally:
@@ -254,13 +255,12 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
 def _open_aside(path: Path, journal: Journal) -> Iterator[Path]:
     """Give a hidden neighbour of `path` to fill, then put it in the place of `path`.
 
-    Whatever stops it, a full disk and Ctrl-C included, `path` is as it was. The neighbour is removed, but for what an
-    interruption, or what is nobody's mistake, stopped, where the journal resumes.
+    Whatever stops it, a full disk and Ctrl-C included, `path` is as it was. The neighbour is removed unless the journal
+    is kept.
     """
     aside, old = _aside(path), path.with_name(f".{path.name}.replaced")
-    kept = False
     try:
-        with _refusals(path):
+        with _kept(journal), _refusals(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if not journal.goes_on:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -270,16 +270,22 @@ def _open_aside(path: Path, journal: Journal) -> Iterator[Path]:
                 path.rename(old)
             aside.rename(path)
             shutil.rmtree(old, ignore_errors=True)
-    except InputError:
-        raise
-    except BaseException:
-        kept = journal.keep()
-        raise
     finally:
-        if not kept:
+        if not journal.kept:
             shutil.rmtree(aside, ignore_errors=True)
         if old.exists() and not path.exists():
             old.rename(path)
+
+
+@contextmanager
+def _kept(journal: Journal) -> Iterator[None]:
+    """Keep what is finished, where the journal resumes, when an interruption or nobody's mistake ends it."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, InputError) or isinstance(error, AwayError):
+            journal.keep()
+        raise
 
 
 def _aside(path: Path) -> Path:

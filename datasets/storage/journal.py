@@ -1,4 +1,4 @@
-"""What of a volume is written, kept beside it, so that a killed conversion goes on where it was."""
+"""What of a store is written, kept beside it, so that whoever is killed goes on where he was."""
 
 import errno
 import fcntl
@@ -44,6 +44,9 @@ class Journal:
         with np.load(BytesIO(self._get(_file(name))), allow_pickle=False) as arrays:
             return dict(arrays)
 
+    def refuse_other_owner(self) -> None:
+        """Stop where another process has taken the store over, which none can in a folder."""
+
     def _put(self, file: str, data: bytes) -> None:
         aside = self._folder / f"{file}.part"
         aside.write_bytes(data)
@@ -79,15 +82,20 @@ def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journ
             known = folder / "key"
             goes_on = key is not None and begun and known.is_file() and known.read_text() == key
             if not goes_on:
-                for entry in folder.iterdir():
-                    if entry.name != "lock":
-                        entry.unlink()
+                forget(folder)
                 known.write_text(key or "")
             journal = Journal(folder, resumes=key is not None, goes_on=goes_on)
             yield journal
         finally:
             if journal is None or not journal.kept:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def forget(folder: Path) -> None:
+    """Remove all notes from a folder that this process has locked."""
+    for entry in folder.iterdir():
+        if entry.name != "lock":
+            entry.unlink()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import LocalStore, from_url
 
-from datasets.errors import InputError
+from datasets.errors import AwayError, InputError
 from datasets.storage.aws_profiles import profile_credentials
 from datasets.storage.cloud_errors import brief, refusal, says_refused
 from datasets.storage.traffic import Traffic
@@ -103,7 +103,7 @@ class Objects:
         ReplacedObjectError
             Where its version is not the one asked for.
         InputError
-            Where the store refuses, or does not answer in the end.
+            Where the store refuses; `AwayError` where it does not answer in the end.
         """
         problem = ""
         for attempt in range(_ATTEMPTS):
@@ -127,7 +127,7 @@ class Objects:
             if ask.length is None or len(got.data) == ask.length:
                 return got
             problem = f"{len(got.data)} bytes came in place of {ask.length}"
-        raise InputError(
+        raise AwayError(
             f"{self.name(ask.key)} could not be read in {_ATTEMPTS} attempts ({problem}); "
             "check the store and the network, then go on from where this stopped"
         )
@@ -180,9 +180,9 @@ class Objects:
                 problem = brief(error)
                 if _is_refusal(error):
                     raise InputError(refusal(self.name(key), problem, "written")) from None
-        raise InputError(
+        raise AwayError(
             f"{self.name(key)} could not be written in {_ATTEMPTS} attempts ({problem}); check the store and the "
-            "network, then do the same again: a conversion goes on from where this stopped"
+            "network, then do the same again: it goes on from where this stopped"
         )
 
     def delete(self, key: str) -> None:

@@ -20,7 +20,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import ObjectStore
 
 from datasets.errors import InputError
-from datasets.storage.journal import Journal, locked
+from datasets.storage.journal import Journal, forget, locked
 from datasets.storage.objects import Ask, Objects
 
 ROOT = "zarr.json"
@@ -145,6 +145,7 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
     folder = cache / "telegrapher" / hashlib.sha256(uri.encode()).hexdigest()[:32]
     with locked(folder, uri):
         try:
+            forget(folder)  # copies that a killed process left, perhaps of another store below this URI
             refuse_existing_upload(uri, overwrite)
             goes_on = was_begun(objects, key)
             if not goes_on:

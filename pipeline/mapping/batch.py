@@ -110,8 +110,7 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
 def find_map(row: Row, scorer: Scorer) -> Literal["finished", "other", "unknown"]:
     """Tell whether the place of a line holds the map of its volume, as it is now, by this model.
 
-    Unknown where the volume does not open: its task will say so. A store that was not made by ``convert`` is known by
-    its place, type and shape only.
+    Unknown where the volume does not open: its task will say so.
     """
     try:
         attrs = dict(open_node(row.out).attrs)

@@ -14,10 +14,12 @@ import xarray as xr
 
 from datasets.config import DataConfig
 from datasets.errors import InputError
+from datasets.samples.blocks import seen_sizes
 from datasets.store import open_volume
 from datasets.volume import Volume
+from models.peak import Workload, prediction_peak
 from models.segmenter import Segmenter
-from pipeline.planning.memory import memory_here, plan_prediction
+from pipeline.planning.memory import Memory, memory_here, plan_prediction
 from pipeline.planning.tiling import OutputGrid, Piece, Tiling, Wanted, map_pieces
 from pipeline.registry.description import ModelDescription, describe_run
 from pipeline.run import Run
@@ -71,11 +73,24 @@ class Scorer:
         InputError
             Where the network reaches too far for blocks that fit.
         """
-        memory = memory_here(self.device == "cuda")
-        if memory is not None:
-            share = _FILLED * (share if self.device == "cpu" else 1)
-            memory = replace(memory, size=int(memory.size * share))
+        memory = self._memory(share, _FILLED)
         return plan_prediction(self.segmenter, volume.shape, memory, approximate=approximate)
+
+    def suits(self, tiling: Tiling, volume: Volume, share: float = 1.0) -> bool:
+        """Tell whether blocks that were planned before leave no seams and fit, if need be to the last byte."""
+        shape, reach, memory = volume.shape, self.description.reach, self._memory(share)
+        edges = zip(tiling.block, tiling.halo, shape, strict=True)
+        if not all(edge >= size or (reach is not None and halo >= reach) for edge, halo, size in edges):
+            return False
+        seen = seen_sizes(shape, tiling.block, tiling.halo)
+        return memory is None or prediction_peak(self.segmenter, Workload(seen)) <= memory.size
+
+    def _memory(self, share: float, filled: float = 1.0) -> Memory | None:
+        """Return what may be filled; tasks that share a machine's memory do not share its GPU's."""
+        memory = memory_here(self.device == "cuda")
+        if memory is None:
+            return None
+        return replace(memory, size=int(memory.size * filled * (share if self.device == "cpu" else 1)))
 
     def announce(self, volume: Volume, tiling: Tiling | None) -> None:
         """Say in which blocks a volume is mapped, if any."""

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from datasets.errors import InputError
+from datasets.errors import AwayError, InputError
 from datasets.prediction import NO_DATA, Finished, Labelled, lay_out, no_data_cells, write_prediction
 from datasets.progress import Progress
-from datasets.provenance import content_key
+from datasets.provenance import content_key, program
 from datasets.samples.blocks import plan_map
 from datasets.storage.journal import locked
 from datasets.storage.objects import is_remote
@@ -85,10 +85,7 @@ def map_to(
     volume = scorer.open(source)
     if block is None and halo is not None:
         raise InputError(f"halo is {halo}, but without a block the whole volume is seen; set a block")
-    if block is None:
-        tiling = _begun(scorer, volume, out, scorer.plan(volume, share))
-    else:
-        tiling = _blocks(scorer, volume, block, halo)
+    tiling = _plan(scorer, volume, share, out) if block is None else _blocks(scorer, volume, block, halo)
     scorer.announce(volume, tiling)
     progress = Progress("mapping", 4 * volume.n_channels * math.prod(volume.shape), speak=speak)
     made = _Map(scorer, volume, source, tiling, progress)
@@ -109,13 +106,15 @@ def map_to(
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _begun(scorer: Scorer, volume: Volume, out: str, planned: Tiling | None) -> Tiling | None:
-    """Take the blocks of the same map where it was begun; they depend on the memory that was free."""
+def _plan(scorer: Scorer, volume: Volume, share: float, out: str) -> Tiling | None:
+    """Plan the blocks, which depend on the memory that is free; or take those in which the same map was begun."""
     there = begun_attributes(out)
-    if planned is None or not identity(scorer, volume).items() <= there.items():
-        return planned
     begun = Tiling.from_json(json.loads(there.get("tiling", "null")))
-    return begun if begun is not None and begun.seen <= planned.seen else planned
+    if begun is not None and identity(scorer, volume).items() <= there.items():
+        if scorer.suits(begun, volume, share):
+            return begun
+        print(f"{out} was begun in {begun}, which do not suit the memory that is free or leave seams: it starts anew")
+    return scorer.plan(volume, share)
 
 
 def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | None) -> Tiling:
@@ -165,7 +164,7 @@ class _Map:
             classes=d.classes,
             attrs=facts | {"created": datetime.now(UTC).isoformat(timespec="seconds")},
         )
-        key = None if self.tiling is None else content_key(facts)
+        key = None if self.tiling is None else content_key(facts | {"program": program()})
         with self.progress:
             self.counts = write_prediction(
                 layout,
@@ -210,7 +209,7 @@ class _Map:
                 del labelled
                 self.progress.add(done)
         except OSError as error:
-            raise InputError(f"{self.source} cannot be read ({error.strerror or error})") from error
+            raise AwayError(f"{self.source} cannot be read ({error.strerror or error})") from error
 
     def _label(self, piece: Piece) -> Labelled:
         d = self.scorer.description

@@ -55,19 +55,19 @@ def check_workers(config: RunConfig, batch: int, key: str) -> None:
     found, workers = _micro_batches(batch, config.training), config.cluster.workers
     if found < workers:
         raise InputError(
-            f"{key} {batch} makes {found} of training.micro_batch {config.training.micro_batch}, fewer than "
-            f"cluster.workers {workers}, so some workers would have nothing to do; raise the batch, lower the "
-            "micro-batch, or take fewer workers"
+            f"{key} {batch} in micro-batches of {config.training.micro_batch} makes {found}, fewer than "
+            f"cluster.workers {workers}, so some workers would have nothing to do; raise the batch, lower "
+            "training.micro_batch, or take fewer workers"
         )
 
 
 def training_work(config: RunConfig, sizes: tuple[int, ...]) -> Workload:
     """Return what a worker holds at once; the loss is counted as if nothing were labelled, so nothing fits wrongly."""
-    training = config.training
+    training, fewest = config.training, max(config.cluster.min_workers or config.cluster.workers, 1)
     return Workload(
         sizes=sizes,
         batch=min(training.batch, training.micro_batch),
-        accumulates=_micro_batches(training.batch, training) > max(config.cluster.workers, 1),
+        accumulates=_micro_batches(training.batch, training) > fewest,
         optimiser=training.optimiser,
     )
 

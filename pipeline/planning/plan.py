@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets.errors import InputError
 from datasets.samples.blocks import seen_sizes
+from datasets.samples.order import share_of_rank
 from datasets.volume import Volume
 from models.config import SegmenterConfig
 from models.cost import layer_shapes, parameter_count, prediction_flops, training_flops
@@ -101,8 +102,8 @@ def plan(config: PlanConfig, *, json: bool = False) -> Plan:
 
 def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], shape: tuple[int, ...]) -> Plan:
     """Compute all figures of a plan for a network without weights, trained on `block` and mapping `shape` cells."""
-    workers = max(config.cluster.workers, 1)
-    work, samples = training_work(config, block), -(-config.training.batch // workers)
+    training, workers = config.training, max(config.cluster.workers, 1)
+    work, samples = training_work(config, block), len(share_of_rank(training.batch, training.micro_batch, 0, workers))
     shapes, whole = layer_shapes(segmenter.network, block), layer_shapes(segmenter.network, shape)
     full = sum(layer.full_kernel + layer.rank for layer in shapes)
     if config.memory is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, floor, prod
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,6 @@ class Tiling:
 
     block: tuple[int, ...]
     halo: tuple[int, ...]
-
-    @property
-    def seen(self) -> int:
-        """Cells that one pass of the network sees."""
-        return prod(edge + 2 * around for edge, around in zip(self.block, self.halo, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists."""

@@ -106,7 +106,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 "gradient_norm": result.gradient_norm,
                 "rate": rate,
                 "seconds": seconds,
-                "voxels_per_second": result.voxels * context.world / seconds,
+                "voxels_per_second": result.voxels * recipe.batch / len(samples) / seconds,
                 "waiting_share": meter.waiting_share,
                 "epoch": loader.order.epochs(progress.step * recipe.batch),
                 "peak_memory_mib": peak_memory(context.device),

@@ -99,8 +99,8 @@ def train_step(
     """Take one optimiser step on this rank's share of the global batch.
 
     The loss of every rank is divided by the label weight of the *global* batch, so that the gradient is that of the
-    whole batch on one rank, however unevenly the labels fall; it is so to the bit where the ranks
-    share whole micro-batches.
+    whole batch on one rank, however unevenly the labels fall, and to the bit where ranks share whole
+    micro-batches.
 
     Parameters
     ----------

@@ -36,7 +36,8 @@ class TeamServer:
         self.folder, self.database, self.storage = folder, database, storage
         (self.port,) = free_ports(1)
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._running, self._process = ExitStack(), None
+        self._running = ExitStack()
+        self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""

@@ -84,7 +84,7 @@ def test_a_killed_conversion_goes_on_on_another_machine(
     again = {f"{name}.npz" for name in names if name.startswith("-data-")}
     assert len(again) > 10
     assert not again & done
-    assert "the same was stopped here: going on with it" in capsys.readouterr().out
+    assert "this was begun and stopped before: going on with it" in capsys.readouterr().out
     whole = replace(cube, out=str(tmp_path / "whole.zarr"))
     convert(whole)
     first, second = (open_volume(config.out).load().drop_attrs() for config in (cube, whole))

@@ -106,7 +106,7 @@ def test_a_killed_conversion_goes_on(
     again = {f"{name}.npz" for name in names if name.startswith("-data-")}
     assert len(again) > 10
     assert not again & done
-    assert "the same was stopped here: going on with it" in capsys.readouterr().out
+    assert "this was begun and stopped before: going on with it" in capsys.readouterr().out
     whole = replace(cube, out=cube.out.replace("cube.zarr", "whole.zarr"))
     convert(whole)
     first, second = (open_volume(config.out).load().drop_attrs() for config in (cube, whole))

@@ -1,7 +1,8 @@
-"""A map is written as it comes: no more than a block is held, no shard is written twice, and a stop leaves nothing."""
+"""A map is written as it comes: no more than a block is held, no shard is written twice, a stop costs a block."""
 
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dask
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from datasets import prediction, viewing
-from datasets.errors import InputError
+from datasets.errors import AwayError, InputError
 from datasets.prediction import Finished, Labelled, lay_out, no_data_cells, write_prediction
 from datasets.storage import layout
 from datasets.store import open_node, write_volume
@@ -20,7 +21,7 @@ from models.config import NetworkConfig
 from pipeline.mapping.batch import Task, map_task
 from pipeline.mapping.scorer import Scorer, run_scorer
 from pipeline.mapping.volume_map import Mapped, map_to
-from pipeline.planning.memory import _even
+from pipeline.planning.memory import Memory, _even
 from pipeline.planning.tiling import Piece, Tiling
 from pipeline.training.checkpoint import Meta, Snapshot
 from pipeline.training.loop import new_segmenter
@@ -114,7 +115,7 @@ def test_a_map_that_was_stopped_is_gone_on_with(scorer, large, tmp_path, monkeyp
     monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((1024, 512), (0, 0)))  # more memory is free by now
     again = map_to(scorer, str(large), out, speak=True)
     assert made == [3, 1]
-    assert "the same was stopped here: going on with it" in capsys.readouterr().out
+    assert "this was begun and stopped before: going on with it" in capsys.readouterr().out
     assert again.shares == whole.shares
     found, expected = open_node(out), open_node(str(tmp_path / "whole.zarr"))
     for name in ("class", "probability"):
@@ -123,19 +124,39 @@ def test_a_map_that_was_stopped_is_gone_on_with(scorer, large, tmp_path, monkeyp
         assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["map.png", "map.tif", "map.zarr"]
 
 
-@pytest.mark.parametrize("change", ["smaller blocks", "another volume"])
-def test_another_map_is_not_gone_on_with(scorer, large, tmp_path, monkeypatch, change):
+@pytest.mark.parametrize("change", ["less memory", "another volume", "no seams"])
+def test_another_map_is_not_gone_on_with(scorer, large, tmp_path, monkeypatch, capsys, change):
+    out, source = str(tmp_path / "map.zarr"), large
+    scorer = replace(scorer, description=replace(scorer.description, reach=4))
     made = stop_after(2, monkeypatch)
-    monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((512, 512), (0, 0)))
     with pytest.raises(KeyboardInterrupt):
-        map_to(scorer, str(large), str(tmp_path / "map.zarr"))
-    source = large
+        map_to(scorer, str(large), out, block=[512, 512], halo=[3, 3] if change == "no seams" else [4, 4])
+    monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((256, 512), (4, 4)))
     if change == "another volume":
-        source = write_volume(tiny_dataset(seed=1, size=1024), tmp_path / "other.zarr")
-    else:
-        monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((256, 512), (0, 0)))
-    map_to(scorer, str(source), str(tmp_path / "map.zarr"))
-    assert made == [2, 4 if change == "another volume" else 8]
+        source = write_volume(tiny_dataset(size=1024).assign_attrs(source_sha256="another"), tmp_path / "other.zarr")
+    if change == "less memory":
+        monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda _: Memory(2**20, "left"))
+    map_to(scorer, str(source), out)
+    assert made == [2, 8]
+    said = f"{out} was begun in blocks of 512 x 512 cells amid a halo of"
+    assert (said in capsys.readouterr().out) == (change != "another volume")
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), AwayError("the store does not answer")])
+def test_a_source_that_is_away_for_a_while_costs_nothing(scorer, large, tmp_path, monkeypatch, error):
+    mapped = Scorer.map
+
+    def away(*words, **settings) -> Iterator[Piece]:
+        yield next(mapped(*words, **settings))
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "map", away)
+        with pytest.raises(InputError, match=r"large.zarr cannot be read \(Input/output|the store does not answer"):
+            map_to(scorer, str(large), str(tmp_path / "map.zarr"), block=[512, 512])
+    made = stop_after(-1, monkeypatch)
+    map_to(scorer, str(large), str(tmp_path / "map.zarr"), block=[512, 512])
+    assert made == [3]
 
 
 def test_two_writers_of_one_place_do_not_mix(scorer, large, tmp_path, monkeypatch):

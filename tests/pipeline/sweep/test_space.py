@@ -68,9 +68,9 @@ def test_an_impossible_space_is_refused(recipe: Make, sweep: dict[str, Any], sen
 
 
 def test_what_does_not_suit_the_rest_of_the_recipe_is_refused(recipe: Make) -> None:
-    with pytest.raises(InputError, match=r"sweep.batch 2 makes 2 of training.micro_batch 1, fewer than .*workers 3"):
+    with pytest.raises(InputError, match=r"sweep.batch 2 in micro-batches of 1 makes 2, fewer than .*workers 3"):
         check_space(searching(recipe(workers=3), batch=[2, 4]))
-    with pytest.raises(InputError, match=r"training.batch 1 makes 1 of training.micro_batch 1, fewer than .*workers 2"):
+    with pytest.raises(InputError, match=r"training.batch 1 in micro-batches of 1 makes 1, fewer than .*workers 2"):
         check_space(searching(recipe(workers=2, batch=1)))
     config = replace(recipe(), network=NetworkConfig(layers="4 d4 u4", step=[0.1, 0.2, 0.3]))
     with pytest.raises(

@@ -14,7 +14,7 @@ from tests.pipeline.processes import wait_for_step
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def test_a_sweep_outlives_its_mlflow_server_and_tells_it_everything(recipe, mlflow_to_kill, monkeypatch):
+def test_a_sweep_outlives_its_mlflow_server_and_tells_it_everything(recipe, mlflow_to_kill, tmp_path, monkeypatch):
     import ray
 
     from pipeline.sweep.tune import tune
@@ -23,7 +23,7 @@ def test_a_sweep_outlives_its_mlflow_server_and_tells_it_everything(recipe, mlfl
     config = recipe("outlived", steps=40, validate_every=10)
     config = replace(
         config,
-        tracking=replace(config.tracking, uri=mlflow_to_kill.uri),
+        tracking=replace(config.tracking, uri=mlflow_to_kill.uri, experiment=tmp_path.name),
         sweep=SweepConfig(depth=[3], rank=[2, 4], levels=[1], trials=2, concurrent=1, objectives=["score", "memory"]),
     )
     folder = Path(config.runs) / "outlived-sweep"
@@ -55,7 +55,7 @@ def test_a_sweep_outlives_its_mlflow_server_and_tells_it_everything(recipe, mlfl
     assert len(rows) == 2
     assert waiting, "nothing waited for the server"
     client = MlflowClient(mlflow_to_kill.uri)
-    (experiment,) = [one for one in client.search_experiments() if one.name == "outlived"]
+    (experiment,) = [one for one in client.search_experiments() if one.name == tmp_path.name]
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 3
     assert {run.info.status for run in runs} == {"FINISHED"}

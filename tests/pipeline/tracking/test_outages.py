@@ -44,6 +44,7 @@ def test_training_outlives_a_minute_without_its_server(recipe, mlflow_to_kill, c
     folder = Path(config.runs) / "orphan"
     box = folder / "mlflow-outbox.jsonl"
     missed: list[int] = []
+    over = threading.Event()
 
     def disturb() -> None:
         try:
@@ -56,13 +57,17 @@ def test_training_outlives_a_minute_without_its_server(recipe, mlflow_to_kill, c
             while box.stat().st_size > 10_000 and time.monotonic() < end:
                 time.sleep(0.2)
         finally:
-            os.kill(os.getpid(), signal.SIGINT)
+            if not over.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=disturb)
     thread.start()
-    with pytest.raises(Interrupted):
-        train(config)
-    thread.join()
+    try:
+        with pytest.raises(Interrupted):
+            train(config)
+    finally:
+        over.set()
+        thread.join()
     assert missed[0] > 100
     run, shown = Run.open(folder), capfd.readouterr().out
     assert f"MLflow at {mlflow_to_kill.uri} does not answer" in shown

@@ -236,7 +236,7 @@ def test_a_size_that_does_not_divide_is_refused_with_the_sizes_that_do(recipe):
 
 def test_more_workers_than_samples_are_refused(recipe):
     with pytest.raises(
-        InputError, match=r"training.batch 4 makes 1 of training.micro_batch 4, fewer than cluster.workers 2"
+        InputError, match=r"training.batch 4 in micro-batches of 4 makes 1, fewer than cluster.workers 2"
     ):
         train(recipe("crowd", workers=2, batch=4, micro_batch=4))
 
