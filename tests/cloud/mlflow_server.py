@@ -76,6 +76,7 @@ def serving(words: list, folder: Path, port: int, variables: Mapping[str, str]) 
     scripts = str(Path(sys.executable).parent)  # it starts uvicorn by name
     environment = {
         **os.environ, **variables, "MLFLOW_DISABLE_TELEMETRY": "true", "NO_PROXY": "127.0.0.1,localhost",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
