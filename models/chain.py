@@ -24,6 +24,7 @@ from models.activations import Pointwise
 from models.arithmetic import Arithmetic, FloatStates, GridStates
 from models.config import Resample
 from models.pieces import cut_grid
+from models.slab import Slab
 from models.symmetric import Pair, SymmetricOperator
 from models.watch import Extremes, Watch, check_input, check_layers
 from models.wavelet import UNDO, angle_gradient, axes_in_order, resample_in_place, turn_axis
@@ -86,8 +87,8 @@ def _conditions(plan: ChainPlan, device: torch.device) -> AbstractContextManager
 
 
 def _hidden(layer: ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
-    """Return K x in real units."""
-    z, unit = layer.operator.hidden(pair, kernel), pair.arithmetic.loaded_unit
+    """Return K x in real units, about the faces of a slab with what its neighbours have of it."""
+    z, unit = layer.operator.join(layer.operator.hidden(pair, kernel), pair), pair.arithmetic.loaded_unit
     return z if unit == 1 else z.mul_(unit)
 
 
@@ -96,7 +97,7 @@ def _step_forward(plan: ChainPlan, layer: ChainLayer, pair: Pair, kernel: Tensor
     kernel, bias = kernel.to(force_type), bias.to(force_type)
     z = _hidden(layer, pair, kernel).add_(operator.align(bias))
     force = plan.activation.value(z).mul_(-layer.weight / pair.arithmetic.loaded_unit)
-    operator.advance(pair, operator.spread(force), kernel)
+    operator.advance(pair, operator.spread(operator.shut(force, pair), pair), kernel)
 
 
 def _step_back(
@@ -112,10 +113,11 @@ def _step_back(
     kernel_force, bias_force = kernel.to(force_type), bias.to(force_type)
     z = _hidden(layer, states, kernel_force).add_(operator.align(bias_force))
     pushed = plan.activation.slope(z).mul_(_hidden(layer, adjoint, kernel_force)).mul_(-layer.weight)
-    bias_gradient = operator.bias_gradient(pushed)
+    bias_gradient = operator.bias_gradient(operator.own(pushed, adjoint))
     # The force of the states goes in their own units, so both products for the kernel have the same unit to undo.
-    force = operator.spread(plan.activation.value(z).mul_(-layer.weight / unit))
-    pushed = operator.spread(pushed)
+    force = operator.shut(plan.activation.value(z).mul_(-layer.weight / unit), states)
+    force = operator.spread(force, states)
+    pushed = operator.spread(operator.shut(pushed, adjoint), adjoint)
     kernel_gradient = operator.weight_gradient(states, pushed, kernel_force)
     kernel_gradient = kernel_gradient.add_(operator.weight_gradient(adjoint, force, kernel_force)).mul_(unit)
     operator.advance(states, force, kernel_force)
@@ -123,7 +125,7 @@ def _step_back(
     return kernel_gradient, bias_gradient
 
 
-def _run_forward(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any]) -> Pair:
+def _run_forward(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any], slab: Slab | None) -> Pair:
     """Run all layers in place on one copy of the input; returns X_{L+1} and D_{L+1}."""
     grid = plan.arithmetic if isinstance(plan.arithmetic, GridStates) else None
     if grid is not None:
@@ -131,7 +133,7 @@ def _run_forward(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any]) -> P
     x = repeated(x_BcN, plan.repeat)
     if grid is not None or x.data_ptr() == x_BcN.data_ptr():
         x = plan.arithmetic.encode(x)
-    pair = Pair(x, torch.zeros_like(x), plan.arithmetic, x_BcN.dtype)
+    pair = Pair(x, torch.zeros_like(x), plan.arithmetic, x_BcN.dtype, slab=slab)
     extremes: list[Extremes] = []
     for layer, kernel, bias, angles in with_weights(plan, parameters):
         pair.state = resample_in_place(pair.state, layer.resample, angles)
@@ -155,7 +157,7 @@ def _read(pair: Pair, channels: Channels | None) -> Tensor:
 
 
 class ReversibleChain(torch.autograd.Function):
-    """All layers at once: ``apply(plan, channels, x, kernel_1, bias_1, angles_1, ...)`` gives X_{L+1}, [B, K, *N].
+    """All layers at once: ``apply(plan, channels, slab, x, kernel_1, bias_1, angles_1, ...)`` gives [B, K, *N].
 
     Kept for the backward pass are x, the last state, its increment, and the parameters, at any depth. Parameters are
     inputs, so that data-parallel wrappers see their gradients.
@@ -163,10 +165,15 @@ class ReversibleChain(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, plan: ChainPlan, channels: Channels | None, x_BcN: Tensor, *parameters: Tensor | None
+        ctx: Any,
+        plan: ChainPlan,
+        channels: Channels | None,
+        slab: Slab | None,
+        x_BcN: Tensor,
+        *parameters: Tensor | None,
     ) -> Tensor:
         with _conditions(plan, x_BcN.device):
-            pair = _run_forward(plan, x_BcN, parameters)
+            pair = _run_forward(plan, x_BcN, parameters, slab)
             out = _read(pair, channels)
         ctx.plan, ctx.channels, ctx.pair = plan, channels, pair
         ctx.save_for_backward(x_BcN, *parameters)
@@ -195,7 +202,7 @@ class ReversibleChain(torch.autograd.Function):
             gradients = _run_back(plan, pair, adjoint, parameters)
             plan.watch.error = _inversion_error(plan, x_BcN, pair)
             g_x_BcN = None
-            if ctx.needs_input_grad[2]:
+            if ctx.needs_input_grad[3]:
                 # S_0 holds l_1 and the increment l_1 - l_2, the gradient of x, summed over its repeats.
                 copies = (plan.repeat, x_BcN.shape[1])
                 g_x_BcN = adjoint.increment.unflatten(-1, copies).sum(-2).movedim(-1, 1)
@@ -204,7 +211,7 @@ class ReversibleChain(torch.autograd.Function):
                     if gradient is not None:
                         gradient.div_(power)
         typed = (None if g is None else g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
-        return None, None, g_x_BcN, *typed
+        return None, None, None, g_x_BcN, *typed
 
 
 def _start_adjoint(pair: Pair, g_BKN: Tensor, channels: Channels | None) -> tuple[Pair, float]:
@@ -214,7 +221,8 @@ def _start_adjoint(pair: Pair, g_BKN: Tensor, channels: Channels | None) -> tupl
     """
     force_dtype, power = pair.arithmetic.force_dtype, 1.0
     if force_dtype is torch.float16:
-        largest = float(g_BKN.abs().max())
+        most = g_BKN.abs().max()
+        largest = float(most if pair.slab is None else pair.slab.over_all(most, "max"))
         if 0 < largest < math.inf:
             power = 2.0 ** -math.floor(math.log2(largest))
     state = torch.zeros(pair.state.shape, dtype=pair.dtype, device=pair.state.device)
@@ -223,7 +231,7 @@ def _start_adjoint(pair: Pair, g_BKN: Tensor, channels: Channels | None) -> tupl
         state.copy_(g_BNK)
     else:
         state[..., channels] = g_BNK
-    return Pair(state, state.clone(), FloatStates(force_dtype), pair.dtype), power
+    return Pair(state, state.clone(), FloatStates(force_dtype), pair.dtype, slab=pair.slab), power
 
 
 def _run_back(plan: ChainPlan, pair: Pair, adjoint: Pair, parameters: Sequence[Any]) -> list[Tensor | None]:
@@ -257,19 +265,25 @@ def _resample_back(how: Resample, pair: Pair, adjoint: Pair, angles_dC: Tensor |
 def _inversion_error(plan: ChainPlan, x_BcN: Tensor, pair: Pair) -> Tensor:
     """Return the relative error of the recovered input X_0, piece by piece; 0 where it has the same bits."""
     x_BNc = x_BcN.movedim(1, -1)
-    wrong, scale = x_BcN.new_zeros(2, dtype=torch.float64)
+    sums = x_BcN.new_zeros(2, dtype=torch.float64)
+    wrong, scale = sums
     cells = pair.state.shape[-1] * pair.state.element_size()
     for where in cut_grid(x_BNc.shape[0], x_BNc.shape[1:-1], cells):
         true = plan.arithmetic.encode(x_BNc[where]).unsqueeze(-2)
         difference = pair.state[where].unflatten(-1, (plan.repeat, -1)) - true
         wrong += plan.arithmetic.decode(difference, pair.dtype).square().sum(dtype=torch.float64)
         scale += x_BNc[where].square().sum(dtype=torch.float64) * plan.repeat  # a norm of all would copy it to float64
+    wrong, scale = sums if pair.slab is None else pair.slab.over_all(sums, "sum")
     return wrong.sqrt() / scale.sqrt().clamp_min(torch.finfo(torch.float32).tiny)
 
 
 @torch.compiler.disable
 def run(
-    plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Tensor | None], channels: Channels | None = None
+    plan: ChainPlan,
+    x_BcN: Tensor,
+    parameters: Sequence[Tensor | None],
+    channels: Channels | None = None,
+    slab: Slab | None = None,
 ) -> Tensor:
     """Run all layers, with a backward pass where gradients are enabled; returns what is read of X_{L+1}, [B, K, *N].
 
@@ -283,8 +297,11 @@ def run(
         Kernel, bias and angles (or none) of each layer in turn.
     channels
         Channels of the last state that are returned; none means all.
+    slab
+        Where given, the input is this slab of a volume, and the other ranks run theirs meanwhile; of the gradients of
+        the parameters, each rank gets its part of a sum.
     """
     if torch.is_grad_enabled():
-        return ReversibleChain.apply(plan, channels, x_BcN, *parameters)
+        return ReversibleChain.apply(plan, channels, slab, x_BcN, *parameters)
     with _conditions(plan, x_BcN.device):
-        return _read(_run_forward(plan, x_BcN, parameters), channels)
+        return _read(_run_forward(plan, x_BcN, parameters, slab), channels)

@@ -18,6 +18,8 @@ class Convolution(SymmetricOperator):
     A 1-D state is an image of one row, because channels-last convolutions start at two dimensions.
     """
 
+    row_axis = 1
+
     def _image(self, x_BNC: Tensor) -> Tensor:
         return (x_BNC.unsqueeze(1) if self.space == 1 else x_BNC).movedim(-1, 1)
 
@@ -67,35 +69,44 @@ class Convolution(SymmetricOperator):
         ends = [loaded.new_zeros(loaded.shape[0], rows_missing, *loaded.shape[2:]) for rows_missing in missing]
         return torch.cat([ends[0], loaded, ends[1]], dim=1)
 
-    def _cut(self, pair: Pair) -> list[tuple[slice, slice]]:
-        """Cut a state into pieces; a volume that is padded is worked on sample by sample."""
+    def _cut(self, pair: Pair, overhang: int = 0) -> list[tuple[slice, slice]]:
+        """Cut a state and rows beyond it into pieces; a volume that is padded is worked on sample by sample."""
         batch, *sizes, channels = pair.state.shape
         if self.boundary != "zeros":
             return [(slice(at, at + 1), slice(0, sizes[0])) for at in range(batch)]
-        return cut_grid(batch, sizes, channels * pair.state.element_size())
+        pieces = cut_grid(batch, sizes, channels * pair.state.element_size())
+        if not overhang:
+            return pieces
+        starts, stops = {0: -overhang}, {sizes[0]: sizes[0] + overhang}
+        return [
+            (samples, slice(starts.get(rows.start, rows.start), stops.get(rows.stop, rows.stop)))
+            for samples, rows in pieces
+        ]
 
-    def _ended(self, u: Tensor) -> Tensor:
-        """Add the zeros that K^T reads beyond the first and the last row of a hidden tensor."""
+    def _ended(self, u: Tensor, pair: Pair) -> Tensor:
+        """Add the zeros that K^T reads beyond the first and the last row of a hidden tensor; a slab's has its own."""
+        if self.overhang(pair):
+            return u
         ends = u.new_zeros(u.shape[0], self.reach, *u.shape[2:])
         return torch.cat([ends, u, ends], dim=1)
 
     def _whole(self, pair: Pair) -> bool:
         return self.boundary == "zeros" and not pair.arithmetic.converts
 
-    def convolved(self, x_BNC: Tensor, kernel: Tensor) -> Tensor:
-        """Convolve C -> r in one call."""
+    def convolved(self, x_BNC: Tensor, kernel: Tensor, overhang: int = 0) -> Tensor:
+        """Convolve C -> r in one call, and some rows beyond either end of the first axis."""
         if self.boundary != "zeros":
             x_BNC = beyond.pad(x_BNC, self._axes, self.reach, self.boundary)
-        padding = self._padding(self._own_zeros, self._own_zeros)
+        padding = self._padding(self._own_zeros + overhang, self._own_zeros)
         return self._state(convolve(self._image(x_BNC), self._taps_last(kernel), padding, self.groups))
 
     def hidden(self, pair: Pair, kernel: Tensor) -> Tensor:
         """Convolve C -> r, piece by piece where loading the state makes a copy."""
         if self._whole(pair):
-            return self.convolved(pair.load(...), kernel)
+            return self.convolved(pair.load(...), kernel, self.overhang(pair))
         weight = self._taps_last(kernel)
         parts: dict[int, list[Tensor]] = {}
-        for samples, rows in self._cut(pair):
+        for samples, rows in self._cut(pair, self.overhang(pair)):
             image = self._image(self._haloed(pair, samples, rows))
             z = self._state(convolve(image, weight, self._padding(0, self._own_zeros), self.groups))
             parts.setdefault(samples.start, []).append(z)
@@ -115,7 +126,7 @@ class Convolution(SymmetricOperator):
             for samples, _ in self._cut(pair):
                 pair.advance(samples, self.transpose(u[samples], kernel))
             return
-        weight, padding, padded = self._turned(kernel), self._padding(0, self.reach), self._ended(u)
+        weight, padding, padded = self._turned(kernel), self._padding(0, self.reach), self._ended(u, pair)
         for where in self._cut(pair):
             samples, rows = where
             image = self._image(padded[samples, rows.start : rows.stop + 2 * self.reach])
@@ -129,17 +140,18 @@ class Convolution(SymmetricOperator):
         """Correlate the state with a hidden tensor."""
         if self.boundary == "zeros" and self._exchanges(pair, u.dtype):
             return self._exchanged_weight_gradient(pair, u, kernel)
-        shape = self._taps_last(kernel).shape
+        shape, more = self._taps_last(kernel).shape, self.overhang(pair)
         if self._whole(pair):
-            padding = self._padding(self.reach, self.reach)
+            padding = self._padding(self.reach + more, self.reach)
             total = convolution_weight_gradient(
                 self._image(pair.load(...)), self._image(u), shape, padding, self.groups
             )
         else:
             total = u.new_zeros(shape, dtype=at_least_single(u.dtype))
-            for samples, rows in self._cut(pair):
+            for samples, rows in self._cut(pair, more):
                 image = self._image(self._haloed(pair, samples, rows))
-                hidden, padding = self._image(u[samples, rows]), self._padding(0, self._own_zeros)
+                hidden = self._image(u[samples, rows.start + more : rows.stop + more])
+                padding = self._padding(0, self._own_zeros)
                 total += convolution_weight_gradient(image, hidden, shape, padding, self.groups)
         return self._taps_first(total)
 
@@ -156,9 +168,9 @@ class Convolution(SymmetricOperator):
         """Correlate a hidden tensor, as the input of K^T, with the state; pieces of the state need no halo."""
         turned = self._turned(kernel)
         if pair.arithmetic.converts:
-            pieces, first, u = self._cut(pair), 0, self._ended(u)
+            pieces, first, u = self._cut(pair), 0, self._ended(u, pair)
         else:
-            pieces, first = [(slice(None), slice(0, u.shape[1]))], self.reach
+            pieces, first = [(slice(None), slice(0, pair.state.shape[1]))], self.reach - self.overhang(pair)
         total = u.new_zeros(turned.shape, dtype=at_least_single(u.dtype))
         for samples, rows in pieces:
             hidden = self._image(u[samples, rows.start : rows.stop + 2 * (self.reach - first)])

@@ -17,6 +17,7 @@ from models.chain import ChainLayer, ChainPlan, Channels, run
 from models.config import Boundary, ConfigError, NetworkConfig, parse_layers
 from models.convolution import Convolution
 from models.products import Products
+from models.slab import Slab, cut_slabs
 from models.symmetric import SymmetricOperator
 from models.unrolled import unrolled
 from models.watch import Watch
@@ -177,7 +178,30 @@ class TelegraphNetwork(nn.Module):
             x_BcN = x_BcN.index_select(axis, cells.clamp(max=size - 1) if repeats else reflected(cells, size))
         return x_BcN
 
-    def forward(self, x_BcN: Tensor, channels: Channels | None = None) -> Tensor:
+    def slabs(self, size: int, count: int) -> list[slice]:
+        """Cut the first axis of space, of `size` cells, into slabs that as many ranks run together.
+
+        Raises
+        ------
+        ConfigError
+            Where slabs would be so thin that more than neighbours meet, or the boundary is not one of zeros.
+        """
+        if count > 1 and self.config.boundary != "zeros":
+            raise ConfigError(
+                f"network.boundary is {self.config.boundary}, but a volume in {count} slabs ends in zeros; set it to "
+                "zeros, or train without slabs"
+            )
+        # Rows about a face take from two slabs only, and what the last one is padded with lies in itself.
+        least = max(self.config.kernel - 1, 2) * self.multiple
+        most = max(self.padded_sizes([size])[0] // least, 1)
+        if count > most:
+            raise ConfigError(
+                f"{size} cells of the first axis of space are too few for {count} slabs: each needs {least} of them, "
+                f"as the layers coarsen by {self.multiple}; take at most {most}, or put a longer axis first"
+            )
+        return cut_slabs(size, count, self.multiple)
+
+    def forward(self, x_BcN: Tensor, channels: Channels | None = None, slab: Slab | None = None) -> Tensor:
         """Run all layers.
 
         Parameters
@@ -186,6 +210,8 @@ class TelegraphNetwork(nn.Module):
             Input [B, c, *N].
         channels
             Channels of the final state that are wanted, to save the memory of the others; none means all.
+        slab
+            Where given, the input is this one of the `slabs` of a volume, whose others run on other ranks meanwhile.
 
         Returns
         -------
@@ -205,4 +231,4 @@ class TelegraphNetwork(nn.Module):
         if torch.compiler.is_exporting():
             state_BCN = unrolled(self.plan, x_BcN, parameters)
             return state_BCN if channels is None else state_BCN[:, channels]
-        return run(self.plan, x_BcN, parameters, channels)
+        return run(self.plan, x_BcN, parameters, channels, slab)

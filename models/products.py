@@ -21,6 +21,8 @@ from models.symmetric import Pair, SymmetricOperator, at_least_single
 class Products(SymmetricOperator):
     """K by multiplying first and shifting after; K^T shifts first and multiplies after."""
 
+    row_axis = 2
+
     @property
     def _axes(self) -> range:
         return range(-self.space, 0)
@@ -44,9 +46,21 @@ class Products(SymmetricOperator):
         else:
             planes = multiply(weight_PC, flat.load(...))
         planes = planes.view(*[self.edge] * self.space, kernel.shape[-2], batch, *sizes)
-        for axis in self._axes:
+        first, *others = self._axes
+        planes = self._gather_beyond(planes, first) if self.overhang(pair) else self._gather(planes, first)
+        for axis in others:
             planes = self._gather(planes, axis)
         return planes
+
+    def _gather_beyond(self, planes: Tensor, axis: int) -> Tensor:
+        """Add up the planes of the taps along one axis, also in the cells beyond its ends that they reach."""
+        size, reach = planes.shape[axis], self.reach
+        shape = list(planes.shape[1:])
+        shape[axis] = size + 2 * reach
+        total = planes.new_zeros(shape)
+        for tap in range(self.edge):
+            total.narrow(axis, 2 * reach - tap, size).add_(planes[tap])
+        return total
 
     def _gather(self, planes: Tensor, axis: int) -> Tensor:
         """Add up the planes of the taps along one axis: cell n takes tap t of cell n + t - reach."""
@@ -67,11 +81,12 @@ class Products(SymmetricOperator):
         """Put the rank first."""
         return bias.view(-1, *[1] * (self.space + 1))
 
-    def spread(self, z: Tensor) -> Tensor:
+    def spread(self, z: Tensor, pair: Pair) -> Tensor:
         """Shift the planes to every tap: [T r, M]."""
         if self.boundary == "zeros":
-            padded = F.pad(z, [self.reach] * (2 * self.space))
-            planes = torch.stack([padded[window] for window in self._windows(z.shape[2:])])
+            ends = [self.reach] * (2 * self.space - 2) + [self.reach - self.overhang(pair)] * 2
+            padded = F.pad(z, ends)
+            planes = torch.stack([padded[window] for window in self._windows(pair.state.shape[1:-1])])
         else:
             padded = F.pad(z, [2 * self.reach] * (2 * self.space))
             wide = torch.Size(size + 2 * self.reach for size in z.shape[2:])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.config import ConfigError, SegmenterConfig
 from models.network import TelegraphNetwork
 from models.readout import ReadOut
+from models.slab import Slab
 from models.watch import Watch
 
 
@@ -84,13 +85,30 @@ class Segmenter(nn.Module):
             x_BcN = torch.cat([x_BcN, (~missing).to(x_BcN.dtype)], dim=1)
         return x_BcN
 
-    def forward(self, raw_BcN: Tensor) -> Tensor:
+    def slabs(self, size: int, count: int) -> list[slice]:
+        """Cut the first axis of space into slabs that ranks run together; see `TelegraphNetwork.slabs`.
+
+        Raises
+        ------
+        ConfigError
+            Where that axis is only ever seen whole, or slabs do not suit the network.
+        """
+        if count > 1 and 0 in self.uncut:
+            raise ConfigError(
+                f"the first axis of space cannot be cut into {count} slabs: the labels lack it, or each of its cells "
+                "has its own scale; put another one first in data.space"
+            )
+        return self.network.slabs(size, count)
+
+    def forward(self, raw_BcN: Tensor, slab: Slab | None = None) -> Tensor:
         """Compute logits.
 
         Parameters
         ----------
         raw_BcN
             Raw data [B, c, *N]; NaN where there is none.
+        slab
+            Where given, the data are one of the `slabs` of a volume, and so are the logits.
 
         Returns
         -------
@@ -109,7 +127,7 @@ class Segmenter(nn.Module):
             )
         sizes = tuple(raw_BcN.shape[2:])
         self.output_shape(sizes)
-        return self.readout(self.network(self.normalise(raw_BcN), self.readout.read), sizes)
+        return self.readout(self.network(self.normalise(raw_BcN), self.readout.read, slab), sizes)
 
     def probabilities(self, raw_BcN: Tensor) -> Tensor:
         """Compute class probabilities [B, K, *L] from raw data [B, c, *N]."""

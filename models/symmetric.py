@@ -4,14 +4,15 @@ B batch, N space (d axes), C channels, r rank. States are channels-last, [B, *N,
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from models.arithmetic import Arithmetic
 from models.config import Boundary
+from models.slab import Slab
 from models.watch import Extremes
 
 
@@ -29,6 +30,8 @@ class Pair:
         Floating point of the network's input.
     extremes
         Where given, receives the smallest and the largest numbers of each piece of the force and of the new state.
+    slab
+        Where given, these are the rows of one slab, and others have the rest of the volume.
     """
 
     state: Tensor
@@ -36,6 +39,7 @@ class Pair:
     arithmetic: Arithmetic
     dtype: torch.dtype
     extremes: Extremes | None = None
+    slab: Slab | None = None
 
     def load(self, where: Any) -> Tensor:
         """Return a piece of the state for the force."""
@@ -57,7 +61,7 @@ class Pair:
     def flat(self) -> "Pair":
         """View both as lists of cells, [B * cells, C]."""
         cells = (-1, self.state.shape[-1])
-        return Pair(self.state.view(cells), self.increment.view(cells), self.arithmetic, self.dtype, self.extremes)
+        return replace(self, state=self.state.view(cells), increment=self.increment.view(cells))
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,12 @@ class SymmetricOperator(ABC):
     """K as a convolution C -> r, and K^T with the same weights.
 
     Hidden tensors have a layout of the form's own. `spread` prepares one once for `advance` and
-    `weight_gradient`, which both read it.
+    `weight_gradient`, which both read it. Those of a slab have an `overhang` of rows at either end.
 
     Attributes
     ----------
+    row_axis
+        Axis of hidden tensors along which slabs are cut.
     space, edge
         Number of space axes d, and odd edge length of the kernel in cells.
     boundary
@@ -77,6 +83,7 @@ class SymmetricOperator(ABC):
         Groups of channels that are convolved apart.
     """
 
+    row_axis: ClassVar[int]
     space: int
     edge: int
     boundary: Boundary = "zeros"
@@ -95,9 +102,40 @@ class SymmetricOperator(ABC):
         """Give a bias [r] the shape that broadcasts against hidden tensors: its own where they have the rank last."""
         return bias
 
-    def spread(self, z: Tensor) -> Tensor:
-        """Prepare a hidden tensor for `advance` and `weight_gradient`, where the form needs that."""
+    def spread(self, z: Tensor, pair: Pair) -> Tensor:
+        """Prepare a hidden tensor of a pair for `advance` and `weight_gradient`, where the form needs that."""
         return z
+
+    def overhang(self, pair: Pair) -> int:
+        """Return the rows that a hidden tensor has at either end beyond those of its pair."""
+        return 0 if pair.slab is None else self.reach
+
+    def join(self, z: Tensor, pair: Pair) -> Tensor:
+        """Add to the rows of K x about a slab's faces, in place, what its neighbours have of them."""
+        width = 2 * self.overhang(pair)
+        if pair.slab is None or not width:
+            return z
+        before = z.narrow(self.row_axis, 0, width) if pair.slab.index else None
+        after = z.narrow(self.row_axis, -width, width) if pair.slab.index < pair.slab.count - 1 else None
+        for own, theirs in zip((before, after), pair.slab.trade(before, after), strict=True):
+            if own is not None and theirs is not None:
+                own.add_(theirs)
+        return z
+
+    def shut(self, z: Tensor, pair: Pair) -> Tensor:
+        """Zero the rows of a slab's hidden tensor that lie beyond the volume, in place."""
+        width = self.overhang(pair)
+        if pair.slab is not None and width:
+            if pair.slab.index == 0:
+                z.narrow(self.row_axis, 0, width).zero_()
+            if pair.slab.index == pair.slab.count - 1:
+                z.narrow(self.row_axis, -width, width).zero_()
+        return z
+
+    def own(self, z: Tensor, pair: Pair) -> Tensor:
+        """Return the rows of a slab's hidden tensor that no other slab counts."""
+        width = self.overhang(pair)
+        return z.narrow(self.row_axis, width, z.shape[self.row_axis] - 2 * width)
 
     @abstractmethod
     def advance(self, pair: Pair, u: Tensor, kernel: Tensor) -> None:

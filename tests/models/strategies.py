@@ -33,7 +33,12 @@ def build(
 
 
 @st.composite
-def networks(draw: st.DrawFn, states: tuple[str, ...] = ("float",), **fixed: Any) -> TelegraphNetwork:
+def networks(
+    draw: st.DrawFn,
+    states: tuple[str, ...] = ("float",),
+    boundaries: tuple[str, ...] = ("zeros", "reflect", "periodic"),
+    **fixed: Any,
+) -> TelegraphNetwork:
     """Any network that fits a small grid: form of each layer, levels, boundary, coarsening, steps, states.
 
     `fixed` holds further settings of the network, or strategies that they are drawn from.
@@ -61,7 +66,7 @@ def networks(draw: st.DrawFn, states: tuple[str, ...] = ("float",), **fixed: Any
         step=step,
         kernel=draw(st.sampled_from([1, 3, 5]), label="kernel"),
         activation=draw(st.sampled_from(["relu", "softplus", "tanh"]), label="activation"),
-        boundary=draw(st.sampled_from(["zeros", "reflect", "periodic"]), label="boundary"),
+        boundary=draw(st.sampled_from(boundaries), label="boundary"),
         coarsening=draw(st.sampled_from(["haar", "learned"]), label="coarsening"),
         states=draw(st.sampled_from(states), label="states"),
         **{

@@ -53,7 +53,7 @@ def test_the_transpose_passes_the_dot_product_test(
     x_BNC, kernel = sample(space, 6, 3, edge, groups=groups)
     y_BNr = torch.randn(*x_BNC.shape[:-1], 3, dtype=torch.float64)
     stepped = pair(torch.zeros_like(x_BNC))
-    operator.advance(stepped, operator.spread(own(operator, y_BNr)), kernel)
+    operator.advance(stepped, operator.spread(own(operator, y_BNr), stepped), kernel)
     left = (canonical(operator, operator.hidden(pair(x_BNC), kernel)) * y_BNr).sum()
     right = (x_BNC * stepped.increment).sum()
     assert left.item() == pytest.approx(right.item(), rel=1e-12)
@@ -87,8 +87,8 @@ def test_both_forms_agree(space: int, channels: int, rank: int, edge: int, batch
     for form in (Convolution, Products):
         operator = form(space, edge, boundary)  # type: ignore[arg-type]
         z = own(operator, z_BNr)
-        u = operator.spread(z)
         stepped = pair(x_BNC.clone())
+        u = operator.spread(z, stepped)
         stepped.increment.fill_(0.5)
         operator.advance(stepped, u, kernel)
         results.append(
@@ -120,8 +120,8 @@ def test_the_fast_kernels_of_single_precision_agree(form: tuple[type, int], boun
     for dtype in (torch.float32, torch.float64):
         x, weights = x_BNC.to(dtype), kernel.to(dtype)
         z = operator.hidden(pair(x), weights)
-        u = operator.spread(z)
         stepped = pair(x.clone())
+        u = operator.spread(z, stepped)
         operator.advance(stepped, u, weights)
         gradient = operator.weight_gradient(pair(x), u, weights)
         forces = [operator.transpose(u, weights)] if isinstance(operator, Convolution) else []
@@ -140,7 +140,7 @@ def test_the_weight_gradient_is_autograds(form: tuple[type, int], boundary: str)
     kernel.requires_grad_()
     plane = hidden(x_BNC.movedim(-1, 1), kernel, Layer(3, groups=groups), boundary)
     (expected,) = torch.autograd.grad((plane * z_BNr.movedim(-1, 1)).sum(), kernel)
-    found = operator.weight_gradient(pair(x_BNC), operator.spread(own(operator, z_BNr)), kernel.detach())
+    found = operator.weight_gradient(pair(x_BNC), operator.spread(own(operator, z_BNr), pair(x_BNC)), kernel.detach())
     assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 

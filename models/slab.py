@@ -1,0 +1,42 @@
+"""One volume on many ranks, a slab of the first axis of space each, that meet in the thin hidden layer (DESIGN 2.5).
+
+A halo of states would carry C channels across each face. Here K runs on a slab's own m rows alone, which yields the
+hidden rows -reach to m + reach - 1. Those within the kernel's reach of a face, on either side of it, are partial sums,
+and the neighbour has the rest. Both trade them and add: 2 reach rows of r channels a face and product with K, C / 2r
+times less than a halo of states for kernels of 3 cells, and equal to the whole volume but for rounding. Exact states
+stay exact: the same numbers are traded in both passes.
+"""
+
+import itertools
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+
+class Slab(Protocol):
+    """A rank's place among those that share a volume, and its way to them.
+
+    Attributes
+    ----------
+    index, count
+        The slab's number along the first axis of space, and how many there are.
+    """
+
+    index: int
+    count: int
+
+    def trade(self, before: Tensor | None, after: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Send rows to the neighbours before and after, and return what they sent, of the same shapes.
+
+        None stands for the neighbour that the first and the last slab lack.
+        """
+
+    def over_all(self, numbers: Tensor, how: Literal["sum", "max"]) -> Tensor:
+        """Return the sum or the maximum over all slabs."""
+
+
+def cut_slabs(size: int, count: int, multiple: int) -> list[slice]:
+    """Cut an axis into slabs as even as cells of the coarsest grid, of `multiple` cells each, allow."""
+    units = -(-size // multiple)
+    bounds = [at * units // count * multiple for at in range(count + 1)]
+    return [slice(start, min(stop, size)) for start, stop in itertools.pairwise(bounds)]
