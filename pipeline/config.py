@@ -8,14 +8,8 @@ from datasets.config import DataConfig, SplitConfig
 from datasets.errors import InputError
 from models.config import NetworkConfig
 from pipeline.amount import parse_amount
+from pipeline.config_cluster import ClusterConfig, refuse_below
 from pipeline.config_sweep import SweepConfig
-
-
-def _refuse_below(least: int, config: object, group: str, *names: str) -> None:
-    said = "must not be negative" if least == 0 else f"must be {least} or more"
-    for name in names:
-        if getattr(config, name) < least:
-            raise InputError(f"{group}.{name} is {getattr(config, name)}; it {said}")
 
 
 @dataclass
@@ -78,51 +72,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.memory is not None:
             parse_amount(self.memory, "training.memory")
-        _refuse_below(1, self, "training", "steps", "batch", "micro_batch", "validate_every")
-        _refuse_below(0, self, "training", "rate", "clip", "weight_decay", "patience")
-
-
-@dataclass
-class ClusterConfig:
-    """Where the training runs.
-
-    Attributes
-    ----------
-    workers
-        Ray Train workers; 0 trains in this process, without Ray.
-    min_workers
-        Workers to go on with where machines are lost, up to `workers` again as others join; 0 means `workers`.
-    gpu
-        Whether each worker takes a GPU (NCCL between them) rather than CPU cores (gloo).
-    cpus_per_worker
-        CPU cores that a worker reserves and uses; 0 shares this machine's evenly.
-    loader_workers
-        Threads of each worker that read samples ahead; 0 reads each when the network waits for it.
-    prefetch_bytes
-        Bytes of samples that each worker holds ready at most beside the current step's; one sample always is.
-    max_failures
-        Times that lost workers are started again from the newest checkpoint.
-    address
-        Ray cluster to join: ``local`` starts one for this run, ``auto`` joins the one that RAY_ADDRESS names.
-    """
-
-    workers: int = 1
-    min_workers: int = 0
-    gpu: bool = False
-    cpus_per_worker: int = 0
-    loader_workers: int = 2
-    prefetch_bytes: int = 256 * 2**20
-    max_failures: int = 3
-    address: str = "local"
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise InputError(f"cluster.workers is {self.workers}; use 0 to train without Ray, or 1 and more")
-        if not 0 <= self.min_workers <= self.workers:
-            raise InputError(
-                f"cluster.min_workers is {self.min_workers}; it must lie between 0 and cluster.workers {self.workers}"
-            )
-        _refuse_below(0, self, "cluster", "loader_workers", "prefetch_bytes")
+        refuse_below(1, self, "training", "steps", "batch", "micro_batch", "validate_every")
+        refuse_below(0, self, "training", "rate", "clip", "weight_decay", "patience")
 
 
 @dataclass

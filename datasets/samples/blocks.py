@@ -65,6 +65,14 @@ class Window:
         """Cells of `seen` along each axis."""
         return tuple(part.stop - part.start for part in self.seen)
 
+    def part(self, cells: Sequence[slice]) -> "Window":
+        """Return some of the cells that are seen, given within `seen`, with what the block has of them."""
+        offsets = zip(self.seen, cells, strict=True)
+        seen = tuple(slice(outer.start + part.start, outer.start + part.stop) for outer, part in offsets)
+        both = zip(self.block, seen, strict=True)
+        block = (np.clip([inner.start, inner.stop], part.start, part.stop).tolist() for inner, part in both)
+        return Window(tuple(slice(*ends) for ends in block), seen)
+
 
 def plan_windows(
     shape: Sequence[int], block: Sequence[int] | None, halo: Sequence[int] | None, factor: int
@@ -171,3 +179,16 @@ def apply_view(array: np.ndarray, view: int, axes: Sequence[int]) -> np.ndarray:
     """
     array = np.flip(array, tuple(axis for bit, axis in enumerate(axes) if view >> bit & 1))
     return np.ascontiguousarray(array.swapaxes(axes[0], axes[1]) if view >> len(axes) else array)
+
+
+def behind_view(rows: slice, sizes: Sequence[int], view: int, axes: Sequence[int]) -> tuple[slice, ...]:
+    """Return the cells of a block of `sizes` that a view shows as these rows of its first axis."""
+    cells, axis = [slice(0, size) for size in sizes], 0
+    if 0 in axes:
+        place = axes.index(0)
+        place = 1 - place if view >> len(axes) else place
+        axis = axes[place]
+        if view >> place & 1:
+            rows = slice(sizes[axis] - rows.stop, sizes[axis] - rows.start)
+    cells[axis] = rows
+    return tuple(cells)

@@ -15,7 +15,7 @@ import xarray as xr
 
 from datasets.config import DataConfig
 from datasets.errors import InputError
-from datasets.samples.blocks import Window, apply_view, plan_windows, view_count
+from datasets.samples.blocks import Window, apply_view, behind_view, plan_windows, view_count
 from datasets.samples.order import Order, Sample, plan_steps, share_of_rank
 from datasets.samples.prefetch import read_ahead
 from datasets.volume import IGNORE, LABEL, Volume, coarsen_labels
@@ -78,6 +78,9 @@ class Loader:
         Most bytes of samples that are read ahead; one sample always is.
     rank, world
         This rank and the number of ranks: rank r takes micro-batches r, r + world, ...
+    rows
+        Rows of the first axis of each sample, as its view shows it, that are read; none means all. They begin and end
+        on the output's grid, or at the end of the axis.
 
     Attributes
     ----------
@@ -110,9 +113,10 @@ class Loader:
         prefetch_bytes: int = 0,
         rank: int = 0,
         world: int = 1,
+        rows: slice | None = None,
     ) -> None:
         self.volume, self.split, self.factor = volume, split, factor
-        self.workers, self.prefetch_bytes = workers, prefetch_bytes
+        self.workers, self.prefetch_bytes, self.rows = workers, prefetch_bytes, rows
         self.waited, self.samples_read, self.bytes_read = 0.0, 0, 0
         self.windows, self.order = plan_samples(
             volume, split, data, factor=factor, batch=batch, seed=seed, workers=workers
@@ -131,12 +135,14 @@ class Loader:
             world=world,
         )
         self._share = len(share_of_rank(batch, micro_batch, rank, world))
-        self._whole = self._read(self.windows[0]) if len(self.windows) == 1 else None
+        self._whole = self._read(self.windows[0]) if len(self.windows) == 1 and rows is None else None
 
     @property
     def sample_bytes(self) -> int:
         """Bytes of one sample; all have one size."""
-        sizes = self.windows[0].sizes
+        sizes = list(self.windows[0].sizes)
+        if self.rows is not None:
+            sizes[0] = self.rows.stop - self.rows.start
         cells = [-(-sizes[axis] // self.factor) for axis in self._label_axes]
         return 4 * self.volume.n_channels * math.prod(sizes) + LABEL.itemsize * math.prod(cells)
 
@@ -144,11 +150,15 @@ class Loader:
         """Read a window's data [C, *N] and its labels on the volume's own grid, none of them in the halo."""
         labels = np.full([window.sizes[axis] for axis in self._label_axes], IGNORE, LABEL)
         core = tuple(window.core[axis] for axis in self._label_axes)
-        labels[core] = self.volume.read_labels(self.split, "train", window.block)
+        if labels[core].size:
+            labels[core] = self.volume.read_labels(self.split, "train", window.block)
         return self.volume.read(window.seen), labels
 
     def _sample(self, sample: Sample) -> Pair:
-        raw, labels = self._whole or self._read(self.windows[sample.block])
+        window = self.windows[sample.block]
+        if self.rows is not None:
+            window = window.part(behind_view(self.rows, window.sizes, sample.view, self._axes))
+        raw, labels = self._whole or self._read(window)
         if sample.view:
             raw = apply_view(raw, sample.view, [1 + axis for axis in self._axes])
             labels = apply_view(labels, sample.view, [self._label_axes.index(axis) for axis in self._axes])

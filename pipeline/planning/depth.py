@@ -53,11 +53,11 @@ def memory_over_depth(run: Run, block: tuple[int, ...]) -> list[Depth]:
     block
         Cells of a sample, its halo included.
     """
-    made, work = run.prepared.segmenter, training_work(run.config, block)
+    made = run.prepared.segmenter
     found: dict[int, Depth] = {}
     for times in (0, *TIMES):
         segmenter = trial_segmenter(replace(made, network=repeated(made.network, times)))
-        layers = len(segmenter.network.plan.layers)
+        work, layers = training_work(run.config, segmenter, block), len(segmenter.network.plan.layers)
         found[layers] = Depth(layers, training_peak(segmenter, work), stored_peak(segmenter, work), times == 1)
     return [found[layers] for layers in sorted(found)]
 

@@ -1,5 +1,7 @@
 """Whether a recipe fits the memory there is: the need by `models.peak`, refused before any data is read."""
 
+import contextlib
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +11,9 @@ import torch
 
 from datasets.config import DataConfig
 from datasets.errors import InputError
-from datasets.samples.blocks import seen_sizes
+from datasets.samples.blocks import plan_map, seen_sizes
 from datasets.volume import Volume
-from models.config import SegmenterConfig
+from models.config import ConfigError, SegmenterConfig
 from models.fit import largest_sizes
 from models.peak import Workload, prediction_peak, training_peak
 from models.reach import reach
@@ -52,20 +54,29 @@ def _micro_batches(batch: int, training: TrainingConfig) -> int:
 
 def check_workers(config: RunConfig, batch: int, key: str) -> None:
     """Refuse a batch, named `key`, of so few micro-batches that some workers would have none."""
-    found, workers = _micro_batches(batch, config.training), config.cluster.workers
-    if found < workers:
+    found, cluster = _micro_batches(batch, config.training), config.cluster
+    if found < cluster.groups:
+        workers = f"cluster.workers {cluster.workers}" + (f" in {cluster.slabs} slabs" if cluster.slabs > 1 else "")
         raise InputError(
-            f"{key} {batch} in micro-batches of {config.training.micro_batch} makes {found}, fewer than "
-            f"cluster.workers {workers}, so some workers would have nothing to do; raise the batch, lower "
-            "training.micro_batch, or take fewer workers"
+            f"{key} {batch} in micro-batches of {config.training.micro_batch} makes {found}, fewer than {workers} take "
+            "at once, so some workers would have nothing to do; raise the batch, lower training.micro_batch, or take "
+            "fewer workers"
         )
 
 
-def training_work(config: RunConfig, sizes: tuple[int, ...]) -> Workload:
-    """Return what a worker holds at once; the loss is counted as if nothing were labelled, so nothing fits wrongly."""
-    training, fewest = config.training, max(config.cluster.min_workers or config.cluster.workers, 1)
+def share_of_worker(segmenter: Segmenter, sizes: tuple[int, ...], slabs: int) -> tuple[int, ...]:
+    """Return the cells of a sample that a worker has: the largest of its slabs, or all."""
+    return (max(rows.stop - rows.start for rows in segmenter.slabs(sizes[0], slabs)), *sizes[1:])
+
+
+def training_work(config: RunConfig, segmenter: Segmenter, sizes: tuple[int, ...]) -> Workload:
+    """Return what a worker holds at once of samples of `sizes` cells.
+
+    The loss is counted as if nothing were labelled, so that no advice is based on labels that another block lacks.
+    """
+    training, fewest = config.training, config.cluster.min_workers or config.cluster.groups
     return Workload(
-        sizes=sizes,
+        sizes=share_of_worker(segmenter, sizes, config.cluster.slabs),
         batch=min(training.batch, training.micro_batch),
         accumulates=_micro_batches(training.batch, training) > fewest,
         optimiser=training.optimiser,
@@ -126,7 +137,7 @@ def planned_step(config: RunConfig, volume: Volume) -> tuple[Segmenter, Workload
         config.network, len(volume.space), volume.n_channels, volume.classes, data.validity, volume.read_slice
     )
     segmenter = trial_segmenter(made, scaled_axes(data, volume.shape))
-    return segmenter, training_work(config, seen_sizes(volume.shape, data.block, data.halo))
+    return segmenter, training_work(config, segmenter, seen_sizes(volume.shape, data.block, data.halo))
 
 
 def check_training(config: RunConfig, volume: Volume) -> Tiling | None:
@@ -143,28 +154,42 @@ def check_training(config: RunConfig, volume: Volume) -> Tiling | None:
     InputError
         With the need, what there is, and what to change.
     """
-    memory = memory_of_worker(config)
+    segmenter, work = planned_step(config, volume)
+    memory, slabs = memory_of_worker(config), config.cluster.slabs
     if memory is None:
         return None
-    segmenter, work = planned_step(config, volume)
     sizes, need = work.sizes, training_peak(segmenter, work)
     if need > memory.size:
         raise InputError(
             f"a training step on {work.batch} x {list(sizes)} cells needs {show_bytes(need)}, but there are "
-            f"{show_bytes(memory.size)} {memory.where}; {_ways_out(segmenter, work, memory)}"
+            f"{show_bytes(memory.size)} {memory.where}; {_ways_out(config, segmenter, work, memory, volume)}"
         )
-    if config.data.block is None or prediction_peak(segmenter, Workload(volume.shape)) <= memory.size:
+    if config.data.block is None:
         return None  # a step on the whole volume needs more than a map of it
-    return Tiling(tuple(config.data.block), tuple(config.data.halo or [0] * len(sizes)))
+    whole = share_of_worker(segmenter, volume.shape, slabs)
+    if prediction_peak(segmenter, Workload(whole)) <= memory.size:
+        return None
+    tiling = Tiling(tuple(config.data.block), tuple(config.data.halo or [0] * len(sizes)))
+    for window in plan_map(volume.shape, tiling.block, tiling.halo, segmenter.network.multiple):
+        segmenter.slabs(window.sizes[0], slabs)
+    return tiling
 
 
-def _ways_out(segmenter: Segmenter, work: Workload, memory: Memory) -> str:
-    single, ways = replace(work, batch=1, labelled=0, accumulates=True), []
+def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: Memory, volume: Volume) -> str:
+    single, ways, slabs = replace(work, batch=1, labelled=0, accumulates=True), [], config.cluster.slabs
     if work.batch > 1 and training_peak(segmenter, single) <= memory.size:
         ways.append("set training.micro_batch to 1")
     block = largest_sizes(segmenter, work, memory.size, training_peak)
     if block is not None:
-        ways.append(f"set data.block to {list(block)} or less")
+        ways.append(f"set data.block to {[block[0] * slabs, *block[1:]]} or less")
+    if config.cluster.gpu or config.cluster.address != "local":  # else more workers share the memory of this machine
+        seen = seen_sizes(volume.shape, config.data.block, config.data.halo)
+        with contextlib.suppress(ConfigError):
+            for count in itertools.count(slabs + 1):
+                share = replace(work, sizes=share_of_worker(segmenter, seen, count))
+                if training_peak(segmenter, share) <= memory.size:
+                    ways.append(f"share each sample by cluster.slabs {count} and as many cluster.workers")
+                    break
     if not ways:
         return "no block is small enough: take a smaller network.repeat, lower ranks, or a machine with more memory"
     shorter = ", or set network.states to exact and network.state_bits to 16"

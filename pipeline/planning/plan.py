@@ -38,8 +38,8 @@ class Plan:
         Weights.
     state_bytes
         One state of one sample.
-    block, micro_batch, batch, training_flops, training_bytes
-        Cells and samples at once, samples of a step on one worker, operations of the step, its peak.
+    block, slabs, micro_batch, batch, training_flops, training_bytes
+        Cells of a sample, workers that share it, samples at once; of a step on one of them, samples, operations, peak.
     shape, prediction_flops, prediction_bytes
         Cells of the volume that is mapped in one piece, operations, peak.
     stored_flops, stored_bytes
@@ -61,6 +61,7 @@ class Plan:
     parameter_bytes: int
     state_bytes: int
     block: tuple[int, ...]
+    slabs: int
     micro_batch: int
     batch: int
     training_flops: int
@@ -102,9 +103,10 @@ def plan(config: PlanConfig, *, json: bool = False) -> Plan:
 
 def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], shape: tuple[int, ...]) -> Plan:
     """Compute all figures of a plan for a network without weights, trained on `block` and mapping `shape` cells."""
-    training, workers = config.training, max(config.cluster.workers, 1)
-    work, samples = training_work(config, block), len(share_of_rank(training.batch, training.micro_batch, 0, workers))
-    shapes, whole = layer_shapes(segmenter.network, block), layer_shapes(segmenter.network, shape)
+    training, slabs = config.training, config.cluster.slabs
+    work = training_work(config, segmenter, block)
+    samples = len(share_of_rank(training.batch, training.micro_batch, 0, config.cluster.groups))
+    shapes, whole = layer_shapes(segmenter.network, work.sizes), layer_shapes(segmenter.network, shape)
     full = sum(layer.full_kernel + layer.rank for layer in shapes)
     if config.memory is None:
         memory = memory_of_worker(config)
@@ -112,10 +114,11 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
         memory = Memory(parse_amount(config.memory, "memory"), "as given")
     fits: dict[str, Any] = {}
     if memory is not None:
+        largest = largest_sizes(segmenter, work, memory.size, training_peak)
         fits = {
             "memory": memory.size,
             "memory_where": memory.where,
-            "largest_block": largest_sizes(segmenter, work, memory.size, training_peak),
+            "largest_block": largest and (largest[0] * slabs, *largest[1:]),
             "largest_volume": largest_sizes(segmenter, Workload(shape), memory.size, prediction_peak),
             "most_layers": most_layers(segmenter, work, memory.size),
         }
@@ -127,6 +130,7 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
         parameter_bytes=parameter_bytes(segmenter),
         state_bytes=state_bytes(segmenter, block),
         block=block,
+        slabs=slabs,
         micro_batch=work.batch,
         batch=samples,
         training_flops=training_flops(shapes, samples),
@@ -178,7 +182,8 @@ def describe_plan(p: Plan, assumed: str = "") -> str:
         (
             "training step",
             f"{show_bytes(p.training_bytes)} at its peak, {_count(p.training_flops)}FLOP "
-            f"({p.batch} samples of {_cells(p.block)}, {p.micro_batch} at once)",
+            f"({p.batch} samples of {_cells(p.block)}, {p.micro_batch} at once"
+            + (f"; one of {p.slabs} slabs)" if p.slabs > 1 else ")"),
         ),
         (
             "prediction",

@@ -15,6 +15,8 @@ Cells = tuple[slice, ...]
 """A part of the space, a slice along each axis."""
 Wanted = Callable[[Cells], bool]
 """Whether anything is wanted of a block."""
+Share = Callable[[Window], Window]
+"""From a block to the part of it that a rank maps."""
 Read = Callable[[Cells], np.ndarray]
 """From a part of the space to raw data, float32 [C, *N]; NaN = no data."""
 
@@ -115,6 +117,7 @@ def map_pieces(
     wanted: Wanted | None = None,
     rank: int = 0,
     world: int = 1,
+    share: Share | None = None,
 ) -> Iterator[Piece]:
     """Run a network over a volume, or over one rank's share of its blocks, without gradients, piece after piece.
 
@@ -136,6 +139,8 @@ def map_pieces(
         Asked once of each block, before any is mapped; one that is not wanted is not read. None wants all.
     rank, world
         This rank and the number of ranks: of those that are wanted, rank r takes block r, r + world, ...
+    share
+        Given where others map the rest of each block meanwhile.
 
     Yields
     ------
@@ -151,7 +156,10 @@ def map_pieces(
         windows = plan_map(shape, block, tiling.halo, grid.multiple)
     chosen = [window for window in windows if wanted is None or wanted(window.block)]
     for window in chosen[rank::world]:
-        yield _map_window(module, read, window, grid, device)
+        piece = _map_window(module, read, share(window) if share else window, grid, device)
+        if piece.found.size:  # a share may hold nothing but halo
+            yield piece
+        del piece  # the next one takes its memory
 
 
 def _map_window(

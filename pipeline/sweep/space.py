@@ -12,7 +12,7 @@ from models.config import ConfigError, hourglass
 from models.peak import Workload, prediction_peak, training_peak
 from pipeline.config import RunConfig
 from pipeline.config_sweep import LAYOUT, SEARCHED, Range
-from pipeline.planning.memory import check_training, check_workers, planned_step
+from pipeline.planning.memory import check_training, check_workers, planned_step, share_of_worker
 
 Choice = dict[str, Any]
 """The value of each searched part: ``{"depth": 10, "rank": 8, "levels": 2, "rate": 0.003}``."""
@@ -103,7 +103,9 @@ class Cost:
 def trial_cost(config: RunConfig, volume: Volume) -> Cost:
     """Plan a trial's recipe on its volume; what cannot fit is an `InputError`, what cannot be a `ConfigError`."""
     segmenter, work = planned_step(config, volume)
-    mapped = work.sizes if check_training(config, volume) else volume.shape
+    mapped = (
+        work.sizes if check_training(config, volume) else share_of_worker(segmenter, volume.shape, config.cluster.slabs)
+    )
     return Cost(
         parameters=sum(parameter.numel() for parameter in segmenter.parameters()),
         memory=max(training_peak(segmenter, work), prediction_peak(segmenter, Workload(mapped))),

@@ -1,7 +1,11 @@
 """The end of a training run."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 
+from models.segmenter import Segmenter
 from pipeline.pictures.run import draw
 from pipeline.registry.card import model_card
 from pipeline.registry.description import describe_run
@@ -13,11 +17,21 @@ from pipeline.tracking.journal import Journal, read_history
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter, read_meta
 from pipeline.training.loop import Outcome, peak_memory
 from pipeline.training.reading import summarise_reading
+from pipeline.training.slabs import chosen_by_first
 from pipeline.training.validation import predict_classes
+
+
+def map_best(run: Run, outcome: Outcome, device: torch.device) -> tuple[Path, Segmenter, np.ndarray]:
+    """Map the run's volume with its best checkpoint; every rank takes part, and the first has the map."""
+    best = chosen_by_first(lambda: best_checkpoint(run.folder), outcome.place, device)
+    model = load_segmenter(best).to(device)
+    return best, model, predict_classes(model, run, device, outcome.place)
 
 
 def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -> None:
     """Score the best checkpoint on the test part, draw and log it; an interrupted run only notes where it stopped.
+
+    The first rank's work; the others call `map_best` meanwhile, unless the run was interrupted.
 
     The run's folder receives ``metrics.json``, ``leaks.json``, ``model-card.md``, the pictures and the report.
     """
@@ -26,11 +40,8 @@ def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -
         run.write("outcome.json", ended)
         tracker.flush()
         return
-    best = best_checkpoint(run.folder)
-    step = read_meta(best).step
-    model = load_segmenter(best).to(device)
-    names = run.volume.classes
-    prediction = predict_classes(model, run, device)
+    best, model, prediction = map_best(run, outcome, device)
+    step, names = read_meta(best).step, run.volume.classes
     factor = int(model.factor)
     matrix = confusion(prediction, run.volume.read_labels(run.split, "test", factor=factor), len(names))
     flat = {f"test/{key}": value for key, value in scores(matrix).as_dict(names).items()}

@@ -21,6 +21,15 @@ def grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+    """Add each value over the ranks; `device` is where NCCL adds. Every rank takes part."""
+    if not grouped():
+        return values
+    total = torch.tensor(values, dtype=torch.float64, device="cpu" if dist.get_backend() == "gloo" else device)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
 def share_weights(model: nn.Module) -> None:
     """Take rank 0's weights and buffers, in place; every rank takes part."""
     for tensor in (*model.parameters(), *model.buffers()):

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from datasets.errors import InputError
+from datasets.samples.blocks import seen_sizes
 from datasets.samples.loader import Loader
 from models.segmenter import Segmenter
 from models.watch import GridOverflowError, Watch
 from pipeline.run import Run
 from pipeline.training.context import Clock, Context
 from pipeline.training.reading import ReadingMeter
+from pipeline.training.slabs import ALONE, Place, take_place
 from pipeline.training.state import UNSCORED, Progress, Training
 from pipeline.training.step import DivergedError, StepResult, train_step
 from pipeline.training.validation import Known, validate
@@ -26,11 +28,22 @@ from pipeline.training.validation import Known, validate
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the loop ended: the last record, whether it was asked to stop, and the network with its last weights."""
+    """How the loop ended.
+
+    Attributes
+    ----------
+    progress, interrupted
+        The last record, and whether it was asked to stop.
+    model
+        The network with its last weights.
+    place
+        This rank's part of the work.
+    """
 
     progress: Progress
     interrupted: bool
     model: nn.Module
+    place: Place = ALONE
 
 
 def new_segmenter(run: Run) -> Segmenter:
@@ -56,6 +69,8 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
     config, recipe = run.config, run.config.training
     training = Training(run, context, build)
     progress = training.progress
+    place = take_place(context.rank, context.world, config.cluster.slabs)
+    sizes = seen_sizes(run.volume.shape, config.data.block, config.data.halo)
     weights = torch.tensor(run.prepared.weights, dtype=torch.float32, device=context.device)
     loader = Loader(
         run.volume,
@@ -68,8 +83,9 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
         augment_until=recipe.augment_until if recipe.augment else 0,
         workers=config.cluster.loader_workers,
         prefetch_bytes=config.cluster.prefetch_bytes,
-        rank=context.rank,
-        world=context.world,
+        rank=place.group,
+        world=place.groups,
+        rows=None if place.slab is None else place.slab.rows(training.model, sizes[0]),
     )
     clock, spoken = Clock(progress.step, recipe.steps), -math.inf
     meter = ReadingMeter(loader, run.volume.traffic)
@@ -89,6 +105,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                     weights,
                     micro_batch=recipe.micro_batch,
                     clip=recipe.clip,
+                    slab=place.slab,
                     interrupted=context.interrupted(),
                     leaving=context.leaving(),
                 )
@@ -106,7 +123,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 "gradient_norm": result.gradient_norm,
                 "rate": rate,
                 "seconds": seconds,
-                "voxels_per_second": result.voxels * recipe.batch / len(samples) / seconds,
+                "voxels_per_second": math.prod(sizes) * recipe.batch / seconds,
                 "waiting_share": meter.waiting_share,
                 "epoch": loader.order.epochs(progress.step * recipe.batch),
                 "peak_memory_mib": peak_memory(context.device),
@@ -118,9 +135,7 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
                 watch.warn_of_drift()
             due = progress.step % recipe.validate_every == 0 or progress.step == recipe.steps
             if due:
-                found, _ = validate(
-                    training.model, run, context.device, known=holding, rank=context.rank, world=context.world
-                )
+                found, _ = validate(training.model, run, context.device, known=holding, place=place)
                 for name in ("miou", "oa", "aa", "kappa"):
                     values[f"validation/{name}"] = float(np.nan_to_num(getattr(found, name)))
                 score = values["validation/miou"]
@@ -143,4 +158,4 @@ def fit(run: Run, context: Context, build: Callable[[Run], nn.Module] = new_segm
             if result.interrupted:
                 break
     interrupted = result is not None and result.interrupted
-    return Outcome(progress, interrupted, training.model)
+    return Outcome(progress, interrupted, training.model, place)

@@ -22,7 +22,7 @@ from pipeline.tracking.gauges import Gauges
 from pipeline.tracking.journal import Journal
 from pipeline.training.checkpoint import Meta, Snapshot, latest_checkpoint
 from pipeline.training.context import Context
-from pipeline.training.finish import finish
+from pipeline.training.finish import finish, map_best
 from pipeline.training.loop import fit
 from pipeline.training.storage import Store, stored_behind
 
@@ -46,7 +46,9 @@ def train_rank(settings: dict[str, Any], noticed: Callable[[], bool]) -> None:
     told = (lambda store: store) if settings["finishing"] else _told
     if context.rank != 0:
         context.store = told(context.store)
-        fit(run, context)
+        outcome = fit(run, context)
+        if settings["finishing"] and not outcome.interrupted:
+            map_best(run, outcome, context.device)
         return
     with contextlib.closing(Journal.open(run, settings["run_id"])) as journal:
         context.listener = Gauges(journal, run.config.name)

@@ -6,17 +6,18 @@ B batch, C channels, K classes, N the space.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.losses import masked_cross_entropy
+from models.slab import Slab
 from pipeline.config import TrainingConfig
-from pipeline.training.gradient_sum import LARGEST, GradientSum, grouped
+from pipeline.training.gradient_sum import LARGEST, GradientSum, sum_over_ranks
 
 
 def rate_factor(step: int, config: TrainingConfig) -> float:
@@ -61,8 +62,6 @@ class StepResult:
         Weighted cross-entropy over the labelled cells of the global batch.
     gradient_norm
         Norm of the gradient before clipping.
-    voxels
-        Input voxels that this rank processed.
     interrupted
         Whether any rank was asked to stop.
     leaving
@@ -71,18 +70,8 @@ class StepResult:
 
     loss: float
     gradient_norm: float
-    voxels: int
     interrupted: bool
     leaving: bool
-
-
-def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
-    """Add each value over the ranks; `device` is where NCCL adds. Every rank takes part."""
-    if not grouped():
-        return values
-    total = torch.tensor(values, dtype=torch.float64, device="cpu" if dist.get_backend() == "gloo" else device)
-    dist.all_reduce(total)
-    return total.tolist()
 
 
 def train_step(
@@ -93,6 +82,7 @@ def train_step(
     *,
     micro_batch: int,
     clip: float,
+    slab: Slab | None = None,
     interrupted: bool = False,
     leaving: bool = False,
 ) -> StepResult:
@@ -116,13 +106,15 @@ def train_step(
         Samples run at once: the first so many, then the next.
     clip
         Largest norm of the gradient; 0 switches clipping off.
+    slab
+        Where given, the samples are this rank's slabs, and other ranks have the others.
     interrupted, leaving
         Whether this rank was asked to stop, or its machine is about to be taken away; shared with all ranks.
 
     Returns
     -------
     StepResult
-        Loss, gradient norm, voxels, whether to stop, and whether a machine goes.
+        Loss, gradient norm, whether to stop, and whether a machine goes.
 
     Raises
     ------
@@ -137,16 +129,15 @@ def train_step(
     total = max(float(np.dot(counted, host_weights)), 1e-12)
     optimiser.zero_grad(set_to_none=True)
     gradient = GradientSum(model)
-    loss_share, voxels = 0.0, 0
+    loss_share, forward = 0.0, model if slab is None else partial(model, slab=slab)
     for start in range(0, len(samples), micro_batch):
         chosen = samples[start : start + micro_batch]
         raw_BCN = torch.from_numpy(np.stack([raw for raw, _ in chosen])).to(device)
         target_BL = torch.from_numpy(np.stack([labels for _, labels in chosen])).to(device)
-        loss_sum, _ = masked_cross_entropy(model(raw_BCN), target_BL, weights)
+        loss_sum, _ = masked_cross_entropy(forward(raw_BCN), target_BL, weights)
         (loss_sum / total).backward()
         gradient.add()
         loss_share += float(loss_sum.detach()) / total
-        voxels += int(np.prod(raw_BCN.shape[2:])) * len(chosen)
     loss, bound = sum_over_ranks([loss_share, float(gradient.bound)], device)
     gradient.finish()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip if clip > 0 else float("inf"))
@@ -155,4 +146,4 @@ def train_step(
     if bound > LARGEST:
         raise DivergedError(f"the gradient has entries of {bound:g}, and {LARGEST:g} is the largest that can be added")
     optimiser.step()
-    return StepResult(loss, float(norm), voxels, stops > 0, leaves > 0)
+    return StepResult(loss, float(norm), stops > 0, leaves > 0)

@@ -1,6 +1,7 @@
 """A run's volume as its network classifies it, and its scores on a part of the split."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,39 +11,49 @@ from datasets.volume import Part
 from pipeline.planning.tiling import Cells, OutputGrid, Piece, Wanted, map_pieces
 from pipeline.run import Run
 from pipeline.scoring.metrics import Scores, confusion, scores
-from pipeline.training.step import sum_over_ranks
+from pipeline.training.gradient_sum import sum_over_ranks
+from pipeline.training.slabs import ALONE, Place, gathered
 
 Known = dict[tuple[tuple[int, int], ...], bool]
 """Whether a block, by the first cell and the one behind its last along each axis, holds labels."""
 
 
 def _classify(
-    model: nn.Module, run: Run, device: torch.device, *, wanted: Wanted | None = None, rank: int = 0, world: int = 1
+    model: nn.Module, run: Run, device: torch.device, *, wanted: Wanted | None = None, place: Place
 ) -> Iterator[Piece]:
-    """Yield class indices, uint8, of the pieces of a run's volume; `wanted`, `rank` and `world` as in `map_pieces`."""
-    was_training = model.training
+    """Yield class indices, uint8, of this rank's pieces of a run's volume; `wanted` as in `map_pieces`."""
+    was_training, slab = model.training, place.slab
+    forward = model if slab is None else partial(model, slab=slab)
     model.eval()
     try:
         yield from map_pieces(
-            lambda raw: model(raw).argmax(dim=1).to(torch.uint8),
+            lambda raw: forward(raw).argmax(dim=1).to(torch.uint8),
             run.volume.read,
             run.volume.shape,
             OutputGrid.of(model, list(run.volume.read_slice)),
             device=device,
             tiling=run.prepared.tiling,
             wanted=wanted,
-            rank=rank,
-            world=world,
+            rank=place.group,
+            world=place.groups,
+            share=None if slab is None else partial(slab.share, model),
         )
     finally:
         model.train(was_training)
 
 
-def predict_classes(model: nn.Module, run: Run, device: torch.device) -> np.ndarray:
-    """Classify all cells of a run's volume, in one piece or in the run's blocks. Returns uint8 [*L]."""
-    out = np.empty(OutputGrid.of(model, list(run.volume.read_slice)).sizes(run.volume.shape), np.uint8)
-    for piece in _classify(model, run, device):
-        out[piece.place] = piece.found
+def predict_classes(model: nn.Module, run: Run, device: torch.device, place: Place = ALONE) -> np.ndarray:
+    """Classify all cells of a run's volume, in one piece or in the run's blocks; every rank takes part.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 [*L]; the first rank's is complete, the others' are empty of classes.
+    """
+    out = np.zeros(OutputGrid.of(model, list(run.volume.read_slice)).sizes(run.volume.shape), np.uint8)
+    found = ((piece.place, piece.found) for piece in _classify(model, run, device, place=place))
+    for where, classes in found if place.alone else gathered(found, device):
+        out[where] = classes
     return out
 
 
@@ -53,8 +64,7 @@ def validate(
     part: Part = "validation",
     *,
     known: Known | None = None,
-    rank: int = 0,
-    world: int = 1,
+    place: Place = ALONE,
 ) -> tuple[Scores, np.ndarray]:
     """Score the network on one part of the split.
 
@@ -64,8 +74,8 @@ def validate(
         The network, its run, where it is, and what is scored.
     known
         Which blocks hold labels of it, as far as earlier calls found out; is added to.
-    rank, world
-        This rank and the number of ranks, which share the blocks with labels; others are not read.
+    place
+        This rank's part: ranks share the blocks with labels; others are not read.
 
     Returns
     -------
@@ -84,10 +94,9 @@ def validate(
             known[key] = run.volume.meets(run.split, part, cells) and bool((labels(cells) >= 0).any())
         return known[key]
 
-    for piece in _classify(model, run, device, wanted=holds_labels, rank=rank, world=world):
+    for piece in _classify(model, run, device, wanted=holds_labels, place=place):
         matrix += confusion(piece.found, labels(piece.cells), classes)
-        del piece  # the next one takes its memory
-    if world > 1:
+    if not place.alone:
         counts = sum_over_ranks([float(count) for count in matrix.ravel()], device)
         matrix = np.array(counts, np.int64).reshape(matrix.shape)
     return scores(matrix), matrix

@@ -243,3 +243,27 @@ def test_views_of_a_sample_undo_to_the_same_block() -> None:
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         DataConfig(space=["y", "x"], **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("block", "halo"), [(None, None), ([8, 8], None), ([4, 4], [2, 2]), ([4, 8], [4, 0])])
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("cut", [2, 4])
+def test_rows_of_a_sample_are_those_of_its_view(
+    block: list[int] | None, halo: list[int] | None, factor: int, cut: int
+) -> None:
+    volume = coded(12, 8)
+    whole = loader(volume, block=block, halo=halo, factor=factor)
+    parts = [
+        loader(volume, block=block, halo=halo, factor=factor, rows=rows)
+        for rows in (slice(0, cut), slice(cut, whole.windows[0].sizes[0]))
+    ]
+    seen = set()
+    for step in range(40):
+        for one, *others in zip(samples_of(whole, step), *(samples_of(part, step) for part in parts), strict=True):
+            assert others[0][0].shape[1] == cut
+            assert others[0][1].shape[0] == cut // factor
+            for kind in (0, 1):
+                np.testing.assert_array_equal(np.concatenate([part[kind] for part in others], axis=1 - kind), one[kind])
+            seen.add(one[0].tobytes())
+    assert len(seen) > 3
+    assert sum(part.sample_bytes for part in parts) == whole.sample_bytes

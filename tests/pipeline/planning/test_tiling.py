@@ -27,6 +27,7 @@ from pipeline.planning.tiling import OutputGrid, Tiling, map_pieces
 from pipeline.registry.register import register
 from pipeline.run import Run
 from pipeline.training.checkpoint import best_checkpoint, load_segmenter
+from pipeline.training.slabs import Place
 from pipeline.training.train import train
 from pipeline.training.validation import predict_classes, validate
 
@@ -163,7 +164,7 @@ def test_a_run_that_cannot_hold_the_map_is_validated_in_its_blocks(recipe, capsy
     device = torch.device("cpu")
     np.testing.assert_array_equal(predict_classes(model, again, device), predict_classes(model, whole, device))
     assert validate(model, again, device)[0] == validate(model, whole, device)[0]
-    shares = [validate(model, again, device, rank=rank, world=4)[1] for rank in range(4)]
+    shares = [validate(model, again, device, place=Place(rank, 4))[1] for rank in range(4)]
     assert sum(share.any() for share in shares) > 1, "one rank does it all"
     np.testing.assert_array_equal(sum(shares), validate(model, whole, device)[1])
     in_one_piece = train(replace(config, name="in one piece"))

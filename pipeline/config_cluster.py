@@ -1,0 +1,75 @@
+"""Where a run works: workers, what each of them takes, and how they share the samples. Imports nothing heavy."""
+
+from dataclasses import dataclass
+
+from datasets.errors import InputError
+
+
+def refuse_below(least: int, config: object, group: str, *names: str) -> None:
+    """Refuse settings of a group below the least that makes sense."""
+    said = "must not be negative" if least == 0 else f"must be {least} or more"
+    for name in names:
+        if getattr(config, name) < least:
+            raise InputError(f"{group}.{name} is {getattr(config, name)}; it {said}")
+
+
+@dataclass
+class ClusterConfig:
+    """Where the training runs.
+
+    Attributes
+    ----------
+    workers
+        Ray Train workers; 0 trains in this process, without Ray.
+    slabs
+        Workers that share each sample, a slab of the first of `data.space` each, where it is too large for one; they
+        train on it in one piece, to the values of one worker but for rounding.
+    min_workers
+        Workers to go on with where machines are lost, up to `workers` again as others join; 0 means `workers`.
+    gpu
+        Whether each worker takes a GPU (NCCL between them) rather than CPU cores (gloo).
+    cpus_per_worker
+        CPU cores that a worker reserves and uses; 0 shares this machine's evenly.
+    loader_workers
+        Threads of each worker that read samples ahead; 0 reads each when the network waits for it.
+    prefetch_bytes
+        Bytes of samples that each worker holds ready at most beside the current step's; one sample always is.
+    max_failures
+        Times that lost workers are started again from the newest checkpoint.
+    address
+        Ray cluster to join: ``local`` starts one for this run, ``auto`` joins the one that RAY_ADDRESS names.
+    """
+
+    workers: int = 1
+    slabs: int = 1
+    min_workers: int = 0
+    gpu: bool = False
+    cpus_per_worker: int = 0
+    loader_workers: int = 2
+    prefetch_bytes: int = 256 * 2**20
+    max_failures: int = 3
+    address: str = "local"
+
+    @property
+    def groups(self) -> int:
+        """Samples that are worked on at once."""
+        return max(self.workers // self.slabs, 1)
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise InputError(f"cluster.workers is {self.workers}; use 0 to train without Ray, or 1 and more")
+        if not 0 <= self.min_workers <= self.workers:
+            raise InputError(
+                f"cluster.min_workers is {self.min_workers}; it must lie between 0 and cluster.workers {self.workers}"
+            )
+        refuse_below(1, self, "cluster", "slabs")
+        if self.workers % self.slabs or (self.slabs > 1 and not self.workers):
+            raise InputError(
+                f"cluster.slabs is {self.slabs} and cluster.workers {self.workers}; each sample takes {self.slabs} "
+                "workers, so take a multiple of that"
+            )
+        if self.slabs > 1 and self.min_workers:
+            raise InputError(
+                f"cluster.min_workers is {self.min_workers}, but in {self.slabs} slabs none can be missed; set it to 0"
+            )
+        refuse_below(0, self, "cluster", "loader_workers", "prefetch_bytes")
