@@ -24,7 +24,7 @@ from models.activations import Pointwise
 from models.arithmetic import Arithmetic, FloatStates, GridStates
 from models.config import Resample
 from models.pieces import cut_grid
-from models.slab import Slab
+from models.slab import Slab, largest_of_all
 from models.symmetric import Pair, SymmetricOperator
 from models.watch import Extremes, Watch, check_input, check_layers
 from models.wavelet import UNDO, angle_gradient, axes_in_order, resample_in_place, turn_axis
@@ -129,7 +129,7 @@ def _run_forward(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any], slab
     """Run all layers in place on one copy of the input; returns X_{L+1} and D_{L+1}."""
     grid = plan.arithmetic if isinstance(plan.arithmetic, GridStates) else None
     if grid is not None:
-        check_input(grid, x_BcN)
+        check_input(grid, x_BcN, slab)
     x = repeated(x_BcN, plan.repeat)
     if grid is not None or x.data_ptr() == x_BcN.data_ptr():
         x = plan.arithmetic.encode(x)
@@ -145,7 +145,7 @@ def _run_forward(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any], slab
                 pair.extremes.states += pair.state.aminmax()
         _step_forward(plan, layer, pair, kernel, bias)
     if grid is not None:
-        check_layers(grid, extremes)
+        check_layers(grid, extremes, slab)
         pair.extremes = None
     return pair
 
@@ -221,8 +221,7 @@ def _start_adjoint(pair: Pair, g_BKN: Tensor, channels: Channels | None) -> tupl
     """
     force_dtype, power = pair.arithmetic.force_dtype, 1.0
     if force_dtype is torch.float16:
-        most = g_BKN.abs().max()
-        largest = float(most if pair.slab is None else pair.slab.over_all(most, "max"))
+        largest = float(largest_of_all(g_BKN.abs().max(), pair.slab))
         if 0 < largest < math.inf:
             power = 2.0 ** -math.floor(math.log2(largest))
     state = torch.zeros(pair.state.shape, dtype=pair.dtype, device=pair.state.device)

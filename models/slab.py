@@ -8,8 +8,10 @@ stay exact: the same numbers are traded in both passes.
 """
 
 import itertools
+import math
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -40,3 +42,11 @@ def cut_slabs(size: int, count: int, multiple: int) -> list[slice]:
     units = -(-size // multiple)
     bounds = [at * units // count * multiple for at in range(count + 1)]
     return [slice(start, min(stop, size)) for start, stop in itertools.pairwise(bounds)]
+
+
+def largest_of_all(numbers: Tensor, slab: Slab | None) -> Tensor:
+    """Return the largest numbers over all slabs, the same on all ranks; NaN where any is, or is not finite."""
+    if slab is None:
+        return numbers
+    found = slab.over_all(numbers.nan_to_num(nan=math.inf), "max")  # the maximum of a backend may pass over NaN
+    return torch.where(found.isinf(), math.nan, found)

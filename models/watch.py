@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.arithmetic import GridStates
+from models.slab import Slab, largest_of_all
 
 DRIFT = 1e-3
 """Relative error of the recovered input above which gradients are no longer to be trusted."""
@@ -61,15 +62,15 @@ class Extremes:
     forces: list[Tensor] = field(default_factory=list)
 
 
-def check_input(grid: GridStates, x: Tensor) -> None:
-    """Refuse an input that the grid does not hold with room to grow.
+def check_input(grid: GridStates, x: Tensor, slab: Slab | None = None) -> None:
+    """Refuse an input, in all its slabs, that the grid does not hold with room to grow.
 
     Raises
     ------
     GridOverflowError
         With the largest value, and what to set.
     """
-    largest = float(x.abs().max()) if x.numel() else 0.0
+    largest = float(largest_of_all(x.abs().max(), slab)) if x.numel() else 0.0
     if math.isnan(largest):
         raise GridOverflowError("the input has numbers that are NaN, which exact states cannot hold; replace them")
     if largest > grid.limit:
@@ -79,7 +80,7 @@ def check_input(grid: GridStates, x: Tensor) -> None:
         )
 
 
-def check_layers(grid: GridStates, extremes: list[Extremes]) -> None:
+def check_layers(grid: GridStates, extremes: list[Extremes], slab: Slab | None = None) -> None:
     """Refuse states and forces so large that the next state could wrap around unnoticed, and forces that are NaN.
 
     Raises
@@ -89,8 +90,8 @@ def check_layers(grid: GridStates, extremes: list[Extremes]) -> None:
     """
     if not extremes:
         return
-    states = _largest([seen.states for seen in extremes]) * grid.spacing
-    forces = _largest([seen.forces for seen in extremes]) * grid.loaded_unit
+    states = _largest([seen.states for seen in extremes], slab) * grid.spacing
+    forces = _largest([seen.forces for seen in extremes], slab) * grid.loaded_unit
     beyond = (~((states <= grid.limit) & (forces <= grid.reach / 2))).nonzero()
     if not len(beyond):
         return
@@ -108,11 +109,11 @@ def check_layers(grid: GridStates, extremes: list[Extremes]) -> None:
     )
 
 
-def _largest(values: list[list[Tensor]]) -> Tensor:
-    """Return the largest magnitude of each layer, read from the device at once; NaN where one is."""
+def _largest(values: list[list[Tensor]], slab: Slab | None) -> Tensor:
+    """Return the largest magnitude of each layer over all slabs, read from the device at once; NaN where one is."""
     widest = max(len(of_layer) for of_layer in values)
     table = torch.stack([torch.stack(of_layer + of_layer[:1] * (widest - len(of_layer))) for of_layer in values])
-    return torch.maximum(table.amax(1).double(), -table.amin(1).double()).cpu()
+    return largest_of_all(torch.maximum(table.amax(1).double(), -table.amin(1).double()), slab).cpu()
 
 
 def _way_out(grid: GridStates) -> str:

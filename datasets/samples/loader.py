@@ -135,7 +135,9 @@ class Loader:
             world=world,
         )
         self._share = len(share_of_rank(batch, micro_batch, rank, world))
-        self._whole = self._read(self.windows[0]) if len(self.windows) == 1 and rows is None else None
+        self._kept: dict[str, Pair] | None = {} if len(self.windows) == 1 else None
+        if rows is None:
+            self._held(self.windows[0])
 
     @property
     def sample_bytes(self) -> int:
@@ -154,11 +156,20 @@ class Loader:
             labels[core] = self.volume.read_labels(self.split, "train", window.block)
         return self.volume.read(window.seen), labels
 
+    def _held(self, window: Window) -> Pair:
+        """Read a window, or take it from before where all samples are of one block: at most four parts under views."""
+        if self._kept is None:
+            return self._read(window)
+        place = str(window.seen)
+        if place not in self._kept:
+            self._kept[place] = self._read(window)
+        return self._kept[place]
+
     def _sample(self, sample: Sample) -> Pair:
         window = self.windows[sample.block]
         if self.rows is not None:
             window = window.part(behind_view(self.rows, window.sizes, sample.view, self._axes))
-        raw, labels = self._whole or self._read(window)
+        raw, labels = self._held(window)
         if sample.view:
             raw = apply_view(raw, sample.view, [1 + axis for axis in self._axes])
             labels = apply_view(labels, sample.view, [self._label_axes.index(axis) for axis in self._axes])
@@ -182,5 +193,5 @@ class Loader:
                 current = list(islice(stream, self._share))
                 self.waited += time.perf_counter() - asked
                 self.samples_read += len(current)
-                self.bytes_read += 0 if self._whole else len(current) * self.sample_bytes
+                self.bytes_read += 0 if self._kept is not None else len(current) * self.sample_bytes
                 yield current

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import Queue
 from threading import Barrier
-from typing import Literal
+from typing import Literal, TypeVar
 
+import pytest
 import torch
 from torch import Tensor
 
 from models.network import TelegraphNetwork
+from models.watch import GridOverflowError
 
 PATIENCE_S = 60.0
 
@@ -70,23 +72,51 @@ class Found:
     traded: list[int]
 
 
-def in_slabs(network: TelegraphNetwork, x_BcN: Tensor, count: int, loss: Callable[[Tensor, slice], Tensor]) -> Found:
-    """Run a network on `count` slabs at once, forward and backward; a loss is given an output and its rows."""
+Part = tuple[Tensor, Sequence[Tensor], float, list[int]]
+T = TypeVar("T")
+
+
+def on_threads(
+    network: TelegraphNetwork,
+    x_BcN: Tensor,
+    count: int,
+    one: Callable[[TelegraphNetwork, Tensor, ThreadSlab, slice], T],
+) -> list[T]:
+    """Call a function for each slab at once, with a copy of the network, the slab's input, its place and its rows."""
     post, cuts = Post(count), network.slabs(x_BcN.shape[2], count)
 
-    def one(index: int) -> tuple[Tensor, Sequence[Tensor], float, list[int]]:
-        slab, mine = ThreadSlab(index, count, post), copy.deepcopy(network)
-        x = x_BcN[:, :, cuts[index]].clone().requires_grad_()
-        output = mine(x, slab=slab)
-        start = int(cuts[index].start / mine.factor)
+    def call(index: int) -> T:
+        cut = cuts[index]
+        return one(copy.deepcopy(network), x_BcN[:, :, cut].clone(), ThreadSlab(index, count, post), cut)
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(call, range(count)))
+
+
+def refusals(network: TelegraphNetwork, x_BcN: Tensor, count: int) -> list[GridOverflowError]:
+    """Return the error that each slab raises."""
+
+    def one(mine: TelegraphNetwork, x: Tensor, slab: ThreadSlab, _cut: slice) -> GridOverflowError:
+        with pytest.raises(GridOverflowError) as caught:
+            mine(x, slab=slab)
+        return caught.value
+
+    return on_threads(network, x_BcN, count, one)
+
+
+def in_slabs(network: TelegraphNetwork, x_BcN: Tensor, count: int, loss: Callable[[Tensor, slice], Tensor]) -> Found:
+    """Run a network on `count` slabs at once, forward and backward; a loss is given an output and its rows."""
+
+    def one(mine: TelegraphNetwork, x: Tensor, slab: ThreadSlab, cut: slice) -> Part:
+        output = mine(x.requires_grad_(), slab=slab)
+        start = int(cut.start / mine.factor)
         wanted = [x, *mine.parameters()]
         value = loss(output, slice(start, start + output.shape[2]))
         gradients = torch.autograd.grad(value, wanted, materialize_grads=True)
         assert mine.inversion_error is not None
         return output.detach(), gradients, float(mine.inversion_error), slab.traded
 
-    with ThreadPoolExecutor(count) as threads:
-        parts = list(threads.map(one, range(count)))
+    parts = on_threads(network, x_BcN, count, one)
     of_input = torch.cat([gradients[0] for _, gradients, _, _ in parts], dim=2)
     of_weights = [torch.stack(of_slabs).sum(0) for of_slabs in zip(*(part[1][1:] for part in parts), strict=True)]
     output = torch.cat([part[0] for part in parts], dim=2)

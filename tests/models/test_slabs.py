@@ -15,7 +15,7 @@ from models.network import TelegraphNetwork
 from models.segmenter import Segmenter
 from models.slab import cut_slabs
 from models.symmetric import Pair, SymmetricOperator
-from tests.models.slabs import in_slabs
+from tests.models.slabs import in_slabs, refusals
 from tests.models.strategies import build, inputs, networks
 
 SIZES = {1: (16,), 2: (12, 6), 3: (12, 4, 6)}
@@ -79,6 +79,27 @@ def test_exact_states_stay_exact_in_slabs(force_dtype: str, piece: int) -> None:
     assert found.errors == [0.0] * 3
     rounding = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 5e-3}[force_dtype]
     assert (found.output - network(x_BcN)).abs().max() <= rounding * found.output.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(3.0, "the input reaches 3, but"), (float("nan"), "the input has numbers")]
+)
+def test_an_input_that_leaves_the_grid_is_refused_by_all_slabs(value: float, words: str) -> None:
+    network = build(2, "3", dtype=torch.float32, states="exact", grid_bits=29)
+    x_BcN = torch.zeros(1, 2, 24, 8)
+    x_BcN[0, 0, 23, 0] = value
+    for error in refusals(network, x_BcN, 3):
+        assert str(error).startswith(words)
+
+
+def test_a_layer_that_leaves_the_grid_is_named_by_all_slabs() -> None:
+    network = build(2, "3 8 3", dtype=torch.float32, states="exact", grid_bits=20)
+    with torch.no_grad():
+        network.kernels[1].mul_(200)
+    x_BcN = torch.zeros(1, 2, 24, 8)
+    x_BcN[0, 0, 23, 0] = 1.0
+    for error in refusals(network, x_BcN, 3):
+        assert str(error).startswith("layer 2 of 3 ")
 
 
 def test_what_is_traded_goes_by_the_rank_and_not_by_the_channels() -> None:
