@@ -89,8 +89,8 @@ class Loader:
     waited
         Seconds that the caller has waited for samples.
     samples_read, bytes_read
-        Samples given to the caller, and the bytes of data and labels read for them, as the network takes them; a volume
-        that is one block is read once.
+        Samples given to the caller, of which `rows` are a part, and the bytes of data and labels read for them, as the
+        network takes them; a volume that is one block is read once.
 
     Raises
     ------
@@ -117,12 +117,14 @@ class Loader:
     ) -> None:
         self.volume, self.split, self.factor = volume, split, factor
         self.workers, self.prefetch_bytes, self.rows = workers, prefetch_bytes, rows
-        self.waited, self.samples_read, self.bytes_read = 0.0, 0, 0
+        self.waited, self.samples_read, self.bytes_read = 0.0, 0.0, 0
         self.windows, self.order = plan_samples(
             volume, split, data, factor=factor, batch=batch, seed=seed, workers=workers
         )
         self._label_axes = [volume.space.index(dim) for dim in volume.label_dims]
         self._axes = [axis for axis in volume.horizontal if axis in self._label_axes]
+        rows_read = self.windows[0].sizes[0] if rows is None else rows.stop - rows.start
+        self._sizes = (rows_read, *self.windows[0].sizes[1:])
         views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
         self._plan = partial(
             plan_steps,
@@ -142,11 +144,8 @@ class Loader:
     @property
     def sample_bytes(self) -> int:
         """Bytes of one sample; all have one size."""
-        sizes = list(self.windows[0].sizes)
-        if self.rows is not None:
-            sizes[0] = self.rows.stop - self.rows.start
-        cells = [-(-sizes[axis] // self.factor) for axis in self._label_axes]
-        return 4 * self.volume.n_channels * math.prod(sizes) + LABEL.itemsize * math.prod(cells)
+        cells = [-(-self._sizes[axis] // self.factor) for axis in self._label_axes]
+        return 4 * self.volume.n_channels * math.prod(self._sizes) + LABEL.itemsize * math.prod(cells)
 
     def _read(self, window: Window) -> Pair:
         """Read a window's data [C, *N] and its labels on the volume's own grid, none of them in the halo."""
@@ -192,6 +191,6 @@ class Loader:
                 asked = time.perf_counter()
                 current = list(islice(stream, self._share))
                 self.waited += time.perf_counter() - asked
-                self.samples_read += len(current)
+                self.samples_read += len(current) * self._sizes[0] / self.windows[0].sizes[0]
                 self.bytes_read += 0 if self._kept is not None else len(current) * self.sample_bytes
                 yield current

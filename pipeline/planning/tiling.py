@@ -140,12 +140,12 @@ def map_pieces(
     rank, world
         This rank and the number of ranks: of those that are wanted, rank r takes block r, r + world, ...
     share
-        Given where others map the rest of each block meanwhile.
+        Given where others map the rest of each block meanwhile; of some blocks it may be nothing but halo.
 
     Yields
     ------
     Piece
-        Each block; those of all ranks together are the volume, or what is wanted of it.
+        Each block, or a share of it, also an empty one; those of all ranks are the volume, or what is wanted of it.
     """
     if tiling is None:
         whole = tuple(slice(0, size) for size in shape)
@@ -156,10 +156,7 @@ def map_pieces(
         windows = plan_map(shape, block, tiling.halo, grid.multiple)
     chosen = [window for window in windows if wanted is None or wanted(window.block)]
     for window in chosen[rank::world]:
-        piece = _map_window(module, read, share(window) if share else window, grid, device)
-        if piece.found.size:  # a share may hold nothing but halo
-            yield piece
-        del piece  # the next one takes its memory
+        yield _map_window(module, read, share(window) if share else window, grid, device)
 
 
 def _map_window(

@@ -228,6 +228,8 @@ def machine_and_versions(run: Run | None) -> dict[str, Rows]:
     cluster = run.config.cluster
     memory = f", {show_bytes(noted['memory'])} of memory" if noted.get("memory") else ""
     workers = f"{cluster.workers} on Ray ({cluster.address})" if cluster.workers else "this process, without Ray"
+    if cluster.slabs > 1:
+        workers += f", each sample in {cluster.slabs} slabs"
     return {
         "machine": [
             ("processor", f"{noted['processor']}, {noted['cores']} cores{memory}"),

@@ -95,7 +95,9 @@ def validate(
         return known[key]
 
     for piece in _classify(model, run, device, wanted=holds_labels, place=place):
-        matrix += confusion(piece.found, labels(piece.cells), classes)
+        if piece.found.size:
+            matrix += confusion(piece.found, labels(piece.cells), classes)
+        del piece  # the next one takes its memory
     if not place.alone:
         counts = sum_over_ranks([float(count) for count in matrix.ravel()], device)
         matrix = np.array(counts, np.int64).reshape(matrix.shape)

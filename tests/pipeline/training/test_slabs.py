@@ -13,6 +13,7 @@ from datasets.volume import Volume
 from models.config import ConfigError
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.planning.memory import check_training
+from pipeline.planning.tiling import Tiling
 from pipeline.run import Run
 from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import Meta, Snapshot
@@ -60,6 +61,15 @@ def in_slabs(config: RunConfig, workers: int, slabs: int) -> Run:
     return prepare(replace(config, name="slabs", cluster=ClusterConfig(workers=workers, slabs=slabs, loader_workers=0)))
 
 
+def in_blocks(run: Run) -> Run:
+    """Let a run be validated and mapped in the blocks that it trains on, as if its volume were too large."""
+    data = run.config.data
+    tiling = Tiling(tuple(data.block or ()), tuple(data.halo or ()))
+    run = replace(run, prepared=replace(run.prepared, tiling=tiling))
+    run.write("prepared.json", run.prepared.to_json())
+    return run
+
+
 SCORES = ("validation/miou", "validation/oa", "validation/kappa")
 
 
@@ -70,6 +80,7 @@ SCORES = ("validation/miou", "validation/oa", "validation/kappa")
         (2, 2, {}, {}),
         (4, 2, {"block": [16, 24], "halo": [4, 0], "labelled_share": None}, {"layers": "4 d4 d4 u4 u4"}),
         (3, 3, {}, {"layers": "8*2 d8", "states": "exact", "padding": "reflect"}),
+        (3, 3, {"block": [8, 24], "halo": [4, 0]}, {}),  # some slabs are nothing but halo
     ],
 )
 def test_slabs_train_to_the_weights_of_one_rank(recipe, workers, slabs, data, network):
@@ -78,9 +89,13 @@ def test_slabs_train_to_the_weights_of_one_rank(recipe, workers, slabs, data, ne
     if "layers" in network:
         config = replace(config, split=replace(config.split, buffer=1))
     run = in_slabs(config, workers, slabs)
+    if "halo" in data:
+        run = in_blocks(run)
     on_ranks(one_of_several, workers, str(run.folder))
     found = torch.load(run.folder / "slabs.pt", weights_only=True)
     one = prepare(replace(config, name="one"))
+    if "halo" in data:
+        one = in_blocks(one)
     weights, rows, outcome = fitted(one, 0, 1)
     assert max(float((found["weights"][name] - weight).abs().max()) for name, weight in weights.items()) < 2e-5
     assert [row["loss"] for row in found["rows"]] == pytest.approx([row["loss"] for row in rows], rel=1e-4)
