@@ -1,16 +1,20 @@
 """Faults injected for real with Ray: one worker of two killed, notices, and refusals of all workers or of one."""
 
+import json
 import os
 import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datasets.errors import InputError
+from pipeline.config import RunConfig
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
+from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import all_checkpoints, latest_checkpoint, read_meta
 from pipeline.training.train import Interrupted, train
 from tests.pipeline.processes import command, largest_difference, wait_for_step, weights_of, workers_now
@@ -28,14 +32,12 @@ def ray_here():
     ray.shutdown()
 
 
-def test_one_worker_of_two_is_killed_and_both_go_on_from_the_same_step(recipe, ray_here):
-    settings = {"steps": 300, "validate_every": 50}
-    plain = train(recipe("plain", **settings))  # one process: two views have but one sum, on one worker or on two
-    config = recipe("halved", workers=2, **settings)
+def struck(config: RunConfig) -> Run:
+    """Train, and kill one of two workers after 120 steps."""
     killed: list[int] = []
 
     def strike() -> None:
-        wait_for_step(Path(config.runs) / "halved", 120)
+        wait_for_step(Path(config.runs) / config.name, 120)
         killed.append(workers_now()[-1])
         os.kill(killed[0], signal.SIGKILL)
 
@@ -44,9 +46,36 @@ def test_one_worker_of_two_is_killed_and_both_go_on_from_the_same_step(recipe, r
     run = train(config)
     thread.join()
     assert killed
+    return run
+
+
+def test_one_worker_of_two_is_killed_and_both_go_on_from_the_same_step(recipe, ray_here):
+    settings = {"steps": 300, "validate_every": 50}
+    plain = train(recipe("plain", **settings))  # one process: two views have but one sum, on one worker or on two
+    run = struck(recipe("halved", workers=2, **settings))
     assert largest_difference(weights_of(plain), weights_of(run)) == 0
     steps = (run.folder / "history.jsonl").read_text().splitlines()
     assert 300 <= len(steps) < 300 + 110, "some steps were taken twice, but it did not begin anew"
+
+
+def test_one_worker_of_a_shared_sample_is_killed_and_both_go_on_to_the_scores_of_one(recipe, ray_here):
+    settings = {"steps": 300, "validate_every": 50}
+    plain, config = train(recipe("plain", **settings)), recipe("slabs", workers=2, **settings)
+    run = struck(replace(config, cluster=replace(config.cluster, slabs=2)))
+    losses: dict[int, list[float]] = {}
+    for line in (run.folder / "history.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        losses.setdefault(row["step"], []).append(row["loss"])
+    twice = [found for found in losses.values() if len(found) > 1]
+    assert 0 < len(twice) < 110
+    assert all(len(set(found)) == 1 for found in twice), "a step that was taken again differs"
+    # What rounding leaves apart grows with every step.
+    ours, theirs = [found[0] for found in losses.values()], [row["loss"] for row in read_history(plain)]
+    assert ours[:20] == pytest.approx(theirs[:20], rel=1e-3)
+    scores = [each.read("metrics.json") for each in (plain, run)]
+    assert np.sum(scores[0]["confusion"]) == np.sum(scores[1]["confusion"])
+    assert scores[1]["test/oa"] == pytest.approx(scores[0]["test/oa"], abs=0.05)
+    assert (run.folder / "report.html").is_file()
 
 
 def test_a_worker_told_to_go_leaves_a_checkpoint_and_loses_nothing(recipe, ray_here):

@@ -15,14 +15,12 @@ from pipeline.config import ClusterConfig, RunConfig
 from pipeline.planning.memory import check_training
 from pipeline.planning.tiling import Tiling
 from pipeline.run import Run
-from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import Meta, Snapshot
 from pipeline.training.context import Context, Silent
 from pipeline.training.loop import Outcome, fit
 from pipeline.training.prepare import prepare
 from pipeline.training.train import train
 from pipeline.training.validation import predict_classes
-from tests.pipeline.processes import largest_difference, weights_of
 from tests.pipeline.training.ranks import on_ranks
 
 
@@ -107,21 +105,6 @@ def test_slabs_train_to_the_weights_of_one_rank(recipe, workers, slabs, data, ne
     assert len(np.unique(mapped)) == 2
     if network.get("states") == "exact":
         assert all(row["inversion_error"] == 0 for row in found["rows"])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_workers_of_ray_share_each_sample_from_the_first_step_to_the_last_map(recipe):
-    alone = train(recipe("alone", steps=6, batch=2, validate_every=3))
-    together = recipe("together", steps=6, batch=2, validate_every=3)
-    run = train(replace(together, cluster=ClusterConfig(workers=2, slabs=2, cpus_per_worker=1)))
-    assert largest_difference(weights_of(alone), weights_of(run)) < 1e-3
-    losses = [[row["loss"] for row in read_history(each)] for each in (alone, run)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    scores = [each.read("metrics.json") for each in (alone, run)]
-    assert np.sum(scores[0]["confusion"]) == np.sum(scores[1]["confusion"])
-    assert scores[1]["test/oa"] == pytest.approx(scores[0]["test/oa"], abs=0.02)
-    assert (Path(run.folder) / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
