@@ -9,15 +9,13 @@ import torch
 
 from datasets.errors import InputError
 from datasets.samples.blocks import plan_windows
-from datasets.samples.leaks import measure_leaks
 from datasets.volume import Part, Volume
 from pipeline.pictures.curves import draw_confusion, draw_curves, draw_depths, draw_inversion
-from pipeline.pictures.leaks import draw_leaks
 from pipeline.pictures.run import draw_map, draw_parts
-from pipeline.pictures.style import grid_axes
 from pipeline.planning.depth import Depth, memory_over_depth
 from pipeline.planning.memory import trial_segmenter
 from pipeline.run import Run
+from pipeline.scoring.leaks import picture_leaks
 from pipeline.scoring.metrics import confusion
 from pipeline.tracking.journal import read_history
 from pipeline.training.checkpoint import Meta, best_checkpoint, load_segmenter, read_meta
@@ -122,10 +120,7 @@ def _draw_what_lacks(found: Evidence, aside: Path) -> None:
     if volume is not None and "split" in lacking:
         draw_parts(run, _place(found, aside, "split"))
     if volume is not None and (not found.leaks or "leaks" in lacking):
-        measured = measure_leaks(run.split, run.config.split.buffer)
-        found.leaks = measured.to_json()
-        axes = grid_axes(volume.dataset, measured.dims)
-        draw_leaks(run.split.values, measured, axes, _place(found, aside, "leaks"))
+        found.leaks = picture_leaks(run, _place(found, aside, "leaks")).to_json()
     if volume is not None and found.best is not None and (found.matrix is None or "prediction" in lacking):
         _map(found, volume, _place(found, aside, "prediction"))
     if "confusion" in lacking and found.matrix is not None:

@@ -13,10 +13,15 @@ def report_leaks(run: Run) -> LeakReport:
 
     The kept split is measured, not a new one: the codes by which training and scoring read their labels.
     """
-    report = measure_leaks(run.split, run.config.split.buffer)
+    report = picture_leaks(run, leak_picture(run))
     run.write("leaks.json", report.to_json())
-    axes = grid_axes(run.volume.dataset, report.dims)
-    draw_leaks(run.split.values, report, axes, leak_picture(run))
+    return report
+
+
+def picture_leaks(run: Run, path: Path) -> LeakReport:
+    """Measure as `report_leaks` does, and write nothing but the picture."""
+    report = measure_leaks(run.split, run.config.split.buffer)
+    draw_leaks(run.split.values, report, grid_axes(run.volume.dataset, report.dims), path)
     return report
 
 
