@@ -94,13 +94,14 @@ class Measuring:
         axes = [dims.index(dim) for dim in self.entries]
         held = np.arange(self.count).reshape([self.sizes[dim] for dim in self.entries])
         held = held[tuple(where[dim] for dim in self.entries)]
-        parts = [np.empty(0, values.dtype)] * self.count
-        kept = [np.empty(0, bool)] * self.count
-        for at, entry in np.ndenumerate(held):
-            parts[entry] = np.moveaxis(values, axes, range(len(axes)))[at].ravel()
-            if keep is not None:
-                kept[entry] = np.moveaxis(keep, axes, range(len(axes)))[at].ravel()
-        arrays = to_arrays(sketch(parts, None if keep is None else kept, self.centre))
+
+        def by_entry(cells: np.ndarray) -> list[np.ndarray]:
+            parts = [np.empty(0, cells.dtype)] * self.count
+            for at, entry in np.ndenumerate(held):
+                parts[entry] = np.moveaxis(cells, axes, range(len(axes)))[at].ravel()
+            return parts
+
+        arrays = to_arrays(sketch(by_entry(values), None if keep is None else by_entry(keep), self.centre))
         if self.columns:
             arrays |= _columns(values, keep, tuple(axis for axis, dim in enumerate(dims) if dim not in self.columns))
         return arrays
