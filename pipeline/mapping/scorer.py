@@ -155,31 +155,23 @@ class Scorer:
                     f"the {size} that it was trained on"
                 )
         for axis, (dim, fixed) in enumerate(zip(d.space, d.sizes, strict=True)):
-            size = data.sizes[dim]
+            size, least = data.sizes[dim], max(2, int(d.factor) + 1)
+            start = f"{where} has {size} cells of {dim}"
             if fixed is not None and size != fixed:
                 raise InputError(
-                    f"{where} has {size} cells of {dim}, but {self.version} normalises each of its {fixed} by itself; "
-                    f"give it exactly {fixed}"
+                    f"{start}, but {self.version} normalises each of its {fixed} by itself; give it exactly {fixed}"
                 )
             if d.read_slice.get(axis, 0) >= size:
+                raise InputError(f"{start}, but {self.version} reads its output at cell {d.read_slice[axis]} of them")
+            if size < least:
+                raise InputError(f"{start}, too few for {self.version}, which needs at least {least}")
+            if size % d.multiple and d.padding == "refuse":
+                lower = size - size % d.multiple
+                upper = lower + d.multiple
                 raise InputError(
-                    f"{where} has {size} cells of {dim}, but {self.version} reads its output at cell "
-                    f"{d.read_slice[axis]} of them"
+                    f"{start}, but {self.version} takes multiples of {d.multiple} only (network.padding: refuse); "
+                    f"cut or extend it to {f'{lower} or {upper}' if lower else upper}"
                 )
-            _check_size(f"{where} has {size} cells of {dim}", size, self.version, d)
-
-
-def _check_size(start: str, size: int, version: str, d: ModelDescription) -> None:
-    least = max(2, int(d.factor) + 1)
-    if size < least:
-        raise InputError(f"{start}, too few for {version}, which needs at least {least}")
-    if size % d.multiple and d.padding == "refuse":
-        lower = size - size % d.multiple
-        upper = lower + d.multiple
-        raise InputError(
-            f"{start}, but {version} takes multiples of {d.multiple} only (network.padding: refuse); "
-            f"cut or extend it to {f'{lower} or {upper}' if lower else upper}"
-        )
 
 
 def scorer_of(segmenter: Segmenter, description: ModelDescription, uri: str, version: str) -> Scorer:

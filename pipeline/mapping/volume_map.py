@@ -28,7 +28,7 @@ from pipeline.masking import without_secrets
 from pipeline.pictures.maps import draw_volume
 from pipeline.pictures.sections import backdrop
 from pipeline.pictures.style import class_colours, grid_axes
-from pipeline.planning.tiling import Cells, Piece, Tiling
+from pipeline.planning.tiling import Cells, Tiling
 
 
 @dataclass(frozen=True)
@@ -200,20 +200,18 @@ class _Map:
             self.progress.skip(4 * self.volume.n_channels * math.prod(cut.stop - cut.start for cut in cells))
             return False
 
+        d = self.scorer.description
         try:
             for piece in self.scorer.map(self.volume, tiling=self.tiling, wanted=wanted):
                 done = piece.raw.nbytes
-                labelled = self._label(piece)
-                del piece
+                empty = no_data_cells(piece.raw, list(d.read_slice), int(d.factor))
+                labelled = Labelled.of(piece.place, piece.found, empty)
+                del piece, empty
                 yield labelled
                 del labelled
                 self.progress.add(done)
         except OSError as error:
             raise AwayError(f"{self.source} cannot be read ({error.strerror or error})") from error
-
-    def _label(self, piece: Piece) -> Labelled:
-        d = self.scorer.description
-        return Labelled.of(piece.place, piece.found, no_data_cells(piece.raw, list(d.read_slice), int(d.factor)))
 
     def draw(self, place: Path, aside: Path) -> list[str]:
         """Draw the finished map, and write it as a GeoTIFF where it is one over y and x; says what cannot be made.

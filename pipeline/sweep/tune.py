@@ -67,12 +67,13 @@ def _close_trial(place: Path, status: Status, *, only_running: bool = False) -> 
     if not path.is_file():
         return
     known = json.loads(path.read_text())
+    uri, run_id = known["uri"], known["run_id"]
     try:
-        if not only_running or connect(known["uri"]).get_run(known["run_id"]).info.status == "RUNNING":
-            Tracker(known["uri"], known["run_id"]).end(status)
+        if not only_running or connect(uri).get_run(run_id).info.status == "RUNNING":
+            Tracker(uri, run_id).end(status)
     except Exception:  # MLflow is away, and its client decides the type; the sweep must not end over that
         if not only_running:
-            Tracker(known["uri"], known["run_id"], place / OUTBOX).end(status)
+            Tracker(uri, run_id, place / OUTBOX).end(status)
 
 
 def _collect(results: Any) -> tuple[list[Row], list[str]]:
