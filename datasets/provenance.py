@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def code_version() -> str:
     except (OSError, subprocess.SubprocessError):
         told, beside = os.environ.get("TELEGRAPHER_COMMIT"), ROOT / "COMMIT"
         return told or (beside.read_text().strip() if beside.is_file() else "") or "unknown"
+
+
+def now() -> str:
+    """Write the time, in UTC and to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def content_key(facts: Mapping[str, object]) -> str:

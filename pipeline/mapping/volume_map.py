@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import xarray as xr
 from datasets.errors import AwayError, InputError
 from datasets.prediction import NO_DATA, Finished, Labelled, lay_out, no_data_cells, write_prediction
 from datasets.progress import Progress
-from datasets.provenance import content_key, program
+from datasets.provenance import content_key, now, program
 from datasets.samples.blocks import plan_map
 from datasets.storage.journal import locked
 from datasets.storage.objects import is_remote
@@ -162,7 +161,7 @@ class _Map:
             d.label_dims,
             factor=int(d.factor),
             classes=d.classes,
-            attrs=facts | {"created": datetime.now(UTC).isoformat(timespec="seconds")},
+            attrs=facts | {"created": now()},
         )
         key = None if self.tiling is None else content_key(facts | {"program": program()})
         with self.progress:
