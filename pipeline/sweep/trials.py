@@ -13,11 +13,8 @@ DIRECTIONS = {"score": "max", "parameters": "min", "memory": "min", "peak": "min
 
 def pareto_front(rows: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[bool]:
     """Tell of each trial whether no other is at least as good in all objectives and better in one."""
-
-    def costs(row: Mapping[str, Any]) -> list[float]:
-        return [-row[name] if DIRECTIONS[name] == "max" else row[name] for name in objectives]
-
-    values = [costs(row) for row in rows]
+    signs = {name: -1 if DIRECTIONS[name] == "max" else 1 for name in objectives}
+    values = [[sign * row[name] for name, sign in signs.items()] for row in rows]
 
     def beaten(mine: list[float]) -> bool:
         return any(other != mine and all(his <= own for his, own in zip(other, mine, strict=True)) for other in values)
