@@ -143,7 +143,6 @@ class _Map:
         self.counts = np.zeros(NO_DATA + 1, np.int64)
 
     def write(self, out: str, speak: bool) -> None:
-        """Write the map to its place."""
         d, attrs = self.scorer.description, self.volume.dataset.attrs
         facts = {
             "title": f"Prediction of {attrs.get('title', 'a volume')}",

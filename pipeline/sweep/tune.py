@@ -168,7 +168,6 @@ def _within(config: RunConfig, memory: int | None) -> RunConfig:
 
 
 def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
-    """Run or go on with the trials, and report them."""
     status: Status = "FAILED"
     Tracker(tracker.uri, tracker.run_id).reopen()
     forget_trials(folder)
