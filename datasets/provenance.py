@@ -29,13 +29,17 @@ def hash_files(paths: Sequence[str | Path], *, speak: bool = False) -> dict[str,
     return hashes
 
 
+def version_of(package: str) -> str:
+    """Return the version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def program() -> str:
     """Name this program, its version and its commit."""
-    try:
-        number = version("telegrapher")
-    except PackageNotFoundError:
-        number = "not installed"
-    return f"telegrapher {number}, commit {code_version()}"
+    return f"telegrapher {version_of('telegrapher')}, commit {code_version()}"
 
 
 def code_version() -> str:

@@ -5,13 +5,12 @@ import os
 import platform
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from datasets.provenance import code_version, now
+from datasets.provenance import code_version, now, version_of
 from pipeline.run import Run
 
 LIBRARIES = ("torch", "numpy", "ray", "mlflow", "zarr", "xarray", "dask", "obstore")
@@ -48,7 +47,7 @@ def machine() -> dict[str, Any]:
         "memory": _memory("/proc/meminfo", "MemTotal"),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "resident": _memory("/proc/self/status", "VmRSS"),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}},
     }
 
 
@@ -68,10 +67,3 @@ def _field(path: str, name: str) -> str | None:
 def _memory(path: str, name: str) -> int | None:
     """Read one of Linux' amounts of memory, given in KiB, as bytes."""
     return int((_field(path, name) or "0").split()[0]) * 1024 or None
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
