@@ -11,7 +11,7 @@ from pipeline.config import EvaluateConfig
 from pipeline.mapping.scorer import Scorer, load_model, run_scorer
 from pipeline.planning.tiling import Cells, Tiling
 from pipeline.run import Run
-from pipeline.scoring.leaks import leak_metrics, leak_picture, report_leaks
+from pipeline.scoring.leaks import leak_metrics, report_leaks
 from pipeline.scoring.metrics import MEANS, Scores, confusion, scores
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.checkpoint import best_checkpoint, read_meta
@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
         tracker.metrics(step, {key: value for key, value in numbers.items() if np.isfinite(value)})
         for name in ("metrics.json", "leaks.json"):
             tracker.artifact(run.folder / name)
-        tracker.artifact(leak_picture(run), "pictures")
+        tracker.artifact(run.pictures / "leaks.png", "pictures")
     return measured
 
 

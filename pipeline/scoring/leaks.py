@@ -13,7 +13,7 @@ def report_leaks(run: Run) -> LeakReport:
 
     The kept split is measured, not a new one: the codes by which training and scoring read their labels.
     """
-    report = picture_leaks(run, leak_picture(run))
+    report = picture_leaks(run, run.pictures / "leaks.png")
     run.write("leaks.json", report.to_json())
     return report
 
@@ -23,11 +23,6 @@ def picture_leaks(run: Run, path: Path) -> LeakReport:
     report = measure_leaks(run.split, run.config.split.buffer)
     draw_leaks(run.split.values, report, grid_axes(run.volume.dataset, report.dims), path)
     return report
-
-
-def leak_picture(run: Run) -> Path:
-    """Return the place of a run's leak picture."""
-    return run.pictures / "leaks.png"
 
 
 def leak_metrics(report: LeakReport) -> dict[str, float]:
