@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.amount import show_bytes
 from pipeline.config import RunConfig
-from pipeline.config_sweep import SEARCHED, Range
+from pipeline.config_sweep import Range
 from pipeline.masking import without_secrets
 from pipeline.recipe import load_recipe
 from pipeline.report.content import Rows, machine_and_versions
@@ -47,9 +47,9 @@ def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str
 
 def _describe(folder: Path, config: RunConfig, state: Mapping[str, Any]) -> dict[str, Any]:
     """Put all that is known of a sweep into what the template shows; `state` is what it noted when it began."""
-    found, refused = read_trials(folder), turned_away(folder)
-    rows: list[Row] = found["rows"] if found else []
-    failed = [without_secrets(error.strip().splitlines()[-1]) for error in found["failed"]] if found else []
+    found, refused = read_trials(folder) or {}, turned_away(folder)
+    rows: list[Row] = found.get("rows", [])
+    failed = [without_secrets(error.strip().splitlines()[-1]) for error in found.get("failed", [])]
     runs = [Run.open(path.parent) for path in sorted(folder.glob("trial-*/prepared.json"))]
     noted = next((run for run in runs if run.read("machine.json")), None)
     cells = [trial_texts(row, config.sweep.objectives) for row in rows] or [_unfinished(run) for run in runs]
@@ -88,12 +88,12 @@ def _tiles(rows: Sequence[Row], failed: Sequence[str], refused: int) -> list[tup
 def _what(config: RunConfig, memory: int | None) -> Rows:
     sweep = config.sweep
     rows: Rows = [("volume", without_secrets(config.data.source))]
-    for name in SEARCHED:
-        domain = sweep.domains.get(name)
+    for name, domain in sweep.domains.items():
         if isinstance(domain, Range):
-            rows.append((TITLES.get(name, name), f"{domain.low:g} to {domain.high:g}{', logarithmic' * domain.log}"))
-        elif domain is not None:
-            rows.append((TITLES.get(name, name), ", ".join(map(str, domain))))
+            said = f"{domain.low:g} to {domain.high:g}{', logarithmic' * domain.log}"
+        else:
+            said = ", ".join(map(str, domain))
+        rows.append((TITLES.get(name, name), said))
     most = {"max": "highest", "min": "lowest"}
     wanted = [f"{most[DIRECTIONS[name]]} {TITLES.get(name, name)}" for name in sweep.objectives]
     rows += [
