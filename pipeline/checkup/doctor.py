@@ -127,10 +127,8 @@ def _plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, .
 
 def _cost(volume: Volume, blocks: list[tuple[slice, ...]]) -> ReadCost:
     data = volume.dataset["data"]
-    placed = []
-    for block in blocks:
-        cuts = dict(zip(volume.space, block, strict=True))
-        placed.append([cuts.get(str(dim), slice(0, size)) for dim, size in data.sizes.items()])
+    whole = {str(dim): slice(0, size) for dim, size in data.sizes.items()}
+    placed = [list((whole | dict(zip(volume.space, block, strict=True))).values()) for block in blocks]
     chunks = data.encoding.get("chunks") or data.shape
     return read_cost(placed, data.shape, chunks, data.encoding.get("shards"))
 

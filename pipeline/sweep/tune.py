@@ -137,7 +137,8 @@ def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
         cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * (config.cluster.cpus_per_worker or 1))
         at_once = trials_at_once(config, {"CPU": cores, "GPU": torch.cuda.device_count()})
     memory = memory_of_trial(config, at_once)
-    planned = _within(config, memory.size if memory else None)
+    size = None if memory is None else memory.size
+    planned = _within(config, size)
     print(
         "memory of a trial's worker: nobody here knows; give --training.memory, and what cannot fit is turned away"
         if memory is None
@@ -155,7 +156,7 @@ def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
         tags={"folder": str(folder)},
         artifacts=folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
     )
-    state = {"run_id": run_id, "memory": None if memory is None else memory.size, "code": code_version()}
+    state = {"run_id": run_id, "memory": size, "code": code_version()}
     begin(folder, config, state)
     return state
 
