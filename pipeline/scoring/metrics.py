@@ -109,11 +109,12 @@ def scores(matrix: np.ndarray) -> Scores:
         kappa = (oa - expected) / (1 - expected)
         iou = np.where(present, hits / (true + predicted - hits), np.nan)
         accuracy = np.where(present, hits / true, np.nan)
+        aa, miou = (each[present].sum() / present.sum() for each in (accuracy, iou))
     return Scores(
         oa=float(oa),
-        aa=float(accuracy[present].mean()) if present.any() else float("nan"),
+        aa=float(aa),
         kappa=float(kappa),
-        miou=float(iou[present].mean()) if present.any() else float("nan"),
+        miou=float(miou),
         iou=iou.tolist(),
         accuracy=accuracy.tolist(),
         support=true.astype(np.int64).tolist(),
