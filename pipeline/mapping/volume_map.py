@@ -175,7 +175,6 @@ class _Map:
             )
 
     def shares(self) -> str:
-        """Say how much of the written map each class takes."""
         classes, counts = self.scorer.description.classes, self.counts
         cells = counts[: len(classes)].sum()
         shares = [f"{name} {100 * count / cells:.1f}%" for name, count in zip(classes, counts, strict=False)]
