@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,13 +29,17 @@ def hash_files(paths: Sequence[str | Path], *, speak: bool = False) -> dict[str,
     return hashes
 
 
+def version_of(package: str) -> str:
+    """Return the version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def program() -> str:
     """Name this program, its version and its commit."""
-    try:
-        number = version("telegrapher")
-    except PackageNotFoundError:
-        number = "not installed"
-    return f"telegrapher {number}, commit {code_version()}"
+    return f"telegrapher {version_of('telegrapher')}, commit {code_version()}"
 
 
 def code_version() -> str:
@@ -50,6 +55,11 @@ def code_version() -> str:
     except (OSError, subprocess.SubprocessError):
         told, beside = os.environ.get("TELEGRAPHER_COMMIT"), ROOT / "COMMIT"
         return told or (beside.read_text().strip() if beside.is_file() else "") or "unknown"
+
+
+def now() -> str:
+    """Write the time, in UTC and to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def content_key(facts: Mapping[str, object]) -> str:

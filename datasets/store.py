@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +14,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import ObjectStore
 
 from datasets.errors import AwayError, InputError
+from datasets.provenance import now
 from datasets.sources.foreign import is_view, open_foreign
 from datasets.storage.journal import Journal, open_journal
 from datasets.storage.layout import encoding_of, pieces, plan_chunks
@@ -333,6 +333,5 @@ def _lay_out(
             var.attrs["block"] = ", ".join(f"{dim} {edge}" for dim, edge in block.items())
         if name in ("data", "valid") or var.chunks is not None:
             ds[name] = var.chunk(pieces(var.sizes, shards))
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    ds.attrs = {"created": created, **ds.attrs, "format": FORMAT, "format_version": FORMAT_VERSION}
+    ds.attrs = {"created": now(), **ds.attrs, "format": FORMAT, "format_version": FORMAT_VERSION}
     return ds, encoding

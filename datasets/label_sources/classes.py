@@ -18,13 +18,12 @@ def class_indices(values: pd.Series, class_names: Mapping[int, str], where: str)
     held = ", ".join(repr(_plain(value)) for value in values.dropna().unique()[:20])
     if not class_names:
         raise InputError(f"{where} holds the classes {held}; name the classes with class_names, as in {{1: sand}}")
-    index: dict[Any, int] = {value: code for code, value in enumerate(class_names)}
-    index_of_name = {name: code for code, name in enumerate(class_names.values())}
+    known: dict[Any, int] = {key: code for code, named in enumerate(class_names.items()) for key in named}
     codes = np.full(len(values), UNLABELLED, np.uint8)
     for row, value in enumerate(map(_plain, values)):
         if value is None:
             continue
-        code = index[value] if value in index else index_of_name.get(str(value))
+        code = known.get(value, known.get(str(value)))
         if code is None:
             raise InputError(
                 f"{where} holds the class {value!r}, but class_names has {dict(class_names)}; add it or correct it"

@@ -87,9 +87,8 @@ def _read_geopackage(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CR
         if len(layers) != 1:
             raise InputError(f"{path} holds the layers {', '.join(layers)}; save the one of the labels by itself")
         meta, _, shapes, fields = pyogrio.raw.read(path)
-    if shapes is None:
-        raise InputError(f"{path} holds no polygons; check the file")
-    geometries = [shapely.geometry.mapping(shape) if shape is not None else {} for shape in shapely.from_wkb(shapes)]
+    found = shapely.from_wkb([] if shapes is None else shapes)
+    geometries = [shapely.geometry.mapping(shape) if shape is not None else {} for shape in found]
     attributes = pd.DataFrame(dict(zip(map(str, meta["fields"]), fields, strict=True)), dtype=object)
     return geometries, attributes, CRS.from_user_input(meta["crs"]) if meta["crs"] else None
 

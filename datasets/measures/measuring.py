@@ -19,21 +19,12 @@ _LARGEST_MAP = 2**24
 
 @dataclass(frozen=True)
 class Measuring:
-    """How the pieces of a volume are measured.
+    """How the pieces of a volume are measured."""
 
-    Attributes
-    ----------
-    sizes, dtype
-        Dimension -> cells, and type of the data.
-    entries, centre
-        Dimensions whose entries are measured one by one, and the value that the histogram of each is finest around,
-        float64 [E].
-    """
-
-    sizes: dict[str, int]
+    sizes: dict[str, int]  # dimension -> cells
     dtype: np.dtype
-    entries: list[str]
-    centre: np.ndarray
+    entries: list[str]  # dimensions whose entries are measured one by one
+    centre: np.ndarray  # value that the histogram of each entry is finest around, float64 [E]
 
     @classmethod
     def of(cls, data: xr.DataArray, centre: np.ndarray | None = None) -> "Measuring":
@@ -94,13 +85,14 @@ class Measuring:
         axes = [dims.index(dim) for dim in self.entries]
         held = np.arange(self.count).reshape([self.sizes[dim] for dim in self.entries])
         held = held[tuple(where[dim] for dim in self.entries)]
-        parts = [np.empty(0, values.dtype)] * self.count
-        kept = [np.empty(0, bool)] * self.count
-        for at, entry in np.ndenumerate(held):
-            parts[entry] = np.moveaxis(values, axes, range(len(axes)))[at].ravel()
-            if keep is not None:
-                kept[entry] = np.moveaxis(keep, axes, range(len(axes)))[at].ravel()
-        arrays = to_arrays(sketch(parts, None if keep is None else kept, self.centre))
+
+        def by_entry(cells: np.ndarray) -> list[np.ndarray]:
+            parts = [np.empty(0, cells.dtype)] * self.count
+            for at, entry in np.ndenumerate(held):
+                parts[entry] = np.moveaxis(cells, axes, range(len(axes)))[at].ravel()
+            return parts
+
+        arrays = to_arrays(sketch(by_entry(values), None if keep is None else by_entry(keep), self.centre))
         if self.columns:
             arrays |= _columns(values, keep, tuple(axis for axis, dim in enumerate(dims) if dim not in self.columns))
         return arrays

@@ -62,8 +62,7 @@ def sketch(values_EP: Sequence[np.ndarray], keep_EP: Sequence[np.ndarray] | None
     occupied = [np.flatnonzero(bins) for bins in cells]
     keys = np.concatenate([bins + entry * _BINS for entry, bins in enumerate(occupied)])
     counts = np.concatenate([own[bins] for own, bins in zip(cells, occupied, strict=True)])
-    count, mean, squares, low, high, at_low, at_high = map(np.array, moments)
-    return Sketch(count, mean, squares, low, high, at_low, at_high, keys, counts)
+    return Sketch(*map(np.array, (*moments, keys, counts)))
 
 
 def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:

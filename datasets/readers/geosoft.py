@@ -52,14 +52,6 @@ class _Grid:
         return np.dtype("f4" if self.dtype.itemsize <= 2 or self.dtype == np.float32 else "f8")
 
 
-@dataclass(frozen=True)
-class _Packing:
-    """(First byte, bytes) of each block of compressed vectors, and the vectors in each but the last."""
-
-    blocks: list[tuple[int, int]]
-    vectors: int
-
-
 def read(config: ConvertConfig) -> xr.Dataset:
     """Read (y, x), north first, NaN where the grid has its dummy value; see `datasets.readers`.
 
@@ -82,15 +74,15 @@ def read(config: ConvertConfig) -> xr.Dataset:
             )
         if turn:
             raise InputError(f"{path} is rotated by {turn:g} degrees; regrid it along x and y in Oasis montaj first")
-        packing = _table(file, path, vectors) if compressed else None
+        blocks, each = _table(file, path, vectors) if compressed else ([], 0)
     dtype, dummy = _TYPES[width, kind]
     grid = _Grid(path, np.dtype(dtype), dummy, (vectors, elements), base, factor)
-    if packing is None:
+    if not compressed:
         refuse_short(path, _HEADER_BYTES + vectors * elements * width, "its header")
         read_stored = plain_array(path, grid.dtype, grid.shape, offset=_HEADER_BYTES).read_part
     else:
-        refuse_short(path, max(at + size for at, size in packing.blocks), "its table")
-        read_stored = partial(_read_packed, grid, packing)
+        refuse_short(path, max(at + size for at, size in blocks), "its table")
+        read_stored = partial(_read_packed, grid, blocks, each)
     if ordering == 1:
         rows = LazyArray((vectors, elements), grid.result, lambda cut: _values(grid, read_stored(cut)))
         return map_grid(rows, (x0, de), (y0, dv), config)
@@ -98,7 +90,8 @@ def read(config: ConvertConfig) -> xr.Dataset:
     return map_grid(columns, (x0, dv), (y0, de), config)
 
 
-def _table(file: BinaryIO, path: Path, vectors: int) -> _Packing:
+def _table(file: BinaryIO, path: Path, vectors: int) -> tuple[list[tuple[int, int]], int]:
+    """Read (first byte, bytes) of each block of compressed vectors, and the vectors in each but the last."""
     head = file.read(_TABLE.size)
     signature, _, count, vectors_each = _TABLE.unpack(head) if len(head) == _TABLE.size else (0, 0, 0, 0)
     if signature != _SIGNATURE or vectors_each < 1 or count != -(-vectors // vectors_each):
@@ -109,28 +102,26 @@ def _table(file: BinaryIO, path: Path, vectors: int) -> _Packing:
     if len(table) < 12 * count:
         raise InputError(f"{path} is cut short: it ends within its table of {count} blocks; get the whole file")
     starts, sizes = np.frombuffer(table, "<i8", count), np.frombuffer(table, "<i4", count, 8 * count)
-    return _Packing(list(zip(starts.tolist(), sizes.tolist(), strict=True)), vectors_each)
+    return list(zip(starts.tolist(), sizes.tolist(), strict=True)), vectors_each
 
 
-def _read_packed(grid: _Grid, packing: _Packing, cut: Cut) -> np.ndarray:
+def _read_packed(grid: _Grid, blocks: list[tuple[int, int]], each: int, cut: Cut) -> np.ndarray:
     """Read a part of [vectors, elements], as stored, block by block."""
     rows = np.arange(grid.shape[0])[cut[0]]
     values = np.empty((rows.size, len(range(grid.shape[1])[cut[1]])), grid.dtype)
-    which = rows // packing.vectors
+    which = rows // each
     with grid.path.open("rb") as file:
-        for block in np.unique(which):
-            inside = rows[which == block] - block * packing.vectors
-            values[which == block] = _unpack(grid, packing, file, int(block))[inside, cut[1]]
+        for block in np.unique(which).tolist():
+            vectors = min(each, grid.shape[0] - block * each)
+            file.seek(blocks[block][0])
+            unpacked = _unpack(grid, file.read(blocks[block][1]), block, vectors)
+            values[which == block] = unpacked[rows[which == block] - block * each, cut[1]]
     return values
 
 
-def _unpack(grid: _Grid, packing: _Packing, file: BinaryIO, block: int) -> np.ndarray:
+def _unpack(grid: _Grid, held: bytes, block: int, vectors: int) -> np.ndarray:
     """Numbers of a block, as stored: [vectors of the block, elements]."""
-    vectors, elements = grid.shape
-    vectors = min(packing.vectors, vectors - block * packing.vectors)
-    start, size = packing.blocks[block]
-    file.seek(start)
-    held = file.read(size)
+    elements = grid.shape[1]
     try:
         held = zlib.decompress(held[_BLOCK_HEADER:])
     except zlib.error as error:

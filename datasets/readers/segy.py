@@ -46,8 +46,7 @@ def read(config: ConvertConfig) -> xr.Dataset:
         cells[rows, columns] = values
         return cells
 
-    index = placed(np.arange(len(rows)), -1)
-    read_traces = partial(_read_traces, path, endian, index, dtype, len(samples))
+    read_traces = partial(_read_traces, path, endian, placed(np.arange(len(rows)), -1), dtype, len(samples))
     array = LazyArray((*shape, len(samples)), dtype, read_traces)
     units = "ms" if config.vertical == "twt" else length
     ds = xr.Dataset(

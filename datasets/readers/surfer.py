@@ -124,5 +124,4 @@ def _check(path: Path, rows: int, columns: int, dx: float, dy: float) -> None:
 
 
 def _unblank(values: np.ndarray, blank: float, above: bool = True) -> np.ndarray:
-    """Put NaN where the grid is blank."""
     return np.where(values >= blank if above else values == blank, values.dtype.type(np.nan), values)

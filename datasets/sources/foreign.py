@@ -156,9 +156,8 @@ def _mask(
     """Open the mask that the view names or the store has, if any, and say what is stored of it."""
     if _is_file(config.valid):
         return read_mask(data, config), hash_files([config.valid])[config.valid]
-    where, found = config.source, layout.valid
+    where, found = config.valid or config.source, layout.valid
     if config.valid or config.valid_key:
-        where = config.valid or config.source
         named = _find(open_node(config.valid) if config.valid else node, config.valid_key, where, "valid_key")
         found = named.array, config.valid_dims or named.dims or config.dims
     return (_variable(*found, "the valid mask"), _objects(where, found[0].path)) if found is not None else (None, "")

@@ -65,7 +65,7 @@ def find_layout(node: zarr.Group | zarr.Array, key: str, vertical: str = "twt") 
 
 def _plain(group: zarr.Group, key: str) -> Layout:
     arrays = {name: item for name, item in group.members(max_depth=None) if isinstance(item, zarr.Array)}
-    named = {name for array in arrays.values() for name in [*_dims(array), *_aside(array)]}
+    named = {name for array in arrays.values() for name in _named(array)}
     many = {
         name: array
         for name, array in arrays.items()
@@ -79,7 +79,7 @@ def _plain(group: zarr.Group, key: str) -> Layout:
         raise LookupError(f"it {problem}; set key to one of: {held}")
     array = arrays[key]
     prefix = key[: key.rfind("/") + 1]
-    names = [name for name in [*_dims(array), *_aside(array)] if f"{prefix}{name}" in arrays]
+    names = [name for name in _named(array) if f"{prefix}{name}" in arrays]
     coords = {name: _coordinate(arrays[f"{prefix}{name}"], name) for name in names}
     mapping = arrays.get(f"{prefix}{array.attrs.get('grid_mapping', 'spatial_ref')}")
     crs = str(mapping.attrs.get("crs_wkt", "")) if mapping is not None else ""
@@ -114,7 +114,7 @@ def _mdio_1(group: zarr.Group, key: str) -> Layout:
     if not isinstance(array, zarr.Array):
         raise LookupError(f"it looks like MDIO 1, but has no {key!r}; set key")
     coords: dict[str, xr.Variable] = {}
-    for name in [*_dims(array), *_aside(array)]:
+    for name in _named(array):
         item = group.get(name)
         coordinate = _coordinate(item, name) if isinstance(item, zarr.Array) else None
         if coordinate is None:
@@ -135,9 +135,9 @@ def _dims(array: zarr.Array) -> list[str]:
     return [str(name) for name in names] if all(names) and len(names) == array.ndim else []
 
 
-def _aside(array: zarr.Array) -> list[str]:
-    """Coordinates that CF names besides those of the dimensions."""
-    return str(array.attrs.get("coordinates", "")).split()
+def _named(array: zarr.Array) -> list[str]:
+    """Names of the dimensions, and of the coordinates that CF names besides."""
+    return [*_dims(array), *str(array.attrs.get("coordinates", "")).split()]
 
 
 def _coordinate(array: zarr.Array, name: str) -> xr.Variable | None:

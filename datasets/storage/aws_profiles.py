@@ -56,6 +56,5 @@ def profile_credentials() -> Any | None:
 
 
 def _files() -> list[Path]:
-    """Where the profiles are."""
     named = (("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config"))
     return [Path(os.environ.get(variable) or place).expanduser() for variable, place in named]

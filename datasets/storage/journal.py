@@ -25,10 +25,9 @@ class Journal:
         self._folder, self._resumes, self.goes_on = folder, resumes, goes_on
         self.kept = False
 
-    def keep(self) -> bool:
+    def keep(self) -> None:
         """Keep the journal beyond its context, where what is unfinished can be gone on with."""
         self.kept = self._resumes
-        return self.kept
 
     def __contains__(self, name: str) -> bool:
         return self._has(_file(name))

@@ -75,7 +75,6 @@ def plan_chunks(
 
 
 def _next_shard(shard: int, chunk: int, block: int, within: bool) -> int:
-    """Return the next larger edge of a shard."""
     if shard >= block:
         return shard + block
     if not within:

@@ -191,7 +191,6 @@ class ArrayReader:
     def _read_span(
         self, key: str, index: ShardIndex, span: Span, known: Sequence[Stored], target: _Target
     ) -> list[Failure]:
-        """Fetch a run of chunks and place them."""
         data = self.objects.get(Ask(key, span.start, span.stop, etag=index.etag)).data
         return self._place([known[member] for member in span.members], data, span.start, target)
 

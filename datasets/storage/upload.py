@@ -92,7 +92,6 @@ class _StoredJournal(Journal):
         return file in self._known
 
     def refuse_other_owner(self) -> None:
-        """Stop where another process began to write the same store."""
         if self._objects.find(_OWNER) != self._owner:
             raise InputError(
                 f"{self._objects.uri} is being written by another process since; wait for its end, or choose another "

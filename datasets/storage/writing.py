@@ -187,7 +187,6 @@ class _FirstLevel:
 
 
 def _write_overviews(ds: xr.Dataset, target: Target, journal: Journal, speak: bool, first: _FirstLevel | None) -> None:
-    """Make coarser copies of the data, each from the one before."""
     levels = plan_levels(ds["data"])
     if not levels:
         return

@@ -154,7 +154,7 @@ def place_wells(earth: Earth) -> np.ndarray:
     pitch = max(2.0 * config.radius + 3, 3.0)  # so that the labelled squares of two wells rarely touch
     while pitch >= 3:
         counts = [max(1, int(size / pitch)) for size in config.shape[:2]]
-        grid = np.stack(np.meshgrid(*[np.arange(count) for count in counts], indexing="ij"), -1).reshape(-1, 2)
+        grid = np.argwhere(np.ones(counts))
         jitter = rng.uniform(0.3, 0.7, grid.shape)
         cells = ((grid + jitter) * np.asarray(config.shape[:2]) / counts).astype(np.int64)
         order = rng.permutation(len(cells))

@@ -24,35 +24,17 @@ _SAMPLE_SECONDS, _SAMPLE_BLOCKS = 3.0, 4
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the blocks with training labels.
+    """One pass over the blocks with training labels."""
 
-    Attributes
-    ----------
-    blocks, of
-        Blocks with training labels, and all blocks.
-    block
-        Their cells along the space dimensions.
-    used, fetched
-        Uncompressed bytes of data and mask in the blocks, and in the chunks that are read for them.
-    stored
-        Bytes fetched, as stored; none where that is not known.
-    objects
-        Mean number of objects of the store (shards, else chunks) that a block touches.
-    seconds
-        Of one process that reads block after block, estimated from a few.
-    amplification
-        Bytes fetched for each byte used.
-    """
-
-    blocks: int
-    of: int
-    block: list[int]
-    used: int
-    fetched: int
-    stored: int | None
-    objects: float
-    seconds: float
-    amplification: float
+    blocks: int  # with training labels
+    of: int  # blocks in all
+    block: list[int]  # their cells along the space dimensions
+    used: int  # uncompressed bytes of data and mask in the blocks
+    fetched: int  # and in the chunks that are read for them
+    stored: int | None  # bytes fetched, as stored; none where that is not known
+    objects: float  # mean number of objects of the store (shards, else chunks) that a block touches
+    seconds: float  # of one process that reads block after block, estimated from a few
+    amplification: float  # bytes fetched for each byte used
 
 
 @dataclass(frozen=True)
@@ -145,10 +127,8 @@ def _plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, .
 
 def _cost(volume: Volume, blocks: list[tuple[slice, ...]]) -> ReadCost:
     data = volume.dataset["data"]
-    placed = []
-    for block in blocks:
-        cuts = dict(zip(volume.space, block, strict=True))
-        placed.append([cuts.get(str(dim), slice(0, size)) for dim, size in data.sizes.items()])
+    whole = {str(dim): slice(0, size) for dim, size in data.sizes.items()}
+    placed = [list((whole | dict(zip(volume.space, block, strict=True))).values()) for block in blocks]
     chunks = data.encoding.get("chunks") or data.shape
     return read_cost(placed, data.shape, chunks, data.encoding.get("shards"))
 

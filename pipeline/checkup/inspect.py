@@ -128,7 +128,6 @@ def _draw(dataset: xr.Dataset, picture: Path) -> None:
 
 
 def _label_table(classes: Sequence[str], counts: dict[str, list[int]]) -> str:
-    """Lay out labelled cells: a row a class, a column a part."""
     rows = [*zip(classes, zip(*counts.values(), strict=True), strict=True), ("all", map(sum, counts.values()))]
     cells = [(name, "  ".join(f"{count:>12,}" for count in row)) for name, row in rows]
     return _table("labels by part of the split", [("", "  ".join(f"{part:>12}" for part in counts)), *cells])

@@ -79,11 +79,11 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
     uri = store_uri(config.tracking_uri, config.runs)
     scorer = load_model(config.model, tracking_uri=uri)
     check_model(scorer)
-    outcomes: dict[int, Outcome] = {}
-    for index, row in enumerate(rows):
+    outcomes: dict[Row, Outcome] = {}
+    for row in rows:
         found = find_map(row, scorer)
         if found == "finished":
-            outcomes[index] = Outcome(row, "finished before")
+            outcomes[row] = Outcome(row, "finished before")
         elif found == "other":
             try:
                 check_place(row.out, overwrite)
@@ -92,13 +92,12 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
     print(f"{scorer.version}: {len(rows)} volumes, {len(outcomes)} of them finished before", flush=True)
     registered = config.model.startswith("models:/")
     fixed = f"models:/{scorer.version}" if registered else str(Path(config.model).resolve())
-    todo = [index for index in range(len(rows)) if index not in outcomes]
-    tasks = [Task(fixed, uri, rows[index].source, rows[index].out) for index in todo]
-    for number, result in _results(tasks, scorer, config.cluster):
-        index = todo[number]
-        outcomes[index] = Outcome(rows[index], *result)
-        print(f"[{len(outcomes)}/{len(rows)}] {outcomes[index]}", flush=True)
-    ordered = [outcomes[index] for index in range(len(rows))]
+    todo = [row for row in rows if row not in outcomes]
+    tasks = [Task(fixed, uri, row.source, row.out) for row in todo]
+    for index, result in _results(tasks, scorer, config.cluster):
+        outcomes[todo[index]] = outcome = Outcome(todo[index], *result)
+        print(f"[{len(outcomes)}/{len(rows)}] {outcome}", flush=True)
+    ordered = [outcomes[row] for row in rows]
     print(summary(ordered))
     if failed := sum(outcome.state == "failed" for outcome in ordered):
         raise UnfinishedError(

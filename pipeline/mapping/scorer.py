@@ -31,25 +31,13 @@ _FILLED = 0.9
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model that is ready to map volumes.
+    """A model that is ready to map volumes."""
 
-    Attributes
-    ----------
-    uri
-        What the user asked for.
-    version
-        What that was: ``NAME/3`` of the registry, or run and step.
-    description
-        What goes in and what comes out.
-    segmenter, device
-        The network, in evaluation mode, and where it is.
-    """
-
-    uri: str
-    version: str
+    uri: str  # what the user asked for
+    version: str  # what that was: ``NAME/3`` of the registry, or run and step
     description: ModelDescription
-    segmenter: Segmenter
-    device: str
+    segmenter: Segmenter  # in evaluation mode
+    device: str  # where it is
 
     @property
     def grid(self) -> OutputGrid:
@@ -155,31 +143,23 @@ class Scorer:
                     f"the {size} that it was trained on"
                 )
         for axis, (dim, fixed) in enumerate(zip(d.space, d.sizes, strict=True)):
-            size = data.sizes[dim]
+            size, least = data.sizes[dim], max(2, int(d.factor) + 1)
+            start = f"{where} has {size} cells of {dim}"
             if fixed is not None and size != fixed:
                 raise InputError(
-                    f"{where} has {size} cells of {dim}, but {self.version} normalises each of its {fixed} by itself; "
-                    f"give it exactly {fixed}"
+                    f"{start}, but {self.version} normalises each of its {fixed} by itself; give it exactly {fixed}"
                 )
             if d.read_slice.get(axis, 0) >= size:
+                raise InputError(f"{start}, but {self.version} reads its output at cell {d.read_slice[axis]} of them")
+            if size < least:
+                raise InputError(f"{start}, too few for {self.version}, which needs at least {least}")
+            if size % d.multiple and d.padding == "refuse":
+                lower = size - size % d.multiple
+                upper = lower + d.multiple
                 raise InputError(
-                    f"{where} has {size} cells of {dim}, but {self.version} reads its output at cell "
-                    f"{d.read_slice[axis]} of them"
+                    f"{start}, but {self.version} takes multiples of {d.multiple} only (network.padding: refuse); "
+                    f"cut or extend it to {f'{lower} or {upper}' if lower else upper}"
                 )
-            _check_size(f"{where} has {size} cells of {dim}", size, self.version, d)
-
-
-def _check_size(start: str, size: int, version: str, d: ModelDescription) -> None:
-    least = max(2, int(d.factor) + 1)
-    if size < least:
-        raise InputError(f"{start}, too few for {version}, which needs at least {least}")
-    if size % d.multiple and d.padding == "refuse":
-        lower = size - size % d.multiple
-        upper = lower + d.multiple
-        raise InputError(
-            f"{start}, but {version} takes multiples of {d.multiple} only (network.padding: refuse); "
-            f"cut or extend it to {f'{lower} or {upper}' if lower else upper}"
-        )
 
 
 def scorer_of(segmenter: Segmenter, description: ModelDescription, uri: str, version: str) -> Scorer:

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import xarray as xr
 from datasets.errors import AwayError, InputError
 from datasets.prediction import NO_DATA, Finished, Labelled, lay_out, no_data_cells, write_prediction
 from datasets.progress import Progress
-from datasets.provenance import content_key, program
+from datasets.provenance import content_key, now, program
 from datasets.samples.blocks import plan_map
 from datasets.storage.journal import locked
 from datasets.storage.objects import is_remote
@@ -28,7 +27,7 @@ from pipeline.masking import without_secrets
 from pipeline.pictures.maps import draw_volume
 from pipeline.pictures.sections import backdrop
 from pipeline.pictures.style import class_colours, grid_axes
-from pipeline.planning.tiling import Cells, Piece, Tiling
+from pipeline.planning.tiling import Cells, Tiling
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,6 @@ class _Map:
         self.counts = np.zeros(NO_DATA + 1, np.int64)
 
     def write(self, out: str, speak: bool) -> None:
-        """Write the map to its place."""
         d, attrs = self.scorer.description, self.volume.dataset.attrs
         facts = {
             "title": f"Prediction of {attrs.get('title', 'a volume')}",
@@ -162,7 +160,7 @@ class _Map:
             d.label_dims,
             factor=int(d.factor),
             classes=d.classes,
-            attrs=facts | {"created": datetime.now(UTC).isoformat(timespec="seconds")},
+            attrs=facts | {"created": now()},
         )
         key = None if self.tiling is None else content_key(facts | {"program": program()})
         with self.progress:
@@ -177,7 +175,6 @@ class _Map:
             )
 
     def shares(self) -> str:
-        """Say how much of the written map each class takes."""
         classes, counts = self.scorer.description.classes, self.counts
         cells = counts[: len(classes)].sum()
         shares = [f"{name} {100 * count / cells:.1f}%" for name, count in zip(classes, counts, strict=False)]
@@ -200,20 +197,18 @@ class _Map:
             self.progress.skip(4 * self.volume.n_channels * math.prod(cut.stop - cut.start for cut in cells))
             return False
 
+        d = self.scorer.description
         try:
             for piece in self.scorer.map(self.volume, tiling=self.tiling, wanted=wanted):
                 done = piece.raw.nbytes
-                labelled = self._label(piece)
-                del piece
+                empty = no_data_cells(piece.raw, list(d.read_slice), int(d.factor))
+                labelled = Labelled.of(piece.place, piece.found, empty)
+                del piece, empty
                 yield labelled
                 del labelled
                 self.progress.add(done)
         except OSError as error:
             raise AwayError(f"{self.source} cannot be read ({error.strerror or error})") from error
-
-    def _label(self, piece: Piece) -> Labelled:
-        d = self.scorer.description
-        return Labelled.of(piece.place, piece.found, no_data_cells(piece.raw, list(d.read_slice), int(d.factor)))
 
     def draw(self, place: Path, aside: Path) -> list[str]:
         """Draw the finished map, and write it as a GeoTIFF where it is one over y and x; says what cannot be made.

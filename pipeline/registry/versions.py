@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
@@ -20,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from datasets.errors import InputError
+from datasets.provenance import now
 from pipeline.config import RunConfig
 from pipeline.mapping.scorer import Scorer, scorer_of
 from pipeline.recipe import load_recipe
@@ -179,8 +179,7 @@ class Registry:
         self.client.set_registered_model_alias(version.name, alias, str(version.version))
 
     def _note(self, version: ModelVersion, what: str, reason: str) -> None:
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        self.client.set_model_version_tag(version.name, str(version.version), what, f"{when}: {reason}")
+        self.client.set_model_version_tag(version.name, str(version.version), what, f"{now()}: {reason}")
 
     def _inventory(self) -> str:
         models = self.client.search_registered_models(max_results=20)

@@ -83,8 +83,7 @@ def _state(found: Evidence) -> str:
 
 
 def _warnings(found: Evidence) -> list[str]:
-    sessions = found.run.read("started.json").get("sessions", [])
-    codes = {session["code"] for session in sessions}
+    codes = {code for _, _, code in sessions(found)}
     texts = []
     if not found.ended:
         scored = "" if found.metrics else ", scored on the validation part: the test part is for the end"

@@ -2,12 +2,11 @@
 
 import base64
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from datasets.provenance import code_version
+from datasets.provenance import code_version, now
 
 
 def write_page(template: str, content: Mapping[str, object], out: Path) -> Path:
@@ -19,7 +18,7 @@ def write_page(template: str, content: Mapping[str, object], out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made = f"{datetime.now(UTC).isoformat(timespec='seconds')}, commit {code_version()}"
+    made = f"{now()}, commit {code_version()}"
     partial = out.with_name(f".{out.name}.partial")
     partial.write_text(environment.get_template(template).render(**content, made=made), encoding="utf-8")
     return partial.replace(out)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.amount import show_bytes
 from pipeline.config import RunConfig
-from pipeline.config_sweep import SEARCHED, Range
+from pipeline.config_sweep import Range
 from pipeline.masking import without_secrets
 from pipeline.recipe import load_recipe
 from pipeline.report.content import Rows, machine_and_versions
@@ -16,10 +16,9 @@ from pipeline.report.page import data_uri, write_page
 from pipeline.report.reproduce import installed, portable
 from pipeline.run import Run
 from pipeline.sweep.record import read_trials, turned_away
-from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, in_words, show
+from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, in_words, show, trial_texts
 from pipeline.tracking.journal import read_history
 
-Table = tuple[list[str], list[tuple[str, ...]]]
 CONTENTS = {
     "what": "What was searched",
     "trials": "Trials",
@@ -48,12 +47,12 @@ def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str
 
 def _describe(folder: Path, config: RunConfig, state: Mapping[str, Any]) -> dict[str, Any]:
     """Put all that is known of a sweep into what the template shows; `state` is what it noted when it began."""
-    found, refused = read_trials(folder), turned_away(folder)
-    rows: list[Row] = found["rows"] if found else []
-    failed = [without_secrets(error.strip().splitlines()[-1]) for error in found["failed"]] if found else []
+    found, refused = read_trials(folder) or {}, turned_away(folder)
+    rows: list[Row] = found.get("rows", [])
+    failed = [without_secrets(error.strip().splitlines()[-1]) for error in found.get("failed", [])]
     runs = [Run.open(path.parent) for path in sorted(folder.glob("trial-*/prepared.json"))]
     noted = next((run for run in runs if run.read("machine.json")), None)
-    heads, cells = _table(rows, config) if rows else _unfinished(runs)
+    cells = [trial_texts(row, config.sweep.objectives) for row in rows] or [_unfinished(run) for run in runs]
     return {
         "name": folder.name,
         "state": f"{len(rows)} trials" if found else f"not ended (still at work, or stopped); {len(runs)} trials begun",
@@ -61,8 +60,8 @@ def _describe(folder: Path, config: RunConfig, state: Mapping[str, Any]) -> dict
         "contents": CONTENTS,
         "tiles": _tiles(rows, failed, len(refused)),
         "what": _what(config, state["memory"]),
-        "heads": heads,
-        "cells": cells,
+        "heads": list(cells[0]) if cells else [],
+        "cells": [list(texts.values()) for texts in cells],
         "pictures": {path.stem: data_uri(path) for path in (folder / "pictures").glob("*.png")},
         "captions": _PICTURES,
         "refused": [(in_words(row["choice"]), without_secrets(row["reason"])) for row in refused],
@@ -89,12 +88,12 @@ def _tiles(rows: Sequence[Row], failed: Sequence[str], refused: int) -> list[tup
 def _what(config: RunConfig, memory: int | None) -> Rows:
     sweep = config.sweep
     rows: Rows = [("volume", without_secrets(config.data.source))]
-    for name in SEARCHED:
-        domain = sweep.domains.get(name)
+    for name, domain in sweep.domains.items():
         if isinstance(domain, Range):
-            rows.append((TITLES.get(name, name), f"{domain.low:g} to {domain.high:g}{', logarithmic' * domain.log}"))
-        elif domain is not None:
-            rows.append((TITLES.get(name, name), ", ".join(map(str, domain))))
+            said = f"{domain.low:g} to {domain.high:g}{', logarithmic' * domain.log}"
+        else:
+            said = ", ".join(map(str, domain))
+        rows.append((TITLES.get(name, name), said))
     most = {"max": "highest", "min": "lowest"}
     wanted = [f"{most[DIRECTIONS[name]]} {TITLES.get(name, name)}" for name in sweep.objectives]
     rows += [
@@ -106,26 +105,11 @@ def _what(config: RunConfig, memory: int | None) -> Rows:
     return rows if memory is None else [*rows, ("memory of a worker", show_bytes(memory))]
 
 
-def _table(rows: Sequence[Row], config: RunConfig) -> Table:
-    searched = [name for name in SEARCHED if name in rows[0]["choice"]]
-    columns = {"trial": [row["trial"] for row in rows]}
-    columns |= {TITLES.get(name, name): [show(name, row["choice"][name]) for row in rows] for name in searched}
-    found = [name for name in DIRECTIONS if name in rows[0]]  # sweeps of earlier programs measured no peak
-    columns |= {TITLES.get(name, name): [show(name, row[name]) for row in rows] for name in found}
-    columns["steps"] = [f"{row['step']}{' (stopped)' * row['stopped']}" for row in rows]
-    if len(config.sweep.objectives) > 1:
-        columns["Pareto front"] = ["yes" * row["front"] for row in rows]
-    return list(columns), list(zip(*columns.values(), strict=True))
-
-
-def _unfinished(runs: Sequence[Run]) -> Table:
-    cells: list[tuple[str, ...]] = []
-    for run in runs:
-        history = read_history(run)
-        scored = [row["validation/miou"] for row in history if "validation/miou" in row]
-        score = show("score", max(scored)) if scored else "-"
-        cells.append((run.config.name, run.config.network.layers, str(len(history)), score))
-    return ["trial", "layers", "steps so far", f"best {TITLES['score']}"], cells
+def _unfinished(run: Run) -> dict[str, str]:
+    history = read_history(run)
+    scored = [row["validation/miou"] for row in history if "validation/miou" in row]
+    facts = {"trial": run.config.name, "layers": run.config.network.layers, "steps so far": str(len(history))}
+    return facts | {f"best {TITLES['score']}": show("score", max(scored)) if scored else "-"}
 
 
 def _commands(config: RunConfig, code: str, *, finished: bool) -> list[str]:

@@ -1,6 +1,6 @@
 """Scores on the labelled cells of a run's test part, with the random forest beside them if wanted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -11,7 +11,7 @@ from pipeline.config import EvaluateConfig
 from pipeline.mapping.scorer import Scorer, load_model, run_scorer
 from pipeline.planning.tiling import Cells, Tiling
 from pipeline.run import Run
-from pipeline.scoring.leaks import leak_metrics, leak_picture, report_leaks
+from pipeline.scoring.leaks import leak_metrics, report_leaks
 from pipeline.scoring.metrics import MEANS, Scores, confusion, scores
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.checkpoint import best_checkpoint, read_meta
@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
         tracker.metrics(step, {key: value for key, value in numbers.items() if np.isfinite(value)})
         for name in ("metrics.json", "leaks.json"):
             tracker.artifact(run.folder / name)
-        tracker.artifact(leak_picture(run), "pictures")
+        tracker.artifact(run.pictures / "leaks.png", "pictures")
     return measured
 
 
@@ -134,17 +134,15 @@ def table(names: Sequence[str], columns: Mapping[str, Scores]) -> str:
         return f"{title}, test part\n{only.table(names)}"
     first = next(iter(columns.values()))
     width = max(len("mean IoU"), *(len(name) for name in names))
-    widths = [max(7, len(title)) for title in columns]
-    head = "  ".join(f"{title:>{w}}" for title, w in zip(columns, widths, strict=True))
-    lines = [f"{'IoU':<{width}}  {'cells':>9}  {head}"]
+
+    def line(name: str, cells: int | str, texts: Iterable[str]) -> str:
+        shown = (f"{text:>{max(7, len(title))}}" for title, text in zip(columns, texts, strict=True))
+        return f"{name:<{width}}  {cells:>9}  {'  '.join(shown)}"
+
+    lines = [line("IoU", "cells", columns)]
     for index, name in enumerate(names):
-        cells = first.support[index]
-        shown = "  ".join(
-            f"{one.iou[index]:>{w}.3f}" if one.support[index] else f"{'-':>{w}}"
-            for one, w in zip(columns.values(), widths, strict=True)
-        )
-        lines.append(f"{name:<{width}}  {cells:9d}  {shown}")
+        each = [f"{one.iou[index]:.3f}" if one.support[index] else "-" for one in columns.values()]
+        lines.append(line(name, first.support[index], each))
     for key, title in MEANS.items():
-        shown = "  ".join(f"{getattr(one, key):>{w}.3f}" for one, w in zip(columns.values(), widths, strict=True))
-        lines.append(f"{title:<{width}}  {sum(first.support):9d}  {shown}")
+        lines.append(line(title, sum(first.support), [f"{getattr(one, key):.3f}" for one in columns.values()]))
     return "\n".join(lines)

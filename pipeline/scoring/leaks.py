@@ -13,16 +13,16 @@ def report_leaks(run: Run) -> LeakReport:
 
     The kept split is measured, not a new one: the codes by which training and scoring read their labels.
     """
-    report = measure_leaks(run.split, run.config.split.buffer)
+    report = picture_leaks(run, run.pictures / "leaks.png")
     run.write("leaks.json", report.to_json())
-    axes = grid_axes(run.volume.dataset, report.dims)
-    draw_leaks(run.split.values, report, axes, leak_picture(run))
     return report
 
 
-def leak_picture(run: Run) -> Path:
-    """Return the place of a run's leak picture."""
-    return run.pictures / "leaks.png"
+def picture_leaks(run: Run, path: Path) -> LeakReport:
+    """Measure as `report_leaks` does, and write nothing but the picture."""
+    report = measure_leaks(run.split, run.config.split.buffer)
+    draw_leaks(run.split.values, report, grid_axes(run.volume.dataset, report.dims), path)
+    return report
 
 
 def leak_metrics(report: LeakReport) -> dict[str, float]:

@@ -76,13 +76,12 @@ def started_with(folder: Path, config: RunConfig) -> str | None:
         return known
     must_know(said, json.loads((folder / "sweep.json").read_text())["run_id"], f"sweep of {folder}", known)
     for place in (folder, *folder.glob("trial-*")):
-        if (place / "config.yaml").is_file():
-            before = load_recipe(place / "config.yaml")
-            after = replace(before, tracking=replace(before.tracking, uri=said))
-            (place / "config.yaml").write_text(dump_recipe(after))
-        if (place / "tracking.json").is_file():
-            run = json.loads((place / "tracking.json").read_text())
-            (place / "tracking.json").write_text(json.dumps(run | {"uri": said}, indent=1))
+        recipe, tracking = place / "config.yaml", place / "tracking.json"
+        if recipe.is_file():
+            before = load_recipe(recipe)
+            recipe.write_text(dump_recipe(replace(before, tracking=replace(before.tracking, uri=said))))
+        if tracking.is_file():
+            tracking.write_text(json.dumps(json.loads(tracking.read_text()) | {"uri": said}, indent=1))
     return said
 
 

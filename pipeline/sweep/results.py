@@ -74,16 +74,13 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], 
 def _draw(config: RunConfig, folder: Path, rows: list[Row]) -> list[Path]:
     folder.mkdir(exist_ok=True)
     objectives = config.sweep.objectives
-    pictures = [folder / "parallel.png"]
-    draw_parallel(rows, objectives, pictures[0])
+    draw_parallel(rows, objectives, folder / "parallel.png")
     if "depth" in rows[0]["choice"]:
-        pictures.append(folder / "trials.png")
         drawn = [{**row["choice"], "score": row["score"], "steps": row["step"]} for row in rows]
-        draw_trials(drawn, pictures[-1])
+        draw_trials(drawn, folder / "trials.png")
     if len(objectives) > 1:
-        pictures.append(folder / "pareto.png")
-        draw_pareto(rows, objectives, pictures[-1])
-    return pictures
+        draw_pareto(rows, objectives, folder / "pareto.png")
+    return sorted(folder.glob("*.png"))
 
 
 def best_name(config: RunConfig) -> str:

@@ -56,11 +56,10 @@ def check_space(config: RunConfig) -> None:
 
 def _check_layout(config: RunConfig) -> None:
     sweep = config.sweep
-    given = [name for name in LAYOUT if getattr(sweep, name)]
-    if not given:
+    missing = [name for name in LAYOUT if not getattr(sweep, name)]
+    if len(missing) == len(LAYOUT):
         return
-    if len(given) < len(LAYOUT):
-        missing = [name for name in LAYOUT if name not in given]
+    if missing:
         raise InputError(
             f"sweep.{missing[0]} is empty, but depth, levels and rank make an hourglass together; give each at least "
             "one value, or set all three to [] to keep network.layers"

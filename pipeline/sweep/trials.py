@@ -9,16 +9,12 @@ from pipeline.config_sweep import SEARCHED
 Row = dict[str, Any]
 DIRECTIONS = {"score": "max", "parameters": "min", "memory": "min", "peak": "min", "time": "min"}
 """Whether more or less of an objective is better."""
-_COSTS = [name for name in DIRECTIONS if name != "score"]
 
 
 def pareto_front(rows: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[bool]:
     """Tell of each trial whether no other is at least as good in all objectives and better in one."""
-
-    def costs(row: Mapping[str, Any]) -> list[float]:
-        return [-row[name] if DIRECTIONS[name] == "max" else row[name] for name in objectives]
-
-    values = [costs(row) for row in rows]
+    signs = {name: -1 if DIRECTIONS[name] == "max" else 1 for name in objectives}
+    values = [[sign * row[name] for name, sign in signs.items()] for row in rows]
 
     def beaten(mine: list[float]) -> bool:
         return any(other != mine and all(his <= own for his, own in zip(other, mine, strict=True)) for other in values)
@@ -64,16 +60,19 @@ def in_words(choice: Mapping[str, Any]) -> str:
     return ", ".join(f"{TITLES.get(name, name)} {show('', choice[name])}" for name in SEARCHED if name in choice)
 
 
+def trial_texts(row: Row, objectives: Sequence[str]) -> dict[str, str]:
+    """Write a ranked trial, title -> text; one on the Pareto front of several objectives is marked."""
+    choice = {name: row["choice"][name] for name in SEARCHED if name in row["choice"]}
+    found = {name: row[name] for name in DIRECTIONS if name in row}  # sweeps of earlier programs measured no peak
+    texts = {TITLES.get(name, name): show(name, value) for name, value in (choice | found).items()}
+    front = {"Pareto front": "yes" * row["front"]} if len(objectives) > 1 else {}
+    return {"trial": row["trial"], **texts, "steps": f"{row['step']}{' (stopped)' * row['stopped']}", **front}
+
+
 def trials_table(rows: Sequence[Row], objectives: Sequence[str]) -> str:
-    """Lay out ranked trials as Markdown; those on the Pareto front of several objectives are marked."""
-    searched = [name for name in SEARCHED if name in rows[0]["choice"]]
-    heads = [TITLES.get(name, name) for name in (*searched, *_COSTS)]
-    heads += ["steps", TITLES["score"]] + (["Pareto front"] if len(objectives) > 1 else []) + ["trial"]
+    """Lay out ranked trials as Markdown, the score among the last columns."""
+    texts = [trial_texts(row, objectives) for row in rows]
+    last = [title for title in (TITLES["score"], "Pareto front", "trial") if title in texts[0]]
+    heads = [*(title for title in texts[0] if title not in last), *last]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row in rows:
-        cells = [show(name, row["choice"][name]) for name in searched]
-        cells += [show(name, row[name]) for name in _COSTS]
-        cells += [f"{row['step']}{' (stopped)' if row['stopped'] else ''}", show("score", row["score"])]
-        cells += (["yes" if row["front"] else ""] if len(objectives) > 1 else []) + [row["trial"]]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines + ["| " + " | ".join(row[head] for head in heads) + " |" for row in texts])

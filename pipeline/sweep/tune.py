@@ -67,12 +67,13 @@ def _close_trial(place: Path, status: Status, *, only_running: bool = False) -> 
     if not path.is_file():
         return
     known = json.loads(path.read_text())
+    uri, run_id = known["uri"], known["run_id"]
     try:
-        if not only_running or connect(known["uri"]).get_run(known["run_id"]).info.status == "RUNNING":
-            Tracker(known["uri"], known["run_id"]).end(status)
+        if not only_running or connect(uri).get_run(run_id).info.status == "RUNNING":
+            Tracker(uri, run_id).end(status)
     except Exception:  # MLflow is away, and its client decides the type; the sweep must not end over that
         if not only_running:
-            Tracker(known["uri"], known["run_id"], place / OUTBOX).end(status)
+            Tracker(uri, run_id, place / OUTBOX).end(status)
 
 
 def _collect(results: Any) -> tuple[list[Row], list[str]]:
@@ -136,7 +137,8 @@ def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
         cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * (config.cluster.cpus_per_worker or 1))
         at_once = trials_at_once(config, {"CPU": cores, "GPU": torch.cuda.device_count()})
     memory = memory_of_trial(config, at_once)
-    planned = _within(config, memory.size if memory else None)
+    size = None if memory is None else memory.size
+    planned = _within(config, size)
     print(
         "memory of a trial's worker: nobody here knows; give --training.memory, and what cannot fit is turned away"
         if memory is None
@@ -154,7 +156,7 @@ def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
         tags={"folder": str(folder)},
         artifacts=folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
     )
-    state = {"run_id": run_id, "memory": None if memory is None else memory.size, "code": code_version()}
+    state = {"run_id": run_id, "memory": size, "code": code_version()}
     begin(folder, config, state)
     return state
 
@@ -167,7 +169,6 @@ def _within(config: RunConfig, memory: int | None) -> RunConfig:
 
 
 def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
-    """Run or go on with the trials, and report them."""
     status: Status = "FAILED"
     Tracker(tracker.uri, tracker.run_id).reopen()
     forget_trials(folder)

@@ -1,10 +1,9 @@
 """What rank 0 writes down: each step's numbers as JSON lines in the run's folder, and the same to MLflow."""
 
-import json
 from collections.abc import Mapping
 
 from pipeline.run import Run
-from pipeline.tracking.lines import Lines
+from pipeline.tracking.lines import Lines, rows_of
 from pipeline.tracking.session import note_machine
 from pipeline.tracking.tracker import Tracker
 
@@ -16,13 +15,7 @@ def read_history(run: Run) -> list[dict[str, float]]:
     path = run.folder / _NAME
     if not path.is_file():
         return []
-    rows: dict[int, dict[str, float]] = {}
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # cut off when the process was killed
-            continue
-        rows[row["step"]] = row
+    rows = {row["step"]: row for row in rows_of(path.read_text().splitlines())}
     return [rows[step] for step in sorted(rows)]
 
 

@@ -2,8 +2,17 @@
 
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+
+def rows_of(lines: Iterable[str | bytes]) -> Iterator[Any]:
+    """Read rows again; a line that was cut off when a process was killed is none."""
+    for line in lines:
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 class Lines:

@@ -1,13 +1,12 @@
 """What a server is still to be told: entries in a file, sent in order by a thread, however long the server is away."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.masking import without_secrets
-from pipeline.tracking.lines import Lines
+from pipeline.tracking.lines import Lines, rows_of
 
 Entry = list[Any]
 _PATIENCE_S = 5.0
@@ -127,7 +126,7 @@ class Outbox:
                 while len(lines) < _BATCH and (line := file.readline()).endswith(b"\n"):
                     lines.append(line)
                 if lines:
-                    yield _entries(lines), self._sent + sum(map(len, lines))
+                    yield list(rows_of(lines)), self._sent + sum(map(len, lines))
                     continue
                 with self._state:
                     if len(self._lines) == self._sent:
@@ -147,7 +146,7 @@ class Outbox:
                 return
             self._sent = 0
         try:
-            self._hand_over(_entries(rest.splitlines()))
+            self._hand_over(list(rows_of(rest.splitlines())))
         except Exception:
             with self._state:
                 self._lines.put_back(rest)
@@ -156,13 +155,3 @@ class Outbox:
 
 def _reason(error: Exception) -> str:
     return without_secrets((str(error).splitlines() or [type(error).__name__])[0])
-
-
-def _entries(lines: list[bytes]) -> list[Entry]:
-    entries = []
-    for line in lines:
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:  # cut off when a process was killed
-            continue
-    return entries

@@ -5,14 +5,12 @@ import os
 import platform
 import re
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from datasets.provenance import code_version
+from datasets.provenance import code_version, now, version_of
 from pipeline.run import Run
 
 LIBRARIES = ("torch", "numpy", "ray", "mlflow", "zarr", "xarray", "dask", "obstore")
@@ -25,8 +23,8 @@ def note_start(run: Run) -> None:
     How it ended before counts no more.
     """
     (run.folder / "outcome.json").unlink(missing_ok=True)
-    now = {"at": _now(), "command": _command(), "code": code_version(), "workers": run.config.cluster.workers}
-    run.write("started.json", {"sessions": [*run.read("started.json").get("sessions", []), now]})
+    this = {"at": now(), "command": _command(), "code": code_version(), "workers": run.config.cluster.workers}
+    run.write("started.json", {"sessions": [*run.read("started.json").get("sessions", []), this]})
 
 
 def note_machine(run: Run) -> None:
@@ -42,19 +40,15 @@ def note_machine(run: Run) -> None:
 def machine() -> dict[str, Any]:
     """Describe this machine, the versions of what runs on it, and the memory that this process holds already."""
     return {
-        "at": _now(),
+        "at": now(),
         "system": platform.platform(),
         "processor": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "memory": _memory("/proc/meminfo", "MemTotal"),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "resident": _memory("/proc/self/status", "VmRSS"),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}},
     }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _command() -> list[str]:
@@ -73,10 +67,3 @@ def _field(path: str, name: str) -> str | None:
 def _memory(path: str, name: str) -> int | None:
     """Read one of Linux' amounts of memory, given in KiB, as bytes."""
     return int((_field(path, name) or "0").split()[0]) * 1024 or None
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
