@@ -31,13 +31,25 @@ _FILLED = 0.9
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model that is ready to map volumes."""
+    """A model that is ready to map volumes.
 
-    uri: str  # what the user asked for
-    version: str  # what that was: ``NAME/3`` of the registry, or run and step
+    Attributes
+    ----------
+    uri
+        What the user asked for.
+    version
+        What that was: ``NAME/3`` of the registry, or run and step.
+    description
+        What goes in and what comes out.
+    segmenter, device
+        The network, in evaluation mode, and where it is.
+    """
+
+    uri: str
+    version: str
     description: ModelDescription
-    segmenter: Segmenter  # in evaluation mode
-    device: str  # where it is
+    segmenter: Segmenter
+    device: str
 
     @property
     def grid(self) -> OutputGrid:

@@ -16,22 +16,52 @@ _OF_THE_SOURCE = ("title", "source", "source_sha256", "licence")
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What goes into a network and what comes out."""
+    """What goes into a network and what comes out.
 
-    classes: list[str]  # names, in the order of the output's channels
-    space: list[str]  # dimensions that the network convolves over, in order
-    sizes: list[int | None]  # cells along each dimension of `space` that takes only one size; none for any other
-    channel_dims: list[str]  # dimensions flattened to input channels, in order
-    channel_sizes: list[int]  # and their sizes
-    label_dims: list[str]  # dimensions of the output, in order
-    read_slice: dict[int, int]  # axis of `space` that the output lacks -> cell at which it is read
-    factor: float  # how much larger the output's cells are than the input's, along every dimension
-    multiple: int  # the coarsest grid's cell in cells of the input: sizes are padded to a multiple of it
-    padding: str  # how sizes are padded; ``refuse`` where they are not
-    data: dict[str, str]  # name and units of the data
-    training: dict[str, Any]  # title, source, licence and digests of the training volume, the split, and its labels
-    reach: int | None  # cells of the input that an output cell looks far; none where it sees the whole volume
-    network: dict[str, Any]  # `SegmenterConfig` as JSON: with the weights of the program, the network itself
+    Attributes
+    ----------
+    classes
+        Names of the classes, in the order of the output's channels.
+    space
+        Dimensions that the network convolves over, in order.
+    sizes
+        Cells along each dimension of `space` that takes only one size; none for any other.
+    channel_dims, channel_sizes
+        Dimensions flattened to input channels, in order, and their sizes.
+    label_dims
+        Dimensions of the output, in order.
+    read_slice
+        Axis of `space` that the output lacks -> cell at which it is read.
+    factor
+        How much larger the output's cells are than the input's, along every dimension.
+    multiple
+        The coarsest grid's cell in cells of the input: sizes are padded to a multiple of it.
+    padding
+        How sizes are padded; ``refuse`` where they are not.
+    data
+        Name and units of the data.
+    training
+        Title, source, licence and digests of the training volume, the split, and its labels.
+    reach
+        Cells of the input that an output cell looks far; none where it sees the whole volume.
+    network
+        `models.config.SegmenterConfig` as JSON: with the weights of the program, the network itself.
+    """
+
+    classes: list[str]
+    space: list[str]
+    sizes: list[int | None]
+    channel_dims: list[str]
+    channel_sizes: list[int]
+    label_dims: list[str]
+    read_slice: dict[int, int]
+    factor: float
+    multiple: int
+    padding: str
+    data: dict[str, str]
+    training: dict[str, Any]
+    reach: int | None
+    network: dict[str, Any]
 
     @property
     def channels(self) -> int:

@@ -18,15 +18,33 @@ _REFUSED_BY_MLFLOW = re.compile(r"[^\w\-. ]")
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores over the labelled cells, shares between 0 and 1 except kappa, which is negative below chance."""
+    """Scores over the labelled cells, shares between 0 and 1 except kappa, which is negative below chance.
 
-    oa: float  # overall accuracy: correct cells / all cells
-    aa: float  # average accuracy: mean over the present classes of `accuracy`
-    kappa: float  # Cohen's: (oa - e) / (1 - e), e the agreement expected of independent labels of the same frequencies
-    miou: float  # mean over the present classes of `iou`
-    iou: list[float]  # intersection over union of each class; NaN where the target does not hold the class
-    accuracy: list[float]  # share of each class's cells that are recognised (recall, producer's accuracy); NaN as `iou`
-    support: list[int]  # labelled cells of each class
+    Attributes
+    ----------
+    oa
+        Overall accuracy: correct cells / all cells.
+    aa
+        Average accuracy: mean over the present classes of `accuracy`.
+    kappa
+        Cohen's kappa: (oa - e) / (1 - e), with e the agreement expected of independent labels of the same frequencies.
+    miou
+        Mean over the present classes of `iou`.
+    iou
+        Intersection over union of each class; NaN where the target does not hold the class.
+    accuracy
+        Share of each class's cells that are recognised (recall, producer's accuracy); NaN as for `iou`.
+    support
+        Labelled cells of each class.
+    """
+
+    oa: float
+    aa: float
+    kappa: float
+    miou: float
+    iou: list[float]
+    accuracy: list[float]
+    support: list[int]
 
     def as_dict(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
         """Return flat metrics for MLflow, named after `prefix`: the four means, ``iou/NAME`` of each present class."""
