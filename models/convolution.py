@@ -158,19 +158,20 @@ class Convolution(SymmetricOperator):
     def _exchanges(self, pair: Pair, dtype: torch.dtype) -> bool:
         """Tell whether the weight gradient is faster as that of K^T, whose input is the thin hidden tensor.
 
-        Measured with oneDNN: with 64 channels and rank 8 in 2-D it takes 0.6 of the time, in bfloat16 0.7 to 1; in 3-D
-        and float32 twice the time with 96 channels, but 0.6 with 12.
+        Measured with oneDNN on AVX-512: with 64 channels and rank 8 in 2-D it takes 0.6 of the time, in bfloat16 0.7 to
+        1; in 3-D and float32 twice the time with 96 channels, but 0.6 with 12. On AVX2 it takes 0.4 to 0.7 of it.
         """
-        few = pair.state.shape[-1] < 32
-        return self.groups == 1 and (dtype != torch.float32 or self.space < 3 or few)
+        wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+        return self.groups == 1 and (dtype != torch.float32 or self.space < 3 or _few(pair) or not wide)
 
     def _exchanged_weight_gradient(self, pair: Pair, u: Tensor, kernel: Tensor) -> Tensor:
         """Correlate a hidden tensor, as the input of K^T, with the state; pieces of the state need no halo."""
         turned = self._turned(kernel)
-        if pair.arithmetic.converts:
-            pieces, first, u = self._cut(pair), 0, self._ended(u, pair)
-        else:
-            pieces, first = [(slice(None), slice(0, pair.state.shape[1]))], self.reach - self.overhang(pair)
+        pieces = self._cut(pair) if pair.arithmetic.converts else [(slice(None), slice(0, pair.state.shape[1]))]
+        first = self.reach - self.overhang(pair)
+        if pair.arithmetic.converts or (self.space == 3 and _few(pair)):
+            # oneDNN takes twice the time to pad the first axis of a volume of few channels by itself.
+            first, u = 0, self._ended(u, pair)
         total = u.new_zeros(turned.shape, dtype=at_least_single(u.dtype))
         for samples, rows in pieces:
             hidden = self._image(u[samples, rows.start : rows.stop + 2 * (self.reach - first)])
@@ -181,3 +182,8 @@ class Convolution(SymmetricOperator):
     def bias_gradient(self, z: Tensor) -> Tensor:
         """Sum over all axes but the last."""
         return z.flatten(0, -2).sum(0, dtype=at_least_single(z.dtype))
+
+
+def _few(pair: Pair) -> bool:
+    """Tell whether a state has so few channels that a vector of the processor holds several cells."""
+    return pair.state.shape[-1] < 32

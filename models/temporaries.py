@@ -193,7 +193,8 @@ class LayerBytes:
         """Book what the gradient of the kernel takes, with its result."""
         result = self.shape.kernel * SINGLE
         if self.convolves:
-            loaded, making = (0, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
+            ended = int(self.thin(kept) * (1 + 2 * self.shape.operator.reach / self.shape.sizes[0]))
+            loaded, making = (ended, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
             self.ledger.touch(2 * result + max(loaded + self._halves(kept), making))
         else:
             self.ledger.touch(2 * result + (self._piece(kept) * kept.loading if kept.converts else 0))

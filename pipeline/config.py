@@ -265,6 +265,10 @@ class BatchConfig:
     runs: str = "runs"
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
+    def __post_init__(self) -> None:
+        if self.cluster.slabs > 1:
+            raise InputError(f"cluster.slabs is {self.cluster.slabs}, but each volume is mapped by one worker; use 1")
+
 
 @dataclass
 class EvaluateConfig:

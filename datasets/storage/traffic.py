@@ -6,21 +6,11 @@ from dataclasses import dataclass
 
 @dataclass
 class Traffic:
-    """What was read from a store.
+    """What was read from a store."""
 
-    Attributes
-    ----------
-    fetched
-        Bytes that arrived.
-    used
-        Stored bytes of the cells that were asked for: a chunk of which half the cells are wanted counts half.
-    requests
-        Requests, repeated ones included.
-    """
-
-    fetched: int = 0
-    used: float = 0.0
-    requests: int = 0
+    fetched: int = 0  # bytes that arrived
+    used: float = 0.0  # stored bytes of the cells asked for: a chunk of which half the cells are wanted counts half
+    requests: int = 0  # repeated ones included
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()

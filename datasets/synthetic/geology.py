@@ -25,62 +25,28 @@ _CHAOS_DEVIATION = 0.022
 
 @dataclass(frozen=True)
 class Fault:
-    """A normal fault: a plane that dips by `slope` towards `azimuth`; what lies above it has slipped down.
+    """A normal fault: a plane that dips by `slope` towards `azimuth`; what lies above it has slipped down."""
 
-    Attributes
-    ----------
-    x, y
-        A point of the fault at the surface, in metres.
-    azimuth
-        Direction of dip in the x, y plane, in radians.
-    slope
-        Tangent of the angle between the plane and the horizontal.
-    throw
-        Vertical slip at depth, in metres.
-    reach
-        Length over which the slip dies out, away from the plane and along it, in metres.
-    """
-
-    x: float
+    x: float  # and y: a point of the fault at the surface, in metres
     y: float
-    azimuth: float
-    slope: float
-    throw: float
-    reach: float
+    azimuth: float  # direction of dip in the x, y plane, in radians
+    slope: float  # tangent of the angle between the plane and the horizontal
+    throw: float  # vertical slip at depth, in metres
+    reach: float  # length over which the slip dies out, away from the plane and along it, in metres
 
 
 @dataclass(frozen=True)
 class Earth:
-    """One drawn earth; see `draw_earth`.
-
-    Attributes
-    ----------
-    config
-        What it was drawn from.
-    extent
-        Size of the survey along each axis, in metres.
-    column
-        The layers, by stratigraphic depth.
-    dip
-        Slope of all layers along inline and crossline.
-    waves
-        Folds: height, wave numbers along inline and crossline, phase; metres and radians [folds, 4].
-    faults
-        The faults.
-    salt_centre
-        Centre of the salt's widest level, in metres.
-    salt_radii
-        Half-axes of the salt's upper part along each axis, in metres.
-    """
+    """One drawn earth; see `draw_earth`."""
 
     config: SynthesisConfig
-    extent: tuple[float, float, float]
+    extent: tuple[float, float, float]  # size of the survey along each axis, in metres
     column: Column
-    dip: tuple[float, float]
-    waves: np.ndarray
+    dip: tuple[float, float]  # slope of all layers along inline and crossline
+    waves: np.ndarray  # folds: height, wave numbers along inline and crossline, phase; metres and radians [folds, 4]
     faults: tuple[Fault, ...]
-    salt_centre: tuple[float, float, float]
-    salt_radii: tuple[float, float, float]
+    salt_centre: tuple[float, float, float]  # of the salt's widest level, in metres
+    salt_radii: tuple[float, float, float]  # half-axes of the salt's upper part along each axis, in metres
 
     def salt_depth(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Approximate distance to the salt's surface in metres, positive inside: float64 [X, Y, Z].

@@ -10,24 +10,12 @@ _SHARES = (0.3, 0.45, 0.25)  # how often a package of layers is of each kind
 
 @dataclass(frozen=True)
 class Column:
-    """Layers of constant rock, and intervals in which debris flows may have replaced them.
+    """Layers of constant rock, and intervals in which debris flows may have replaced them."""
 
-    Attributes
-    ----------
-    tops
-        Stratigraphic depth of the layers' tops, in metres [L], ascending.
-    integral
-        Integral of the logarithm of impedance (kg/m2/s) down to each top [L].
-    trend
-        The same of compaction alone [L].
-    debris
-        Intervals of stratigraphic depth (top, base), in metres.
-    """
-
-    tops: np.ndarray
-    integral: np.ndarray
-    trend: np.ndarray
-    debris: tuple[tuple[float, float], ...]
+    tops: np.ndarray  # stratigraphic depth of the layers' tops, in metres [L], ascending
+    integral: np.ndarray  # of the logarithm of impedance (kg/m2/s) down to each top [L]
+    trend: np.ndarray  # the same of compaction alone [L]
+    debris: tuple[tuple[float, float], ...]  # intervals of stratigraphic depth (top, base), in metres
 
     def mean(self, integral: np.ndarray, edges: np.ndarray) -> np.ndarray:
         """Average what `integral` or `trend` sum up between consecutive edges of depth: [..., n] -> [..., n - 1]."""

@@ -24,35 +24,17 @@ _SAMPLE_SECONDS, _SAMPLE_BLOCKS = 3.0, 4
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the blocks with training labels.
+    """One pass over the blocks with training labels."""
 
-    Attributes
-    ----------
-    blocks, of
-        Blocks with training labels, and all blocks.
-    block
-        Their cells along the space dimensions.
-    used, fetched
-        Uncompressed bytes of data and mask in the blocks, and in the chunks that are read for them.
-    stored
-        Bytes fetched, as stored; none where that is not known.
-    objects
-        Mean number of objects of the store (shards, else chunks) that a block touches.
-    seconds
-        Of one process that reads block after block, estimated from a few.
-    amplification
-        Bytes fetched for each byte used.
-    """
-
-    blocks: int
-    of: int
-    block: list[int]
-    used: int
-    fetched: int
-    stored: int | None
-    objects: float
-    seconds: float
-    amplification: float
+    blocks: int  # with training labels
+    of: int  # blocks in all
+    block: list[int]  # their cells along the space dimensions
+    used: int  # uncompressed bytes of data and mask in the blocks
+    fetched: int  # and in the chunks that are read for them
+    stored: int | None  # bytes fetched, as stored; none where that is not known
+    objects: float  # mean number of objects of the store (shards, else chunks) that a block touches
+    seconds: float  # of one process that reads block after block, estimated from a few
+    amplification: float  # bytes fetched for each byte used
 
 
 @dataclass(frozen=True)

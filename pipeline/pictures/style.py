@@ -63,23 +63,13 @@ def picture(path: str | Path, height: float, width: float = WIDTH) -> Iterator[F
 
 @dataclass(frozen=True)
 class Axis:
-    """One dimension of a grid as a picture needs it.
-
-    Attributes
-    ----------
-    name, size
-        Name of the dimension, and its cells.
-    first, step
-        Coordinate of the first cell's centre and the distance to the next; cell numbers by default.
-    units
-        Units of the coordinate; empty where it counts cells.
-    """
+    """One dimension of a grid as a picture needs it; its coordinate counts cells by default."""
 
     name: str
-    size: int
-    first: float = 0.0
-    step: float = 1.0
-    units: str = ""
+    size: int  # in cells
+    first: float = 0.0  # coordinate of the first cell's centre
+    step: float = 1.0  # to the next
+    units: str = ""  # of the coordinate; empty where it counts cells
 
     @classmethod
     def of(cls, name: str, values: Sequence[Any] | np.ndarray, units: str = "") -> "Axis":

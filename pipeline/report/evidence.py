@@ -26,47 +26,23 @@ OF_A_RUN = ("split", "prediction", "confusion", "curves", "leaks")  # drawn by `
 
 @dataclass
 class Evidence:
-    """What is known of a run.
-
-    Attributes
-    ----------
-    run, history
-        The run, and the numbers of every step.
-    ended, interrupted
-        Whether it came to its end, or was asked to stop before; neither where it was killed or is at work.
-    best
-        Its best checkpoint; none where it has none yet, or none any more.
-    metrics
-        Its ``metrics.json``; empty where that is of another checkpoint than the best.
-    volume, missing
-        Its volume, or why it is not here any more.
-    part, matrix
-        Part of the split that is shown, and its confusion matrix [K true, K predicted]; none without a checkpoint.
-    leaks
-        Content of ``leaks.json``.
-    block, depths
-        Cells that the network sees at once, and predicted memory over depth, where they are known.
-    peak
-        Measured peak of the worst step in bytes; of the GPU's allocator, or of the whole process on a CPU.
-    pictures
-        Name -> PNG.
-    """
+    """What is known of a run."""
 
     run: Run
-    history: list[dict[str, float]]
-    ended: bool
-    interrupted: bool
-    best: Meta | None
-    metrics: dict[str, Any]
+    history: list[dict[str, float]]  # the numbers of every step
+    ended: bool  # whether it came to its end
+    interrupted: bool  # or was asked to stop before; neither where it was killed or is at work
+    best: Meta | None  # checkpoint; none where it has none yet, or none any more
+    metrics: dict[str, Any]  # its ``metrics.json``; empty where that is of another checkpoint than the best
     volume: Volume | None = None
-    missing: str = ""
-    part: Part = "test"
-    matrix: np.ndarray | None = None
-    leaks: dict[str, Any] = field(default_factory=dict)
-    block: tuple[int, ...] | None = None
-    depths: list[Depth] = field(default_factory=list)
-    peak: float | None = None
-    pictures: dict[str, Path] = field(default_factory=dict)
+    missing: str = ""  # why the volume is not here any more
+    part: Part = "test"  # of the split, that is shown
+    matrix: np.ndarray | None = None  # its confusion [K true, K predicted]; none without a checkpoint
+    leaks: dict[str, Any] = field(default_factory=dict)  # content of ``leaks.json``
+    block: tuple[int, ...] | None = None  # cells that the network sees at once, where they are known
+    depths: list[Depth] = field(default_factory=list)  # predicted memory over depth, where it is known
+    peak: float | None = None  # of the worst step in bytes; of the GPU's allocator, or of the whole process on a CPU
+    pictures: dict[str, Path] = field(default_factory=dict)  # name -> PNG
 
 
 def gather(run: Run, aside: Path) -> Evidence:

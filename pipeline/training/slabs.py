@@ -15,17 +15,7 @@ T = TypeVar("T")
 
 
 class RankSlab:
-    """A slab whose neighbours are the ranks before and after, as `models.slab.Slab` describes it.
-
-    Parameters
-    ----------
-    rank
-        Of this process, in the whole group.
-    count
-        Slabs of a sample.
-    together
-        Group of the ranks that share a sample.
-    """
+    """A `models.slab.Slab` whose neighbours are the ranks before and after, among those that share a sample."""
 
     def __init__(self, rank: int, count: int, together: dist.ProcessGroup) -> None:
         self.index, self.count = rank % count, count
@@ -67,9 +57,9 @@ class Place:
     Attributes
     ----------
     group, groups
-        Groups share the samples; a rank that shares none of its own is a group by itself.
+        Number of its group, and of all groups.
     slab
-        This rank's place in its group; none where that is one rank.
+        None where the group is this rank alone.
     """
 
     group: int = 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from datasets.errors import InputError
 from datasets.volume import Volume
 from models.config import ConfigError
-from pipeline.config import ClusterConfig, RunConfig
+from pipeline.config import BatchConfig, ClusterConfig, RunConfig
 from pipeline.planning.memory import check_training
 from pipeline.planning.tiling import Tiling
 from pipeline.run import Run
@@ -119,6 +119,11 @@ def test_slabs_train_to_the_weights_of_one_rank(recipe, workers, slabs, data, ne
 def test_slabs_that_workers_cannot_share_are_refused(settings, words):
     with pytest.raises(InputError, match=f"^{words}"):
         ClusterConfig(**settings)
+
+
+def test_a_batch_of_maps_has_no_slabs():
+    with pytest.raises(InputError, match=r"^cluster.slabs is 2, but each volume is mapped by one worker; use 1$"):
+        BatchConfig(cluster=ClusterConfig(workers=2, slabs=2))
 
 
 def refused(config: RunConfig, error: type[Exception]) -> str:
