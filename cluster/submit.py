@@ -100,8 +100,8 @@ def pack(place: Path) -> Path:
         The archive, or the checkout itself where git does not know what belongs to it.
     """
     names = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    left = {line.strip("/") for line in (ROOT / ".rayignore").read_text().splitlines() if line.startswith("/")}
-    files = [name for name in names if name.split("/")[0] not in left and (ROOT / name).is_file()]
+    left = {line.removeprefix("/") for line in (ROOT / ".rayignore").read_text().splitlines() if line.startswith("/")}
+    files = [name for name in names if not left & {name.split("/")[0], name} and (ROOT / name).is_file()]
     if not files:
         return ROOT
     with ZipFile(place, "w", ZIP_DEFLATED) as archive:
