@@ -11,6 +11,9 @@ from models.kernels import add_convolution, convolution_weight_gradient, convolv
 from models.pieces import cut_grid
 from models.symmetric import Pair, SymmetricOperator, at_least_single
 
+_FEW = 32
+"""Channels below which a vector of the processor holds several cells."""
+
 
 class Convolution(SymmetricOperator):
     """K as a convolution; K^T is one too, with the kernel turned round.
@@ -138,7 +141,9 @@ class Convolution(SymmetricOperator):
 
     def weight_gradient(self, pair: Pair, u: Tensor, kernel: Tensor) -> Tensor:
         """Correlate the state with a hidden tensor."""
-        if self.boundary == "zeros" and self._exchanges(pair, u.dtype):
+        if self.boundary == "zeros" and exchanges(
+            self.space, pair.state.shape[-1], self.groups, u.dtype, u.device.type
+        ):
             return self._exchanged_weight_gradient(pair, u, kernel)
         shape, more = self._taps_last(kernel).shape, self.overhang(pair)
         if self._whole(pair):
@@ -155,21 +160,12 @@ class Convolution(SymmetricOperator):
                 total += convolution_weight_gradient(image, hidden, shape, padding, self.groups)
         return self._taps_first(total)
 
-    def _exchanges(self, pair: Pair, dtype: torch.dtype) -> bool:
-        """Tell whether the weight gradient is faster as that of K^T, whose input is the thin hidden tensor.
-
-        Measured with oneDNN on AVX-512: with 64 channels and rank 8 in 2-D it takes 0.6 of the time, in bfloat16 0.7 to
-        1; in 3-D and float32 twice the time with 96 channels, but 0.6 with 12. On AVX2 it takes 0.4 to 0.7 of it.
-        """
-        avx2 = pair.state.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
-        return self.groups == 1 and (dtype != torch.float32 or self.space < 3 or _few(pair) or avx2)
-
     def _exchanged_weight_gradient(self, pair: Pair, u: Tensor, kernel: Tensor) -> Tensor:
         """Correlate a hidden tensor, as the input of K^T, with the state; pieces of the state need no halo."""
         turned = self._turned(kernel)
         pieces = self._cut(pair) if pair.arithmetic.converts else [(slice(None), slice(0, pair.state.shape[1]))]
         first = self.reach - self.overhang(pair)
-        if pair.arithmetic.converts or (self.space == 3 and _few(pair)):
+        if pair.arithmetic.converts or (self.space == 3 and pair.state.shape[-1] < _FEW):
             # oneDNN takes twice the time to pad the first axis of a volume of few channels by itself.
             first, u = 0, self._ended(u, pair)
         total = u.new_zeros(turned.shape, dtype=at_least_single(u.dtype))
@@ -184,6 +180,11 @@ class Convolution(SymmetricOperator):
         return z.flatten(0, -2).sum(0, dtype=at_least_single(z.dtype))
 
 
-def _few(pair: Pair) -> bool:
-    """Tell whether a state has so few channels that a vector of the processor holds several cells."""
-    return pair.state.shape[-1] < 32
+def exchanges(space: int, channels: int, groups: int, dtype: torch.dtype, device: str) -> bool:
+    """Tell whether the weight gradient is faster as that of K^T, whose input is the thin hidden tensor.
+
+    Measured with oneDNN on AVX-512: with 64 channels and rank 8 in 2-D it takes 0.6 of the time, in bfloat16 0.7 to 1;
+    in 3-D and float32 twice the time with 96 channels, but 0.6 with 12. On AVX2 it takes 0.4 to 0.7 of it.
+    """
+    avx2 = device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return groups == 1 and (dtype != torch.float32 or space < 3 or channels < _FEW or avx2)

@@ -95,7 +95,11 @@ def _as_two_samples(x_BCN: Tensor, z_BrN: Tensor, padding: list[int]) -> tuple[T
     odd = z_BrN.shape[2] % 2
     ends = [0] * (2 * (x_BCN.dim() - 3))
     if padding[0] or odd:
-        x_BCN, z_BrN = F.pad(x_BCN, [*ends, padding[0], padding[0] + odd]), F.pad(z_BrN, [*ends, 0, odd])
+        x_BCN = F.pad(x_BCN, [*ends, padding[0], padding[0] + odd])
+    if odd:
+        z_BrN = F.pad(z_BrN, [*ends, 0, odd])
     rows, halo = z_BrN.shape[2] // 2, x_BCN.shape[2] - z_BrN.shape[2]
     x_two = torch.cat([x_BCN[:, :, : rows + halo], x_BCN[:, :, rows:]])
-    return x_two, torch.cat(z_BrN.chunk(2, dim=2)), [0, *padding[1:]]
+    z_BNr = z_BrN.movedim(1, -1)
+    z_two = z_BNr.reshape(2, rows, *z_BNr.shape[2:]).movedim(-1, 1)  # the same memory, as rows are its outermost axis
+    return x_two, z_two, [0, *padding[1:]]

@@ -33,6 +33,8 @@ class Workload:
         Labelled cells of all of them; only they enter the loss.
     accumulates
         Whether the sum of earlier micro-batches' gradients, in int64, is held already.
+    slab
+        Whether these are a slab's cells, whose hidden tensors have rows beyond its faces too.
     optimiser
         Its states are two numbers a weight, or one for sgd with momentum.
     """
@@ -41,6 +43,7 @@ class Workload:
     batch: int = 1
     labelled: int = 0
     accumulates: bool = False
+    slab: bool = False
     optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
 
     @property
@@ -129,7 +132,7 @@ def _forward(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape],
         ledger.touch(state // kept.stored * 2 * SINGLE + state)
     pair = ledger.hold(2 * state)
     for shape in shapes:
-        layer = LayerBytes(shape, work.batch, ledger)
+        layer = LayerBytes(shape, work.batch, ledger, work.slab)
         layer.resample(kept)
         layer.hidden(kept)
         with ledger.holding(2 * layer.thin(kept)):  # z and the force
@@ -159,7 +162,7 @@ def _step(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], le
     numbers = work.batch * shapes[-1].cells * shapes[-1].channels
     adjoint = ledger.hold(2 * numbers * SINGLE)
     for shape in reversed(shapes):
-        layer = LayerBytes(shape, work.batch, ledger)
+        layer = LayerBytes(shape, work.batch, ledger, work.slab)
         _layer_back(layer, states, adjoint_kept)
         ledger.hold(shape.parameters * SINGLE)
         layer.resample(states)

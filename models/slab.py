@@ -48,5 +48,6 @@ def largest_of_all(numbers: Tensor, slab: Slab | None) -> Tensor:
     """Return the largest numbers over all slabs, the same on all ranks; NaN where any is, or is not finite."""
     if slab is None:
         return numbers
-    found = slab.over_all(numbers.nan_to_num(nan=math.inf), "max")  # the maximum of a backend may pass over NaN
+    # The maximum of a backend may pass over NaN.
+    found = slab.over_all(numbers.nan_to_num(nan=math.inf, posinf=math.inf), "max")
     return torch.where(found.isinf(), math.nan, found)

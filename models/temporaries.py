@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from models.arithmetic import Arithmetic, GridStates
-from models.convolution import Convolution
+from models.convolution import Convolution, exchanges
 from models.cost import LayerShape
 from models.kernels import ONEDNN_LEAST
 from models.pieces import PIECE_BYTES, cells_of_piece, rows_of_piece
@@ -96,21 +96,22 @@ class Ledger:
 
 
 class LayerBytes:
-    """The temporaries of one layer on a batch, booked on a ledger; `cells` is M."""
+    """The temporaries of one layer on a batch, or on a slab of it, booked on a ledger; `cells` is M."""
 
-    def __init__(self, shape: LayerShape, batch: int, ledger: Ledger) -> None:
+    def __init__(self, shape: LayerShape, batch: int, ledger: Ledger, slab: bool) -> None:
         self.shape, self.batch, self.ledger = shape, batch, ledger
         self.cells = batch * shape.cells
         self.convolves = isinstance(shape.operator, Convolution)
         self.zeros = shape.operator.boundary == "zeros"
+        self.wide = 1 + 2 * slab * shape.operator.reach / shape.sizes[0]
 
     def thin(self, kept: Kept) -> int:
-        """Return the bytes of a hidden tensor, r M."""
-        return self.shape.rank * self.cells * kept.force
+        """Return the bytes of a hidden tensor, r M, with the rows beyond a slab."""
+        return int(self.shape.rank * self.cells * kept.force * self.wide)
 
     def spread_bytes(self, kept: Kept) -> int:
         """Return the bytes of a hidden tensor that is ready for use: T r M for products."""
-        return self.thin(kept) if self.convolves else self.shape.taps * self.thin(kept)
+        return self.thin(kept) if self.convolves else int(self.shape.taps * self.thin(kept) / self.wide)
 
     def _grown(self, reach: int, axes: int | None = None) -> float:
         """Return by how much a grid grows that is padded at both ends of its first axes, by default all."""
@@ -200,12 +201,17 @@ class LayerBytes:
             self.ledger.touch(2 * result + (self._piece(kept) * kept.loading if kept.converts else 0))
 
     def _halves(self, kept: Kept) -> int:
-        """Return the bytes of a small sample in single precision cut into two for oneDNN."""
+        """Return the bytes of copies of a small sample in single precision that is cut into two for oneDNN."""
         sizes, channels = self.shape.sizes, self.shape.channels
-        row = channels * math.prod(sizes[1:])
-        rows = self._piece(kept) // row if self.zeros and kept.converts else sizes[0]
-        small = len(sizes) == 3 and self.batch == 1 and channels * rows * sizes[1] <= ONEDNN_LEAST
-        return row * rows * kept.force if small and kept.force == SINGLE else 0
+        row, pieces = channels * math.prod(sizes[1:]), self.zeros and kept.converts
+        rows = self._piece(kept) // row if pieces else sizes[0]
+        exchanged = exchanges(len(sizes), channels, 1, torch.float32, "cpu")
+        numbers = (self.shape.rank if exchanged else channels) * rows * sizes[1]
+        if len(sizes) < 3 or self.batch > 1 or numbers > ONEDNN_LEAST or kept.force != SINGLE:
+            return 0
+        # Padded for an even number of rows; as the input for its halo too, and cut.
+        copies = rows % 2 if exchanged else 1 + (not pieces or rows % 2)
+        return row * rows * SINGLE * copies + 2 * self.thin(kept)
 
     def resample(self, kept: Kept) -> None:
         """Book the pieces of a turn of the coarser or finer grid, done in place."""

@@ -19,21 +19,12 @@ _LARGEST_MAP = 2**24
 
 @dataclass(frozen=True)
 class Measuring:
-    """How the pieces of a volume are measured.
+    """How the pieces of a volume are measured."""
 
-    Attributes
-    ----------
-    sizes, dtype
-        Dimension -> cells, and type of the data.
-    entries, centre
-        Dimensions whose entries are measured one by one, and the value that the histogram of each is finest around,
-        float64 [E].
-    """
-
-    sizes: dict[str, int]
+    sizes: dict[str, int]  # dimension -> cells
     dtype: np.dtype
-    entries: list[str]
-    centre: np.ndarray
+    entries: list[str]  # dimensions whose entries are measured one by one
+    centre: np.ndarray  # value that the histogram of each entry is finest around, float64 [E]
 
     @classmethod
     def of(cls, data: xr.DataArray, centre: np.ndarray | None = None) -> "Measuring":

@@ -4,6 +4,7 @@ C channels, N the cells that the network sees along the space dimensions, L its 
 """
 
 import math
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -79,8 +80,7 @@ class Loader:
     rank, world
         This rank and the number of ranks: rank r takes micro-batches r, r + world, ...
     rows
-        Rows of the first axis of each sample, as its view shows it, that are read; none means all. They begin and end
-        on the output's grid, or at the end of the axis.
+        Rows of the first axis of each sample, as its view shows it, on the output's grid; none means all.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class Loader:
     waited
         Seconds that the caller has waited for samples.
     samples_read, bytes_read
-        Samples given to the caller, of which `rows` are a part, and the bytes of data and labels read for them, as the
+        Samples given to the caller, `rows` being a part of one, and the bytes of data and labels read for them, as the
         network takes them; a volume that is one block is read once.
 
     Raises
@@ -138,6 +138,7 @@ class Loader:
         )
         self._share = len(share_of_rank(batch, micro_batch, rank, world))
         self._kept: dict[str, Pair] | None = {} if len(self.windows) == 1 else None
+        self._lock = threading.Lock()
         if rows is None:
             self._held(self.windows[0])
 
@@ -156,13 +157,17 @@ class Loader:
         return self.volume.read(window.seen), labels
 
     def _held(self, window: Window) -> Pair:
-        """Read a window, or take it from before where all samples are of one block: at most four parts under views."""
+        """Read a window, or take it from before where all samples are of one block; no more is kept than that block."""
         if self._kept is None:
             return self._read(window)
-        place = str(window.seen)
-        if place not in self._kept:
-            self._kept[place] = self._read(window)
-        return self._kept[place]
+        with self._lock:
+            place = str(window.seen)
+            if place not in self._kept:
+                while len(self._kept) >= self.windows[0].sizes[0] // self._sizes[0]:
+                    self._kept.pop(next(iter(self._kept)))
+                self._kept[place] = self._read(window)
+                self.bytes_read += 0 if self.rows is None else self.sample_bytes
+            return self._kept[place]
 
     def _sample(self, sample: Sample) -> Pair:
         window = self.windows[sample.block]

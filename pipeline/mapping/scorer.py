@@ -31,25 +31,13 @@ _FILLED = 0.9
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model that is ready to map volumes.
+    """A model that is ready to map volumes."""
 
-    Attributes
-    ----------
-    uri
-        What the user asked for.
-    version
-        What that was: ``NAME/3`` of the registry, or run and step.
-    description
-        What goes in and what comes out.
-    segmenter, device
-        The network, in evaluation mode, and where it is.
-    """
-
-    uri: str
-    version: str
+    uri: str  # what the user asked for
+    version: str  # what that was: ``NAME/3`` of the registry, or run and step
     description: ModelDescription
-    segmenter: Segmenter
-    device: str
+    segmenter: Segmenter  # in evaluation mode
+    device: str  # where it is
 
     @property
     def grid(self) -> OutputGrid:
@@ -77,12 +65,14 @@ class Scorer:
         return plan_prediction(self.segmenter, volume.shape, memory, approximate=approximate)
 
     def suits(self, tiling: Tiling, volume: Volume, share: float = 1.0) -> bool:
-        """Tell whether blocks that were planned before leave no seams and fit, if need be to the last byte."""
-        shape, reach, memory = volume.shape, self.description.reach, self._memory(share)
-        edges = zip(tiling.block, tiling.halo, shape, strict=True)
-        if not all(edge >= size or (reach is not None and halo >= reach) for edge, halo, size in edges):
-            return False
-        seen = seen_sizes(shape, tiling.block, tiling.halo)
+        """Tell whether blocks that were planned before leave no seams and fit."""
+        reach, edges = self.description.reach, zip(tiling.block, tiling.halo, volume.shape, strict=True)
+        seamless = all(edge >= size or (reach is not None and halo >= reach) for edge, halo, size in edges)
+        return seamless and self.fits(tiling, volume, share)
+
+    def fits(self, tiling: Tiling, volume: Volume, share: float = 1.0) -> bool:
+        """Tell whether blocks fit, if need be to the last byte."""
+        memory, seen = self._memory(share), seen_sizes(volume.shape, tiling.block, tiling.halo)
         return memory is None or prediction_peak(self.segmenter, Workload(seen)) <= memory.size
 
     def _memory(self, share: float, filled: float = 1.0) -> Memory | None:

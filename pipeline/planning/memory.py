@@ -79,6 +79,7 @@ def training_work(config: RunConfig, segmenter: Segmenter, sizes: tuple[int, ...
         sizes=share_of_worker(segmenter, sizes, config.cluster.slabs),
         batch=min(training.batch, training.micro_batch),
         accumulates=_micro_batches(training.batch, training) > fewest,
+        slab=config.cluster.slabs > 1,
         optimiser=training.optimiser,
     )
 
@@ -140,14 +141,14 @@ def planned_step(config: RunConfig, volume: Volume) -> tuple[Segmenter, Workload
     return segmenter, training_work(config, segmenter, seen_sizes(volume.shape, data.block, data.halo))
 
 
-def check_training(config: RunConfig, volume: Volume) -> Tiling | None:
+def check_training(config: RunConfig, volume: Volume, begun: Tiling | None = None) -> Tiling | None:
     """Refuse a recipe whose training step cannot fit, and find out whether a map of the whole volume can.
 
     Returns
     -------
     Tiling or None
-        The training's blocks and their halo, where validation and test must map the volume block by block; none where
-        it fits in one piece, or where nobody knows the memory.
+        The blocks `begun` by a run that goes on, or the training's and their halo, where validation and test must map
+        the volume block by block; none where it fits in one piece, or where nobody knows the memory.
 
     Raises
     ------
@@ -155,24 +156,32 @@ def check_training(config: RunConfig, volume: Volume) -> Tiling | None:
         With the need, what there is, and what to change.
     """
     segmenter, work = planned_step(config, volume)
-    memory, slabs = memory_of_worker(config), config.cluster.slabs
-    if memory is None:
-        return None
-    sizes, need = work.sizes, training_peak(segmenter, work)
-    if need > memory.size:
-        raise InputError(
-            f"a training step on {work.batch} x {list(sizes)} cells needs {show_bytes(need)}, but there are "
-            f"{show_bytes(memory.size)} {memory.where}; {_ways_out(config, segmenter, work, memory, volume)}"
-        )
-    if config.data.block is None:
-        return None  # a step on the whole volume needs more than a map of it
-    whole = share_of_worker(segmenter, volume.shape, slabs)
-    if prediction_peak(segmenter, Workload(whole)) <= memory.size:
-        return None
-    tiling = Tiling(tuple(config.data.block), tuple(config.data.halo or [0] * len(sizes)))
-    for window in plan_map(volume.shape, tiling.block, tiling.halo, segmenter.network.multiple):
-        segmenter.slabs(window.sizes[0], slabs)
+    memory, slabs, tiling = memory_of_worker(config), config.cluster.slabs, begun
+    if memory is not None:
+        sizes, need = work.sizes, training_peak(segmenter, work)
+        if need > memory.size:
+            raise InputError(
+                f"a training step on {work.batch} x {list(sizes)} cells needs {show_bytes(need)}, but there are "
+                f"{show_bytes(memory.size)} {memory.where}; {_ways_out(config, segmenter, work, memory, volume)}"
+            )
+        # A step on the whole volume needs more than a map of it.
+        if tiling is None and config.data.block is not None and not _maps(segmenter, volume, slabs, memory):
+            tiling = Tiling(tuple(config.data.block), tuple(config.data.halo or [0] * len(sizes)))
+    if tiling is not None:
+        windows = plan_map(volume.shape, tiling.block, tiling.halo, segmenter.network.multiple)
+        thinnest = min(window.sizes[0] for window in windows)
+        try:
+            segmenter.slabs(thinnest, slabs)
+        except ConfigError as error:
+            raise InputError(
+                f"the volume is mapped in {tiling}, one of which sees {thinnest} cells of the first axis, too few for "
+                f"{slabs} slabs; take another data.block or fewer slabs"
+            ) from error
     return tiling
+
+
+def _maps(segmenter: Segmenter, volume: Volume, slabs: int, memory: Memory) -> bool:
+    return prediction_peak(segmenter, Workload(share_of_worker(segmenter, volume.shape, slabs))) <= memory.size
 
 
 def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: Memory, volume: Volume) -> str:
@@ -186,7 +195,7 @@ def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: M
         seen = seen_sizes(volume.shape, config.data.block, config.data.halo)
         with contextlib.suppress(ConfigError):
             for count in itertools.count(slabs + 1):
-                share = replace(work, sizes=share_of_worker(segmenter, seen, count))
+                share = replace(work, sizes=share_of_worker(segmenter, seen, count), slab=True)
                 if training_peak(segmenter, share) <= memory.size:
                     ways.append(f"share each sample by cluster.slabs {count} and as many cluster.workers")
                     break

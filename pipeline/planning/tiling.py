@@ -15,8 +15,6 @@ Cells = tuple[slice, ...]
 """A part of the space, a slice along each axis."""
 Wanted = Callable[[Cells], bool]
 """Whether anything is wanted of a block."""
-Share = Callable[[Window], Window]
-"""From a block to the part of it that a rank maps."""
 Read = Callable[[Cells], np.ndarray]
 """From a part of the space to raw data, float32 [C, *N]; NaN = no data."""
 
@@ -117,7 +115,7 @@ def map_pieces(
     wanted: Wanted | None = None,
     rank: int = 0,
     world: int = 1,
-    share: Share | None = None,
+    share: Callable[[Window], Window] | None = None,
 ) -> Iterator[Piece]:
     """Run a network over a volume, or over one rank's share of its blocks, without gradients, piece after piece.
 
@@ -140,7 +138,7 @@ def map_pieces(
     rank, world
         This rank and the number of ranks: of those that are wanted, rank r takes block r, r + world, ...
     share
-        Given where others map the rest of each block meanwhile; of some blocks it may be nothing but halo.
+        Takes a rank's part of a block, which may be nothing but halo, where others map the rest meanwhile.
 
     Yields
     ------

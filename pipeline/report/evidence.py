@@ -1,6 +1,6 @@
 """What a run's folder proves: its numbers and its pictures, the missing ones computed and drawn."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from datasets.volume import Part, Volume
 from pipeline.pictures.curves import draw_confusion, draw_curves, draw_depths, draw_inversion
 from pipeline.pictures.run import draw_map, draw_parts
 from pipeline.planning.depth import Depth, memory_over_depth
-from pipeline.planning.memory import trial_segmenter
+from pipeline.planning.memory import memory_here, plan_prediction, trial_segmenter
 from pipeline.run import Run
 from pipeline.scoring.leaks import picture_leaks
 from pipeline.scoring.metrics import confusion
@@ -108,7 +108,10 @@ def _map(found: Evidence, volume: Volume, path: Path) -> None:
     run = found.run
     model = load_segmenter(best_checkpoint(run.folder))
     factor = int(model.factor)
-    prediction = predict_classes(model, run, torch.device("cpu"))
+    # A run in slabs maps in one piece what this process may not.
+    tiling = run.prepared.tiling or plan_prediction(model, volume.shape, memory_here(False), approximate=True)
+    alone = replace(run, prepared=replace(run.prepared, tiling=tiling))
+    prediction = predict_classes(model, alone, torch.device("cpu"))
     if found.matrix is None:
         target = volume.read_labels(run.split, found.part, factor=factor)
         found.matrix = confusion(prediction, target, len(volume.classes))

@@ -34,7 +34,9 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     tracker = Tracker(uri, run_id) if run_id and not config.model else None
     target = test_labels(scorer, run.volume, run.split, str(run.folder))
     names = scorer.description.classes
-    tiling = scorer.plan(run.volume, approximate=True) if config.model else run.prepared.tiling
+    tiling = None if config.model else run.prepared.tiling
+    if tiling is None or not scorer.fits(tiling, run.volume):  # a run in slabs maps what one worker may not
+        tiling = scorer.plan(run.volume, approximate=True)
     matrix = count_hits(scorer, run.volume, target, tiling)
     measured = scores(matrix)
     columns = {scorer.version: measured}

@@ -28,17 +28,7 @@ from pipeline.training.validation import Known, validate
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the loop ended.
-
-    Attributes
-    ----------
-    progress, interrupted
-        The last record, and whether it was asked to stop.
-    model
-        The network with its last weights.
-    place
-        This rank's part of the work.
-    """
+    """How the loop ended: the last record, whether it was asked to stop, the last weights, and this rank's place."""
 
     progress: Progress
     interrupted: bool

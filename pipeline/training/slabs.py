@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from datasets.samples.blocks import Window
 from pipeline.training.gradient_sum import sum_over_ranks
 
 T = TypeVar("T")
+_PATIENCE = timedelta(minutes=30)  # as Ray gives the whole group; NCCL alone would give 10
 
 
 class RankSlab:
@@ -80,7 +82,7 @@ def take_place(rank: int, world: int, slabs: int) -> Place:
     if slabs == 1:
         return Place(rank, world)
     starts = range(0, world, slabs)
-    groups = [dist.new_group(list(range(start, start + slabs))) for start in starts]
+    groups = [dist.new_group(list(range(start, start + slabs)), _PATIENCE) for start in starts]
     return Place(rank // slabs, len(starts), RankSlab(rank, slabs, groups[rank // slabs]))
 
 

@@ -186,7 +186,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     with alone(folder), _old_run_kept(folder, resume=resume, overwrite=overwrite):
         if resume:
             run = _reopen(config)
-            if run.prepared.tiling is None and check_training(run.config, run.volume) is not None:
+            if check_training(run.config, run.volume, run.prepared.tiling) != run.prepared.tiling:
                 raise InputError(
                     f"{run.folder} maps its volume in one piece, which no longer fits; go on with more memory, or "
                     "train again under another --name"

@@ -265,5 +265,8 @@ def test_rows_of_a_sample_are_those_of_its_view(
             for kind in (0, 1):
                 np.testing.assert_array_equal(np.concatenate([part[kind] for part in others], axis=1 - kind), one[kind])
             seen.add(one[0].tobytes())
+        for part in parts:
+            if part._kept is not None:
+                assert sum(raw.shape[1] for raw, _ in part._kept.values()) <= whole.windows[0].sizes[0]
     assert len(seen) > 3
     assert sum(part.sample_bytes for part in parts) == whole.sample_bytes

@@ -1,5 +1,6 @@
 """Workers that share each sample, a slab each: they train to the weights of one worker, and score what it scores."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from torch import Tensor
 from datasets.errors import InputError
 from datasets.volume import Volume
 from models.config import ConfigError
-from pipeline.config import BatchConfig, ClusterConfig, RunConfig
-from pipeline.planning.memory import check_training
-from pipeline.planning.tiling import Tiling
+from pipeline.config import BatchConfig, ClusterConfig, EvaluateConfig, RunConfig
+from pipeline.planning import tiling as tiling_module
+from pipeline.planning.memory import Memory, check_training
+from pipeline.planning.tiling import Piece, Tiling
 from pipeline.run import Run
+from pipeline.scoring.evaluate import evaluate
 from pipeline.training.checkpoint import Meta, Snapshot
 from pipeline.training.context import Context, Silent
 from pipeline.training.loop import Outcome, fit
@@ -22,6 +25,17 @@ from pipeline.training.prepare import prepare
 from pipeline.training.train import train
 from pipeline.training.validation import predict_classes
 from tests.pipeline.training.ranks import on_ranks
+
+
+class Counted:
+    """A function that counts its calls."""
+
+    def __init__(self, function: Callable[..., Piece]) -> None:
+        self.function, self.calls = function, 0
+
+    def __call__(self, *arguments: object) -> Piece:
+        self.calls += 1
+        return self.function(*arguments)
 
 
 class Kept(Silent):
@@ -143,6 +157,32 @@ def test_what_cannot_be_cut_is_refused_before_any_work(recipe):
     assert text.startswith("network.boundary is reflect, but a volume in 2 slabs ends in zeros; ")
     text = refused(replace(config, cluster=ClusterConfig(workers=4, slabs=2)), InputError)
     assert "makes 1, fewer than cluster.workers 4 in 2 slabs take at once" in text
+
+
+def test_blocks_whose_last_is_too_thin_are_refused_also_for_a_run_that_goes_on(recipe):
+    words = r"blocks of 10 x 24 cells .* one of which sees 4 cells of the first axis, too few for 2 slabs; take another"
+    config = recipe("thin", steps=2, validate_every=2, batch=1)
+    config = replace(config, data=replace(config.data, block=[10, 24], halo=[0, 0]))
+    shared = replace(config, cluster=ClusterConfig(workers=2, slabs=2))
+    tiling = Tiling((10, 24), (0, 0))
+    assert check_training(config, Volume.open(config.data), tiling) == tiling
+    with pytest.raises(InputError, match=words):
+        check_training(shared, Volume.open(config.data), tiling)
+    run = train(config)
+    in_blocks(run)
+    with pytest.raises(InputError, match=words):
+        train(shared, resume=True)
+
+
+def test_what_one_process_cannot_map_whole_is_scored_in_blocks(recipe, monkeypatch, capsys):
+    """As of a run in slabs, each of which fits: its own tiling says nothing of one process."""
+    run = train(recipe("scored", steps=2, validate_every=2))
+    whole = evaluate(EvaluateConfig(run=str(run.folder)))
+    monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: Memory(60_000, "free"))
+    monkeypatch.setattr("pipeline.planning.tiling._map_window", counted := Counted(tiling_module._map_window))
+    blocks = evaluate(EvaluateConfig(run=str(run.folder)))
+    assert counted.calls > 1
+    assert blocks.oa == pytest.approx(whole.oa, abs=0.05)
 
 
 def test_a_worker_needs_the_memory_of_its_slab_and_is_told_how_many_would_do(recipe):
