@@ -194,8 +194,7 @@ class LayerBytes:
         """Book what the gradient of the kernel takes, with its result."""
         result = self.shape.kernel * SINGLE
         if self.convolves:
-            ended = int(self.thin(kept) * (1 + 2 * self.shape.operator.reach / self.shape.sizes[0]))
-            loaded, making = (ended, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
+            loaded, making = (0, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
             self.ledger.touch(2 * result + max(loaded + self._halves(kept), making))
         else:
             self.ledger.touch(2 * result + (self._piece(kept) * kept.loading if kept.converts else 0))
@@ -203,11 +202,13 @@ class LayerBytes:
     def _halves(self, kept: Kept) -> int:
         """Return the bytes of copies of a small sample in single precision that is cut into two for oneDNN."""
         sizes, channels = self.shape.sizes, self.shape.channels
+        if len(sizes) < 3 or self.batch > 1 or kept.force != SINGLE:
+            return 0
         row, pieces = channels * math.prod(sizes[1:]), self.zeros and kept.converts
         rows = self._piece(kept) // row if pieces else sizes[0]
         exchanged = exchanges(len(sizes), channels, 1, torch.float32, "cpu")
         numbers = (self.shape.rank if exchanged else channels) * rows * sizes[1]
-        if len(sizes) < 3 or self.batch > 1 or numbers > ONEDNN_LEAST or kept.force != SINGLE:
+        if numbers > ONEDNN_LEAST:
             return 0
         # Padded for an even number of rows; as the input for its halo too, and cut.
         copies = rows % 2 if exchanged else 1 + (not pieces or rows % 2)
