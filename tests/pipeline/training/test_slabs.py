@@ -90,7 +90,7 @@ SCORES = ("validation/miou", "validation/oa", "validation/kappa")
     ("workers", "slabs", "data", "network"),
     [
         (2, 2, {}, {}),
-        (4, 2, {"block": [16, 24], "halo": [4, 0], "labelled_share": None}, {"layers": "4 d4 d4 u4 u4"}),
+        (4, 2, {"block": [16, 24], "halo": [8, 0]}, {"layers": "4 d4 d4 u4 u4"}),
         (3, 3, {}, {"layers": "8*2 d8", "states": "exact", "padding": "reflect"}),
         (3, 3, {"block": [8, 24], "halo": [4, 0]}, {}),  # some slabs are nothing but halo
     ],
