@@ -72,17 +72,17 @@ class Arithmetic(ABC):
 class FloatStates(Arithmetic):
     """States in the input's floating point: recovered to rounding, which grows with depth."""
 
-    def encode(self, x: Tensor) -> Tensor:  # noqa: D102
+    def encode(self, x: Tensor) -> Tensor:
         return x.clone()
 
-    def decode(self, stored: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: D102
+    def decode(self, stored: Tensor, dtype: torch.dtype) -> Tensor:
         return stored.to(dtype, copy=True)
 
     @property
-    def converts(self) -> bool:  # noqa: D102
+    def converts(self) -> bool:
         return self.force_dtype is not None
 
-    def add(self, target: Tensor, force: Tensor) -> None:  # noqa: D102
+    def add(self, target: Tensor, force: Tensor) -> None:
         target.add_(force)
 
 
@@ -122,18 +122,18 @@ class GridStates(Arithmetic):
         """
         return 3 / 8 * self.reach
 
-    def encode(self, x: Tensor) -> Tensor:  # noqa: D102
+    def encode(self, x: Tensor) -> Tensor:
         return (x * 2.0**self.grid_bits).round_().to(_STATE_TYPES[self.state_bits])
 
-    def decode(self, stored: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: D102
+    def decode(self, stored: Tensor, dtype: torch.dtype) -> Tensor:
         return stored.to(dtype).mul_(self.spacing)
 
-    def load(self, stored: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: D102
+    def load(self, stored: Tensor, dtype: torch.dtype) -> Tensor:
         if self.force_dtype is torch.float16:
             return stored.to(torch.float32).mul_(self.spacing).to(torch.float16)
         return super().load(stored, dtype)
 
-    def add(self, target: Tensor, force: Tensor) -> None:  # noqa: D102
+    def add(self, target: Tensor, force: Tensor) -> None:
         if self.force_dtype is torch.float16:
             force = force.to(torch.float32).mul_(2.0**self.grid_bits)
         # On a grid this fine a force in bfloat16 is made of whole numbers but for the smallest, so cutting is rounding.

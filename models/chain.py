@@ -34,11 +34,15 @@ Channels = list[int] | slice
 
 @dataclass(frozen=True)
 class ChainLayer:
-    """Static part of a layer: its operator, what happens to the grid before it, and the weight a = h^2 of the force."""
+    """Static part of a layer: its operator, what happens to the grid before it, and the weight a = h^2 of the force.
+
+    Where it `keeps` its hidden layer K X_j + b, the backward pass need not compute that again.
+    """
 
     operator: SymmetricOperator
     resample: Resample
     weight: float
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,26 +96,29 @@ def _hidden(layer: ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
     return z if unit == 1 else z.mul_(unit)
 
 
-def _step_forward(plan: ChainPlan, layer: ChainLayer, pair: Pair, kernel: Tensor, bias: Tensor) -> None:
+def _step_forward(plan: ChainPlan, layer: ChainLayer, pair: Pair, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Step the states in place, from j-1 and j to j and j+1; return z = K X_j + b."""
     operator, force_type = layer.operator, pair.arithmetic.force_type(pair.dtype)
     kernel, bias = kernel.to(force_type), bias.to(force_type)
     z = _hidden(layer, pair, kernel).add_(operator.align(bias))
     force = plan.activation.value(z).mul_(-layer.weight / pair.arithmetic.loaded_unit)
     operator.advance(pair, operator.spread(operator.shut(force, pair), pair), kernel)
+    return z
 
 
 def _step_back(
-    plan: ChainPlan, layer: ChainLayer, states: Pair, adjoint: Pair, kernel: Tensor, bias: Tensor
+    plan: ChainPlan, layer: ChainLayer, states: Pair, adjoint: Pair, kernel: Tensor, bias: Tensor, z: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Step states and adjoint back in place, from j and j+1 to j-1 and j; return the gradients of kernel and bias.
 
-    With z = K X_j + b and w = K l_{j+1}, the force of the adjoint is -a K^T (s'(z) w), and the gradient of the kernel
-    correlates X_j with s'(z) w and l_{j+1} with s(z).
+    With z = K X_j + b, where it is kept, and w = K l_{j+1}, the force of the adjoint is -a K^T (s'(z) w), and the
+    gradient of the kernel correlates X_j with s'(z) w and l_{j+1} with s(z).
     """
     operator, force_type = layer.operator, states.arithmetic.force_type(states.dtype)
     unit = states.arithmetic.loaded_unit
-    kernel_force, bias_force = kernel.to(force_type), bias.to(force_type)
-    z = _hidden(layer, states, kernel_force).add_(operator.align(bias_force))
+    kernel_force = kernel.to(force_type)
+    if z is None:
+        z = _hidden(layer, states, kernel_force).add_(operator.align(bias.to(force_type)))
     pushed = plan.activation.slope(z).mul_(_hidden(layer, adjoint, kernel_force)).mul_(-layer.weight)
     bias_gradient = operator.bias_gradient(operator.own(pushed, adjoint))
     # The force of the states goes in their own units, so both products for the kernel have the same unit to undo.
@@ -125,8 +132,10 @@ def _step_back(
     return kernel_gradient, bias_gradient
 
 
-def _run_forward(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any], slab: Slab | None) -> Pair:
-    """Run all layers in place on one copy of the input; returns X_{L+1} and D_{L+1}."""
+def _run_forward(
+    plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any], slab: Slab | None, kept: list[Tensor] | None = None
+) -> Pair:
+    """Run all layers in place on one copy of the input; returns X_{L+1} and D_{L+1}, and appends what is kept."""
     grid = plan.arithmetic if isinstance(plan.arithmetic, GridStates) else None
     if grid is not None:
         check_input(grid, x_BcN, slab)
@@ -143,7 +152,10 @@ def _run_forward(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any], slab
             extremes.append(pair.extremes)
             if layer.resample:
                 pair.extremes.states += pair.state.aminmax()
-        _step_forward(plan, layer, pair, kernel, bias)
+        z = _step_forward(plan, layer, pair, kernel, bias)
+        if layer.keeps and kept is not None:
+            kept.append(z)
+        del z
     if grid is not None:
         check_layers(grid, extremes, slab)
         pair.extremes = None
@@ -159,12 +171,12 @@ def _read(pair: Pair, channels: Channels | None) -> Tensor:
 class ReversibleChain(torch.autograd.Function):
     """All layers at once: ``apply(plan, channels, slab, x, kernel_1, bias_1, angles_1, ...)`` gives [B, K, *N].
 
-    Kept for the backward pass are x, the last state, its increment, and the parameters, at any depth. Parameters are
-    inputs, so that data-parallel wrappers see their gradients.
+    Kept for the backward pass are x, the last state, its increment, the parameters, and the hidden layers that the plan
+    keeps. Parameters are inputs, so that data-parallel wrappers see their gradients.
     """
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any,
         plan: ChainPlan,
         channels: Channels | None,
@@ -173,15 +185,16 @@ class ReversibleChain(torch.autograd.Function):
         *parameters: Tensor | None,
     ) -> Tensor:
         with _conditions(plan, x_BcN.device):
-            pair = _run_forward(plan, x_BcN, parameters, slab)
-            out = _read(pair, channels)
-        ctx.plan, ctx.channels, ctx.pair = plan, channels, pair
+            ctx.kept = []
+            ctx.pair = _run_forward(plan, x_BcN, parameters, slab, ctx.kept)
+            out = _read(ctx.pair, channels)
+        ctx.plan, ctx.channels = plan, channels
         ctx.save_for_backward(x_BcN, *parameters)
         return out
 
     @staticmethod
     @torch.compiler.disable  # the engine calls it from within a compiled step, which would trace the loop over layers
-    def backward(ctx: Any, g_BKN: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+    def backward(ctx: Any, g_BKN: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "second derivatives of a telegraph network are not available: its backward pass is written by hand; "
@@ -199,7 +212,7 @@ class ReversibleChain(torch.autograd.Function):
             pair.state.sub_(pair.increment)
             pair.increment.neg_()
             adjoint, power = _start_adjoint(pair, g_BKN, ctx.channels)
-            gradients = _run_back(plan, pair, adjoint, parameters)
+            gradients = _run_back(plan, pair, adjoint, parameters, ctx.kept)
             plan.watch.error = _inversion_error(plan, x_BcN, pair)
             g_x_BcN = None
             if ctx.needs_input_grad[3]:
@@ -233,11 +246,15 @@ def _start_adjoint(pair: Pair, g_BKN: Tensor, channels: Channels | None) -> tupl
     return Pair(state, state.clone(), FloatStates(force_dtype), pair.dtype, slab=pair.slab), power
 
 
-def _run_back(plan: ChainPlan, pair: Pair, adjoint: Pair, parameters: Sequence[Any]) -> list[Tensor | None]:
-    """Step all layers back; returns the gradients of the parameters in their order."""
+def _run_back(
+    plan: ChainPlan, pair: Pair, adjoint: Pair, parameters: Sequence[Any], kept: list[Tensor]
+) -> list[Tensor | None]:
+    """Step all layers back and use up what was kept; returns the gradients of the parameters in their order."""
     gradients: list[Tensor | None] = []
     for layer, kernel, bias, angles in reversed(with_weights(plan, parameters)):
-        kernel_gradient, bias_gradient = _step_back(plan, layer, pair, adjoint, kernel, bias)
+        kernel_gradient, bias_gradient = _step_back(
+            plan, layer, pair, adjoint, kernel, bias, kept.pop() if layer.keeps else None
+        )
         angles_gradient = _resample_back(layer.resample, pair, adjoint, angles)
         gradients += [angles_gradient, bias_gradient, kernel_gradient]
     return gradients[::-1]

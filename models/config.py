@@ -12,7 +12,7 @@ States = Literal["auto", "float", "exact"]
 Boundary = Literal["zeros", "reflect", "periodic"]
 Coarsening = Literal["haar", "learned"]
 
-SEGMENTER_FORMAT = 2  # version of SegmenterConfig's JSON and of a state dict's names; all up to this are read
+SEGMENTER_FORMAT = 3  # version of SegmenterConfig's JSON and of a state dict's names; all up to this are read
 _LAYER = re.compile(r"(?P<resample>[du]?)(?P<rank>[1-9]\d*)(?P<form>p|g[1-9]\d*)?(?:\*(?P<times>[1-9]\d*))?\Z")
 
 
@@ -128,6 +128,9 @@ class NetworkConfig:
     state_bits
         Bits of an exact state: 32, or 16, which halves the memory and rounds a thousand times coarser: beyond some 30
         layers the gradients are no longer those of the network.
+    kept_hidden
+        Thin hidden layers that training keeps from the forward pass, which saves one of eight products of each: up to
+        this many numbers for each number of a state, at the coarsest levels first. 0 keeps none.
     init_gain
         Initial kernels have deviation gain / sqrt(fan-in) / sqrt(depth): deep networks must start gently.
     read_channels
@@ -146,6 +149,7 @@ class NetworkConfig:
     states: States = "auto"
     grid_bits: int | None = None
     state_bits: Literal[16, 32] = 32
+    kept_hidden: float = 0.5
     init_gain: float = 1.0
     read_channels: list[int] = field(default_factory=list)
 
@@ -161,6 +165,8 @@ class NetworkConfig:
             raise ConfigError(f"network.step is {self.step}; the leapfrog needs a positive step, such as 0.2")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError(f"network.kernel is {self.kernel}; take an odd edge length such as 3")
+        if not self.kept_hidden >= 0:
+            raise ConfigError(f"network.kept_hidden is {self.kept_hidden}; it must be 0, which keeps none, or more")
         if not self.init_gain > 0:
             raise ConfigError(f"network.init_gain is {self.init_gain}; it must be positive")
         if self.state_bits not in (16, 32):
@@ -238,7 +244,7 @@ class SegmenterConfig:
     def from_json(cls, text: dict[str, Any]) -> "SegmenterConfig":
         """Undo `to_json`, also after a journey through JSON, which turns the axes of `read_slice` into text.
 
-        What format 1 lacked has defaults that mean the same, but for its states, always in floating point.
+        What older formats lacked has defaults that mean the same, but for format 1's states, always in floating point.
 
         Raises
         ------

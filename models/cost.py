@@ -15,7 +15,7 @@ from models.symmetric import SymmetricOperator
 FORWARD_PRODUCTS = 2
 """Products of a layer's size in a forward pass: K x, and K^T of what comes out of the activation."""
 BACKWARD_PRODUCTS = 6
-"""Those of a backward pass: both of the state again, both of the adjoint, and two for the gradient of the kernel."""
+"""Of a backward pass: both of the state again, both of the adjoint, two for the kernel; one less where z is known."""
 STORED_BACKWARD_PRODUCTS = 4
 """Those of a backward pass that has stored all activations: input and kernel of both products."""
 
@@ -26,7 +26,7 @@ class LayerShape:
 
     Attributes
     ----------
-    operator, resample
+    operator, resample, keeps
         As in `ChainLayer`.
     sizes
         Cells along each axis of its grid.
@@ -38,6 +38,7 @@ class LayerShape:
 
     operator: SymmetricOperator
     resample: Resample
+    keeps: bool
     sizes: tuple[int, ...]
     channels: int
     rank: int
@@ -91,7 +92,7 @@ def layer_shapes(network: TelegraphNetwork, sizes: Sequence[int]) -> list[LayerS
             grid = [size // 2 if layer.resample == "coarsen" else size * 2 for size in grid]
         rank, per_group = kernel.shape[-2:]
         channels, learned = per_group * layer.operator.groups, 0 if angles is None else angles.numel()
-        shapes.append(LayerShape(layer.operator, layer.resample, tuple(grid), channels, rank, learned))
+        shapes.append(LayerShape(layer.operator, layer.resample, layer.keeps, tuple(grid), channels, rank, learned))
     return shapes
 
 
@@ -107,5 +108,7 @@ def prediction_flops(shapes: Sequence[LayerShape], batch: int = 1) -> int:
 
 def training_flops(shapes: Sequence[LayerShape], batch: int = 1, *, stored: bool = False) -> int:
     """Count the operations of a forward and a backward pass, ours or one with `stored` activations."""
-    backward = STORED_BACKWARD_PRODUCTS if stored else BACKWARD_PRODUCTS
-    return sum(shape.flops(batch, FORWARD_PRODUCTS + backward) for shape in shapes)
+    return sum(
+        shape.flops(batch, FORWARD_PRODUCTS + (STORED_BACKWARD_PRODUCTS if stored else BACKWARD_PRODUCTS - shape.keeps))
+        for shape in shapes
+    )

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from models.cost import layer_shapes
 from models.peak import Workload, parameter_bytes, training_peak
 from models.segmenter import Segmenter
+from models.temporaries import Kept
 
 _MOST_UNITS = 2**20
 
@@ -63,9 +65,13 @@ def largest_sizes(
 def most_layers(segmenter: Segmenter, work: Workload, memory: int) -> int | None:
     """Return how many layers fit where every layer of the network is repeated as often as the others, or None.
 
-    Depth costs no state, only `Workload.copies` of the weights.
+    Depth costs no state, only `Workload.copies` of the weights, and hidden layers until as many are kept as may be.
     """
-    spare = memory - training_peak(segmenter, work)
+    spare, network = memory - training_peak(segmenter, work), segmenter.network
     if spare < 0:
         return None
-    return len(segmenter.network.plan.layers) * (1 + spare // (work.copies * parameter_bytes(segmenter)))
+    weights, shapes = work.copies * parameter_bytes(segmenter), layer_shapes(network, work.sizes)
+    size = work.batch * Kept.of(network.plan.arithmetic).force
+    hidden, kept = (size * sum(s.rank * s.cells for s in shapes if s.keeps or every) for every in (True, False))
+    most = int(network.config.kept_hidden * shapes[0].channels * shapes[0].cells * size)
+    return len(shapes) * (1 + max(0, (spare + kept - hidden) // (weights + hidden), (spare + kept - most) // weights))

@@ -4,7 +4,8 @@ B batch, c input channels, C state channels, N space, r rank.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,20 @@ def choose_operator(
     if groups == 1 and 2 * edge**space * rank <= channels:
         return Products(space, edge, boundary)
     return Convolution(space, edge, boundary, groups)
+
+
+def keep_hidden(layers: Sequence[ChainLayer], kernels: Iterable[Tensor], most: float) -> tuple[ChainLayer, ...]:
+    """Let layers keep their hidden layers, `most` numbers in all for each number of a state.
+
+    Where kernels are wide a number saves most multiplications; of equals, the last ones are used up first.
+    """
+    chosen, shapes, taken = list(layers), [kernel.shape for kernel in kernels], 0.0
+    for at in sorted(range(len(layers)), key=lambda at: (-shapes[at].numel() // shapes[at][-2], -at)):
+        rank, per_group = shapes[at][-2:]
+        taken_then = taken + rank / (per_group * layers[at].operator.groups)  # states are as large at every level
+        if round(taken_then, 9) <= most:
+            chosen[at], taken = replace(layers[at], keeps=True), taken_then
+    return tuple(chosen)
 
 
 class TelegraphNetwork(nn.Module):
@@ -122,7 +137,7 @@ class TelegraphNetwork(nn.Module):
         self.multiple = 2**deepest
         self.watch = Watch()
         self.plan = ChainPlan(
-            layers=tuple(plan),
+            layers=keep_hidden(plan, self.kernels, config.kept_hidden),
             activation=ACTIVATIONS[config.activation],
             repeat=config.repeat,
             arithmetic=choose_arithmetic(config),

@@ -25,10 +25,8 @@ class Workload:
 
     Attributes
     ----------
-    sizes
-        Cells of the input along each axis.
-    batch
-        Samples at once.
+    sizes, batch
+        Cells of the input along each axis, and samples at once.
     labelled
         Labelled cells of all of them; only they enter the loss.
     accumulates
@@ -125,8 +123,10 @@ def _input(segmenter: Segmenter, work: Workload, ledger: Ledger) -> int:
     return raw * SINGLE + taken
 
 
-def _forward(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], ledger: Ledger) -> tuple[int, int]:
-    """Run all layers forward; returns the bytes of the two states and of what is read."""
+def _forward(
+    segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], ledger: Ledger, *, training: bool = False
+) -> tuple[int, int]:
+    """Run all layers forward, and hold what they keep for a backward pass; returns the bytes of states and result."""
     kept, state = Kept.of(segmenter.network.plan.arithmetic), state_bytes(segmenter, work.sizes, work.batch)
     if kept.grid:
         ledger.touch(state // kept.stored * 2 * SINGLE + state)
@@ -139,6 +139,7 @@ def _forward(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape],
             layer.spread(kept)
             with ledger.holding(0 if layer.convolves else layer.spread_bytes(kept)):
                 layer.advance(kept)
+        ledger.hold(layer.thin(kept) if training and shape.keeps else 0)
     return pair, ledger.hold(work.batch * shapes[-1].cells * len(segmenter.classes) * SINGLE)
 
 
@@ -149,7 +150,7 @@ def _step(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], le
     cells = work.batch * math.prod(segmenter.output_shape(work.sizes))
     target = ledger.hold(cells * _TARGET)
     taken = _input(segmenter, work, ledger)
-    pair, read = _forward(segmenter, work, shapes, ledger)
+    pair, read = _forward(segmenter, work, shapes, ledger, training=True)
     ledger.hold(cells)  # which cells are labelled
     chosen = work.labelled * len(segmenter.classes) * SINGLE
     indices = work.labelled * (len(work.sizes) + 1) * _INDEX
@@ -178,7 +179,10 @@ def _layer_back(layer: LayerBytes, states: Kept, adjoint: Kept) -> None:
     """Book a layer's step back, in the order of `chain._step_back`."""
     ledger = layer.ledger
     thin, spread = layer.thin(states), layer.spread_bytes(states)
-    layer.hidden(states)
+    if layer.shape.keeps:
+        ledger.drop(thin)
+    else:
+        layer.hidden(states)
     with ledger.holding(2 * thin):  # z, then what is pushed back through the activation
         ledger.touch(layer.shape.rank * layer.cells)
         layer.hidden(adjoint)

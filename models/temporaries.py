@@ -30,12 +30,9 @@ class Kept:
     ----------
     stored, force
         Bytes of a number as it is kept, and of one that the force is made of.
-    converts
-        Whether a piece is converted before the force is computed.
-    grid
-        Whether whole numbers are kept.
-    half
-        Whether the force is in float16, which takes a detour by float32.
+    converts, grid, half
+        Whether a piece is converted before the force is computed, whether whole numbers are kept, and whether the force
+        is in float16, which takes a detour by float32.
     """
 
     stored: int

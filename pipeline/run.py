@@ -29,10 +29,8 @@ class Prepared:
         Configuration of the network with its normalisation.
     mean, deviation
         Statistics of the data, float32, broadcast against [channels, *space].
-    weights
-        Weight of each class in the loss.
-    counts
-        Labelled cells of each class, by part of the split.
+    weights, counts
+        Weight of each class in the loss, and its labelled cells, by part of the split.
     volume_digest, split_digest
         SHA-256 of the volume's identity and of the split: two runs compare only where both agree.
     tiling

@@ -19,10 +19,9 @@ class Geometry:
 
     Attributes
     ----------
-    cell
-        Dimension -> distance between the centres of neighbouring cells; none where it is unknown or not the same.
-    units
-        Dimension -> units of that distance.
+    cell, units
+        Dimension -> distance between the centres of neighbouring cells, none where it is unknown or not the same, and
+        its units.
     uneven
         Dimensions whose steps differ, with the smallest and the largest step.
     azimuth
@@ -31,10 +30,8 @@ class Geometry:
         Horizontal dimensions along which one position jumps by half a cell, or one in a hundred by a twentieth.
     crs
         Name of the coordinate system, or empty.
-    geographic
-        Whether positions are degrees.
-    placed
-        Whether there are positions at all.
+    placed, geographic
+        Whether there are positions, and whether they are degrees.
     """
 
     cell: dict[str, float | None] = field(default_factory=dict)

@@ -26,7 +26,7 @@ def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
         Over the entries' dimensions: ``count``, ``mean``, ``deviation``, ``minimum``, ``maximum``, the cells of exactly
         these (``at_minimum``, ``at_maximum``) and the mean cells of the occupied bins beside them; with ``percentile``
         the values at `SHARES`; with ``bin`` the ``histogram`` between its ``edges``, whose outermost bins reach to the
-        smallest and the largest value. ``dead`` marks columns of the map that never change. The attribute ``overall``
+        extremes. ``dead`` marks columns of the map that never change. The attribute ``overall``
         holds the same of all entries together.
     """
     whole, dtype = gathered.sketch, plan.dtype

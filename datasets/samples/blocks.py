@@ -130,10 +130,8 @@ def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], mu
     ----------
     shape
         Cells of the volume along its space axes.
-    block
-        Cells of a block, rounded down to multiples of `multiple`, and to the volume.
-    halo
-        Cells around a block, on either side, rounded up to multiples of `multiple`.
+    block, halo
+        Cells of a block, rounded down to multiples of `multiple` and to the volume, and on either side, rounded up.
     multiple
         Cells of the volume in a cell of the network's coarsest grid.
 

@@ -37,18 +37,14 @@ class Gap:
         less lies between them.
     nearest
         Two such cells, one of each part; of several pairs one on a line along an axis, near the map's middle.
-    euclidean
-        Smallest straight distance between the centres of two cells, in cells.
-    metres
-        The same in metres; none where the map's steps are not known in metres along all dimensions.
+    euclidean, metres
+        Smallest straight distance between the centres of two cells, in cells, and in metres where all steps are known.
     along
         Dimension -> smallest distance of two cells on one line along it; none where no line meets both parts.
     histogram
         Cells of the second part at the Chebyshev distance 0, 1, 2, ... from the first part.
-    violations
-        Cells of the second part within the buffer of the first.
-    first_violation
-        The nearest cell of the first part, and the first of these; none without violations.
+    violations, first_violation
+        Cells of the second part within the buffer of the first; the nearest cell of the first part, and the first such.
     """
 
     parts: tuple[str, str]

@@ -65,10 +65,8 @@ class Loader:
         Blocks, halo, and the share of samples with labels.
     factor
         How much coarser the network's output grid, and so the labels, is.
-    batch
-        Samples a step over all ranks.
-    micro_batch
-        Samples of a step that stay together on one rank.
+    batch, micro_batch
+        Samples a step over all ranks, and those that stay together on one rank.
     seed
         Seed of order and views.
     augment_until
@@ -89,8 +87,7 @@ class Loader:
     waited
         Seconds that the caller has waited for samples.
     samples_read, bytes_read
-        Samples given to the caller, `rows` being a part of one, and the bytes of data and labels read for them, as the
-        network takes them; a volume that is one block is read once.
+        Samples given to the caller, `rows` being a part of one, and the bytes of data and labels read for them.
 
     Raises
     ------

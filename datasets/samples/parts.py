@@ -44,9 +44,9 @@ def deal(counts_KB: np.ndarray, fractions: Sequence[float], rng: np.random.Gener
 
     Iterative stratification of the labelled cells of each class in each block: the class with the fewest left is dealt
     first, while there is most freedom. Its first block goes to training, then one to each part that has none of it,
-    every other to the part that still lacks most of that class, then most of all classes (after Sechidis, Tsoumakas and
-    Vlahavas 2011, "On the stratification of multi-label data", which has no such guarantees: there a class of three
-    blocks can miss in validation or test). Returns uint8 [B]; blocks without labels are `UNUSED`.
+    every other to the part that still lacks most of that class, then most of all classes (after Sechidis et al. 2011,
+    "On the stratification of multi-label data", where a class of three blocks can miss in validation or test). Returns
+    uint8 [B]; blocks without labels are `UNUSED`.
     """
     parts_B = np.zeros(counts_KB.shape[1], np.uint8)
     shares = np.asarray(fractions, float)

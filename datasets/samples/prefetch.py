@@ -15,8 +15,8 @@ def read_ahead(
 ) -> Generator[Value, None, None]:
     """Yield ``read(key)`` of every key, in order.
 
-    Threads, not processes: decompression and network release the interpreter's lock, and a fork of a process that has
-    used Dask's or Zarr's threads may hang. Closing the iterator, or an exception, cancels what has not begun, waits for
+    Threads: decompression and network release the interpreter's lock, and a fork of a process that has used Dask's or
+    Zarr's threads may hang. Closing the iterator, or an exception, cancels what has not begun, waits for
     what has, and ends the threads; use `contextlib.closing`.
 
     Parameters

@@ -31,8 +31,7 @@ def plan_chunks(
     sizes, itemsize
         Cells along each dimension, and bytes of one.
     preferred, block
-        Edges of chunks that the user asks for and of the blocks that will be read, along some dimensions; the others
-        are read whole.
+        Edges of chunks asked for and of blocks that will be read, along some dimensions; others are read whole.
     shard_bytes
         Largest shard; none means 64 MiB.
     within

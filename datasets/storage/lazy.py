@@ -58,10 +58,8 @@ def open_lazily(
         The store, and its parsed ``zarr.json``.
     version
         Version of that file, by which Dask tells an older store of the same address apart.
-    sparse
-        As `ArrayReader` takes it.
-    lenient
-        Variables that become lenient `StoredArray`s; each gets a masked neighbour ``NAME_gone``.
+    sparse, lenient
+        As `ArrayReader` takes it; variables that become lenient `StoredArray`s, each with a masked ``NAME_gone``.
 
     Returns
     -------

@@ -21,8 +21,7 @@ def backdrop(raw_CN: np.ndarray, keep: Sequence[int], *, colour: bool = False) -
     keep
         Space axes that stay, those of the labels; all others and the channels are averaged over.
     colour
-        Whether red, green and blue are the means of the last, middle and first third of what is averaged over (long,
-        middle and short wavelengths of a spectrum).
+        Whether red, green and blue are the means of the last, middle and first third of what is averaged over.
 
     Returns
     -------

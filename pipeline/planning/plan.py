@@ -30,14 +30,10 @@ class Plan:
 
     Attributes
     ----------
-    name
-        The recipe's.
     layers, channels
         Number of layers, and the fewest and the most channels of a state.
-    parameters, parameter_bytes
-        Weights.
-    state_bytes
-        One state of one sample.
+    parameters, parameter_bytes, state_bytes
+        Weights, and one state of one sample.
     block, slabs, micro_batch, batch, training_flops, training_bytes
         Cells of a sample, workers that share it, samples at once; of a step on one of them, samples, operations, peak.
     shape, prediction_flops, prediction_bytes

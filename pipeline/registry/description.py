@@ -22,14 +22,12 @@ class ModelDescription:
     ----------
     classes
         Names of the classes, in the order of the output's channels.
-    space
-        Dimensions that the network convolves over, in order.
+    space, label_dims
+        Dimensions that the network convolves over, and those of the output, in order.
     sizes
         Cells along each dimension of `space` that takes only one size; none for any other.
     channel_dims, channel_sizes
         Dimensions flattened to input channels, in order, and their sizes.
-    label_dims
-        Dimensions of the output, in order.
     read_slice
         Axis of `space` that the output lacks -> cell at which it is read.
     factor

@@ -24,12 +24,10 @@ class Scores:
     ----------
     oa
         Overall accuracy: correct cells / all cells.
-    aa
-        Average accuracy: mean over the present classes of `accuracy`.
     kappa
         Cohen's kappa: (oa - e) / (1 - e), with e the agreement expected of independent labels of the same frequencies.
-    miou
-        Mean over the present classes of `iou`.
+    aa, miou
+        Average accuracy and mean IoU: means over the present classes of `accuracy` and of `iou`.
     iou
         Intersection over union of each class; NaN where the target does not hold the class.
     accuracy

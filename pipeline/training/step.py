@@ -94,10 +94,8 @@ def train_step(
 
     Parameters
     ----------
-    model
+    model, optimiser
         Maps raw data [B, C, *N] to logits [B, K, *L]; not wrapped: the gradients are added here.
-    optimiser
-        Its optimiser.
     samples
         Pairs of data float32 [C, *N] and labels int16 [*L].
     weights
@@ -114,7 +112,7 @@ def train_step(
     Returns
     -------
     StepResult
-        Loss, gradient norm, whether to stop, and whether a machine goes.
+        Of all ranks.
 
     Raises
     ------

@@ -30,4 +30,5 @@ def network_configs(draw: st.DrawFn, boundaries: tuple[str, ...] = ("zeros", "re
         states=states,  # type: ignore[arg-type]
         state_bits=draw(st.sampled_from([16, 32])) if exact else 32,  # type: ignore[arg-type]
         grid_bits=8 if exact else None,
+        kept_hidden=draw(st.sampled_from([0.0, 0.5, 100.0])),
     )

@@ -69,6 +69,7 @@ def networks(
         boundary=draw(st.sampled_from(boundaries), label="boundary"),
         coarsening=draw(st.sampled_from(["haar", "learned"]), label="coarsening"),
         states=draw(st.sampled_from(states), label="states"),
+        kept_hidden=draw(st.sampled_from([0.0, 0.5, 100.0]), label="kept"),
         **{
             name: draw(value, label=name) if isinstance(value, st.SearchStrategy) else value
             for name, value in fixed.items()

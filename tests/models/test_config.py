@@ -39,6 +39,7 @@ def test_hourglass_has_the_asked_depth_and_returns() -> None:
         ("repeat", 0, "network.repeat is 0; it must be 1 or more"),
         ("step", 0.0, "network.step is 0.0; the leapfrog needs a positive step, such as 0.2"),
         ("kernel", 4, "network.kernel is 4; take an odd edge length such as 3"),
+        ("kept_hidden", -0.5, "network.kept_hidden is -0.5; it must be 0, which keeps none, or more"),
         ("init_gain", -1.0, "network.init_gain is -1.0; it must be positive"),
         ("step", [0.2, 0.3], "network.step lists 2 steps for 12 layers; give one number, or one for each layer"),
         ("state_bits", 8, "network.state_bits is 8; states have 16 or 32 bits"),
@@ -59,13 +60,13 @@ def test_bad_numbers_are_named(field: str, value: float, message: str) -> None:
 def test_a_segmenter_survives_json() -> None:
     config = SegmenterConfig(NetworkConfig(layers="4 d8 u4", repeat=3), 2, 5, ["rock", "salt"], True, {1: 7})
     text = json.loads(json.dumps(config.to_json()))
-    assert text["format_version"] == 2
+    assert text["format_version"] == 3
     assert SegmenterConfig.from_json(text) == config
 
 
 def test_another_format_is_refused() -> None:
     text = SegmenterConfig(NetworkConfig(), 2, 5, ["rock", "salt"]).to_json() | {"format_version": 9}
-    with pytest.raises(ConfigError, match="written in format 9, but formats 1 to 2 are read here"):
+    with pytest.raises(ConfigError, match="written in format 9, but formats 1 to 3 are read here"):
         SegmenterConfig.from_json(text)
 
 

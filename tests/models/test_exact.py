@@ -73,12 +73,12 @@ class Recorder:
         self.compared = 0
         self._forward, self._back = chain._step_forward, chain._step_back
 
-    def forward(self, plan: chain.ChainPlan, layer: chain.ChainLayer, pair: Pair, *rest: Tensor) -> None:
+    def forward(self, plan: chain.ChainPlan, layer: chain.ChainLayer, pair: Pair, *rest: Tensor) -> Tensor:
         self.kept.append((pair.state.clone(), pair.increment.clone()))
-        self._forward(plan, layer, pair, *rest)
+        return self._forward(plan, layer, pair, *rest)
 
     def back(
-        self, plan: chain.ChainPlan, layer: chain.ChainLayer, states: Pair, adjoint: Pair, *rest: Tensor
+        self, plan: chain.ChainPlan, layer: chain.ChainLayer, states: Pair, adjoint: Pair, *rest: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         state, increment = self.kept.pop()
         assert torch.equal(states.state, state)

@@ -22,7 +22,7 @@ NAMES_AND_SHAPES = {
     "network.angles.1": [2, 12],
     "network.angles.2": [2, 12],
 }
-"""Of format 2: a change here is a new format, and the old one must still be read."""
+"""Of formats 2 and 3: a change here is a new format, and the old one must still be read."""
 
 
 def test_the_names_in_a_state_dict_are_those_of_its_format() -> None:
@@ -30,7 +30,7 @@ def test_the_names_in_a_state_dict_are_those_of_its_format() -> None:
     config = SegmenterConfig(network, 2, 3, ["rock", "salt"])
     state = Segmenter(config, torch.zeros(3, 1, 1), torch.ones(3, 1, 1)).state_dict()
     assert {name: list(tensor.shape) for name, tensor in state.items()} == NAMES_AND_SHAPES
-    assert SEGMENTER_FORMAT == 2
+    assert SEGMENTER_FORMAT == 3
     assert set(config.to_json()) == {
         "format_version", "network", "space", "channels", "classes", "validity", "read_slice",
     }  # fmt: skip
@@ -51,7 +51,7 @@ def test_a_checkpoint_of_format_1_is_read_and_computes_what_it_did() -> None:
 def test_the_settings_that_format_1_lacked_mean_what_it_meant() -> None:
     golden = json.loads(GOLDEN.read_text())["segmenter"]
     new = {field.name for field in fields(NetworkConfig)} - set(golden["network"])
-    assert new == {"boundary", "coarsening", "states", "grid_bits", "state_bits"}
+    assert new == {"boundary", "coarsening", "states", "grid_bits", "state_bits", "kept_hidden"}
     golden["network"]["force_dtype"] = "bfloat16"
     network = SegmenterConfig.from_json(golden).network
     assert (network.boundary, network.coarsening, network.exact) == ("zeros", "haar", False)

@@ -103,11 +103,11 @@ def test_a_layer_that_leaves_the_grid_is_named_by_all_slabs() -> None:
 
 
 def test_what_is_traded_goes_by_the_rank_and_not_by_the_channels() -> None:
-    few, many = (build(2, "2*3", channels=channels) for channels in (3, 300))
-    for network in (few, many):
+    for channels, kept, trades in ((3, 0, 3), (300, 0, 3), (300, 1, 2)):
+        network = build(2, "2*3", channels=channels, kept_hidden=kept)
         found = in_slabs(network, torch.randn(1, network.channels, 8, 10, dtype=torch.float64), 2, lambda y, _: y.sum())
         # Two hidden rows of rank 2 and 10 cells: once forward, for states and adjoint back, by both slabs.
-        assert found.traded == [2 * 2 * 10] * (3 * 3 * 2)
+        assert found.traded == [2 * 2 * 10] * (3 * trades * 2)
 
 
 def test_a_slab_is_padded_as_the_whole_volume_is() -> None:
