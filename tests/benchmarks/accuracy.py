@@ -30,7 +30,7 @@ UNET_STEPS = 2
 """The recipes were tuned for the telegraph network, so the U-Net takes twice their steps at the best of three rates."""
 LATER = {
     "data": ("halo", "labelled_share", "missing"),
-    "network": ("boundary", "coarsening", "states", "grid_bits", "state_bits"),
+    "network": ("boundary", "coarsening", "states", "grid_bits", "state_bits", "kept_hidden"),
     "training": ("memory",),
 }
 """Settings that are younger than the first results kept: they count only where a recipe sets them."""
