@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.volume import IGNORE, LABEL
 from models.config import NetworkConfig, SegmenterConfig
+from models.losses import IGNORED
 from models.peak import Workload, prediction_peak, training_peak
 from models.segmenter import Segmenter
 from pipeline.config import TrainingConfig
@@ -141,7 +141,7 @@ def measured(case: Case, device: torch.device) -> int:
     def draw_samples(sizes: tuple[int, ...], count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         samples = []
         for _ in range(count):
-            labels = np.full(sizes, IGNORE, LABEL)
+            labels = np.full(sizes, IGNORED, np.int16)
             chosen = draw.choice(labels.size, max(2, int(LABELLED * labels.size)), replace=False)
             labels.reshape(-1)[chosen] = chosen % 2
             samples.append((draw.standard_normal((case.channels, *sizes), np.float32), labels))

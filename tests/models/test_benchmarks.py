@@ -1,6 +1,8 @@
 """The benchmarks run, compare like with like, and say what they should; their figures are not judged here."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.config import parse_layers
+from tests.benchmarks import __main__ as suite
 from tests.benchmarks import inversion, network, paper, peers
 from tests.benchmarks.cases import CASES, QUICK, Case, even_hourglass
+from tests.benchmarks.measuring import ROOT
 from tests.benchmarks.ways import WAYS, make
 
 CPU = torch.device("cpu")
@@ -125,3 +129,26 @@ def test_the_papers_figures_follow_from_its_recipes() -> None:
     assert [round(number / 1e9, 2) for number in paper.kernel_bytes("seismic")] == [0.23, 41.16]
     assert paper.sizes_at("seismic", 0.25) == (64, 64, 64)
     assert paper.measure("bytes", "ours", "hyperspectral", 1 / 16, CPU) < 40 * paper.state_bytes("hyperspectral", 1 / 4)
+
+
+def test_all_of_them_run_where_neither_ray_nor_a_reader_is_installed() -> None:
+    absent = ("ray", "mlflow", "dask", "zarr", "obstore", "jsonargparse", "rasterio", "optuna", "monai")
+    modules = ", ".join(f"tests.benchmarks.{name}" for name in suite.ORDER)
+    program = f"import sys\nsys.modules.update(dict.fromkeys({absent}))\nimport {modules}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+
+
+def test_a_benchmark_that_fails_or_takes_too_long_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    assert suite.run("network", ["--quick"], 0.01) == "stopped after 0 s"
+    monkeypatch.setattr(suite, "ORDER", ("missing", "cases", "network"))
+    monkeypatch.setattr(sys, "argv", ["tests.benchmarks", "--quick", "--results", str(tmp_path)])
+    with pytest.raises(SystemExit, match="1"):
+        suite.main()
+    missing, cases, ours = capsys.readouterr().out.splitlines()[-3:]
+    assert missing.startswith("missing: failed after")
+    assert cases.startswith("cases: done in")
+    assert ours.startswith("network: done in")
+    assert len(list(tmp_path.glob("network-*.json"))) == 1
