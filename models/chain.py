@@ -12,8 +12,8 @@ both be stepped in place.
 """
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,14 +80,17 @@ def with_weights(plan: ChainPlan, parameters: Sequence[Any]) -> list[tuple[Chain
     return list(zip(plan.layers, parameters[::3], parameters[1::3], parameters[2::3], strict=True))
 
 
-def _conditions(plan: ChainPlan, device: torch.device) -> AbstractContextManager[Any]:
-    """Set what the passes of a chain need: no autocast, and equal kernels for equal bits."""
-    stack = ExitStack()
-    stack.enter_context(torch.no_grad())
-    stack.enter_context(torch.autocast(device.type, enabled=False))
-    if isinstance(plan.arithmetic, GridStates) and device.type == "cuda":
-        stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True))
-    return stack
+@contextmanager
+def _conditions(device: torch.device) -> Iterator[None]:
+    """Set what the passes of a chain need: no autocast, kernels that return the same bits again, and no TF32."""
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        try:
+            cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision = False, True, "ieee"
+            yield
+        finally:
+            cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision = before
 
 
 def _hidden(layer: ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
@@ -184,7 +187,7 @@ class ReversibleChain(torch.autograd.Function):
         x_BcN: Tensor,
         *parameters: Tensor | None,
     ) -> Tensor:
-        with _conditions(plan, x_BcN.device):
+        with _conditions(x_BcN.device):
             ctx.kept = []
             ctx.pair = _run_forward(plan, x_BcN, parameters, slab, ctx.kept)
             out = _read(ctx.pair, channels)
@@ -208,7 +211,7 @@ class ReversibleChain(torch.autograd.Function):
             )
         ctx.pair = None
         x_BcN, *parameters = ctx.saved_tensors
-        with _conditions(plan, x_BcN.device):
+        with _conditions(x_BcN.device):
             pair.state.sub_(pair.increment)
             pair.increment.neg_()
             adjoint, power = _start_adjoint(pair, g_BKN, ctx.channels)
@@ -284,7 +287,7 @@ def _inversion_error(plan: ChainPlan, x_BcN: Tensor, pair: Pair) -> Tensor:
     sums = x_BcN.new_zeros(2, dtype=torch.float64)
     wrong, scale = sums
     cells = pair.state.shape[-1] * pair.state.element_size()
-    for where in cut_grid(x_BNc.shape[0], x_BNc.shape[1:-1], cells):
+    for where in cut_grid(x_BNc.shape[0], x_BNc.shape[1:-1], cells, x_BNc.device.type):
         true = plan.arithmetic.encode(x_BNc[where]).unsqueeze(-2)
         difference = pair.state[where].unflatten(-1, (plan.repeat, -1)) - true
         wrong += plan.arithmetic.decode(difference, pair.dtype).square().sum(dtype=torch.float64)
@@ -319,5 +322,5 @@ def run(
     """
     if torch.is_grad_enabled():
         return ReversibleChain.apply(plan, channels, slab, x_BcN, *parameters)
-    with _conditions(plan, x_BcN.device):
+    with _conditions(x_BcN.device):
         return _read(_run_forward(plan, x_BcN, parameters, slab), channels)

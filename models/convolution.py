@@ -77,7 +77,7 @@ class Convolution(SymmetricOperator):
         batch, *sizes, channels = pair.state.shape
         if self.boundary != "zeros":
             return [(slice(at, at + 1), slice(0, sizes[0])) for at in range(batch)]
-        pieces = cut_grid(batch, sizes, channels * pair.state.element_size())
+        pieces = cut_grid(batch, sizes, channels * pair.state.element_size(), pair.state.device.type)
         if not overhang:
             return pieces
         starts, stops = {0: -overhang}, {sizes[0]: sizes[0] + overhang}
@@ -162,17 +162,17 @@ class Convolution(SymmetricOperator):
 
     def _exchanged_weight_gradient(self, pair: Pair, u: Tensor, kernel: Tensor) -> Tensor:
         """Correlate a hidden tensor, as the input of K^T, with the state; pieces of the state need no halo."""
-        turned = self._turned(kernel)
+        shape = self._taps_last(kernel.transpose(-1, -2)).shape
         pieces = self._cut(pair) if pair.arithmetic.converts else [(slice(None), slice(0, pair.state.shape[1]))]
         first = self.reach - self.overhang(pair)
         if pair.arithmetic.converts or (self.space == 3 and pair.state.shape[-1] < _FEW):
             # oneDNN takes twice the time to pad the first axis of a volume of few channels by itself.
             first, u = 0, self._ended(u, pair)
-        total = u.new_zeros(turned.shape, dtype=at_least_single(u.dtype))
+        total = u.new_zeros(shape, dtype=at_least_single(u.dtype))
         for samples, rows in pieces:
             hidden = self._image(u[samples, rows.start : rows.stop + 2 * (self.reach - first)])
             image, padding = self._image(pair.load((samples, rows))), self._padding(first, self.reach)
-            total += convolution_weight_gradient(hidden, image, turned.shape, padding)
+            total += convolution_weight_gradient(hidden, image, shape, padding)
         return self._taps_first(total.transpose(0, 1)).flip(tuple(range(self.space)))
 
     def bias_gradient(self, z: Tensor) -> Tensor:

@@ -80,9 +80,8 @@ class TelegraphNetwork(nn.Module):
     The precision of the force is `NetworkConfig.force_dtype`: `torch.autocast` around the network changes no bit,
     because the backward pass computes the forces again, and runs outside of autocast.
 
-    A second run has the same bits on the CPU with as many threads. On CUDA, exact states choose cuDNN's deterministic
-    kernels; for states in floating point set ``torch.backends.cudnn.deterministic = True`` and
-    ``torch.backends.cudnn.benchmark = False``.
+    A second run has the same bits on the CPU with as many threads, and on CUDA, where both passes choose cuDNN's
+    deterministic kernels. A force in float32 is never computed in TF32 there.
 
     The backward pass can be taken once for each forward pass and has no derivatives of its own. `torch.compile` leaves
     the network to its own code, by a graph break; `torch.export` gets the layers of `models.unrolled`.
@@ -135,7 +134,7 @@ class TelegraphNetwork(nn.Module):
         self.channels_out = state_channels
         self.factor = 2.0**level
         self.multiple = 2**deepest
-        self.watch = Watch()
+        self.watch = Watch(exact=config.exact)
         self.plan = ChainPlan(
             layers=keep_hidden(plan, self.kernels, config.kept_hidden),
             activation=ACTIVATIONS[config.activation],

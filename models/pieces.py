@@ -8,11 +8,12 @@ import itertools
 import math
 from collections.abc import Sequence
 
-PIECE_BYTES = 2 * 2**20  # larger temporaries go back to the system, and every fresh page costs its time
+PIECE_BYTES = {"cpu": 2 * 2**20, "cuda": 32 * 2**20}
+"""On a CPU larger temporaries go back to the system, and each fresh page costs its time; on a GPU each launch does."""
 LEAST_ROWS = 8  # a piece is read with its halo: fewer rows would read much of the state twice
 
 
-def cut_grid(batch: int, sizes: Sequence[int], cell_bytes: int) -> list[tuple[slice, slice]]:
+def cut_grid(batch: int, sizes: Sequence[int], cell_bytes: int, device: str = "cpu") -> list[tuple[slice, slice]]:
     """Cut a state [batch, *sizes] along its batch and its first axis of space.
 
     Parameters
@@ -21,31 +22,31 @@ def cut_grid(batch: int, sizes: Sequence[int], cell_bytes: int) -> list[tuple[sl
         Samples.
     sizes
         Cells along each axis of space.
-    cell_bytes
-        Bytes of all channels of one cell.
+    cell_bytes, device
+        Bytes of all channels of one cell, and the type of device that holds them.
 
     Returns
     -------
     list of (slice, slice)
         Samples and rows of each piece: several whole samples, or some rows of one; each is contiguous in memory.
     """
-    joined, cuts = _shares(sizes, cell_bytes)
+    joined, cuts = _shares(sizes, cell_bytes, device)
     samples = [slice(at, min(at + joined, batch)) for at in range(0, batch, joined)]
     return list(itertools.product(samples, _spans(sizes[0], cuts)))
 
 
 def rows_of_piece(batch: int, sizes: Sequence[int], cell_bytes: int) -> int:
     """Return the cells of the largest piece that `cut_grid` makes."""
-    joined, cuts = _shares(sizes, cell_bytes)
+    joined, cuts = _shares(sizes, cell_bytes, "cpu")
     return min(batch, joined) * math.ceil(sizes[0] / cuts) * math.prod(sizes[1:])
 
 
-def _shares(sizes: Sequence[int], cell_bytes: int) -> tuple[int, int]:
+def _shares(sizes: Sequence[int], cell_bytes: int, device: str) -> tuple[int, int]:
     """Return how many samples are joined in a piece, and into how many pieces a sample is cut; one of them is 1."""
-    sample_bytes = math.prod(sizes) * cell_bytes
-    if sample_bytes <= PIECE_BYTES:
-        return max(1, PIECE_BYTES // max(sample_bytes, 1)), 1
-    return 1, max(1, min(math.ceil(sample_bytes / PIECE_BYTES), sizes[0] // LEAST_ROWS))
+    sample_bytes, most = math.prod(sizes) * cell_bytes, PIECE_BYTES.get(device, PIECE_BYTES["cuda"])
+    if sample_bytes <= most:
+        return max(1, most // max(sample_bytes, 1)), 1
+    return 1, max(1, min(math.ceil(sample_bytes / most), sizes[0] // LEAST_ROWS))
 
 
 def _spans(length: int, pieces: int) -> list[slice]:
@@ -53,7 +54,7 @@ def _spans(length: int, pieces: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
-def cut_cells(cells: int, cell_bytes: int, weight_bytes: int = 0) -> list[slice]:
+def cut_cells(cells: int, cell_bytes: int, weight_bytes: int = 0, device: str = "cpu") -> list[slice]:
     """Cut a state seen as a list of cells into even pieces.
 
     Parameters
@@ -66,13 +67,14 @@ def cut_cells(cells: int, cell_bytes: int, weight_bytes: int = 0) -> list[slice]
         Bytes of a matrix that every piece is multiplied by: a piece is at least half as large, lest reading the matrix
         takes longer than the products.
     """
-    return _spans(cells, _cell_pieces(cells, cell_bytes, weight_bytes))
+    return _spans(cells, _cell_pieces(cells, cell_bytes, weight_bytes, device))
 
 
 def cells_of_piece(cells: int, cell_bytes: int, weight_bytes: int = 0) -> int:
     """Return the cells of the largest piece that `cut_cells` makes."""
-    return math.ceil(cells / _cell_pieces(cells, cell_bytes, weight_bytes))
+    return math.ceil(cells / _cell_pieces(cells, cell_bytes, weight_bytes, "cpu"))
 
 
-def _cell_pieces(cells: int, cell_bytes: int, weight_bytes: int) -> int:
-    return max(1, min(cells, math.ceil(cells * cell_bytes / max(PIECE_BYTES, weight_bytes // 2))))
+def _cell_pieces(cells: int, cell_bytes: int, weight_bytes: int, device: str) -> int:
+    most = max(PIECE_BYTES.get(device, PIECE_BYTES["cuda"]), weight_bytes // 2)
+    return max(1, min(cells, math.ceil(cells * cell_bytes / most)))

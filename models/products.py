@@ -121,4 +121,5 @@ class Products(SymmetricOperator):
 
 def _cut(flat: Pair, kernel: Tensor) -> list[slice]:
     cells, channels = flat.state.shape
-    return cut_cells(cells, channels * flat.state.element_size(), kernel.numel() * kernel.element_size())
+    sizes = channels * flat.state.element_size(), kernel.numel() * kernel.element_size()
+    return cut_cells(cells, *sizes, kernel.device.type)

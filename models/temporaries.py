@@ -160,7 +160,7 @@ class LayerBytes:
             ledger.touch(thin)
             return
         loaded, making = self._loaded_with_halo(kept)
-        whole = self.shape.channels * self.shape.cells * kept.stored <= PIECE_BYTES
+        whole = self.shape.channels * self.shape.cells * kept.stored <= PIECE_BYTES["cpu"]
         cut = self.zeros and not whole
         ledger.touch(thin + max(making, loaded))
         if cut or self.batch > 1:

@@ -26,21 +26,24 @@ class Watch:
     ----------
     error
         Relative error of the input that the last backward pass recovered: a 0-d tensor.
-    warned
-        Whether drift was warned of already.
+    warned, exact
+        Whether drift was warned of already, and whether there should be none.
     """
 
     error: Tensor | None = None
     warned: bool = False
+    exact: bool = False
 
     def warn_of_drift(self) -> None:
         """Warn, once, where the last backward pass went along states that are not those of the forward pass."""
-        if self.warned or self.error is None or float(self.error) <= DRIFT:
+        most = 0 if self.exact else DRIFT
+        if self.warned or self.error is None or float(self.error) <= most:
             return
         self.warned = True
         warnings.warn(
-            f"the backward pass recovered its input with a relative error of {float(self.error):.1e}, above {DRIFT}: "
-            "its gradients are those of other states; set network.states to exact",
+            f"the backward pass recovered its input with a relative error of {float(self.error):.1e}, above {most}: "
+            "its gradients are those of other states; "
+            + ("this device gave a force other bits the second time" if self.exact else "set network.states to exact"),
             RuntimeWarning,
             stacklevel=2,
         )

@@ -102,7 +102,8 @@ def turn_axis(x_BNC: Tensor, axis: int, how: Resample, angles_dC: Tensor | None)
     neighbours, bands = _halves(x_BNC, axis, how)
     source, target = (neighbours, bands) if how == "coarsen" else (bands, neighbours)
     angle = None if angles_dC is None else _tiled(angles_dC.detach()[axis - 1], source[0].shape[-1])
-    for where in cut_cells(len(source[0]), 2 * source[0][0].numel() * x_BNC.element_size()):
+    block = 2 * source[0][0].numel() * x_BNC.element_size()
+    for where in cut_cells(len(source[0]), block, device=x_BNC.device.type):
         first, second = turn(source[0][where], source[1][where], angle, forward=how == "coarsen")
         target[0][where] = first
         target[1][where] = second
@@ -157,7 +158,8 @@ def angle_gradient(pair: Pair, adjoint: Pair, axis: int, how: Resample) -> Tenso
     parts = [part for side in (pair, adjoint) for part in (side.state, side.increment)]
     x, dx, m, dm = (_halves(part, axis, UNDO[how])[how == "coarsen"] for part in parts)
     total = adjoint.state.new_zeros(x[0].shape[-1])
-    for where in cut_cells(len(x[0]), 2 * x[0][0].numel() * adjoint.state.element_size()):
+    block = 2 * x[0][0].numel() * adjoint.state.element_size()
+    for where in cut_cells(len(x[0]), block, device=total.device.type):
         (x1, x2), (dx1, dx2) = ([half[where].to(total.dtype) for half in halves] for halves in (x, dx))
         (m1, m2), (dm1, dm2) = ([half[where] for half in halves] for halves in (m, dm))
         total += (m1 * dx2 - m2 * dx1 - dm1 * x2 + dm2 * x1).sum((0, 1))

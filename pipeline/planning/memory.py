@@ -90,6 +90,7 @@ def memory_here(cuda: bool) -> Memory | None:
         if not torch.cuda.is_available():
             return None
         free, _ = torch.cuda.mem_get_info()
+        free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return Memory(free, f"free on the GPU ({torch.cuda.get_device_name()})")
     if sys.platform != "linux":
         return None

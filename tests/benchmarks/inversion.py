@@ -166,11 +166,11 @@ def main() -> None:
         for name, errors in found.items():
             curves.setdefault(name, {})[depth] = errors
         progress(f"depth {depth} done")
-    content = {
-        name: {depth: list(map(_finite, errors)) for depth, errors in row.items()} for name, row in curves.items()
-    }
-    network = f"{CHANNELS} channels, rank {RANK}, {LEVELS} levels, {case.edge} x {case.edge} cells"
-    write_results(arguments.results, "inversion", arguments.device, {"network": network, "curves": content})
+        content = {
+            name: {depth: list(map(_finite, errors)) for depth, errors in row.items()} for name, row in curves.items()
+        }
+        network = f"{CHANNELS} channels, rank {RANK}, {LEVELS} levels, {case.edge} x {case.edge} cells"
+        write_results(arguments.results, "inversion", arguments.device, {"network": network, "curves": content})
     from tests.benchmarks.inversion_picture import draw
 
     draw(curves, f"{network}, {device_name(arguments.device)}", arguments.picture)

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.memory [--device cpu|cuda] [--quick] [--picture docs/memory.png]
 
-Every figure comes from a process of its own. On the CPU the peak is the resident one above what was resident before the
-step, on CUDA that of the allocator; both in units of one state (the float32 tensor [C, *N] between two layers), without
-the weights and their gradients. Time is processor time of one thread on the CPU, wall time on CUDA, and stops at 64
+On the CPU every figure comes from a process of its own, and the peak is the resident one above what was resident before
+the step; on CUDA it is that of the allocator. Both are in units of one state (the float32 tensor [C, *N] between two
+layers), without the weights and their gradients. Time is processor time of one thread on the CPU, wall time on CUDA, and stops at 64
 layers, as do all ways but ours.
 """
 
@@ -20,7 +20,7 @@ from tests.benchmarks.cases import Case, even_hourglass
 from tests.benchmarks.measuring import (
     RESULTS,
     device_name,
-    figure_apart,
+    figure,
     markdown,
     peak_of,
     prepare,
@@ -34,6 +34,8 @@ STORED_DEPTHS = (8, 16, 32, 64)
 DEPTHS = (*STORED_DEPTHS, 128, 256, 512)
 EDGES = (96, 192, 384)
 EDGE, SIZES_DEPTH = 192, 16
+ON_CUDA = 8
+"""Times as many cells along each axis on a GPU, where small states would measure launches and workspaces."""
 CHANNELS, RANK = 64, 8
 CONSTANT = ("ours", "ours-exact-bf16")
 STORING = ("segments", "checkpoint", "selective", "plain", "conventional")
@@ -74,9 +76,13 @@ def measure(quantity: str, name: str, depth: int, edge: int, device: torch.devic
 
 
 def measure_apart(quantity: str, name: str, depth: int, edge: int, device: str) -> float:
-    """Measure one figure in a process of its own."""
+    """Measure one figure, apart from all others."""
     arguments = ["--figure", quantity, name, str(depth), str(edge), "--device", device]
-    return figure_apart("tests.benchmarks.memory", arguments, memory=quantity == "bytes")
+
+    def here() -> float:
+        return measure(quantity, name, depth, edge, torch.device(device))
+
+    return figure("tests.benchmarks.memory", arguments, here, device, memory=quantity == "bytes")
 
 
 def measure_point(name: str, depth: int, edge: int, device: str) -> dict[str, float]:
@@ -119,7 +125,7 @@ def draw(curves: dict[str, list[dict[str, float]]], title: str, path: Path) -> N
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 5), constrained_layout=True)
+    page, axes = pyplot.subplots(1, 2, figsize=(10, 5), constrained_layout=True)
     panels = (("states", "peak memory of a step / states"), ("seconds", "time of a step / s"))
     for panel, (quantity, label) in zip(axes, panels, strict=True):
         for name, points in curves.items():
@@ -133,11 +139,11 @@ def draw(curves: dict[str, list[dict[str, float]]], title: str, path: Path) -> N
         if quantity == "states":
             panel.set_yticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
         panel.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(title, fontsize=10)
+    page.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    page.suptitle(title, fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    page.savefig(path, dpi=130)
+    pyplot.close(page)
 
 
 def extend(curves: dict[str, list[dict[str, float]]], names: Sequence[str], depth: int, edge: int, device: str) -> None:
@@ -165,7 +171,8 @@ def main() -> None:
     if peers.missing():
         progress(peers.missing())
     names = arguments.ways or [*CONSTANT, *STORING, *peers.installed()]
-    edge, depths = (48, (8, 16)) if arguments.quick else (EDGE, arguments.depths)
+    larger = ON_CUDA if arguments.device == "cuda" else 1
+    edge, depths = (48, (8, 16)) if arguments.quick else (EDGE * larger, arguments.depths)
     if arguments.quick:
         names = ["ours", "plain"]
     state = state_bytes(edge) / 2**20
@@ -174,7 +181,7 @@ def main() -> None:
     sizes: dict[str, list[dict[str, float]]] = {}
     content = {"state_mib": state, "network": network, "curves": curves, "sizes": sizes}
     points = [(curves, depth, edge) for depth in depths]
-    points += [(sizes, SIZES_DEPTH, size) for size in ([] if arguments.quick else EDGES)]
+    points += [(sizes, SIZES_DEPTH, size * larger) for size in ([] if arguments.quick else EDGES)]
     for found, depth_now, edge_now in points:
         extend(found, names, depth_now, edge_now, arguments.device)
         write_results(arguments.results, "memory", arguments.device, content)

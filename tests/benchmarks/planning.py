@@ -25,7 +25,7 @@ from models.peak import Workload, prediction_peak, training_peak
 from models.segmenter import Segmenter
 from pipeline.config import TrainingConfig
 from pipeline.training.step import build_optimiser, train_step
-from tests.benchmarks.memory import RESULTS, device_name, peak_of
+from tests.benchmarks.measuring import RESULTS, figure, peak_of, write_results
 
 LABELLED = 0.01
 """Share of the cells that are labelled in the training cases."""
@@ -153,7 +153,9 @@ def measured(case: Case, device: torch.device) -> int:
 
 
 def measure_apart(case: Case, device: str) -> int:
-    """Measure a case in a process of its own, with one thread."""
+    """Measure a case in a process of its own, with one thread; on CUDA here."""
+    if device == "cuda":
+        return int(figure("", [], lambda: measured(case, torch.device(device)), device, memory=True))
     # Large blocks come from and return to the system one by one, so that the resident peak is the tensors' peak.
     environment = dict(os.environ) | {
         "MALLOC_MMAP_THRESHOLD_": str(2**18),
@@ -194,12 +196,8 @@ def main() -> None:
         guess, truth = predicted(case), measure_apart(case, arguments.device)
         rows.append({**asdict(case), "predicted_bytes": guess, "measured_bytes": truth, "ratio": guess / truth})
         print(f"| {case.name} | {guess / 2**20:.0f} | {truth / 2**20:.0f} | {guess / truth:.3f} |", flush=True)
-    if arguments.only:
-        return
-    name = device_name(arguments.device)
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    result = {"device": name, "torch": torch.__version__, "cases": rows}
-    (arguments.results / f"planning-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        if not arguments.only:
+            write_results(arguments.results, "planning", arguments.device, {"cases": rows})
 
 
 if __name__ == "__main__":

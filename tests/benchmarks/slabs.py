@@ -135,17 +135,18 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
-    parser.add_argument("--slabs", type=int, nargs="+", default=[1, 2, 4], help="how many; one is the first")
+    parser.add_argument("--slabs", type=int, nargs="+", help="how many; one is the first; on CUDA as many as GPUs")
     parser.add_argument("--quick", action="store_true", help="a tiny network: does it run at all?")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")
     arguments = parser.parse_args()
     os.environ.update(MEMORY)  # as `measuring.figure_apart`
     entries: list[dict[str, Any]] = []
+    most = [1, 2, 4] if arguments.device == "cpu" else list(range(1, torch.cuda.device_count() + 1))
     heads = ["states", "slabs", "peak of a rank, MB", "of one rank's", "sent, MB", "as halos", "s", "error"]
     rows = [heads]
     for mode in MODES:
         one: dict[str, Any] = {}
-        for count in [1, *sorted(set(arguments.slabs) - {1})]:
+        for count in [1, *sorted(set(arguments.slabs or most) - {1})]:
             ranks = measure(count, mode, arguments.device, quick=arguments.quick)
             one = one or ranks[0]
             network, edge = network_of(mode, quick=arguments.quick)

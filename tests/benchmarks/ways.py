@@ -32,6 +32,7 @@ WAYS = {
     "ours-exact-bf16": "ours, exact, bf16 force",
     "ours-exact": "ours, exact, float32 force",
     "plain": "plain autograd, same operator",
+    "plain-bf16": "plain autograd, bf16 force",
     "conventional": "plain autograd, channels-first convolutions",
     "checkpoint": "torch checkpoint, every layer",
     "segments": "torch checkpoint, √depth segments",
@@ -76,9 +77,11 @@ def make(name: str, case: Case, device: torch.device) -> Way:
         net = peers.build(name, case).to(device)
         return Way(net, net)
     network = case.network(device, **OURS.get(name, {}))
+    if name == "plain-bf16":
+        network = case.network(device, force_dtype="bfloat16", states="float")
     if name in OURS:
         return Way(network, functools.partial(network, channels=slice(READ)))
-    if name == "plain":
+    if name in ("plain", "plain-bf16"):
         return Way(network, lambda x: unrolled(network.plan, x, network.parameters_in_order()))
     if name == "conventional":
         conventional = Conventional(network)
@@ -106,7 +109,15 @@ def checkpointed(
 
     previous = x = repeated(x_BcN, plan.repeat)
     for start in range(0, len(weights), segment):
-        previous, x = checkpoint(run, start, previous, x, use_reentrant=False, context_fn=context or noop_context_fn)
+        previous, x = checkpoint(
+            run,
+            start,
+            previous,
+            x,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=context or noop_context_fn,
+        )
     return x.movedim(-1, 1)
 
 

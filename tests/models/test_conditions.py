@@ -1,5 +1,6 @@
 """What surrounds a step does not change it: autocast, compilation, a second run."""
 
+import contextlib
 import copy
 import shutil
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import chain
 from models.network import TelegraphNetwork
 from tests.models.strategies import build
 
@@ -46,6 +48,24 @@ def test_autocast_changes_no_bit(states: str, force: str, autocast: torch.dtype)
 def test_two_runs_have_the_same_bits(states: str, force: str) -> None:
     runs = [step(*make(states, force)) for _ in range(2)]
     assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type")
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_cudnn_is_on_and_exact_meanwhile_and_as_it_was_afterwards(precision: str) -> None:
+    """The flags can be seen where there is no GPU; torch.backends.cudnn.flags() would switch cuDNN off and TF32 on."""
+    cudnn = torch.backends.cudnn
+    before, cudnn.conv.fp32_precision, cudnn.benchmark = cudnn.conv.fp32_precision, precision, True
+    try:
+        with contextlib.suppress(ZeroDivisionError), chain._conditions(torch.device("cuda")):
+            assert (cudnn.enabled, cudnn.deterministic, cudnn.benchmark) == (True, True, False)
+            assert cudnn.conv.fp32_precision == "ieee"
+            assert not torch.is_grad_enabled()
+            raise ZeroDivisionError
+        assert (cudnn.enabled, cudnn.deterministic, cudnn.benchmark) == (True, False, True)
+        assert cudnn.conv.fp32_precision == precision
+    finally:
+        cudnn.conv.fp32_precision, cudnn.benchmark = before, False
 
 
 def test_a_run_under_deterministic_algorithms_is_not_refused() -> None:

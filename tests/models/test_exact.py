@@ -109,7 +109,7 @@ def test_every_state_of_random_architectures_is_recovered_bit_for_bit(data: st.D
     )
     sizes = [4 * data.draw(st.integers(1, 4 if network.space < 3 else 2)) for _ in range(network.space)]
     x_BcN = 0.25 * torch.randn(data.draw(st.integers(1, 3), label="batch"), network.channels, *sizes)
-    with patch.object(pieces, "PIECE_BYTES", data.draw(st.sampled_from([2**9, 2**13, 2**21]), label="piece")):
+    with patch.dict(pieces.PIECE_BYTES, cpu=data.draw(st.sampled_from([2**9, 2**13, 2**21]), label="piece")):
         Recorder().watch(network, x_BcN)
     assert error_of(network) == 0
 

@@ -86,7 +86,7 @@ def test_single_precision_gradients_are_as_good_as_single_precision(space: int, 
 def test_gradients_of_random_architectures(data: st.DataObject) -> None:
     network = data.draw(networks(states=("float", "exact")))
     x_BcN = data.draw(inputs(network))
-    with patch.object(pieces, "PIECE_BYTES", data.draw(st.sampled_from([2**9, 2**12, 2**21]), label="piece")):
+    with patch.dict(pieces.PIECE_BYTES, cpu=data.draw(st.sampled_from([2**9, 2**12, 2**21]), label="piece")):
         check_gradients(network, x_BcN, dead=True)
     assert network.inversion_error is not None
     assert network.inversion_error <= (0 if network.config.exact else 1e-9)

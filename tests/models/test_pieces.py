@@ -26,7 +26,7 @@ def test_pieces_of_a_grid_cover_every_row_once_and_in_order(batch: int, sizes: l
         assert height > 0
         assert members == 1 or height == sizes[0]  # contiguous in memory
         # A piece may be larger only where its rows are: fewer would be read mostly for their halo.
-        assert members * height * row_bytes <= PIECE_BYTES + row_bytes or height < 2 * LEAST_ROWS
+        assert members * height * row_bytes <= PIECE_BYTES["cpu"] + row_bytes or height < 2 * LEAST_ROWS
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -37,7 +37,7 @@ def test_pieces_of_a_list_of_cells_cover_every_cell_once(cells: int, cell_bytes:
     assert all(piece.stop > piece.start for piece in found)
     assert (
         max(piece.stop - piece.start for piece in found) * cell_bytes
-        <= max(PIECE_BYTES, weight_bytes // 2) + cell_bytes
+        <= max(PIECE_BYTES["cpu"], weight_bytes // 2) + cell_bytes
     )
 
 

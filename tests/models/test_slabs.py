@@ -62,7 +62,7 @@ def test_slabs_of_random_networks(data: st.DataObject) -> None:
         *[1] * (network.space - 1),
     )
     most = x_BcN.shape[2] // least
-    with patch.object(pieces, "PIECE_BYTES", data.draw(st.sampled_from([2**9, 2**12, 2**21]), label="piece")):
+    with patch.dict(pieces.PIECE_BYTES, cpu=data.draw(st.sampled_from([2**9, 2**12, 2**21]), label="piece")):
         check(network, x_BcN, data.draw(st.integers(2, min(most, 4)), label="slabs"))
 
 
@@ -74,7 +74,7 @@ def test_exact_states_stay_exact_in_slabs(force_dtype: str, piece: int) -> None:
         force_dtype=force_dtype,
     )  # fmt: skip
     x_BcN = torch.randn(2, 2, 24, 8)
-    with patch.object(pieces, "PIECE_BYTES", piece):
+    with patch.dict(pieces.PIECE_BYTES, cpu=piece):
         found = in_slabs(network, x_BcN, 3, lambda output, rows: output.square().mean())
     assert found.errors == [0.0] * 3
     rounding = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 5e-3}[force_dtype]

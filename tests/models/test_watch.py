@@ -2,10 +2,13 @@
 
 import re
 import warnings
+from unittest.mock import patch
 
 import pytest
 import torch
+from torch import Tensor
 
+from models import chain
 from models.arithmetic import GridStates
 from models.network import TelegraphNetwork
 from models.watch import Extremes, GridOverflowError, check_layers
@@ -118,6 +121,20 @@ def test_drift_is_warned_of_once_with_the_switch_named() -> None:
             text = str(caught[0].message)
             assert text.startswith("the backward pass recovered its input with a relative error of ")
             assert text.endswith(", above 0.001: its gradients are those of other states; set network.states to exact")
+
+
+def test_exact_states_that_come_back_otherwise_are_warned_of_however_little_it_is() -> None:
+    network, true = grid_network(), chain._step_back
+
+    def other(*arguments: object) -> tuple[Tensor, Tensor]:
+        arguments[2].increment.view(-1)[0] += 1  # type: ignore[attr-defined]
+        return true(*arguments)  # type: ignore[arg-type]
+
+    with patch.object(chain, "_step_back", other):
+        network(torch.randn(1, 2, 8, 8)).square().mean().backward()
+    assert 0 < float(network.inversion_error) < 1e-5
+    with pytest.warns(RuntimeWarning, match="above 0: .* this device gave a force other bits the second time"):
+        network.watch.warn_of_drift()
 
 
 def test_no_drift_is_not_warned_of() -> None:
