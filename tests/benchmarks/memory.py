@@ -4,8 +4,8 @@
 
 On the CPU every figure comes from a process of its own, and the peak is the resident one above what was resident before
 the step; on CUDA it is that of the allocator. Both are in units of one state (the float32 tensor [C, *N] between two
-layers), without the weights and their gradients. Time is processor time of one thread on the CPU, wall time on CUDA, and stops at 64
-layers, as do all ways but ours.
+layers), without the weights and their gradients. Time is processor time of one thread on the CPU, wall time on CUDA,
+and stops at 64 layers, as do all ways but ours.
 """
 
 import argparse

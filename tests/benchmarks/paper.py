@@ -6,9 +6,8 @@
 Networks come from `pipeline/recipes/paper`; sizes are the paper's, scaled and rounded to what the layers coarsen. By
 formula the authors count three inputs for the states, or one for each layer where activations are stored, and the
 kernels; measured is the peak of one forward and backward pass, less the gradients of the weights, which are as large as
-the kernels. Every figure comes from a process of its own, but on CUDA.
-Time is that of a step with its optimiser (the paper's), in
-processor seconds of one thread on the CPU.
+the kernels. Every figure comes from a process of its own, but on CUDA. Time is that of a step with its optimiser (the
+paper's), in processor seconds of one thread on the CPU.
 """
 
 import argparse
