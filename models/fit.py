@@ -18,14 +18,10 @@ def largest_sizes(
 
     Parameters
     ----------
-    segmenter
-        The network; one on the meta device is enough.
-    work
-        What it is given at once; its labelled cells are scaled with the grid.
-    memory
-        Bytes there are.
-    peak
-        `training_peak` or `prediction_peak`.
+    segmenter, work
+        The network, on the meta device perhaps, and what it is given at once; labelled cells are scaled with the grid.
+    memory, peak
+        Bytes there are, and `training_peak` or `prediction_peak`.
 
     Returns
     -------

@@ -6,9 +6,10 @@ make a kernel return equal bits.
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
-PIECE_BYTES = {"cpu": 2 * 2**20, "cuda": 32 * 2**20}
+PIECE_BYTES = defaultdict(lambda: 32 * 2**20, cpu=2 * 2**20)
 """On a CPU larger temporaries go back to the system, and each fresh page costs its time; on a GPU each launch does."""
 LEAST_ROWS = 8  # a piece is read with its halo: fewer rows would read much of the state twice
 
@@ -43,7 +44,7 @@ def rows_of_piece(batch: int, sizes: Sequence[int], cell_bytes: int) -> int:
 
 def _shares(sizes: Sequence[int], cell_bytes: int, device: str) -> tuple[int, int]:
     """Return how many samples are joined in a piece, and into how many pieces a sample is cut; one of them is 1."""
-    sample_bytes, most = math.prod(sizes) * cell_bytes, PIECE_BYTES.get(device, PIECE_BYTES["cuda"])
+    sample_bytes, most = math.prod(sizes) * cell_bytes, PIECE_BYTES[device]
     if sample_bytes <= most:
         return max(1, most // max(sample_bytes, 1)), 1
     return 1, max(1, min(math.ceil(sample_bytes / most), sizes[0] // LEAST_ROWS))
@@ -76,5 +77,4 @@ def cells_of_piece(cells: int, cell_bytes: int, weight_bytes: int = 0) -> int:
 
 
 def _cell_pieces(cells: int, cell_bytes: int, weight_bytes: int, device: str) -> int:
-    most = max(PIECE_BYTES.get(device, PIECE_BYTES["cuda"]), weight_bytes // 2)
-    return max(1, min(cells, math.ceil(cells * cell_bytes / most)))
+    return max(1, min(cells, math.ceil(cells * cell_bytes / max(PIECE_BYTES[device], weight_bytes // 2))))

@@ -15,10 +15,8 @@ class ReadOut(nn.Module):
     ----------
     config
         Classes, the channel of each, and the space axes that go.
-    channels_out
-        Channels of the final state.
-    factor
-        The final grid is coarser than the input's by this; below 1 it is finer.
+    channels_out, factor
+        Channels of the final state, whose grid is coarser than the input's by this; below 1 it is finer.
 
     Attributes
     ----------

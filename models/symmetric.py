@@ -77,10 +77,8 @@ class SymmetricOperator(ABC):
         Axis of hidden tensors along which slabs are cut.
     space, edge
         Number of space axes d, and odd edge length of the kernel in cells.
-    boundary
-        What lies beyond the edge of the volume.
-    groups
-        Groups of channels that are convolved apart.
+    boundary, groups
+        What lies beyond the edge of the volume, and the groups of channels that are convolved apart.
     """
 
     row_axis: ClassVar[int]

@@ -73,10 +73,8 @@ def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndar
 
     Parameters
     ----------
-    counts_KM, testable_M
-        Labelled cells of each class in each column, and the columns whose true classes are known.
-    wells_WM
-        Positions of the wells, in cells.
+    counts_KM, testable_M, wells_WM
+        Labelled cells of each class in each column, columns whose true classes are known, and cells of the wells.
     config
         Radius of the squares, number of validation wells, buffer and seed.
 

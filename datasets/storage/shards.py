@@ -51,8 +51,7 @@ def plan_region(region: Cells, shape: Sequence[int], shard: Sequence[int], chunk
     region
         Cells along each dimension, without steps; what lies outside the array is left out.
     shape, shard, chunk
-        Cells of the array, a shard and a chunk [D]; chunks divide shards, and the last shards may reach beyond the
-        array.
+        Cells of each [D]; chunks divide shards, and the last shards may reach beyond the array.
 
     Returns
     -------
@@ -123,7 +122,7 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
     Returns
     -------
     list of Span
-        In the order of the bytes, without overlap but for ranges that overlap themselves.
+        In order, without overlap but for ranges that overlap themselves.
     """
     order = sorted((index for index, (start, stop) in enumerate(ranges) if stop > start), key=lambda i: ranges[i])
     runs = _group(ranges, order, lambda last, start, _: start <= last.stop)  # without gaps

@@ -66,14 +66,10 @@ def map_to(
 
     Parameters
     ----------
-    scorer
-        The model.
-    source, out, block, halo
-        As in `PredictConfig`.
-    share
-        How much of the machine's memory this may fill.
-    speak
-        Whether progress is printed.
+    scorer, source, out, block, halo
+        The model; the others are as in `PredictConfig`.
+    share, speak
+        How much of the machine's memory this may fill, and whether progress is printed.
 
     Raises
     ------

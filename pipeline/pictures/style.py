@@ -182,10 +182,8 @@ def show(
 
     Parameters
     ----------
-    ax, image
+    ax, image, rows, columns
         Where to draw, and what: a grid that may be coarser or finer than its axes.
-    rows, columns
-        Its axes.
     bare
         Whether to leave names and ticks as they are (a second layer on the same panel).
     labels

@@ -123,14 +123,10 @@ def map_pieces(
     ----------
     module
         Raw data [1, C, *N] -> [1, ..., *L], with any axes between.
-    read
-        Reads raw data.
-    shape
-        Cells of the volume along its space axes.
-    grid
-        How L lies on N.
-    device
-        Where the network runs.
+    read, shape
+        Reads raw data; cells of the volume along its space axes.
+    grid, device
+        How L lies on N, and where the network runs.
     tiling
         Blocks; none maps the volume in one piece.
     wanted

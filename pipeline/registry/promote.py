@@ -27,12 +27,10 @@ def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = Fals
 
     Parameters
     ----------
-    config
-        Which version.
+    config, force
+        Which version, and whether it becomes champion whatever the scores say.
     rollback
         Make the former champion the champion again, instead.
-    force
-        Make it the champion whatever the scores say.
 
     Returns
     -------

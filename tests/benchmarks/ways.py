@@ -108,7 +108,11 @@ def checkpointed(
         return previous, x
 
     previous = x = repeated(x_BcN, plan.repeat)
-    how = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": context or noop_context_fn}
+    how: dict[str, Any] = {
+        "use_reentrant": False,
+        "preserve_rng_state": False,
+        "context_fn": context or noop_context_fn,
+    }
     for start in range(0, len(weights), segment):
         previous, x = checkpoint(run, start, previous, x, **how)
     return x.movedim(-1, 1)
