@@ -129,15 +129,19 @@ def draw(curves: dict[str, list[dict[str, float]]], title: str, path: Path) -> N
     panels = (("states", "peak memory of a step / states"), ("seconds", "time of a step / s"))
     for panel, (quantity, label) in zip(axes, panels, strict=True):
         for name, points in curves.items():
-            depths, values = [point["depth"] for point in points], [point.get(quantity, math.nan) for point in points]
+            depths, values = zip(
+                *[(point["depth"], point[quantity]) for point in points if quantity in point], strict=True
+            )
             style, width = ("o-", 2.5) if name in CONSTANT else ("s--" if name in peers.PEERS else ".-", 1.2)
             panel.plot(depths, values, style, color=COLOURS[name], label=labels()[name], linewidth=width)
-        ticks = sorted({point["depth"] for points in curves.values() for point in points})
+        ticks = sorted({point["depth"] for points in curves.values() for point in points if quantity in point})
         panel.set(xlabel="layers", ylabel=label, xscale="log", yscale="log")
         panel.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
         panel.minorticks_off()
-        if quantity == "states":
-            panel.set_yticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+        low, high = panel.get_ylim()
+        round_numbers = [mark * 10**power for power in range(-3, 4) for mark in (1, 2, 5)]
+        shown = [number for number in round_numbers if low <= number <= high]
+        panel.set_yticks(shown, [f"{number:g}" for number in shown])
         panel.grid(alpha=0.3)
     page.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     page.suptitle(title, fontsize=10)
