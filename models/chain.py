@@ -1,4 +1,4 @@
-"""The reversible chain: all layers as one autograd function that stores no activations (DESIGN 2.1 to 2.4).
+"""The reversible chain: all layers as one autograd function that stores no states (DESIGN 2.1 to 2.4).
 
 B batch, C channels, K channels that are read, N space, L layers. Inside, states are channels-last [B, *N, C] and the
 leapfrog runs on the newest state and its last increment,
@@ -86,6 +86,9 @@ def _conditions(device: torch.device) -> Iterator[None]:
     cudnn: Any = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        if device.type != "cuda":
+            yield
+            return
         try:
             cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision = False, True, "ieee"
             yield
@@ -188,7 +191,7 @@ class ReversibleChain(torch.autograd.Function):
         *parameters: Tensor | None,
     ) -> Tensor:
         with _conditions(x_BcN.device):
-            ctx.kept = []
+            ctx.kept = [] if any(ctx.needs_input_grad) else None
             ctx.pair = _run_forward(plan, x_BcN, parameters, slab, ctx.kept)
             out = _read(ctx.pair, channels)
         ctx.plan, ctx.channels = plan, channels
@@ -209,13 +212,13 @@ class ReversibleChain(torch.autograd.Function):
                 "the backward pass of a telegraph network runs its states back in place, so it can be taken once for "
                 "each forward pass; call the network again before a second backward"
             )
-        ctx.pair = None
+        kept, ctx.pair, ctx.kept = ctx.kept, None, None
         x_BcN, *parameters = ctx.saved_tensors
         with _conditions(x_BcN.device):
             pair.state.sub_(pair.increment)
             pair.increment.neg_()
             adjoint, power = _start_adjoint(pair, g_BKN, ctx.channels)
-            gradients = _run_back(plan, pair, adjoint, parameters, ctx.kept)
+            gradients = _run_back(plan, pair, adjoint, parameters, kept)
             plan.watch.error = _inversion_error(plan, x_BcN, pair)
             g_x_BcN = None
             if ctx.needs_input_grad[3]:

@@ -130,7 +130,7 @@ class NetworkConfig:
         layers the gradients are no longer those of the network.
     kept_hidden
         Thin hidden layers that training keeps from the forward pass, which saves one of eight products of each: up to
-        this many numbers for each number of a state, at the coarsest levels first. 0 keeps none.
+        this many numbers for each number of a state, those of the widest kernels first. 0 keeps none.
     init_gain
         Initial kernels have deviation gain / sqrt(fan-in) / sqrt(depth): deep networks must start gently.
     read_channels
@@ -165,7 +165,7 @@ class NetworkConfig:
             raise ConfigError(f"network.step is {self.step}; the leapfrog needs a positive step, such as 0.2")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError(f"network.kernel is {self.kernel}; take an odd edge length such as 3")
-        if not self.kept_hidden >= 0:
+        if not 0 <= self.kept_hidden < float("inf"):
             raise ConfigError(f"network.kept_hidden is {self.kept_hidden}; it must be 0, which keeps none, or more")
         if not self.init_gain > 0:
             raise ConfigError(f"network.init_gain is {self.init_gain}; it must be positive")

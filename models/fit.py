@@ -6,7 +6,7 @@ from dataclasses import replace
 from models.cost import layer_shapes
 from models.peak import Workload, parameter_bytes, training_peak
 from models.segmenter import Segmenter
-from models.temporaries import Kept
+from models.temporaries import Kept, LayerBytes, Ledger
 
 _MOST_UNITS = 2**20
 
@@ -66,8 +66,10 @@ def most_layers(segmenter: Segmenter, work: Workload, memory: int) -> int | None
     spare, network = memory - training_peak(segmenter, work), segmenter.network
     if spare < 0:
         return None
-    weights, shapes = work.copies * parameter_bytes(segmenter), layer_shapes(network, work.sizes)
-    size = work.batch * Kept.of(network.plan.arithmetic).force
-    hidden, kept = (size * sum(s.rank * s.cells for s in shapes if s.keeps or every) for every in (True, False))
-    most = int(network.config.kept_hidden * shapes[0].channels * shapes[0].cells * size)
-    return len(shapes) * (1 + max(0, (spare + kept - hidden) // (weights + hidden), (spare + kept - most) // weights))
+    weights, kept = work.copies * parameter_bytes(segmenter), Kept.of(network.plan.arithmetic)
+    shapes = layer_shapes(network, work.sizes)
+    layers = [LayerBytes(shape, work.batch, Ledger(), work.slab) for shape in shapes]
+    hidden, wide = sum(layer.thin(kept) for layer in layers), max(layer.wide for layer in layers)
+    state = layers[0].cells * shapes[0].channels * kept.force
+    most = min(int(network.config.kept_hidden * wide * state), memory)
+    return len(shapes) * (1 + max(0, (spare - hidden) // (weights + hidden), (spare - most) // weights))

@@ -47,7 +47,7 @@ def keep_hidden(layers: Sequence[ChainLayer], kernels: Iterable[Tensor], most: f
     for at in sorted(range(len(layers)), key=lambda at: (-shapes[at].numel() // shapes[at][-2], -at)):
         rank, per_group = shapes[at][-2:]
         taken_then = taken + rank / (per_group * layers[at].operator.groups)  # states are as large at every level
-        if round(taken_then, 9) <= most:
+        if taken_then <= most + 1e-9:
             chosen[at], taken = replace(layers[at], keeps=True), taken_then
     return tuple(chosen)
 

@@ -187,6 +187,9 @@ def _maps(segmenter: Segmenter, volume: Volume, slabs: int, memory: Memory) -> b
 
 def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: Memory, volume: Volume) -> str:
     single, ways, slabs = replace(work, batch=1, labelled=0, accumulates=True), [], config.cluster.slabs
+    lean = replace(segmenter.config, network=replace(segmenter.config.network, kept_hidden=0))
+    if training_peak(trial_segmenter(lean, scaled_axes(config.data, volume.shape)), work) <= memory.size:
+        ways.append("set network.kept_hidden to 0")
     if work.batch > 1 and training_peak(segmenter, single) <= memory.size:
         ways.append("set training.micro_batch to 1")
     block = largest_sizes(segmenter, work, memory.size, training_peak)

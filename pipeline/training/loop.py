@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,8 +39,10 @@ class Outcome:
 def new_segmenter(run: Run) -> Segmenter:
     """Make a run's network with fresh weights from its seed."""
     torch.manual_seed(run.config.training.seed)
-    prepared = run.prepared
-    return Segmenter(prepared.segmenter, torch.from_numpy(prepared.mean), torch.from_numpy(prepared.deviation))
+    prepared, kept = run.prepared, run.config.network.kept_hidden  # which a run that goes on may change
+    network = replace(prepared.segmenter.network, kept_hidden=kept)
+    config = replace(prepared.segmenter, network=network)
+    return Segmenter(config, torch.from_numpy(prepared.mean), torch.from_numpy(prepared.deviation))
 
 
 def peak_memory(device: torch.device) -> float:

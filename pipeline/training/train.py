@@ -97,12 +97,13 @@ def check_unchanged(folder: Path, before: RunConfig, config: RunConfig, free: tu
 
 def _reopen(config: RunConfig) -> Run:
     run = Run.open(Path(config.runs) / config.name)
-    free = ("cluster.", "tracking.", "sweep.", "runs", *(f"training.{name}" for name in _FREE))
+    free = ("cluster.", "tracking.", "sweep.", "runs", "network.kept_hidden", *(f"training.{name}" for name in _FREE))
     check_unchanged(run.folder, run.config, config, free)
     training = replace(run.config.training, **{name: getattr(config.training, name) for name in _FREE})
     tracking = replace(run.config.tracking, uri=_known_to(config.tracking.uri, run))
-    is_new = (training, tracking) != (run.config.training, run.config.tracking)
-    run = replace(run, config=replace(run.config, cluster=config.cluster, training=training, tracking=tracking))
+    network = replace(run.config.network, kept_hidden=config.network.kept_hidden)
+    new = replace(run.config, network=network, training=training, tracking=tracking)
+    is_new, run = new != run.config, replace(run, config=replace(new, cluster=config.cluster))
     if is_new:
         run.write_text("config.yaml", dump_recipe(run.config))  # what the workers read
     return run

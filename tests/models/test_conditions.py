@@ -55,17 +55,22 @@ def test_two_runs_have_the_same_bits(states: str, force: str) -> None:
 def test_cudnn_is_on_and_exact_meanwhile_and_as_it_was_afterwards(precision: str) -> None:
     """The flags can be seen where there is no GPU; torch.backends.cudnn.flags() would switch cuDNN off and TF32 on."""
     cudnn = torch.backends.cudnn
-    before, cudnn.conv.fp32_precision, cudnn.benchmark = cudnn.conv.fp32_precision, precision, True
+
+    def flags() -> tuple[bool, bool, bool, str]:
+        return cudnn.enabled, cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision
+
+    _, *before = flags()
+    cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision = False, True, precision
     try:
         with contextlib.suppress(ZeroDivisionError), chain._conditions(torch.device("cuda")):
-            assert (cudnn.enabled, cudnn.deterministic, cudnn.benchmark) == (True, True, False)
-            assert cudnn.conv.fp32_precision == "ieee"
+            assert flags() == (True, True, False, "ieee")
             assert not torch.is_grad_enabled()
             raise ZeroDivisionError
-        assert (cudnn.enabled, cudnn.deterministic, cudnn.benchmark) == (True, False, True)
-        assert cudnn.conv.fp32_precision == precision
+        assert flags() == (True, False, True, precision)
+        with chain._conditions(torch.device("cpu")):
+            assert flags() == (True, False, True, precision), "threads may share them"
     finally:
-        cudnn.conv.fp32_precision, cudnn.benchmark = before, False
+        cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision = before
 
 
 def test_a_run_under_deterministic_algorithms_is_not_refused() -> None:

@@ -39,6 +39,8 @@ def test_hourglass_has_the_asked_depth_and_returns() -> None:
         ("repeat", 0, "network.repeat is 0; it must be 1 or more"),
         ("step", 0.0, "network.step is 0.0; the leapfrog needs a positive step, such as 0.2"),
         ("kernel", 4, "network.kernel is 4; take an odd edge length such as 3"),
+        ("kept_hidden", float("nan"), "network.kept_hidden is nan; it must be 0, which keeps none, or more"),
+        ("kept_hidden", float("inf"), "network.kept_hidden is inf; it must be 0, which keeps none, or more"),
         ("kept_hidden", -0.5, "network.kept_hidden is -0.5; it must be 0, which keeps none, or more"),
         ("init_gain", -1.0, "network.init_gain is -1.0; it must be positive"),
         ("step", [0.2, 0.3], "network.step lists 2 steps for 12 layers; give one number, or one for each layer"),

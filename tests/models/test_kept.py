@@ -1,5 +1,6 @@
 """Hidden layers that are kept for the backward pass: which, that they change no bit, and that they are let go of."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -34,6 +35,15 @@ def test_the_widest_kernels_keep_first_and_of_equals_the_last() -> None:
     assert kept(3 / 16) == [2, 3, 4]
     assert kept(7 / 16) == [2, 3, 4, 6]
     assert kept(2) == list(range(7))
+
+
+def test_width_is_that_of_a_kernel_with_its_taps_and_groups() -> None:
+    assert kept_by(build(2, "2*2 d2p*2", channels=8, kept_hidden=0.3)) == [1], "3 x 3 x 8 weights save more than 32"
+    assert kept_by(build(2, "2g2*2 2", channels=8, kept_hidden=0.3)) == [2], "9 x 8 weights save more than 9 x 4"
+
+
+def test_what_just_fits_is_kept() -> None:
+    assert kept_by(build(1, "2p", channels=3, kept_hidden=2 / 3)) == [0]
 
 
 def test_a_wide_kernel_that_is_too_dear_leaves_room_for_others() -> None:
@@ -85,6 +95,31 @@ def test_nothing_stays_behind_after_a_backward_pass_nor_without_gradients() -> N
     node = output.grad_fn
     assert len(node.kept) == 3  # type: ignore[union-attr]
     output.sum().backward()
-    assert node.kept == []  # type: ignore[union-attr]
+    assert not node.kept  # type: ignore[union-attr]
     with torch.no_grad():
         assert network(x_BcN).grad_fn is None
+    assert network.requires_grad_(False)(x_BcN.requires_grad_()).grad_fn.kept
+    node = chain.run(network.plan, x_BcN.detach(), network.parameters_in_order()).grad_fn
+    assert node is None, "nothing is kept where no gradient is wanted"
+
+
+def test_what_is_kept_goes_as_the_backward_pass_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, true, alive, left = build(2, "4*3", channels=6, kept_hidden=100), chain._step_back, [], []
+
+    def back(*arguments: object) -> tuple[Tensor, Tensor]:
+        alive.append(weakref.ref(arguments[-1]))
+        left.append(sum(reference() is not None for reference in alive))
+        return true(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(chain, "_step_back", back)
+    network(torch.randn(1, 6, 8, 8, dtype=torch.float64)).sum().backward()
+    assert left == [1, 1, 1], "one at a time"
+
+
+def test_an_error_on_the_way_back_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = build(2, "4*3", channels=6, kept_hidden=100)(torch.randn(1, 6, 8, 8, dtype=torch.float64))
+    monkeypatch.setattr(chain, "_resample_back", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        output.sum().backward()
+    assert output.grad_fn.pair is None
+    assert not output.grad_fn.kept

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,6 +44,13 @@ KINDS: dict[str, tuple[NetworkConfig, tuple[int, ...], int, int]] = {
     "products": (NetworkConfig(layers="4*2"), (96, 96), 128, 1),
     "products, bfloat16": (NetworkConfig(layers="4*2", force_dtype="bfloat16"), (96, 96), 128, 1),
     "exact, 16 bits": (NetworkConfig(layers="8*2", force_dtype="bfloat16", state_bits=16), (512, 384), 16, 1),
+    "nearly all is kept": (NetworkConfig(layers="8*20", kept_hidden=100), (128, 128), 16, 1),
+    "nearly all is kept, bfloat16": (
+        NetworkConfig(layers="8*20", kept_hidden=100, force_dtype="bfloat16"),
+        (128, 128),
+        16,
+        1,
+    ),
     "all kept": (NetworkConfig(layers="8*2 d8*2 u8", repeat=2, kept_hidden=100), (192, 192), 8, 1),
     "none kept, products": (NetworkConfig(layers="4*4", kept_hidden=0), (96, 96), 128, 1),
     "3-D, reflected": (NetworkConfig(layers="8 d8 u8", repeat=2, boundary="reflect"), (32, 32, 40), 8, 1),
@@ -100,6 +108,34 @@ def test_the_largest_grid_fits_and_the_next_does_not(memory: int, batch: int) ->
     assert layers is not None
     repeated = NetworkConfig(layers=f"4*{layers // 3} d8*{layers // 3} u4*{layers // 3}", repeat=4)
     assert training_peak(segmenter(repeated, 2, 2), Workload(found, batch)) <= memory
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    tokens=st.lists(st.sampled_from(["2", "4p", "d4", "8"]), min_size=1, max_size=4),
+    batch=st.integers(1, 2),
+    kept=st.sampled_from([0.0, 0.3, 2.0, 5.0, 100.0]),
+    force=st.sampled_from(["float32", "bfloat16"]),
+    slab=st.booleans(),
+    more=st.floats(0, 2),
+)
+def test_the_layers_that_are_promised_fit_whatever_they_keep(
+    tokens: list[str], batch: int, kept: float, force: str, slab: bool, more: float
+) -> None:
+    config = NetworkConfig(layers=" ".join(tokens), kept_hidden=kept, force_dtype=force)  # type: ignore[arg-type]
+    model, work = segmenter(config, 2, 3), Workload((32, 48), batch, slab=slab)
+    peak = training_peak(model, work)
+    memory = int(peak * (1 + more))
+    promised = most_layers(model, work, memory)
+    assert promised is not None
+    depth = len(model.network.plan.layers)
+    assert promised % depth == 0
+    times = promised // depth
+    deeper = segmenter(replace(config, layers=" ".join(f"{token}*{times}" for token in tokens)), 2, 3)
+    assert training_peak(deeper, work) <= memory
+    if not kept:  # then no more would fit
+        weights = 4 * sum(parameter.numel() for parameter in model.parameters())
+        assert memory - peak < work.copies * times * weights
 
 
 def test_nothing_fits_into_too_little() -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from datasets.errors import InputError
 from datasets.volume import Volume
+from models.config import NetworkConfig
+from models.peak import training_peak
 from pipeline import cli
 from pipeline.amount import parse_amount, show_bytes
 from pipeline.config import PredictConfig
@@ -104,6 +106,23 @@ def test_the_advice_of_a_refusal_is_good(recipe):
         train(config)
     block = json.loads(str(refused.value).split("data.block to ")[1].split(" or less")[0])
     memory.check_training(replace(config, data=replace(config.data, block=block)), Volume.open(config.data))
+
+
+def test_the_advice_to_keep_less_is_given_where_that_is_enough(recipe):
+    config = recipe("keeping")
+    config = replace(config, network=NetworkConfig(layers="16p*24", kept_hidden=100))
+    volume = Volume.open(config.data)
+    segmenter, work = memory.planned_step(config, volume)
+    lean = replace(config, network=replace(config.network, kept_hidden=0))
+    least = training_peak(*memory.planned_step(lean, volume))
+    assert least < 0.5 * training_peak(segmenter, work)
+    tight = replace(config.training, memory=f"{(least + 1000) / 1e6:.3f}MB")
+    with pytest.raises(InputError, match=r"by training.memory; set network.kept_hidden to 0 or set data.block to \["):
+        memory.check_training(replace(config, training=tight), volume)
+    memory.check_training(replace(lean, training=tight), volume)
+    less = replace(config.training, memory=f"{(least - 1000) / 1e6:.3f}MB")
+    with pytest.raises(InputError, match=r"by training.memory; set data.block to \["):
+        memory.check_training(replace(config, training=less), volume)
 
 
 def test_the_halo_of_a_block_is_counted(recipe):

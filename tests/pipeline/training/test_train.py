@@ -205,6 +205,20 @@ def test_resume_refuses_another_recipe(recipe):
         train(recipe("fixed", steps=5), resume=True)
 
 
+def test_a_run_goes_on_with_as_much_kept_as_it_is_now_told(recipe):
+    """A network's layers that keep their hidden layers are a matter of memory, not of what is computed."""
+    config = recipe("lean", steps=4)
+    train(config)
+    stopped = Run.open(Path(config.runs) / "lean")
+    assert any(layer.keeps for layer in new_segmenter(stopped).network.plan.layers)
+    lean = replace(config, network=replace(config.network, kept_hidden=0))
+    run = train(lean, resume=True)
+    assert Run.open(run.folder).config.network.kept_hidden == 0, "the workers read it there"
+    assert not any(layer.keeps for layer in new_segmenter(run).network.plan.layers)
+    with pytest.raises(InputError, match=r"--resume: network\.layers is '4 d4 u8' but"):
+        train(replace(lean, network=replace(lean.network, layers="4 d4 u8")), resume=True)
+
+
 def test_an_existing_run_is_refused_and_replaced_on_demand(recipe):
     first = train(recipe("again", steps=4))
     with pytest.raises(InputError, match=r"again exists already; .*--overwrite to replace it"):
