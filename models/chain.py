@@ -102,11 +102,20 @@ def _hidden(layer: ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
     return z if unit == 1 else z.mul_(unit)
 
 
+def _biased(layer: ChainLayer, pair: Pair, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Return K x + b; b is added to rows of cells, as few channels alone do not fill a vector of the processor."""
+    z, b = _hidden(layer, pair, kernel), layer.operator.align(bias)
+    if b.dim() > 1 or not z.is_contiguous():
+        return z.add_(b)
+    z.flatten(-2).add_(b.repeat(z.shape[-2]))
+    return z
+
+
 def _step_forward(plan: ChainPlan, layer: ChainLayer, pair: Pair, kernel: Tensor, bias: Tensor) -> Tensor:
     """Step the states in place, from j-1 and j to j and j+1; return z = K X_j + b."""
     operator, force_type = layer.operator, pair.arithmetic.force_type(pair.dtype)
     kernel, bias = kernel.to(force_type), bias.to(force_type)
-    z = _hidden(layer, pair, kernel).add_(operator.align(bias))
+    z = _biased(layer, pair, kernel, bias)
     force = plan.activation.value(z).mul_(-layer.weight / pair.arithmetic.loaded_unit)
     operator.advance(pair, operator.spread(operator.shut(force, pair), pair), kernel)
     return z
@@ -124,7 +133,7 @@ def _step_back(
     unit = states.arithmetic.loaded_unit
     kernel_force = kernel.to(force_type)
     if z is None:
-        z = _hidden(layer, states, kernel_force).add_(operator.align(bias.to(force_type)))
+        z = _biased(layer, states, kernel_force, bias.to(force_type))
     pushed = plan.activation.slope(z).mul_(_hidden(layer, adjoint, kernel_force)).mul_(-layer.weight)
     bias_gradient = operator.bias_gradient(operator.own(pushed, adjoint))
     # The force of the states goes in their own units, so both products for the kernel have the same unit to undo.

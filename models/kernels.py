@@ -45,7 +45,8 @@ def convolve(x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int = 1)
         ones = [1] * len(padding)
         return torch.mkldnn_convolution(x_BCN, weight, None, padding, ones, ones, groups)
     # Some of PyTorch's slower kernels refuse to differentiate by a weight that is a view.
-    return _CONVOLVE[len(padding)](x_BCN, weight.contiguous(), padding=padding, groups=groups)
+    weight = weight.contiguous() if torch.is_grad_enabled() else weight
+    return _CONVOLVE[len(padding)](x_BCN, weight, padding=padding, groups=groups)
 
 
 def add_convolution(y_BrN: Tensor, x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int = 1) -> None:
