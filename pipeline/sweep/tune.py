@@ -11,6 +11,7 @@ from typing import Any
 
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # else Ctrl-C looks like the end of the sweep
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # what a killed driver forgets, at most
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 import ray
 import ray.tune
