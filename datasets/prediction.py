@@ -180,10 +180,8 @@ def write_prediction(
         Cells of a piece along each dimension of the output; none where there is one piece.
     key
         Hash of what is written and in which pieces: with one, the next process goes on where this one is stopped.
-    no_data
-        Words of the refusal where no cell holds data.
-    speak
-        Whether it says that it goes on, or may be gone on with.
+    no_data, speak
+        Words of the refusal where no cell holds data, and whether it says that it goes on, or may be gone on with.
 
     Returns
     -------

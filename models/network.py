@@ -68,10 +68,8 @@ class TelegraphNetwork(nn.Module):
 
     Attributes
     ----------
-    channels_out
-        Channels of the final state.
-    factor
-        The final grid is coarser than the input's by this; below 1 it is finer.
+    channels_out, factor
+        Channels of the final state, whose grid is coarser than the input's by this; below 1 it is finer.
     multiple
         Sizes of the padded grid are multiples of this.
 

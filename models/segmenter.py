@@ -25,10 +25,8 @@ class Segmenter(nn.Module):
 
     Attributes
     ----------
-    classes
-        Class names in the order of the logits.
-    factor
-        The output grid is coarser than the input's by this; below 1 it is finer.
+    classes, factor
+        Class names in the order of the logits, whose grid is coarser than the input's by this; below 1 it is finer.
 
     Raises
     ------

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -110,15 +110,20 @@ def build(config: type, parser: ArgumentParser, parsed: Any) -> Any:
     Raises
     ------
     InputError
-        Where a group of settings is given one value.
+        Where a group of settings is given one value, or a setting none.
     """
     for field in fields(config):
-        value = parsed[field.name]
-        if isinstance(field.type, type) and is_dataclass(field.type) and not isinstance(value, Namespace):
+        value, name = parsed[field.name], field.name
+        if not isinstance(field.type, type) or not is_dataclass(field.type):
+            continue
+        if not isinstance(value, Namespace):
             raise InputError(
-                f"{field.name} is {value!r}, but it is a group of settings such as "
-                f"{field.name}.{fields(field.type)[0].name}; set those"
+                f"{name} is {value!r}, but it is a group of settings such as {name}.{fields(field.type)[0].name}; set "
+                "those"
             )
+        for inner in fields(field.type):
+            if value[inner.name] is None and type(None) not in get_args(inner.type):
+                raise InputError(f"{name}.{inner.name} is null; give it a value, or leave it out")
     instance = parser.instantiate(parsed)
     return config(**{field.name: instance[field.name] for field in fields(config)})
 

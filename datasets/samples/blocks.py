@@ -84,10 +84,8 @@ def plan_windows(
 
     Parameters
     ----------
-    shape, block
-        As `tile` takes them.
-    halo
-        Cells around a block, on either side, along each axis; none means none.
+    shape, block, halo
+        As `tile` takes them, and cells around a block, on either side, along each axis; none means none.
     factor
         How much coarser the network's output grid, and so the labels, is.
 

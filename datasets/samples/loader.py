@@ -83,16 +83,11 @@ class Loader:
     Attributes
     ----------
     windows, order
-        See `plan_samples`.
+        See `plan_samples`, also for what it refuses.
     waited
         Seconds that the caller has waited for samples.
     samples_read, bytes_read
         Samples given to the caller, `rows` being a part of one, and the bytes of data and labels read for them.
-
-    Raises
-    ------
-    InputError
-        See `plan_samples`.
     """
 
     def __init__(

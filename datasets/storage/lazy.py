@@ -54,10 +54,8 @@ def open_lazily(
 
     Parameters
     ----------
-    objects, group
-        The store, and its parsed ``zarr.json``.
-    version
-        Version of that file, by which Dask tells an older store of the same address apart.
+    objects, group, version
+        The store, its parsed ``zarr.json``, and that file's version, by which Dask tells an older store apart.
     sparse, lenient
         As `ArrayReader` takes it; variables that become lenient `StoredArray`s, each with a masked ``NAME_gone``.
 

@@ -122,7 +122,7 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
     Returns
     -------
     list of Span
-        In order, without overlap but for ranges that overlap themselves.
+        In order, apart but for ranges that overlap.
     """
     order = sorted((index for index, (start, stop) in enumerate(ranges) if stop > start), key=lambda i: ranges[i])
     runs = _group(ranges, order, lambda last, start, _: start <= last.stop)  # without gaps

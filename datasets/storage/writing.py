@@ -52,10 +52,8 @@ def write_arrays(
         Variables chunked by piece, and their chunks and shards for xarray.
     target, journal
         Folder or store, and the pieces that are there already.
-    overviews, no_data
-        As `datasets.store.write_volume` has them.
-    speak
-        Whether progress is printed.
+    overviews, no_data, speak
+        As `datasets.store.write_volume` has them; whether progress is printed.
 
     Raises
     ------

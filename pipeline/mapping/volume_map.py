@@ -67,7 +67,7 @@ def map_to(
     Parameters
     ----------
     scorer, source, out, block, halo
-        The model; the others are as in `PredictConfig`.
+        The model; others as in `PredictConfig`.
     share, speak
         How much of the machine's memory this may fill, and whether progress is printed.
 

@@ -185,7 +185,7 @@ def show(
     ax, image, rows, columns
         Where to draw, and what: a grid that may be coarser or finer than its axes.
     bare
-        Whether to leave names and ticks as they are (a second layer on the same panel).
+        Whether to leave names and ticks as they are.
     labels
         Whether to write the row axis' name and numbers; panels to the right of the first need none.
     **how

@@ -36,10 +36,8 @@ class ModelDescription:
         The coarsest grid's cell in cells of the input: sizes are padded to a multiple of it.
     padding
         How sizes are padded; ``refuse`` where they are not.
-    data
-        Name and units of the data.
-    training
-        Title, source, licence and digests of the training volume, the split, and its labels.
+    data, training
+        Name and units of the data; title, source, licence and digests of the training volume, the split, and labels.
     reach
         Cells of the input that an output cell looks far; none where it sees the whole volume.
     network

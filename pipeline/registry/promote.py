@@ -30,7 +30,7 @@ def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = Fals
     config, force
         Which version, and whether it becomes champion whatever the scores say.
     rollback
-        Make the former champion the champion again, instead.
+        Make the former champion champion again, instead.
 
     Returns
     -------

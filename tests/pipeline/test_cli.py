@@ -113,6 +113,8 @@ def test_one_sentence_says_what_is_wrong(refused: Refused, words: str, sentence:
         ("training: {stepz: 3}", "recipe {}: training.stepz is not a setting; did you mean training.steps? "),
         ("training: {steps: many}", "recipe {}: training.steps is 'many', expected int; "),
         ("training: 3", "training is 3, but it is a group of settings such as training.steps; set those"),
+        ("network: {init_gain: null}", "network.init_gain is null; give it a value, or leave it out"),
+        ("training: {steps: null, memory: null}", "training.steps is null; give it a value, or leave it out"),
         ("data: null", "data is None, but it is a group of settings such as data.source; set those"),
         ("just words", "recipe {}: it holds no settings of the form `key: value`; "),
         ("a: [1,", "recipe {}: not YAML: while parsing a flow node did not find expected node content "),
