@@ -36,7 +36,7 @@ Channels = list[int] | slice
 class ChainLayer:
     """Static part of a layer: its operator, what happens to the grid before it, and the weight a = h^2 of the force.
 
-    Where it `keeps` its hidden layer K X_j + b, the backward pass need not compute that again.
+    Where it `keeps` its hidden layer K X_j + b, the backward pass need not compute it again.
     """
 
     operator: SymmetricOperator
@@ -103,7 +103,7 @@ def _hidden(layer: ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
 
 
 def _biased(layer: ChainLayer, pair: Pair, kernel: Tensor, bias: Tensor) -> Tensor:
-    """Return K x + b; b is added to rows of cells, as few channels alone do not fill a vector of the processor."""
+    """Return K x + b; b is added to rows of cells, as few channels alone do not fill a vector."""
     z, b = _hidden(layer, pair, kernel), layer.operator.align(bias)
     if b.dim() > 1 or not z.is_contiguous():
         return z.add_(b)

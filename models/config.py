@@ -130,7 +130,7 @@ class NetworkConfig:
         layers the gradients are no longer those of the network.
     kept_hidden
         Thin hidden layers that training keeps from the forward pass, which saves one of eight products of each: up to
-        this many numbers for each number of a state, those of the widest kernels first. 0 keeps none.
+        this many numbers for each of a state, the last layer's, then those of wide kernels. 0 keeps none.
     init_gain
         Initial kernels have deviation gain / sqrt(fan-in) / sqrt(depth): deep networks must start gently.
     read_channels

@@ -39,14 +39,15 @@ def choose_operator(
 
 
 def keep_hidden(layers: Sequence[ChainLayer], kernels: Iterable[Tensor], most: float) -> tuple[ChainLayer, ...]:
-    """Let layers keep their hidden layers, `most` numbers in all for each number of a state.
+    """Let layers keep their hidden layers, `most` numbers in all for each of a state.
 
-    Where kernels are wide a number saves most multiplications; of equals, the last ones are used up first.
+    The last first, as the peak has it, then wide kernels, where a number saves most, the later first.
     """
     chosen, shapes, taken = list(layers), [kernel.shape for kernel in kernels], 0.0
-    for at in sorted(range(len(layers)), key=lambda at: (-shapes[at].numel() // shapes[at][-2], -at)):
+    end = len(layers) - 1
+    for at in sorted(range(end + 1), key=lambda at: (at < end, -shapes[at].numel() // shapes[at][-2], -at)):
         rank, per_group = shapes[at][-2:]
-        taken_then = taken + rank / (per_group * layers[at].operator.groups)  # states are as large at every level
+        taken_then = taken + rank / (per_group * layers[at].operator.groups)  # states are equally large
         if taken_then <= most + 1e-9:
             chosen[at], taken = replace(layers[at], keeps=True), taken_then
     return tuple(chosen)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 PIECE_BYTES = defaultdict(lambda: 32 * 2**20, cpu=2 * 2**20)
-"""On a CPU larger temporaries go back to the system, and each fresh page costs its time; on a GPU each launch does."""
+"""On a CPU larger temporaries go back to the system, and each fresh page costs time; on a GPU each launch does."""
 LEAST_ROWS = 8  # a piece is read with its halo: fewer rows would read much of the state twice
 
 

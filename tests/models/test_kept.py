@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models import chain
+from models.config import NetworkConfig
 from models.network import TelegraphNetwork
+from tests.benchmarks.cases import even_hourglass
 from tests.models.strategies import build, networks
 
 
@@ -38,8 +40,18 @@ def test_the_widest_kernels_keep_first_and_of_equals_the_last() -> None:
 
 
 def test_width_is_that_of_a_kernel_with_its_taps_and_groups() -> None:
-    assert kept_by(build(2, "2*2 d2p*2", channels=8, kept_hidden=0.3)) == [1], "3 x 3 x 8 weights save more than 32"
-    assert kept_by(build(2, "2g2*2 2", channels=8, kept_hidden=0.3)) == [2], "9 x 8 weights save more than 9 x 4"
+    """Beside the last layer, which goes first."""
+    assert kept_by(build(2, "2*2 d2p*2", channels=8, kept_hidden=0.32)) == [1, 3], "9 x 8 weights save more than 32"
+    assert kept_by(build(2, "2 2g2*2", channels=8, kept_hidden=0.5)) == [0, 2], "9 x 8 weights save more than 9 x 4"
+
+
+def test_as_much_is_kept_beside_the_last_layer_at_any_depth() -> None:
+    """Else the peak, where the backward pass begins, would not be flat in depth."""
+    for depth in (8, 64, 512):
+        network = TelegraphNetwork(NetworkConfig(layers=even_hourglass(depth, 8, 1)), 2, 64)
+        kept, each = kept_by(network), costs(network)
+        assert kept[-1] == depth - 1
+        assert sum(each[at] for at in kept) == 0.5
 
 
 def test_what_just_fits_is_kept() -> None:
@@ -82,7 +94,7 @@ def test_what_is_kept_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> 
         return true(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(chain, "_hidden", counted)
-    for kept, layers in ((0, 0), (0.7, 2), (100, 7)):
+    for kept, layers in ((0, 0), (1.4, 3), (100, 7)):
         calls.clear()
         gradients(kept)
         assert len(calls) == 3 * 7 - layers, "forward, back for the states, back for the adjoint"
