@@ -37,7 +37,7 @@ def check_gradients(
     tolerance: float = 1e-10,
     dead: bool = False,
 ) -> None:
-    """Compare output and all gradients with plain autograd through the formula; drawn ones with `dead` layers do not count."""
+    """Compare output and all gradients with plain autograd; drawn networks with `dead` layers do not count."""
     x_BcN = x_BcN.detach().requires_grad_()
     parameters = network.parameters_in_order()
     ours = run(network.plan, x_BcN, parameters, channels)
