@@ -67,7 +67,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "score a run on the test part of its split",
-        "pipeline.config:EvaluateConfig", "pipeline.scoring.evaluate", ("run",),
+        "pipeline.config:EvaluateConfig", "pipeline.mapping.evaluate", ("run",),
         (("baseline", "add a random forest trained on the same split to the table"),),
     ),
     "report": Command(

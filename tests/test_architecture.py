@@ -104,16 +104,17 @@ def test_no_import_cycles() -> None:
         pytest.fail(" <- ".join(error.args[1]))
 
 
-def test_folders_of_datasets_point_one_way() -> None:
-    """Storage knows nothing of sources, nor these of samples: a folder is understood without those above it."""
+@pytest.mark.parametrize("house", ["datasets", "pipeline"])
+def test_folders_point_one_way(house: str) -> None:
+    """Storage knows nothing of samples, nor a checkpoint of training: a folder is understood without those above it."""
     graph: dict[str, set[str]] = {}
     for name, path in OURS.items():
         own, used = name.split(".")[:2], [used.split(".")[:2] for used, _ in imports(path) if used in OURS]
-        if own[0] == "datasets" and len(own) == 2:
+        if own[0] == house and len(own) == 2:
             graph.setdefault(own[1], set()).update(
-                one[1] for one in used if one[0] == "datasets" and len(one) > 1 and one != own
+                one[1] for one in used if one[0] == house and len(one) > 1 and one != own
             )
-    assert "storage" in graph
+    assert {"storage", "training"} & set(graph)
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -16,10 +16,11 @@ from datasets.prediction import FORMAT
 from datasets.store import open_node
 from pipeline.config import BatchConfig, ClusterConfig
 from pipeline.mapping.predict import check_model, check_place
-from pipeline.mapping.scorer import Scorer, load_model
 from pipeline.mapping.table import Row, read_table
 from pipeline.mapping.volume_map import identity, map_to
 from pipeline.masking import without_secrets
+from pipeline.registry.load import load_model
+from pipeline.scoring.scorer import Scorer
 from pipeline.tracking.store import store_uri
 
 State = Literal["mapped", "finished before", "failed"]

@@ -6,8 +6,9 @@ from datasets.errors import InputError
 from datasets.storage.objects import is_remote
 from datasets.store import refuse_existing
 from pipeline.config import PredictConfig
-from pipeline.mapping.scorer import Scorer, load_model
 from pipeline.mapping.volume_map import map_to, pictures_beside
+from pipeline.registry.load import load_model
+from pipeline.scoring.scorer import Scorer
 from pipeline.tracking.store import store_uri
 
 

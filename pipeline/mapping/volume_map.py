@@ -22,12 +22,12 @@ from datasets.storage.objects import is_remote
 from datasets.store import begun_attributes
 from datasets.viewing import read_for_viewing, thinning
 from datasets.volume import Volume
-from pipeline.mapping.scorer import Scorer
 from pipeline.masking import without_secrets
 from pipeline.pictures.maps import draw_volume
 from pipeline.pictures.sections import backdrop
 from pipeline.pictures.style import class_colours, grid_axes
 from pipeline.planning.tiling import Cells, Tiling
+from pipeline.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True)

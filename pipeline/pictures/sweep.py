@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from pipeline.config_sweep import SEARCHED
 from pipeline.pictures.style import CLASS_COLOURS, picture
-from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, show
+from pipeline.trials import DIRECTIONS, TITLES, Row, show
 
 _LOGARITHMIC = ("step", "rate", "parameters", "memory", "peak", "time")  # all others but the score are placed evenly
 _COSTS = {

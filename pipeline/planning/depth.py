@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from models.config import Layer, NetworkConfig, parse_layers
+from models.config import Layer, NetworkConfig, SegmenterConfig, parse_layers
 from models.peak import stored_peak, training_peak
+from pipeline.config import RunConfig
 from pipeline.planning.memory import training_work, trial_segmenter
-from pipeline.run import Run
 
 TIMES = (1, 2, 4, 8)
 """How often every layer of the network is repeated to make deeper ones."""
@@ -43,21 +43,20 @@ def repeated(network: NetworkConfig, times: int) -> NetworkConfig:
     return replace(network, layers=text, step=network.steps[0])
 
 
-def memory_over_depth(run: Run, block: tuple[int, ...]) -> list[Depth]:
+def memory_over_depth(config: RunConfig, made: SegmenterConfig, block: tuple[int, ...]) -> list[Depth]:
     """Predict the peak of a run's training step at several depths, shallowest first.
 
     Parameters
     ----------
-    run
-        The run; its network, its micro-batch, its optimiser.
+    config, made
+        The run's micro-batch and optimiser, and its network.
     block
         Cells of a sample, its halo included.
     """
-    made = run.prepared.segmenter
     found: dict[int, Depth] = {}
     for times in (0, *TIMES):
         segmenter = trial_segmenter(replace(made, network=repeated(made.network, times)))
-        work, layers = training_work(run.config, segmenter, block), len(segmenter.network.plan.layers)
+        work, layers = training_work(config, segmenter, block), len(segmenter.network.plan.layers)
         found[layers] = Depth(layers, training_peak(segmenter, work), stored_peak(segmenter, work), times == 1)
     return [found[layers] for layers in sorted(found)]
 

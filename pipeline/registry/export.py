@@ -13,7 +13,7 @@ from datasets.errors import InputError
 from models.config import NetworkConfig
 from models.segmenter import Segmenter
 from models.unrolled import unrolled
-from pipeline.registry.description import ModelDescription
+from pipeline.scoring.description import ModelDescription
 
 PROGRAM_PREFIX = "segmenter."
 """What stands before the names of the network's weights in a program."""

@@ -9,12 +9,12 @@ from datasets.errors import InputError
 from datasets.samples.split import make_split
 from datasets.volume import Volume
 from pipeline.config import PromoteConfig, RunConfig
-from pipeline.mapping.scorer import Scorer
 from pipeline.masking import MASK
 from pipeline.registry.champion import Standing, compare, difference
 from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, label, read_recipe, read_scorer, standing
-from pipeline.scoring.evaluate import count_hits, test_labels
+from pipeline.scoring.hits import count_hits, test_labels
 from pipeline.scoring.metrics import scores
+from pipeline.scoring.scorer import Scorer
 from pipeline.tracking.store import store_uri
 from pipeline.training.prepare import split_digest
 

@@ -22,18 +22,18 @@ from mlflow.types import Schema, TensorSpec
 
 from datasets.errors import InputError
 from models.segmenter import Segmenter
+from pipeline.checkpoints.checkpoint import best_checkpoint, load_segmenter, read_meta
 from pipeline.config import RegisterConfig
 from pipeline.masking import without_secrets
 from pipeline.recipe import dump_recipe
-from pipeline.registry.card import model_card
 from pipeline.registry.champion import Standing
-from pipeline.registry.description import ModelDescription, describe_run
 from pipeline.registry.export import Exportable, example_batch, tolerance
 from pipeline.registry.versions import DESCRIPTION_FILE, RECIPE_FILE, Registry, label, tracking_at
+from pipeline.report.card import model_card
 from pipeline.run import Run
+from pipeline.scoring.description import ModelDescription, describe_run
 from pipeline.scoring.metrics import MEANS
 from pipeline.tracking.tracker import connect
-from pipeline.training.checkpoint import best_checkpoint, load_segmenter, read_meta
 from pipeline.training.train import flatten
 
 _LONGEST_TEXT = 5000  # of MLflow's database column

@@ -20,15 +20,15 @@ from mlflow.tracking import MlflowClient
 
 from datasets.errors import InputError
 from datasets.provenance import now
+from pipeline.checkpoints.checkpoint import rebuild
 from pipeline.config import RunConfig
-from pipeline.mapping.scorer import Scorer, scorer_of
 from pipeline.recipe import load_recipe
 from pipeline.registry.champion import Standing
-from pipeline.registry.description import ModelDescription
 from pipeline.registry.export import PROGRAM_PREFIX
+from pipeline.scoring.description import ModelDescription
+from pipeline.scoring.scorer import Scorer, scorer_of
 from pipeline.tracking.store import lacks_file
 from pipeline.tracking.tracker import connect
-from pipeline.training.checkpoint import rebuild
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 DESCRIPTION_FILE, RECIPE_FILE = "telegrapher.json", "config.yaml"
@@ -233,7 +233,7 @@ def read_recipe(folder: Path) -> RunConfig | None:
 
 
 def load_registered(uri: str, *, tracking_uri: str) -> Scorer:
-    """Load a version from the registry; see `pipeline.mapping.scorer.load_model`."""
+    """Load a version from the registry; see `pipeline.registry.load.load_model`."""
     _parse(uri)  # a wrong one is refused before MLflow is asked
     registry = Registry.open(tracking_uri, uri)
     version = registry.find(uri)

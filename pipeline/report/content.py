@@ -15,7 +15,7 @@ from pipeline.report.page import data_uri
 from pipeline.report.reproduce import attribute, commands, digests, portable, sessions, volume_recipe
 from pipeline.run import Run
 from pipeline.scoring.metrics import metric_key, scores
-from pipeline.training.reading import reading_in_words, summarise_reading
+from pipeline.tracking.reading import reading_in_words, summarise_reading
 
 Rows = list[tuple[str, str]]
 SCORES = (

@@ -10,6 +10,7 @@ import torch
 from datasets.errors import InputError
 from datasets.samples.blocks import plan_windows
 from datasets.volume import Part, Volume
+from pipeline.checkpoints.checkpoint import Meta, best_checkpoint, load_segmenter, read_meta
 from pipeline.pictures.curves import draw_confusion, draw_curves, draw_depths, draw_inversion
 from pipeline.pictures.run import draw_map, draw_parts
 from pipeline.planning.depth import Depth, memory_over_depth
@@ -17,9 +18,8 @@ from pipeline.planning.memory import memory_here, plan_prediction, trial_segment
 from pipeline.run import Run
 from pipeline.scoring.leaks import picture_leaks
 from pipeline.scoring.metrics import confusion
+from pipeline.scoring.validation import predict_classes
 from pipeline.tracking.journal import read_history
-from pipeline.training.checkpoint import Meta, best_checkpoint, load_segmenter, read_meta
-from pipeline.training.validation import predict_classes
 
 OF_A_RUN = ("split", "prediction", "confusion", "curves", "leaks")  # drawn by `pipeline.training.finish`
 
@@ -129,7 +129,7 @@ def _measure_memory(found: Evidence, aside: Path) -> None:
     elif data.block is not None and data.halo is None:
         found.block = tuple(data.block)
     if found.block is not None:
-        found.depths = memory_over_depth(run, found.block)
+        found.depths = memory_over_depth(run.config, run.prepared.segmenter, found.block)
         # The memory of a process holds its libraries too, which would pass for the network's.
         draw_depths(found.depths, found.peak if gpu else None, _place(found, aside, "memory"))
 

@@ -15,9 +15,8 @@ from pipeline.report.content import Rows, machine_and_versions
 from pipeline.report.page import data_uri, write_page
 from pipeline.report.reproduce import installed, portable
 from pipeline.run import Run
-from pipeline.sweep.record import read_trials, turned_away
-from pipeline.sweep.trials import DIRECTIONS, TITLES, Row, in_words, show, trial_texts
 from pipeline.tracking.journal import read_history
+from pipeline.trials import DIRECTIONS, TITLES, Row, in_words, read_trials, show, trial_texts, turned_away
 
 CONTENTS = {
     "what": "What was searched",

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError
+from pipeline.checkpoints.checkpoint import all_checkpoints
 from pipeline.config import RunConfig
 from pipeline.recipe import dump_recipe, load_recipe
 from pipeline.tracking.store import lacks_file, store_uri
 from pipeline.tracking.tracker import must_know
-from pipeline.training.checkpoint import all_checkpoints
 from pipeline.training.prepare import check_place
 from pipeline.training.train import check_unchanged, put_back
 

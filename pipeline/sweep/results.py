@@ -9,11 +9,10 @@ from pipeline.pictures.sweep import draw_parallel, draw_pareto, draw_trials
 from pipeline.registry.register import register
 from pipeline.report.sweep import write_sweep_report
 from pipeline.run import OUTBOX
-from pipeline.sweep.record import TURNED_AWAY, turned_away, write_trials
 from pipeline.sweep.space import trial_config
-from pipeline.sweep.trials import DIRECTIONS, Row, in_words, rank_trials, trials_table
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.train import train
+from pipeline.trials import DIRECTIONS, TURNED_AWAY, Row, in_words, rank_trials, trials_table, turned_away, write_trials
 
 
 def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], failed: list[str]) -> list[Row]:

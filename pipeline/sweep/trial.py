@@ -16,6 +16,8 @@ import torch
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from datasets.errors import InputError
+from pipeline.checkpoints.checkpoint import Meta, Snapshot, latest_checkpoint, read_meta, whole_checkpoints
+from pipeline.checkpoints.storage import stored_behind
 from pipeline.config import RunConfig
 from pipeline.refusal import refusal
 from pipeline.run import Run
@@ -23,11 +25,9 @@ from pipeline.sweep.space import Choice, Cost, trial_config, trial_cost
 from pipeline.tracking.gauges import Gauges
 from pipeline.tracking.journal import Journal, measured_peak, read_history
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.checkpoint import Meta, Snapshot, latest_checkpoint, read_meta, whole_checkpoints
 from pipeline.training.context import Context
 from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
-from pipeline.training.storage import stored_behind
 from pipeline.training.train import open_tracking
 
 REFUSED = "refused.txt"

@@ -24,19 +24,18 @@ from pipeline.config import RunConfig
 from pipeline.run import OUTBOX
 from pipeline.sweep.folder import begin, reopen, started_with, sweep_folder
 from pipeline.sweep.halving import Halving
-from pipeline.sweep.record import TURNED_AWAY, forget_trials
 from pipeline.sweep.results import check_best, finish_best, report
 from pipeline.sweep.searcher import Search
 from pipeline.sweep.shares import check_shares, memory_of_trial, trial_share, trials_at_once
 from pipeline.sweep.space import check_space, smallest, trial_config, why_not
 from pipeline.sweep.trial import REFUSED, run_trial, trial_name
-from pipeline.sweep.trials import DIRECTIONS, Row, in_words
 from pipeline.tracking.store import store_uri
 from pipeline.tracking.tracker import Status, Tracker, connect, create_run
 from pipeline.training.interrupt import handled
 from pipeline.training.prepare import prepare
 from pipeline.training.train import absolute, alone, flatten
 from pipeline.training.worker import cluster
+from pipeline.trials import DIRECTIONS, TURNED_AWAY, Row, forget_trials, in_words
 
 
 class _Closer(ray.tune.Callback):

@@ -2,7 +2,7 @@
 
 from ray.util.metrics import Gauge
 
-from pipeline.training.context import Listener
+from pipeline.tracking.listener import Listener
 
 SHOWN = {
     "step": "Steps taken.",

@@ -4,31 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from pipeline.training.storage import Store
-
-
-class Listener(Protocol):
-    """Where the numbers of a run go: MLflow, the terminal, or nowhere."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Take the numbers of one step."""
-
-    def progress(self, line: str) -> None:
-        """Take one line for the terminal."""
-
-
-class Silent:
-    """A listener that hears nothing."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Ignore."""
-
-    def progress(self, line: str) -> None:
-        """Ignore."""
+from pipeline.checkpoints.storage import Store
+from pipeline.tracking.listener import Listener, Silent
 
 
 @dataclass

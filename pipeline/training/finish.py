@@ -6,19 +6,19 @@ import numpy as np
 import torch
 
 from models.segmenter import Segmenter
+from pipeline.checkpoints.checkpoint import best_checkpoint, load_segmenter, read_meta
 from pipeline.pictures.run import draw
-from pipeline.registry.card import model_card
-from pipeline.registry.description import describe_run
+from pipeline.ranks.slabs import chosen_by_first
+from pipeline.report.card import model_card
 from pipeline.report.report import write_report
 from pipeline.run import Run
+from pipeline.scoring.description import describe_run
 from pipeline.scoring.leaks import leak_metrics, report_leaks
 from pipeline.scoring.metrics import confusion, scores
+from pipeline.scoring.validation import predict_classes
 from pipeline.tracking.journal import Journal, read_history
-from pipeline.training.checkpoint import best_checkpoint, load_segmenter, read_meta
+from pipeline.tracking.reading import summarise_reading
 from pipeline.training.loop import Outcome, peak_memory
-from pipeline.training.reading import summarise_reading
-from pipeline.training.slabs import chosen_by_first
-from pipeline.training.validation import predict_classes
 
 
 def map_best(run: Run, outcome: Outcome, device: torch.device) -> tuple[Path, Segmenter, np.ndarray]:

@@ -17,13 +17,13 @@ from datasets.samples.blocks import seen_sizes
 from datasets.samples.loader import Loader
 from models.segmenter import Segmenter
 from models.watch import GridOverflowError, Watch
+from pipeline.ranks.slabs import ALONE, Place, take_place
 from pipeline.run import Run
+from pipeline.scoring.validation import Known, validate
+from pipeline.tracking.reading import ReadingMeter
 from pipeline.training.context import Clock, Context
-from pipeline.training.reading import ReadingMeter
-from pipeline.training.slabs import ALONE, Place, take_place
 from pipeline.training.state import UNSCORED, Progress, Training
 from pipeline.training.step import DivergedError, StepResult, train_step
-from pipeline.training.validation import Known, validate
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ import ray.train.collective
 import torch
 from ray.train.torch import get_device
 
+from pipeline.checkpoints.checkpoint import Meta, Snapshot, latest_checkpoint
+from pipeline.checkpoints.storage import Store, stored_behind
 from pipeline.config import ClusterConfig
 from pipeline.run import Run
 from pipeline.tracking.gauges import Gauges
 from pipeline.tracking.journal import Journal
-from pipeline.training.checkpoint import Meta, Snapshot, latest_checkpoint
 from pipeline.training.context import Context
 from pipeline.training.finish import finish, map_best
 from pipeline.training.loop import fit
-from pipeline.training.storage import Store, stored_behind
 
 
 def train_rank(settings: dict[str, Any], noticed: Callable[[], bool]) -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from datasets.errors import InputError
+from pipeline.checkpoints.checkpoint import Meta, Snapshot, copied
 from pipeline.config import TrainingConfig
+from pipeline.ranks.gradient_sum import share_weights
 from pipeline.run import Run
-from pipeline.training.checkpoint import Meta, Snapshot, copied
 from pipeline.training.context import Context
-from pipeline.training.gradient_sum import share_weights
 from pipeline.training.step import build_optimiser, rate_factor
 
 UNSCORED = -1.0

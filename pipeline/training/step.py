@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from models.losses import masked_cross_entropy
 from models.slab import Slab
 from pipeline.config import TrainingConfig
-from pipeline.training.gradient_sum import LARGEST, GradientSum, sum_over_ranks
+from pipeline.ranks.gradient_sum import LARGEST, GradientSum, sum_over_ranks
 
 
 def rate_factor(step: int, config: TrainingConfig) -> float:

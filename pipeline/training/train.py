@@ -15,23 +15,23 @@ import torch
 from datasets.errors import InputError
 from datasets.provenance import code_version
 from datasets.storage.journal import locked
+from pipeline.checkpoints.checkpoint import all_checkpoints, latest_checkpoint
+from pipeline.checkpoints.storage import stored_behind
 from pipeline.config import RunConfig
 from pipeline.masking import without_secrets
 from pipeline.planning.memory import check_training, check_workers
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.tracking.journal import Journal
+from pipeline.tracking.reading import reading_in_words
 from pipeline.tracking.session import note_start
 from pipeline.tracking.store import where_to_look
 from pipeline.tracking.tracker import Status, Tracker, connect, create_run, must_know
-from pipeline.training.checkpoint import all_checkpoints, latest_checkpoint
 from pipeline.training.context import Context
 from pipeline.training.finish import finish
 from pipeline.training.interrupt import asked_to_stop
 from pipeline.training.loop import fit
 from pipeline.training.prepare import check_place, prepare
-from pipeline.training.reading import reading_in_words
-from pipeline.training.storage import stored_behind
 
 _FREE = ("memory", "rate", "clip")
 """Settings of the training that a resumed run may change: the last two are what helps against a loss of nan."""

@@ -14,13 +14,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
+from pipeline.checkpoints.checkpoint import Meta, Snapshot
 from pipeline.config import RunConfig
 from pipeline.run import Run
 from pipeline.scoring.baseline import forest_scores
-from pipeline.training.checkpoint import Meta, Snapshot
+from pipeline.scoring.validation import validate
 from pipeline.training.context import Context
 from pipeline.training.loop import Outcome, fit, new_segmenter
-from pipeline.training.validation import validate
 from tests.benchmarks.over_seeds import Row, Variant, compare, mean_and_deviation
 from tests.benchmarks.unet import unet_twin
 

@@ -22,10 +22,10 @@ import torch
 
 from models.config import NetworkConfig, SegmenterConfig
 from models.segmenter import Segmenter
+from pipeline.checkpoints.checkpoint import Meta, Snapshot, copied
+from pipeline.checkpoints.storage import Behind, directory_storage
 from pipeline.config import TrainingConfig
-from pipeline.training.checkpoint import Meta, Snapshot, copied
 from pipeline.training.step import build_optimiser, train_step
-from pipeline.training.storage import Behind, directory_storage
 from tests.benchmarks.measuring import RESULTS, markdown, prepare, progress, write_results
 
 EVERY = 10

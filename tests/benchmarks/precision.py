@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from pipeline.run import Run
-from pipeline.training.context import Context, Silent
+from pipeline.scoring.validation import validate
+from pipeline.tracking.listener import Silent
+from pipeline.training.context import Context
 from pipeline.training.loop import new_segmenter
-from pipeline.training.validation import validate
 from tests.benchmarks.accuracy import fingerprint, train_best
 from tests.benchmarks.over_seeds import Row, Variant, compare, mean_and_deviation
 

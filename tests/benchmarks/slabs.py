@@ -23,7 +23,7 @@ from torch import Tensor
 
 from models.config import NetworkConfig
 from models.network import TelegraphNetwork
-from pipeline.training.slabs import RankSlab, take_place
+from pipeline.ranks.slabs import RankSlab, take_place
 from tests.benchmarks.measuring import RESULTS, markdown, peak_of, prepare, progress, seconds_of, write_results
 
 LAYERS, CHANNELS, EDGE = "8*3 d16*3 d32*6 u16*3 u8*3", 12, 64

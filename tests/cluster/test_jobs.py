@@ -14,8 +14,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline import cli
+from pipeline.checkpoints.checkpoint import latest_checkpoint, read_meta
 from pipeline.run import Run
-from pipeline.training.checkpoint import latest_checkpoint, read_meta
 from tests.cloud.seaweed import BUCKET, Server
 from tests.cluster.head import RAY, ray, serve
 from tests.pipeline.processes import largest_difference, wait_for_step, weights_of

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from pipeline.checkpoints.checkpoint import latest_checkpoint, load_segmenter
 from pipeline.run import Run
-from pipeline.training.checkpoint import latest_checkpoint, load_segmenter
 
 ROOT = Path(__file__).parents[2]
 

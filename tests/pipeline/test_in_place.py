@@ -11,11 +11,11 @@ import yaml
 
 from datasets.config import DataConfig, SplitConfig
 from datasets.errors import InputError
+from pipeline.checkpoints.storage import directory_storage
 from pipeline.run import Run
 from pipeline.training.context import Context
 from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
-from pipeline.training.storage import directory_storage
 
 SURVEY = Path(__file__).parents[1] / "datasets" / "sources" / "mdio" / "mdio-1.1.3.zip"
 

@@ -14,11 +14,11 @@ from datasets.errors import InputError, UnfinishedError
 from datasets.store import open_node, open_volume, write_volume
 from models.config import NetworkConfig
 from pipeline import cli
+from pipeline.checkpoints.checkpoint import Meta, Snapshot
 from pipeline.config import BatchConfig, ClusterConfig, PredictConfig, RunConfig
 from pipeline.mapping.batch import Outcome, batch, summary
 from pipeline.mapping.predict import predict
 from pipeline.mapping.table import Row, read_table
-from pipeline.training.checkpoint import Meta, Snapshot
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from tests.pipeline.conftest import tiny_dataset

@@ -13,10 +13,10 @@ from datasets.maps.geotiff import write_class_map
 from datasets.prediction import coarsen_coordinates, no_data_cells
 from datasets.store import open_volume, write_volume
 from models.config import NetworkConfig
+from pipeline.checkpoints.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter
 from pipeline.config import PredictConfig, RunConfig, TrainingConfig
 from pipeline.mapping.predict import predict
 from pipeline.run import Run
-from pipeline.training.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 

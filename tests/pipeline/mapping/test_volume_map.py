@@ -18,12 +18,12 @@ from datasets.prediction import Finished, Labelled, lay_out, no_data_cells, writ
 from datasets.storage import layout
 from datasets.store import open_node, write_volume
 from models.config import NetworkConfig
+from pipeline.checkpoints.checkpoint import Meta, Snapshot
 from pipeline.mapping.batch import Task, map_task
-from pipeline.mapping.scorer import Scorer, run_scorer
 from pipeline.mapping.volume_map import Mapped, map_to
 from pipeline.planning.memory import Memory, _even
 from pipeline.planning.tiling import Piece, Tiling
-from pipeline.training.checkpoint import Meta, Snapshot
+from pipeline.scoring.scorer import Scorer, run_scorer
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from tests.pipeline.conftest import tiny_dataset
@@ -135,7 +135,7 @@ def test_another_map_is_not_gone_on_with(scorer, large, tmp_path, monkeypatch, c
     if change == "another volume":
         source = write_volume(tiny_dataset(size=1024).assign_attrs(source_sha256="another"), tmp_path / "other.zarr")
     if change == "less memory":
-        monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda _: Memory(2**20, "left"))
+        monkeypatch.setattr("pipeline.scoring.scorer.memory_here", lambda _: Memory(2**20, "left"))
     map_to(scorer, str(source), out)
     assert made == [2, 8]
     said = f"{out} was begun in blocks of 512 x 512 cells amid a halo of"

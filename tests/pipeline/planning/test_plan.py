@@ -153,7 +153,7 @@ def test_what_fits_is_not_refused_and_memory_may_change_on_resume(recipe):
 def test_predict_refuses_a_volume_that_cannot_fit(recipe, tmp_path, monkeypatch):
     config = recipe("mapper", steps=2, validate_every=2)
     run = train(config)
-    monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: Memory(60_000, "available on this machine"))
+    monkeypatch.setattr("pipeline.scoring.scorer.memory_here", lambda cuda: Memory(60_000, "available on this machine"))
     monkeypatch.setattr(Volume, "read", unread)
     wanted = PredictConfig(str(run.folder), config.data.source, str(tmp_path / "map.zarr"), runs=config.runs)
     with pytest.raises(

@@ -18,18 +18,18 @@ from models.config import NetworkConfig, SegmenterConfig
 from models.peak import Workload, prediction_peak
 from models.reach import reach
 from models.segmenter import Segmenter
+from pipeline.checkpoints.checkpoint import best_checkpoint, load_segmenter
 from pipeline.config import PredictConfig, RegisterConfig
 from pipeline.mapping.predict import predict
-from pipeline.mapping.scorer import run_scorer
 from pipeline.planning import memory
 from pipeline.planning.memory import Memory, plan_prediction
 from pipeline.planning.tiling import OutputGrid, Tiling, map_pieces
+from pipeline.ranks.slabs import Place
 from pipeline.registry.register import register
 from pipeline.run import Run
-from pipeline.training.checkpoint import best_checkpoint, load_segmenter
-from pipeline.training.slabs import Place
+from pipeline.scoring.scorer import run_scorer
+from pipeline.scoring.validation import predict_classes, validate
 from pipeline.training.train import train
-from pipeline.training.validation import predict_classes, validate
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -188,13 +188,13 @@ def test_predict_in_blocks_and_by_itself_where_memory_is_short(recipe, tmp_path:
     blocks = open_map(predict(replace(wanted, out=str(tmp_path / "blocks.zarr"), block=[10, 7])))
     assert "mapping 24 x 24 cells in blocks of 10 x 7 cells amid a halo of 0 x 0 cells" in capsys.readouterr().out
     np.testing.assert_allclose(blocks, whole, atol=1e-6)
-    monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: Memory(30_000, "available on this machine"))
+    monkeypatch.setattr("pipeline.scoring.scorer.memory_here", lambda cuda: Memory(30_000, "available on this machine"))
     alone = open_map(predict(replace(wanted, out=str(tmp_path / "alone.zarr"))))
     assert "mapping 24 x 24 cells in blocks of " in capsys.readouterr().out
     np.testing.assert_allclose(alone, whole, atol=1e-6)
     need = prediction_peak(load_segmenter(best_checkpoint(run.folder)), Workload((24, 24)))
     enough = Memory(2 + int(need / 0.9), "here")
-    monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: enough)
+    monkeypatch.setattr("pipeline.scoring.scorer.memory_here", lambda cuda: enough)
     assert run_scorer(run).plan(run.volume) is None
     half = run_scorer(run).plan(run.volume, share=0.5)
     assert half is not None
@@ -219,7 +219,7 @@ def test_a_registered_model_knows_its_blocks_and_their_halo(recipe, tmp_path: Pa
     predictable = load_segmenter(best_checkpoint(run.folder))
     need = prediction_peak(predictable, Workload((24, 20)))
     monkeypatch.setattr(
-        "pipeline.mapping.scorer.memory_here", lambda cuda: Memory(2 + int(need / 0.9), "available on this machine")
+        "pipeline.scoring.scorer.memory_here", lambda cuda: Memory(2 + int(need / 0.9), "available on this machine")
     )
     alone = open_map(predict(replace(wanted, out=str(tmp_path / "alone.zarr"))))
     assert "mapping 24 x 24 cells in blocks of " in capsys.readouterr().out
@@ -243,7 +243,7 @@ def test_a_dimension_normalised_cell_by_cell_is_never_cut(recipe, tmp_path: Path
     np.testing.assert_allclose(blocks, whole, atol=1e-6)
     need = prediction_peak(load_segmenter(best_checkpoint(run.folder)), Workload((24, 10)))
     monkeypatch.setattr(
-        "pipeline.mapping.scorer.memory_here", lambda cuda: Memory(2 + int(need / 0.9), "available on this machine")
+        "pipeline.scoring.scorer.memory_here", lambda cuda: Memory(2 + int(need / 0.9), "available on this machine")
     )
     alone = open_map(predict(replace(wanted, out=str(tmp_path / "alone.zarr"))))
     assert "in blocks of 24 x 10 cells" in capsys.readouterr().out

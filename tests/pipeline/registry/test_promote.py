@@ -14,14 +14,14 @@ from datasets.config import DataConfig, SplitConfig
 from datasets.errors import InputError
 from datasets.store import write_volume
 from models.config import NetworkConfig
+from pipeline.checkpoints.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter
 from pipeline.config import PromoteConfig, RunConfig, TrainingConfig
-from pipeline.mapping.scorer import Scorer, run_scorer
 from pipeline.planning.tiling import Tiling
 from pipeline.registry.promote import promote
 from pipeline.registry.versions import Registry
 from pipeline.run import Run
 from pipeline.scoring.metrics import confusion, scores
-from pipeline.training.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter
+from pipeline.scoring.scorer import Scorer, run_scorer
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from tests.pipeline.conftest import tiny_dataset

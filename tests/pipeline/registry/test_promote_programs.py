@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.config import PromoteConfig, RegisterConfig
-from pipeline.mapping.scorer import load_model
+from pipeline.registry.load import load_model
 from pipeline.registry.promote import promote
 from pipeline.registry.register import register
 from pipeline.scoring.metrics import confusion, scores

@@ -17,17 +17,18 @@ from datasets.errors import InputError
 from datasets.volume import Volume
 from models.config import NetworkConfig, SegmenterConfig
 from models.segmenter import Segmenter
+from pipeline.checkpoints.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter, read_meta
 from pipeline.config import RegisterConfig, RunConfig
-from pipeline.mapping.scorer import Scorer, load_model, run_scorer
 from pipeline.recipe import load_recipe
 from pipeline.registry.champion import Standing, compare
-from pipeline.registry.description import ModelDescription
 from pipeline.registry.export import Exportable, example_batch
+from pipeline.registry.load import load_model
 from pipeline.registry.register import register
 from pipeline.registry.versions import Registry, read_scorer, tracking_at
 from pipeline.run import Run
+from pipeline.scoring.description import ModelDescription
+from pipeline.scoring.scorer import Scorer, run_scorer
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter, read_meta
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from pipeline.training.train import open_tracking

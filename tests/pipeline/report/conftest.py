@@ -11,8 +11,8 @@ from pipeline.config import RunConfig
 from pipeline.config_sweep import Range, SweepConfig
 from pipeline.pictures.sweep import draw_trials
 from pipeline.recipe import dump_recipe
-from pipeline.sweep.record import TURNED_AWAY, write_trials
 from pipeline.training.prepare import prepare
+from pipeline.trials import TURNED_AWAY, write_trials
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from datasets.store import write_volume
+from pipeline.checkpoints.storage import directory_storage
 from pipeline.cli import main
 from pipeline.config import ReportConfig
 from pipeline.report.report import report, write_report
@@ -25,7 +26,6 @@ from pipeline.tracking.session import note_machine
 from pipeline.training.context import Context
 from pipeline.training.loop import fit, peak_memory
 from pipeline.training.prepare import prepare
-from pipeline.training.storage import directory_storage
 from tests.pipeline.conftest import tiny_dataset
 from tests.pipeline.report.pages import HOSTILE, SECTIONS, Page, hostile_run, settings
 

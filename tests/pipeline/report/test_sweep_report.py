@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.sweep.record import forget_trials, read_trials, write_trials
+from pipeline.trials import forget_trials, read_trials, write_trials
 from tests.pipeline.report.pages import Page
 
 

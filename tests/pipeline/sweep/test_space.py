@@ -17,10 +17,10 @@ from pipeline.planning import memory
 from pipeline.planning.memory import Memory
 from pipeline.recipe import dump_recipe, load_recipe
 from pipeline.sweep import shares
-from pipeline.sweep.record import turned_away
 from pipeline.sweep.searcher import Search
 from pipeline.sweep.shares import DRIVER, check_shares, memory_of_trial, trial_share, trials_at_once, worker_share
 from pipeline.sweep.space import check_space, smallest, trial_config, trial_cost, why_not
+from pipeline.trials import turned_away
 
 Make = Callable[..., RunConfig]
 RECIPES = Path(__file__).parents[3] / "pipeline" / "recipes"

@@ -20,9 +20,9 @@ from mlflow.tracking import MlflowClient
 from models.config import hourglass
 from pipeline.config_sweep import Range
 from pipeline.run import Run
-from pipeline.sweep.record import turned_away
 from pipeline.tracking.journal import measured_peak, read_history
 from pipeline.training.train import train
+from pipeline.trials import turned_away
 from tests.pipeline.processes import largest_difference, weights_of, workers_now
 from tests.pipeline.sweep.sweeps import Make, lines_of, mlflow_runs, searching
 

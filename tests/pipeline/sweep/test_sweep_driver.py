@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pipeline.checkpoints.checkpoint import all_checkpoints, folder_name
 from pipeline.recipe import dump_recipe
-from pipeline.training.checkpoint import all_checkpoints, folder_name
 from tests.pipeline.sweep.sweeps import Make, lines_of, mlflow_runs, searching
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

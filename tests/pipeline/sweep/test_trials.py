@@ -12,15 +12,15 @@ import pytest
 from matplotlib.image import imread
 
 from datasets.errors import InputError
+from pipeline.checkpoints.checkpoint import Meta, folder_name
 from pipeline.config import RunConfig
 from pipeline.config_sweep import SweepConfig
 from pipeline.pictures.sweep import Scale, draw_parallel, draw_pareto
 from pipeline.recipe import load_recipe
 from pipeline.sweep.folder import begin, has_result, reopen, started_with, sweep_folder
 from pipeline.sweep.results import check_best
-from pipeline.sweep.trials import in_words, pareto_front, rank_trials, trials_table
 from pipeline.tracking.tracker import create_run
-from pipeline.training.checkpoint import Meta, folder_name
+from pipeline.trials import in_words, pareto_front, rank_trials, trials_table
 
 ALL = ["score", "parameters", "memory", "peak", "time"]
 

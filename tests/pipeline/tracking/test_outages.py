@@ -16,14 +16,14 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from datasets.errors import InputError
+from pipeline.checkpoints.checkpoint import latest_checkpoint, whole_checkpoints
+from pipeline.checkpoints.storage import stored_behind
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.tracking.journal import read_history
-from pipeline.training.checkpoint import latest_checkpoint, whole_checkpoints
 from pipeline.training.context import Context
 from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
-from pipeline.training.storage import stored_behind
 from pipeline.training.train import Interrupted, _work, absolute, train
 from tests.pipeline.processes import ROOT, largest_difference, wait_for_step, weights_of
 

@@ -17,12 +17,12 @@ from mlflow.tracking import MlflowClient
 
 from datasets.storage.objects import Objects
 from pipeline import cli
+from pipeline.checkpoints.checkpoint import best_checkpoint, load_segmenter
 from pipeline.config_sweep import SweepConfig
-from pipeline.mapping.scorer import load_model
 from pipeline.recipe import dump_recipe
+from pipeline.registry.load import load_model
 from pipeline.run import Run
 from pipeline.tracking.journal import read_history
-from pipeline.training.checkpoint import best_checkpoint, load_segmenter
 from pipeline.training.train import train
 from tests.cloud.mlflow_server import serve_model
 from tests.cloud.seaweed import BUCKET

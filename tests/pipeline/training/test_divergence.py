@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from datasets.errors import InputError
+from pipeline.checkpoints.checkpoint import all_checkpoints, latest_checkpoint
+from pipeline.checkpoints.storage import directory_storage
 from pipeline.run import Run
 from pipeline.tracking.journal import read_history
-from pipeline.training.checkpoint import all_checkpoints, latest_checkpoint
 from pipeline.training.context import Context
 from pipeline.training.loop import fit, new_segmenter
 from pipeline.training.prepare import prepare
 from pipeline.training.step import DivergedError, build_optimiser, train_step
-from pipeline.training.storage import directory_storage
 from pipeline.training.train import train
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from datasets.errors import InputError
+from pipeline.checkpoints.checkpoint import Meta, all_checkpoints, latest_checkpoint, read_meta
+from pipeline.checkpoints.storage import stored_behind
 from pipeline.config import ClusterConfig
 from pipeline.run import Run
-from pipeline.training.checkpoint import Meta, all_checkpoints, latest_checkpoint, read_meta
 from pipeline.training.context import Context
 from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
 from pipeline.training.state import UNSCORED
-from pipeline.training.storage import stored_behind
 from pipeline.training.train import Interrupted, train
 from tests.pipeline.processes import largest_difference, weights_of, workers_now
 

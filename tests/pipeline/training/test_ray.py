@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pipeline.checkpoints.checkpoint import latest_checkpoint, read_meta
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.tracking.journal import read_history
-from pipeline.training.checkpoint import latest_checkpoint, read_meta
 from pipeline.training.train import train
 from tests.pipeline.processes import command, largest_difference, wait_for_step, weights_of, workers_now
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from datasets.errors import InputError
+from pipeline.checkpoints.checkpoint import all_checkpoints, latest_checkpoint, read_meta
 from pipeline.config import RunConfig
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.tracking.journal import read_history
-from pipeline.training.checkpoint import all_checkpoints, latest_checkpoint, read_meta
 from pipeline.training.train import Interrupted, train
 from tests.pipeline.processes import command, largest_difference, wait_for_step, weights_of, workers_now
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from pipeline.config import TrainingConfig
-from pipeline.training.gradient_sum import GRID
+from pipeline.ranks.gradient_sum import GRID
 from pipeline.training.step import build_optimiser, rate_factor, train_step
 
 CLASSES = 3

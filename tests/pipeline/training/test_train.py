@@ -13,14 +13,20 @@ from mlflow.tracking import MlflowClient
 
 from datasets.errors import InputError
 from models.config import ConfigError
+from pipeline.checkpoints.checkpoint import (
+    all_checkpoints,
+    best_checkpoint,
+    latest_checkpoint,
+    load_segmenter,
+    read_meta,
+)
+from pipeline.checkpoints.storage import directory_storage
 from pipeline.config import ClusterConfig
 from pipeline.run import Run
 from pipeline.tracking.journal import read_history
-from pipeline.training.checkpoint import all_checkpoints, best_checkpoint, latest_checkpoint, load_segmenter, read_meta
 from pipeline.training.context import Context
 from pipeline.training.loop import fit, new_segmenter
 from pipeline.training.prepare import class_weights, prepare
-from pipeline.training.storage import directory_storage
 from pipeline.training.train import Interrupted, train
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

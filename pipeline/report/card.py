@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.registry.description import ModelDescription
+from pipeline.scoring.description import ModelDescription
 from pipeline.scoring.metrics import MEANS
 
 

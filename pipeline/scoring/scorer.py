@@ -19,11 +19,11 @@ from datasets.store import open_volume
 from datasets.volume import Volume
 from models.peak import Workload, prediction_peak
 from models.segmenter import Segmenter
+from pipeline.checkpoints.checkpoint import best_checkpoint, load_segmenter
 from pipeline.planning.memory import Memory, memory_here, plan_prediction
 from pipeline.planning.tiling import OutputGrid, Piece, Tiling, Wanted, map_pieces
-from pipeline.registry.description import ModelDescription, describe_run
 from pipeline.run import Run
-from pipeline.training.checkpoint import best_checkpoint, load_segmenter
+from pipeline.scoring.description import ModelDescription, describe_run
 
 _FILLED = 0.9
 """Share of the free memory that is planned to be filled: others work here too."""
@@ -176,30 +176,3 @@ def run_scorer(run: Run) -> Scorer:
     segmenter = load_segmenter(checkpoint)
     version = f"{run.config.name} ({checkpoint.name})"
     return scorer_of(segmenter, describe_run(run, segmenter), str(run.folder), version)
-
-
-def load_model(uri: str, *, tracking_uri: str) -> Scorer:
-    """Load a model from the registry or a run's folder.
-
-    Parameters
-    ----------
-    uri
-        ``models:/NAME@alias``, ``models:/NAME/VERSION``, or the folder of a run (its best checkpoint).
-    tracking_uri
-        MLflow tracking URI of the registry.
-
-    Raises
-    ------
-    InputError
-        Where there is no such model, or MLflow does not answer; the message lists what there is.
-    """
-    if uri.startswith("models:/"):
-        from pipeline.registry import versions  # MLflow takes seconds to import, and a folder does not need it
-
-        return versions.load_registered(uri, tracking_uri=tracking_uri)
-    if (Path(uri) / "prepared.json").is_file():
-        return run_scorer(Run.open(uri))
-    raise InputError(
-        f"{uri or 'an empty name'!r} is neither a registered model (models:/NAME@champion, models:/NAME/3) "
-        "nor the folder of a run; register one with `python -m pipeline register runs/NAME`"
-    )

@@ -3,18 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import xarray as xr
 
-from datasets.errors import InputError
-from datasets.volume import Volume
+from pipeline.checkpoints.checkpoint import best_checkpoint, read_meta
 from pipeline.config import EvaluateConfig
-from pipeline.mapping.scorer import Scorer, load_model, run_scorer
-from pipeline.planning.tiling import Cells, Tiling
+from pipeline.registry.load import load_model
 from pipeline.run import Run
+from pipeline.scoring.hits import count_hits, test_labels
 from pipeline.scoring.leaks import leak_metrics, report_leaks
-from pipeline.scoring.metrics import MEANS, Scores, confusion, scores
+from pipeline.scoring.metrics import MEANS, Scores, scores
+from pipeline.scoring.scorer import run_scorer
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.checkpoint import best_checkpoint, read_meta
 
 
 def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
@@ -62,67 +60,6 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
             tracker.artifact(run.folder / name)
         tracker.artifact(run.pictures / "leaks.png", "pictures")
     return measured
-
-
-def test_labels(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str) -> np.ndarray:
-    """Read the labels that a model is scored on.
-
-    Parameters
-    ----------
-    scorer
-        The model.
-    volume, split
-        The labelled volume, and which of its cells test.
-    where
-        Whose they are, for an error.
-
-    Returns
-    -------
-    numpy.ndarray
-        int16 on the model's output grid, negative outside the test part.
-
-    Raises
-    ------
-    InputError
-        Where the model's classes, dimensions or sizes are not those of the volume, or nothing is labelled.
-    """
-    d = scorer.description
-    scorer.check(volume.dataset, where)
-    for thing, mine, theirs in (
-        ("classes", d.classes, list(volume.classes)),
-        ("output dimensions", d.label_dims, list(volume.label_dims)),
-    ):
-        if mine != theirs:
-            raise InputError(f"{scorer.version} has the {thing} {mine}, but the labels of {where} have {theirs}")
-    target = volume.read_labels(split, "test", factor=int(d.factor))
-    if not (target >= 0).any():
-        raise InputError(f"the test part of {where} holds no labelled cell; give split.fractions a larger third share")
-    return target
-
-
-def count_hits(scorer: Scorer, volume: Volume, target: np.ndarray, tiling: Tiling | None) -> np.ndarray:
-    """Map what is labelled of a volume, and count it as `pipeline.scoring.metrics.confusion` does.
-
-    Parameters
-    ----------
-    scorer, volume
-        The model, and the volume as it sees it.
-    target
-        What `test_labels` read.
-    tiling
-        Blocks; none maps the volume in one piece.
-    """
-    scorer.announce(volume, tiling)
-    classes = len(scorer.description.classes)
-    matrix = np.zeros((classes, classes), np.int64)
-
-    def wanted(cells: Cells) -> bool:
-        return bool((target[scorer.grid.place(cells)] >= 0).any())
-
-    for piece in scorer.map(volume, tiling=tiling, wanted=wanted):
-        matrix += confusion(piece.found.argmax(axis=0), target[piece.place], classes)
-        del piece  # the next one takes its memory
-    return matrix
 
 
 def table(names: Sequence[str], columns: Mapping[str, Scores]) -> str:

@@ -12,19 +12,20 @@ from torch import Tensor
 from datasets.errors import InputError
 from datasets.volume import Volume
 from models.config import ConfigError
+from pipeline.checkpoints.checkpoint import Meta, Snapshot
 from pipeline.config import BatchConfig, ClusterConfig, EvaluateConfig, RunConfig
+from pipeline.mapping.evaluate import evaluate
 from pipeline.planning import tiling as tiling_module
 from pipeline.planning.memory import Memory, check_training
 from pipeline.planning.tiling import Piece, Tiling
 from pipeline.run import Run
-from pipeline.scoring.evaluate import evaluate
-from pipeline.training.checkpoint import Meta, Snapshot
-from pipeline.training.context import Context, Silent
+from pipeline.scoring.validation import predict_classes
+from pipeline.tracking.listener import Silent
+from pipeline.training.context import Context
 from pipeline.training.loop import Outcome, fit
 from pipeline.training.prepare import prepare
 from pipeline.training.train import train
-from pipeline.training.validation import predict_classes
-from tests.pipeline.training.ranks import on_ranks
+from tests.pipeline.ranks.ranks import on_ranks
 
 
 class Counted:
@@ -178,7 +179,7 @@ def test_what_one_process_cannot_map_whole_is_scored_in_blocks(recipe, monkeypat
     """As of a run in slabs, each of which fits: its own tiling says nothing of one process."""
     run = train(recipe("scored", steps=2, validate_every=2))
     whole = evaluate(EvaluateConfig(run=str(run.folder)))
-    monkeypatch.setattr("pipeline.mapping.scorer.memory_here", lambda cuda: Memory(60_000, "free"))
+    monkeypatch.setattr("pipeline.scoring.scorer.memory_here", lambda cuda: Memory(60_000, "free"))
     monkeypatch.setattr("pipeline.planning.tiling._map_window", counted := Counted(tiling_module._map_window))
     blocks = evaluate(EvaluateConfig(run=str(run.folder)))
     assert counted.calls > 1

@@ -12,11 +12,11 @@ from datasets.errors import InputError
 from datasets.store import open_volume, write_volume
 from datasets.volume import Volume
 from models.config import NetworkConfig
+from pipeline.checkpoints.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter
 from pipeline.config import EvaluateConfig, RunConfig
+from pipeline.mapping.evaluate import evaluate, table
 from pipeline.run import Run
-from pipeline.scoring.evaluate import evaluate, table
 from pipeline.scoring.metrics import scores
-from pipeline.training.checkpoint import Meta, Snapshot, best_checkpoint, load_segmenter
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from pipeline.training.train import open_tracking

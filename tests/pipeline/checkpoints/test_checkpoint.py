@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from datasets.errors import InputError
-from pipeline.training import storage
-from pipeline.training.checkpoint import (
+from pipeline.checkpoints import storage
+from pipeline.checkpoints.checkpoint import (
     Meta,
     Snapshot,
     all_checkpoints,
@@ -19,7 +19,7 @@ from pipeline.training.checkpoint import (
     latest_checkpoint,
     load_segmenter,
 )
-from pipeline.training.storage import Behind, directory_storage, stored_behind
+from pipeline.checkpoints.storage import Behind, directory_storage, stored_behind
 from pipeline.training.train import train
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

@@ -7,7 +7,7 @@ import torch
 
 from datasets.samples.loader import Loader
 from datasets.storage.traffic import Traffic
-from pipeline.training.gradient_sum import sum_over_ranks
+from pipeline.ranks.gradient_sum import sum_over_ranks
 
 _SUMMED = ("samples", "read_mib", "fetched_mib", "used_mib", "requests", "waited_s", "step_s")
 

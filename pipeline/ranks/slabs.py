@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from datasets.samples.blocks import Window
-from pipeline.training.gradient_sum import sum_over_ranks
+from pipeline.ranks.gradient_sum import sum_over_ranks
 
 T = TypeVar("T")
 _PATIENCE = timedelta(minutes=30)  # as Ray gives the whole group; NCCL alone would give 10

@@ -9,10 +9,10 @@ from torch import nn
 
 from datasets.volume import Part
 from pipeline.planning.tiling import Cells, OutputGrid, Piece, Wanted, map_pieces
+from pipeline.ranks.gradient_sum import sum_over_ranks
+from pipeline.ranks.slabs import ALONE, Place, gathered
 from pipeline.run import Run
 from pipeline.scoring.metrics import Scores, confusion, scores
-from pipeline.training.gradient_sum import sum_over_ranks
-from pipeline.training.slabs import ALONE, Place, gathered
 
 Known = dict[tuple[tuple[int, int], ...], bool]
 """Whether a block, by the first cell and the one behind its last along each axis, holds labels."""

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pipeline.checkpoints.checkpoint import Meta, Snapshot
+from pipeline.ranks.gradient_sum import GRID, LARGEST, GradientSum
 from pipeline.run import Run
-from pipeline.training.checkpoint import Meta, Snapshot
 from pipeline.training.context import Context
-from pipeline.training.gradient_sum import GRID, LARGEST, GradientSum
 from pipeline.training.loop import fit, new_segmenter
 from pipeline.training.prepare import prepare
 from pipeline.training.step import DivergedError, train_step
-from tests.pipeline.training.ranks import on_ranks
+from tests.pipeline.ranks.ranks import on_ranks
 
 
 def drawn(seed: int, count: int) -> list[list[Tensor]]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datasets.errors import InputError
-from pipeline.training.checkpoint import Meta, Snapshot, folder_name, keep_best_and_two
+from pipeline.checkpoints.checkpoint import Meta, Snapshot, folder_name, keep_best_and_two
 
 Store = Callable[[Snapshot | None, Meta], None]
 

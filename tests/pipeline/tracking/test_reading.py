@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipeline.checkpoints.storage import directory_storage
 from pipeline.run import Run
+from pipeline.tracking.reading import ReadingMeter, reading_in_words, summarise_reading
 from pipeline.training.context import Context
 from pipeline.training.loop import fit
 from pipeline.training.prepare import prepare
-from pipeline.training.reading import ReadingMeter, reading_in_words, summarise_reading
-from pipeline.training.storage import directory_storage
-from tests.pipeline.training.ranks import on_ranks
+from tests.pipeline.ranks.ranks import on_ranks
 
 CPU = torch.device("cpu")
 

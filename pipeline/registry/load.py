@@ -1,0 +1,34 @@
+"""A model by its name: a version of the registry, or the best checkpoint of a run's folder."""
+
+from pathlib import Path
+
+from datasets.errors import InputError
+from pipeline.run import Run
+from pipeline.scoring.scorer import Scorer, run_scorer
+
+
+def load_model(uri: str, *, tracking_uri: str) -> Scorer:
+    """Load a model from the registry or a run's folder.
+
+    Parameters
+    ----------
+    uri
+        ``models:/NAME@alias``, ``models:/NAME/VERSION``, or the folder of a run (its best checkpoint).
+    tracking_uri
+        MLflow tracking URI of the registry.
+
+    Raises
+    ------
+    InputError
+        Where there is no such model, or MLflow does not answer; the message lists what there is.
+    """
+    if uri.startswith("models:/"):
+        from pipeline.registry import versions  # MLflow takes seconds to import, and a folder does not need it
+
+        return versions.load_registered(uri, tracking_uri=tracking_uri)
+    if (Path(uri) / "prepared.json").is_file():
+        return run_scorer(Run.open(uri))
+    raise InputError(
+        f"{uri or 'an empty name'!r} is neither a registered model (models:/NAME@champion, models:/NAME/3) "
+        "nor the folder of a run; register one with `python -m pipeline register runs/NAME`"
+    )
