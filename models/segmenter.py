@@ -127,6 +127,6 @@ class Segmenter(nn.Module):
         self.output_shape(sizes)
         return self.readout(self.network(self.normalise(raw_BcN), self.readout.read, slab), sizes)
 
-    def probabilities(self, raw_BcN: Tensor) -> Tensor:
-        """Compute class probabilities [B, K, *L] from raw data [B, c, *N]."""
-        return self(raw_BcN).softmax(dim=1)
+    def probabilities(self, raw_BcN: Tensor, slab: Slab | None = None) -> Tensor:
+        """Compute class probabilities [B, K, *L] from raw data [B, c, *N]; `slab` as for logits."""
+        return self(raw_BcN, slab).softmax(dim=1)

@@ -208,6 +208,14 @@ class PromoteConfig:
     runs: str = "runs"
 
 
+def _refuse_groups(cluster: ClusterConfig) -> None:
+    if cluster.slabs not in (1, cluster.workers):
+        raise InputError(
+            f"cluster.slabs is {cluster.slabs} and cluster.workers {cluster.workers}, but a map takes as many slabs as "
+            "there are workers, or 1"
+        )
+
+
 @dataclass
 class PredictConfig:
     """What ``predict`` maps, with which model, and where to.
@@ -229,6 +237,9 @@ class PredictConfig:
         MLflow tracking URI of the registry; none means MLFLOW_TRACKING_URI, or else SQLite in `runs`.
     runs
         Folder of all runs.
+    cluster
+        Workers that map the volume: each block by one of them or, with as many `slabs` as `workers`, the whole in one
+        piece by all; 0 workers map it in this process, without Ray.
     """
 
     model: str = ""
@@ -238,6 +249,15 @@ class PredictConfig:
     halo: list[int] | None = None
     tracking_uri: str | None = None
     runs: str = "runs"
+    cluster: ClusterConfig = field(default_factory=lambda: ClusterConfig(workers=0))
+
+    def __post_init__(self) -> None:
+        _refuse_groups(self.cluster)
+        if self.cluster.slabs > 1 and self.block is not None:
+            raise InputError(
+                f"block is {self.block}, but in {self.cluster.slabs} slabs a volume is mapped in one piece; leave out "
+                "block, or take 1 slab"
+            )
 
 
 @dataclass
@@ -255,8 +275,8 @@ class BatchConfig:
     runs
         Folder of all runs.
     cluster
-        Where the volumes are mapped: `workers` of them at once, each with the resources of a worker; 0 maps one after
-        the other in this process, without Ray.
+        Where the volumes are mapped: `workers` of them at once, each with the resources of a worker; with as many
+        `slabs` as workers, one after the other, in one piece by all; 0 maps them in this process, without Ray.
     """
 
     model: str = ""
@@ -266,8 +286,7 @@ class BatchConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        if self.cluster.slabs > 1:
-            raise InputError(f"cluster.slabs is {self.cluster.slabs}, but each volume is mapped by one worker; use 1")
+        _refuse_groups(self.cluster)
 
 
 @dataclass

@@ -1,12 +1,10 @@
 """Map many volumes with one model: a table of inputs and outputs, one task a volume, resumed where it was stopped."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -18,6 +16,7 @@ from pipeline.config import BatchConfig, ClusterConfig
 from pipeline.mapping.predict import check_model, check_place
 from pipeline.mapping.table import Row, read_table
 from pipeline.mapping.volume_map import identity, map_to
+from pipeline.mapping.workers import share_of_machine
 from pipeline.masking import without_secrets
 from pipeline.registry.load import load_model
 from pipeline.scoring.scorer import Scorer
@@ -91,10 +90,8 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
             except InputError as error:
                 raise InputError(f"{row.where}: {error}") from error
     print(f"{scorer.version}: {len(rows)} volumes, {len(outcomes)} of them finished before", flush=True)
-    registered = config.model.startswith("models:/")
-    fixed = f"models:/{scorer.version}" if registered else str(Path(config.model).resolve())
     todo = [row for row in rows if row not in outcomes]
-    tasks = [Task(fixed, uri, row.source, row.out) for row in todo]
+    tasks = [Task(scorer.fixed, uri, row.source, row.out) for row in todo]
     for index, result in _results(tasks, scorer, config.cluster):
         outcomes[todo[index]] = outcome = Outcome(todo[index], *result)
         print(f"[{len(outcomes)}/{len(rows)}] {outcome}", flush=True)
@@ -131,8 +128,7 @@ def map_task(task: Task, threads: int) -> Result:
 
     Others may work beside it: it fills as much of the machine's memory as its threads are of the machine's cores.
     """
-    share = min(1.0, threads / (os.cpu_count() or 1))
-    return _map(lambda: _loaded(task.model, task.tracking_uri), task, threads, share)
+    return _map(lambda: _loaded(task.model, task.tracking_uri), task, threads, share=share_of_machine(threads))
 
 
 @lru_cache(maxsize=1)
@@ -141,13 +137,17 @@ def _loaded(model: str, tracking_uri: str) -> Scorer:
     return load_model(model, tracking_uri=tracking_uri)
 
 
-def _map(model: Callable[[], Scorer], task: Task, threads: int, share: float = 1.0) -> Result:
+def _map(
+    model: Callable[[], Scorer], task: Task, threads: int, *, share: float = 1.0, cluster: ClusterConfig | None = None
+) -> Result:
     began = time.perf_counter()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     state: State = "failed"
     try:
-        words = map_to(model(), task.source, task.out, share=share).shares
+        words = map_to(
+            model(), task.source, task.out, share=share, cluster=cluster, tracking_uri=task.tracking_uri
+        ).shares
         state = "mapped"
     except InputError as error:
         words = str(error)
@@ -164,7 +164,13 @@ def _results(tasks: Sequence[Task], scorer: Scorer, config: ClusterConfig) -> It
             yield index, _map(lambda: scorer, task, config.cpus_per_worker or torch.get_num_threads())
         return
     from pipeline.mapping.spread import spread  # Ray is imported only where it is wanted
+    from pipeline.training.worker import cluster
 
+    if config.slabs > 1:
+        with cluster(config):
+            for index, task in enumerate(tasks):
+                yield index, _map(lambda: scorer, task, torch.get_num_threads(), cluster=config)
+        return
     for index, result in spread(map_task, tasks, config):
         if isinstance(result, Exception):
             result = "failed", 0.0, f"its process was lost ({' '.join(str(result).split())[:300]})"

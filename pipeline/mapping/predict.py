@@ -33,9 +33,19 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> str | Path:
         )
     check_name(config.out, config.source)
     check_place(config.out, overwrite)
-    scorer = load_model(config.model, tracking_uri=store_uri(config.tracking_uri, config.runs))
+    uri = store_uri(config.tracking_uri, config.runs)
+    scorer = load_model(config.model, tracking_uri=uri)
     check_model(scorer)
-    made = map_to(scorer, config.source, config.out, block=config.block, halo=config.halo, speak=True)
+    made = map_to(
+        scorer,
+        config.source,
+        config.out,
+        block=config.block,
+        halo=config.halo,
+        cluster=config.cluster,
+        tracking_uri=uri,
+        speak=True,
+    )
     print(f"{scorer.version}: {made.shares}")
     print("\n".join(f"wrote {path}" for path in made.written))
     return config.out if is_remote(config.out) else Path(config.out)

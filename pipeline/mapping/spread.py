@@ -1,20 +1,27 @@
-"""Calls spread over a Ray cluster, one task each; the batch's only door to Ray."""
+"""Calls spread over a Ray cluster: as many at once as there is room for, or all at once; the maps' only door to Ray."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any
 
 import ray
+import torch.distributed as dist
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from datasets.errors import InputError
 from pipeline.config import ClusterConfig
-from pipeline.training.worker import cluster, threads_per_worker
+from pipeline.training.worker import cluster, refuse_missing_gpus, threads_per_worker
+
+_ROOM_S = 600.0
+"""How long calls that start at once wait for room; a cluster may have to start machines first."""
 
 
 def spread(
     function: Callable[[Any, int], Any], tasks: Sequence[Any], config: ClusterConfig
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any]]:
     """Call a function on every task, `config.workers` at once.
 
     The function is called with a task and the number of its cores; it must be importable where Ray runs it. A task
@@ -24,7 +31,8 @@ def spread(
     Yields
     ------
     int, object
-        Index of a task, and its result or the `RayError` that it was lost with, as they come.
+        Index of a task, and as they come its result, the error of input or system that it raised, or the `RayError`
+        that it was lost with.
 
     Raises
     ------
@@ -56,8 +64,80 @@ def spread(
                     if lives and not isinstance(error, OutOfMemoryError | RayTaskError):
                         waiting.append((index, lives - 1))
                         continue
-                    result = error
+                    result = _cause(error)
                 yield index, result
         finally:
             for reference in running:  # the driver was interrupted
                 ray.cancel(reference, force=True)
+
+
+def _cause(error: RayError) -> Exception:
+    """Return an error of input or system that a call raised itself, or what Ray made of another."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, ValueError | OSError) else error
+
+
+def together(
+    function: Callable[[Any, int, Callable[[str], int]], Any], tasks: Sequence[Any], config: ClusterConfig
+) -> Generator[tuple[int, Any]]:
+    """Call a function on all tasks at once, each in a process of its own, which talk to each other.
+
+    The function is called with a task, the number of its cores, and what joins it to the others by a backend of
+    `torch.distributed`, waits for them, and returns its rank. Close the generator where one fails: it ends the others.
+
+    Yields and raises as `spread`, and `InputError` where the cluster has no room for all at once.
+    """
+    threads, world = threads_per_worker(config), len(tasks)
+    with cluster(config):
+        refuse_missing_gpus(config)
+        group = placement_group([{"CPU": threads, "GPU": int(config.gpu)}] * world)
+        try:
+            if not group.wait(_ROOM_S):
+                raise InputError(
+                    f"the cluster had no room for {world} workers of {threads} CPU cores"
+                    f"{' and a GPU' if config.gpu else ''} at once within {_ROOM_S:.0f} s; take fewer, or add machines"
+                )
+            ranks = [
+                _Rank.options(  # type: ignore[attr-defined]  # the decorator's work
+                    num_cpus=threads,
+                    num_gpus=int(config.gpu),
+                    scheduling_strategy=PlacementGroupSchedulingStrategy(group, rank),
+                ).remote(rank, world)
+                for rank in range(world)
+            ]
+            where = ray.get(ranks[0].meet.remote())
+            calls = zip(ranks, tasks, strict=True)
+            running = {rank.call.remote(function, task, threads, where): at for at, (rank, task) in enumerate(calls)}
+            while running:
+                (done, *_), _ = ray.wait(list(running))
+                index = running.pop(done)
+                try:
+                    result = ray.get(done)
+                except RayError as error:
+                    result = _cause(error)
+                yield index, result
+        finally:
+            remove_placement_group(group)  # ends its processes
+
+
+@ray.remote
+class _Rank:
+    """One of the processes that are called together."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        self.rank, self.world = rank, world
+
+    def meet(self) -> tuple[str, int]:
+        """Open a place to meet, and tell where it is."""
+        host = ray.util.get_node_ip_address()
+        self.store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
+        return host, self.store.port
+
+    def call(self, function: Callable[..., Any], task: Any, threads: int, where: tuple[str, int]) -> Any:
+        """Call the function."""
+        return function(task, threads, partial(self._join, where))
+
+    def _join(self, where: tuple[str, int], backend: str) -> int:
+        store = self.store if self.rank == 0 else dist.TCPStore(*where, self.world, is_master=False)
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world)
+        return self.rank

@@ -1,5 +1,6 @@
 """One volume to its map: mapped piece by piece, written as it comes, and drawn."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -13,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from datasets.errors import AwayError, InputError
-from datasets.prediction import NO_DATA, Finished, Labelled, lay_out, no_data_cells, write_prediction
+from datasets.prediction import NO_DATA, Finished, Labelled, lay_out, write_prediction
 from datasets.progress import Progress
 from datasets.provenance import content_key, now, program
 from datasets.samples.blocks import plan_map
@@ -22,11 +23,13 @@ from datasets.storage.objects import is_remote
 from datasets.store import begun_attributes
 from datasets.viewing import read_for_viewing, thinning
 from datasets.volume import Volume
+from pipeline.config import ClusterConfig
+from pipeline.mapping.workers import Workers
 from pipeline.masking import without_secrets
 from pipeline.pictures.maps import draw_volume
 from pipeline.pictures.sections import backdrop
 from pipeline.pictures.style import class_colours, grid_axes
-from pipeline.planning.tiling import Cells, Tiling
+from pipeline.planning.tiling import Cells, Tiling, Wanted
 from pipeline.scoring.scorer import Scorer
 
 
@@ -57,6 +60,8 @@ def map_to(
     block: list[int] | None = None,
     halo: list[int] | None = None,
     share: float = 1.0,
+    cluster: ClusterConfig | None = None,
+    tracking_uri: str = "",
     speak: bool = False,
 ) -> Mapped:
     """Map a volume and write it in the place of what is there; see `datasets.prediction.write_prediction`.
@@ -70,6 +75,8 @@ def map_to(
         The model; others as in `PredictConfig`.
     share, speak
         How much of the machine's memory this may fill, and whether progress is printed.
+    cluster, tracking_uri
+        Workers that map the volume, if there are any, and the registry that they load the model from.
 
     Raises
     ------
@@ -80,10 +87,20 @@ def map_to(
     volume = scorer.open(source)
     if block is None and halo is not None:
         raise InputError(f"halo is {halo}, but without a block the whole volume is seen; set a block")
-    tiling = _plan(scorer, volume, share, out) if block is None else _blocks(scorer, volume, block, halo)
-    scorer.announce(volume, tiling)
-    progress = Progress("mapping", 4 * volume.n_channels * math.prod(volume.shape), speak=speak)
-    made = _Map(scorer, volume, source, tiling, progress)
+    with contextlib.ExitStack() as stack:
+        workers = None
+        if cluster is not None and cluster.workers:
+            from pipeline.training.worker import cluster as joined  # Ray is imported only where it is wanted
+
+            workers = Workers.of(cluster, scorer, volume, source, tracking_uri)
+            stack.enter_context(joined(cluster))
+        tiling = _plan(scorer, volume, workers, share, out) if block is None else _blocks(scorer, volume, block, halo)
+        scorer.announce(volume, tiling)
+        progress = Progress("mapping", 4 * volume.n_channels * math.prod(volume.shape), speak=speak)
+        return _made(_Map(scorer, volume, source, tiling, workers, progress), out, speak)
+
+
+def _made(made: "_Map", out: str, speak: bool) -> Mapped:
     if is_remote(out):
         made.write(out, speak)
         return Mapped([out], made.shares())
@@ -101,15 +118,16 @@ def map_to(
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _plan(scorer: Scorer, volume: Volume, share: float, out: str) -> Tiling | None:
+def _plan(scorer: Scorer, volume: Volume, workers: Workers | None, share: float, out: str) -> Tiling | None:
     """Plan the blocks, which depend on the memory that is free; or take those in which the same map was begun."""
     there = begun_attributes(out)
     begun = Tiling.from_json(json.loads(there.get("tiling", "null")))
-    if begun is not None and identity(scorer, volume).items() <= there.items():
-        if scorer.suits(begun, volume, share):
-            return begun
+    if not identity(scorer, volume).items() <= there.items():
+        begun = None
+    tiling = scorer.plan(volume, share, begun=begun) if workers is None else workers.plan(begun)
+    if begun not in (None, tiling):
         print(f"{out} was begun in {begun}, which do not suit the memory that is free or leave seams: it starts anew")
-    return scorer.plan(volume, share)
+    return tiling
 
 
 def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | None) -> Tiling:
@@ -133,9 +151,17 @@ def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | 
 class _Map:
     """A map that is being made; `progress` counts the bytes of the volume."""
 
-    def __init__(self, scorer: Scorer, volume: Volume, source: str, tiling: Tiling | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        volume: Volume,
+        source: str,
+        tiling: Tiling | None,
+        workers: Workers | None,
+        progress: Progress,
+    ) -> None:
         self.scorer, self.volume, self.source, self.tiling = scorer, volume, source, tiling
-        self.progress = progress
+        self.workers, self.progress = workers, progress
         self.counts = np.zeros(NO_DATA + 1, np.int64)
 
     def write(self, out: str, speak: bool) -> None:
@@ -193,18 +219,22 @@ class _Map:
             self.progress.skip(4 * self.volume.n_channels * math.prod(cut.stop - cut.start for cut in cells))
             return False
 
-        d = self.scorer.description
+        whole = math.prod(self.scorer.grid.sizes(self.volume.shape))
         try:
-            for piece in self.scorer.map(self.volume, tiling=self.tiling, wanted=wanted):
-                done = piece.raw.nbytes
-                empty = no_data_cells(piece.raw, list(d.read_slice), int(d.factor))
-                labelled = Labelled.of(piece.place, piece.found, empty)
-                del piece, empty
+            for labelled in self._here(wanted) if self.workers is None else self.workers.map(self.tiling, wanted):
+                done = labelled.winner.size / whole
                 yield labelled
                 del labelled
-                self.progress.add(done)
+                self.progress.add(round(done * self.progress.total))
         except OSError as error:
             raise AwayError(f"{self.source} cannot be read ({error.strerror or error})") from error
+
+    def _here(self, wanted: Wanted) -> Iterator[Labelled]:
+        for piece in self.scorer.map(self.volume, tiling=self.tiling, wanted=wanted):
+            labelled = self.scorer.label(piece)
+            del piece
+            yield labelled
+            del labelled
 
     def draw(self, place: Path, aside: Path) -> list[str]:
         """Draw the finished map, and write it as a GeoTIFF where it is one over y and x; says what cannot be made.

@@ -103,6 +103,16 @@ class Piece:
     raw: np.ndarray
 
 
+def windows_of(shape: Sequence[int], grid: OutputGrid, tiling: Tiling | None) -> list[Window]:
+    """Cover a volume with the blocks of a tiling, each amid its halo; none is one block, the whole."""
+    if tiling is None:
+        whole = tuple(slice(0, size) for size in shape)
+        return [Window(whole, whole)]
+    edges = zip(shape, tiling.block, strict=True)
+    block = [size if axis in grid.gone else edge for axis, (size, edge) in enumerate(edges)]
+    return plan_map(shape, block, tiling.halo, grid.multiple)
+
+
 @torch.no_grad()
 def map_pieces(
     module: Callable[[Tensor], Tensor],
@@ -141,14 +151,7 @@ def map_pieces(
     Piece
         Each block, or a share of it, also an empty one; those of all ranks are the volume, or what is wanted of it.
     """
-    if tiling is None:
-        whole = tuple(slice(0, size) for size in shape)
-        windows = [Window(whole, whole)]
-    else:
-        edges = zip(shape, tiling.block, strict=True)
-        block = [size if axis in grid.gone else edge for axis, (size, edge) in enumerate(edges)]
-        windows = plan_map(shape, block, tiling.halo, grid.multiple)
-    chosen = [window for window in windows if wanted is None or wanted(window.block)]
+    chosen = [window for window in windows_of(shape, grid, tiling) if wanted is None or wanted(window.block)]
     for window in chosen[rank::world]:
         yield _map_window(module, read, share(window) if share else window, grid, device)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,14 +15,17 @@ import xarray as xr
 
 from datasets.config import DataConfig
 from datasets.errors import InputError
+from datasets.prediction import Labelled, no_data_cells
 from datasets.samples.blocks import seen_sizes
 from datasets.store import open_volume
 from datasets.volume import Volume
 from models.peak import Workload, prediction_peak
 from models.segmenter import Segmenter
+from pipeline.amount import show_bytes
 from pipeline.checkpoints.checkpoint import best_checkpoint, load_segmenter
-from pipeline.planning.memory import Memory, memory_here, plan_prediction
+from pipeline.planning.memory import Memory, memory_here, plan_prediction, share_of_worker
 from pipeline.planning.tiling import OutputGrid, Piece, Tiling, Wanted, map_pieces
+from pipeline.ranks.slabs import RankSlab
 from pipeline.run import Run
 from pipeline.scoring.description import ModelDescription, describe_run
 
@@ -44,7 +48,14 @@ class Scorer:
         """How the output's cells lie on the input's."""
         return OutputGrid.of(self.segmenter, list(self.description.read_slice))
 
-    def plan(self, volume: Volume, share: float = 1.0, *, approximate: bool = False) -> Tiling | None:
+    @property
+    def fixed(self) -> str:
+        """A name that always means these weights, for another process."""
+        return f"models:/{self.version}" if self.uri.startswith("models:/") else str(Path(self.uri).resolve())
+
+    def plan(
+        self, volume: Volume, share: float = 1.0, *, begun: Tiling | None = None, approximate: bool = False
+    ) -> Tiling | None:
         """Plan the blocks in which a volume is mapped to the values that it has in one piece; none where that fits.
 
         Parameters
@@ -53,6 +64,8 @@ class Scorer:
             The volume.
         share
             How much of the machine's memory may be filled; a GPU is not shared.
+        begun
+            Blocks that were planned before, which are kept where they leave no seams and fit.
         approximate
             Whether blocks may see less than the network reaches where none that fit see it all.
 
@@ -61,11 +74,12 @@ class Scorer:
         InputError
             Where the network reaches too far for blocks that fit.
         """
+        if begun is not None and self._suits(begun, volume, share):
+            return begun
         memory = self._memory(share, _FILLED)
         return plan_prediction(self.segmenter, volume.shape, memory, approximate=approximate)
 
-    def suits(self, tiling: Tiling, volume: Volume, share: float = 1.0) -> bool:
-        """Tell whether blocks that were planned before leave no seams and fit."""
+    def _suits(self, tiling: Tiling, volume: Volume, share: float) -> bool:
         reach, edges = self.description.reach, zip(tiling.block, tiling.halo, volume.shape, strict=True)
         seamless = all(edge >= size or (reach is not None and halo >= reach) for edge, halo, size in edges)
         return seamless and self.fits(tiling, volume, share)
@@ -74,6 +88,16 @@ class Scorer:
         """Tell whether blocks fit, if need be to the last byte."""
         memory, seen = self._memory(share), seen_sizes(volume.shape, tiling.block, tiling.halo)
         return memory is None or prediction_peak(self.segmenter, Workload(seen)) <= memory.size
+
+    def check_slabs(self, volume: Volume, slabs: int, share: float = 1.0) -> None:
+        """Raise `InputError` where a slab of a volume does not fit."""
+        sizes, memory = share_of_worker(self.segmenter, volume.shape, slabs), self._memory(share)
+        need = prediction_peak(self.segmenter, Workload(sizes, slab=True))
+        if memory is not None and need > memory.size:
+            raise InputError(
+                f"mapping {list(volume.shape)} cells in {slabs} slabs needs {show_bytes(need)} for each, but there are "
+                f"{show_bytes(memory.size)} {memory.where}; take more slabs, or 1, to map it block by block"
+            )
 
     def _memory(self, share: float, filled: float = 1.0) -> Memory | None:
         """Return what may be filled; tasks that share a machine's memory do not share its GPU's."""
@@ -90,16 +114,37 @@ class Scorer:
             cells = " x ".join(map(str, volume.shape))
             print(f"mapping {cells} cells in {tiling} (the network reaches {far})", flush=True)
 
-    def map(self, volume: Volume, *, tiling: Tiling | None = None, wanted: Wanted | None = None) -> Iterator[Piece]:
-        """Map a volume that `check` accepts, without gradients, one piece after the other, by `map_pieces`.
+    def map(
+        self,
+        volume: Volume,
+        *,
+        tiling: Tiling | None = None,
+        wanted: Wanted | None = None,
+        slab: RankSlab | None = None,
+    ) -> Iterator[Piece]:
+        """Map a volume that `check` accepts, or a slab of it, without gradients, piece after piece, by `map_pieces`.
 
         Yields
         ------
         Piece
             Probabilities, float32 [K, *place].
         """
-        network, shape = self.segmenter.probabilities, volume.shape
-        return map_pieces(network, volume.read, shape, self.grid, device=self.device, tiling=tiling, wanted=wanted)
+        return map_pieces(
+            partial(self.segmenter.probabilities, slab=slab),
+            volume.read,
+            volume.shape,
+            self.grid,
+            device=self.device,
+            tiling=tiling,
+            wanted=wanted,
+            share=None if slab is None else partial(slab.share, self.segmenter),
+        )
+
+    def label(self, piece: Piece) -> Labelled:
+        """Take the most probable class of each cell of a piece that the volume says anything of."""
+        d = self.description
+        empty = no_data_cells(piece.raw, list(d.read_slice), int(d.factor))
+        return Labelled.of(piece.place, piece.found, empty)
 
     @property
     def digest(self) -> str:

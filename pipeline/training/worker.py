@@ -172,6 +172,16 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
                 os.environ.pop(_WATCHER, None)
 
 
+def refuse_missing_gpus(config: ClusterConfig) -> None:
+    """Refuse to start as many workers as this machine has no GPUs for."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if config.gpu and config.address == "local" and gpus < config.workers:
+        raise InputError(
+            f"cluster.gpu asks for {config.workers} GPUs, but this machine has {gpus:g}; set it to false, or join "
+            "a cluster by cluster.address"
+        )
+
+
 def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
     """Train a prepared run with Ray Train; rank 0 feeds the MLflow run `run_id`.
 
@@ -181,12 +191,7 @@ def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
     config = run.config.cluster
     threads = threads_per_worker(config)
     with cluster(config):
-        gpus = ray.cluster_resources().get("GPU", 0)
-        if config.gpu and config.address == "local" and gpus < config.workers:
-            raise InputError(
-                f"cluster.gpu asks for {config.workers} GPUs, but this machine has {gpus:g}; set it to false, or join "
-                "a cluster by cluster.address"
-            )
+        refuse_missing_gpus(config)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         bell = _Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # the decorator's work
         trainer = TorchTrainer(

@@ -106,13 +106,15 @@ def test_a_map_that_was_stopped_is_gone_on_with(scorer, large, tmp_path, monkeyp
     out = str(tmp_path / "maps" / "map.zarr") if where == "folder" else f"{request.getfixturevalue('s3')}/map.zarr"
     whole = map_to(scorer, str(large), str(tmp_path / "whole.zarr"), block=[512, 512])
     made = stop_after(3, monkeypatch)
-    monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((512, 512), (0, 0)))
+    monkeypatch.setattr("pipeline.scoring.scorer.plan_prediction", lambda *_, **__: Tiling((512, 512), (0, 0)))
     with pytest.raises(KeyboardInterrupt):
         map_to(scorer, str(large), out, speak=True)
     with pytest.raises(InputError, match=r"is not a Zarr store|no volume at"):
         open_node(out)
     assert "what is finished is kept, and the same command goes on with it" in capsys.readouterr().out
-    monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((1024, 512), (0, 0)))  # more memory is free by now
+    monkeypatch.setattr(
+        "pipeline.scoring.scorer.plan_prediction", lambda *_, **__: Tiling((1024, 512), (0, 0))
+    )  # more memory is free by now
     again = map_to(scorer, str(large), out, speak=True)
     assert made == [3, 1]
     assert "this was begun and stopped before: going on with it" in capsys.readouterr().out
@@ -131,7 +133,7 @@ def test_another_map_is_not_gone_on_with(scorer, large, tmp_path, monkeypatch, c
     made = stop_after(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         map_to(scorer, str(large), out, block=[512, 512], halo=[3, 3] if change == "no seams" else [4, 4])
-    monkeypatch.setattr(Scorer, "plan", lambda *_: Tiling((256, 512), (4, 4)))
+    monkeypatch.setattr("pipeline.scoring.scorer.plan_prediction", lambda *_, **__: Tiling((256, 512), (4, 4)))
     if change == "another volume":
         source = write_volume(tiny_dataset(size=1024).assign_attrs(source_sha256="another"), tmp_path / "other.zarr")
     if change == "less memory":

@@ -13,7 +13,7 @@ from datasets.errors import InputError
 from datasets.volume import Volume
 from models.config import ConfigError
 from pipeline.checkpoints.checkpoint import Meta, Snapshot
-from pipeline.config import BatchConfig, ClusterConfig, EvaluateConfig, RunConfig
+from pipeline.config import ClusterConfig, EvaluateConfig, RunConfig
 from pipeline.mapping.evaluate import evaluate
 from pipeline.planning import tiling as tiling_module
 from pipeline.planning.memory import Memory, check_training
@@ -134,11 +134,6 @@ def test_slabs_train_to_the_weights_of_one_rank(recipe, workers, slabs, data, ne
 def test_slabs_that_workers_cannot_share_are_refused(settings, words):
     with pytest.raises(InputError, match=f"^{words}"):
         ClusterConfig(**settings)
-
-
-def test_a_batch_of_maps_has_no_slabs():
-    with pytest.raises(InputError, match=r"^cluster.slabs is 2, but each volume is mapped by one worker; use 1$"):
-        BatchConfig(cluster=ClusterConfig(workers=2, slabs=2))
 
 
 def refused(config: RunConfig, error: type[Exception]) -> str:
