@@ -28,12 +28,10 @@ class QuickstartConfig:
 def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
     """Make a survey, train on it, register the model, map the whole volume, score the map, and write a report.
 
-    With `overwrite` they replace what an earlier quickstart left.
-
     Raises
     ------
     InputError
-        Where a recipe is missing, or an earlier quickstart is in the way.
+        Where a recipe is missing, or an earlier quickstart is in the way and not to be replaced by `overwrite`.
     """
     from pipeline.cli import run_command
     from pipeline.recipe import load_recipe

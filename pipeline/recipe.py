@@ -86,32 +86,13 @@ def _line(text: str) -> str:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a recipe.
-
-    Parameters
-    ----------
-    path
-        YAML file.
-    overrides
-        As on the command line: ``["--training.steps", "10"]``.
-
-    Raises
-    ------
-    InputError
-        Where the file is missing, or a key or value is not understood.
-    """
+    """Read a recipe, with `overrides` as on the command line: ``["--training.steps", "10"]``; errors as `parse`."""
     parser = recipe_parser(RunConfig, prog="python -m pipeline train")
     return build(RunConfig, parser, parse(parser, ["--recipe", str(path), *overrides]))
 
 
 def build(config: type, parser: ArgumentParser, parsed: Any) -> Any:
-    """Turn parsed arguments into the dataclass `config`.
-
-    Raises
-    ------
-    InputError
-        Where a group of settings is given one value, or a setting none.
-    """
+    """Turn parsed arguments into the dataclass `config`; a group of one value, or a setting of none, is refused."""
     for field in fields(config):
         value, name = parsed[field.name], field.name
         if not isinstance(field.type, type) or not is_dataclass(field.type):

@@ -127,10 +127,9 @@ def _plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, .
 
 def _cost(volume: Volume, blocks: list[tuple[slice, ...]]) -> ReadCost:
     data = volume.dataset["data"]
-    whole = {str(dim): slice(0, size) for dim, size in data.sizes.items()}
+    whole = {dim: slice(0, size) for dim, size in data.sizes.items()}
     placed = [list((whole | dict(zip(volume.space, block, strict=True))).values()) for block in blocks]
-    chunks = data.encoding.get("chunks") or data.shape
-    return read_cost(placed, data.shape, chunks, data.encoding.get("shards"))
+    return read_cost(placed, data.shape, data.encoding.get("chunks") or data.shape, data.encoding.get("shards"))
 
 
 def _compression(dataset: xr.Dataset, names: list[str], folder: Path) -> float | None:

@@ -60,13 +60,6 @@ class Report:
 def inspect(config: InspectConfig, *, json: bool = False) -> Path:
     """Print what a volume holds and what is wrong with it, draw it, and return the picture's place.
 
-    Parameters
-    ----------
-    config
-        The volume or the recipe, and where the picture goes.
-    json
-        Whether to print JSON instead of text.
-
     Raises
     ------
     InputError
@@ -99,7 +92,7 @@ def examine(config: InspectConfig) -> Report:
         trial, found = try_recipe(recipe, dataset, description.valid_share, place)
         findings += found
     beside = Path(Path(place).name if is_remote(place) else place)  # the picture of a remote volume is drawn here
-    picture = Path(config.picture) if config.picture else beside.with_suffix(".png")
+    picture = Path(config.picture or beside.with_suffix(".png"))
     _draw(viewable(place, dataset), picture)
     return Report(description, where, trial, findings, picture)
 
@@ -149,11 +142,13 @@ def _findings_text(findings: Sequence[Finding]) -> str:
 def _epoch(epoch: Epoch) -> list[tuple[str, str]]:
     size = " x ".join(map(str, epoch.block))
     stored = f", {_bytes(epoch.stored)} as stored" if epoch.stored is not None else ""
-    each = f"{epoch.amplification:.2f} bytes read for each byte used, {epoch.objects:.1f} objects a block"
     return [
         ("blocks", f"{epoch.blocks:,} of {epoch.of:,} hold training labels, {size} cells each"),
         ("read", f"{_bytes(epoch.fetched)} uncompressed{stored}"),
-        ("amplification", each),
+        (
+            "amplification",
+            f"{epoch.amplification:.2f} bytes read for each byte used, {epoch.objects:.1f} objects a block",
+        ),
         ("time", f"about {show_seconds(epoch.seconds)} of reading in one process, as a few blocks took now"),
     ]
 

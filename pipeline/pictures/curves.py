@@ -31,9 +31,9 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
         ax = figure.subplots()
         drawn = ax.imshow(np.where(cells[:, None] > 0, share, np.nan), cmap="Blues", vmin=0, vmax=100)
         for row, column in np.argwhere(share >= 0.5):
-            colour = "white" if share[row, column] > 55 else "0.15"
-            text = f"{share[row, column]:.0f}"
-            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+            cell = share[row, column]
+            colour = "white" if cell > 55 else "0.15"
+            ax.text(column, row, f"{cell:.0f}", ha="center", va="center", color=colour, fontsize=size)
         ax.set_xticks(range(classes), class_names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
         ax.set_yticks(range(classes), [f"{name} ({n:,})" for name, n in zip(class_names, cells, strict=True)])
         ax.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
@@ -87,10 +87,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
 
 
 def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Path) -> None:
-    """Draw the predicted peak of a training step over depth, shallowest first, and mark the run's own network.
-
-    Its `measured` peak in bytes is marked where it is known.
-    """
+    """Draw the predicted peak of a training step over depth, shallowest first, and in bytes what the run measured."""
     (own,) = (depth for depth in depths if depth.own)
     layers = [depth.layers for depth in depths]
     with picture(path, 3.2, 5.0) as figure:
@@ -106,7 +103,7 @@ def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Pat
         ax.axvline(own.layers, color="0.8", linewidth=0.8, zorder=0)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
-        ax.set_xticks(layers, [str(number) for number in layers])
+        ax.set_xticks(layers, map(str, layers))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show_bytes(value)))

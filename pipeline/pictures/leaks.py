@@ -40,8 +40,6 @@ def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path
     parts
         Codes 0 unused, 1 train, 2 validation, 3 test over the map of one to three axes; of three, the plane of the
         first two is drawn that the nearest test cell lies in.
-    report, axes, path
-        What was measured on it, axes of the map, PNG to write.
     """
     gap = report.focus
     plane, flat_axes = _plane(parts, gap, axes)
@@ -137,5 +135,5 @@ def _distances(ax: Axes, report: LeakReport, gap: Gap) -> None:
     ax.set(xlim=(0.5, len(counts) - 0.5), ylim=(0, 1.25 * counts.max()))
     ax.set(xlabel=f"cells to the nearest {first} cell", ylabel=f"{second} cells")
     ax.set_title(f"distances of {second} from {first}")
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(5, integer=True))

@@ -89,8 +89,6 @@ def draw_split(
         Class indices [*map] or [*map, depth], negative where unlabelled; along the depth the labelled share is shown.
     split
         Codes 0 unused, 1 train, 2 validation, 3 test over the map (one or two axes).
-    class_names, axes, path
-        Names of the classes, axes of the map, PNG to write.
     """
     axes, (codes,) = _as_map(axes, split)
     labels = labels.reshape(*codes.shape, -1)
@@ -133,8 +131,6 @@ def draw_volume(
     background, labels
         float [*N], or [*N, 3] for colours, as `backdrop` makes it, and class indices over the same extent, negative
         where unlabelled.
-    class_names, axes, path
-        Names of the classes, axes of the grid, PNG to write.
     quantity, title
         Name and units of the data, for the colour bar, and what the classes are, over their panel.
     """
@@ -186,8 +182,6 @@ def draw_prediction(
         float [*L], or [*L, 3] for colours, as `backdrop` makes it.
     target, prediction
         Class indices [*L]; the target is negative where unlabelled, and the other cells are scored.
-    class_names, axes, path
-        Names of the classes, axes of the label grid, PNG to write.
     """
     colours = class_colours(len(class_names))
     axes, (background, target, prediction) = _as_map(axes, background, target, prediction)

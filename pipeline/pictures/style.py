@@ -51,10 +51,7 @@ _LOOK: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def picture(path: str | Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
-    """Make a figure of `height` x `width` inches in the common look, and save it as PNG when the block ends.
-
-    Matplotlib's settings are restored.
-    """
+    """Make a figure of `height` x `width` inches in the common look, and save it as PNG when the block ends."""
     with mpl.rc_context(_LOOK):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
@@ -157,8 +154,7 @@ def part_patches(codes: np.ndarray, counts: np.ndarray, what: str) -> list[Patch
 
 def present_classes(*maps: np.ndarray) -> list[int]:
     """Return the class indices that occur in any of the maps, in order."""
-    found = np.unique(np.concatenate([np.unique(part) for part in maps]))
-    return [int(k) for k in found if k >= 0]
+    return sorted({int(k) for part in maps for k in np.unique(part) if k >= 0})
 
 
 def aspect_of(rows: Axis, columns: Axis) -> float:
@@ -178,12 +174,11 @@ def show(
 ) -> Any:
     """Draw a grid [rows, columns] or [rows, columns, colour] in the coordinates of its axes.
 
-    Row 0 is at the top, except where the row coordinate is a northing that grows, so that north is up.
+    Row 0 is at the top, except where the row coordinate is a northing that grows, so that north is up. The grid may be
+    coarser or finer than its axes.
 
     Parameters
     ----------
-    ax, image, rows, columns
-        Where to draw, and what: a grid that may be coarser or finer than its axes.
     bare
         Whether to leave names and ticks as they are.
     labels
@@ -191,9 +186,8 @@ def show(
     **how
         Passed to ``imshow``.
     """
-    left, right = columns.edges
     top, bottom = rows.edges
-    drawn = ax.imshow(image, extent=(left, right, bottom, top), aspect="auto", origin="upper", **how)
+    drawn = ax.imshow(image, extent=(*columns.edges, bottom, top), aspect="auto", origin="upper", **how)
     if bare:
         return drawn
     ax.set_box_aspect(aspect_of(rows, columns))

@@ -16,11 +16,7 @@ from pipeline.pictures.style import CLASS_COLOURS, picture
 from pipeline.trials import DIRECTIONS, TITLES, Row, show
 
 _LOGARITHMIC = ("step", "rate", "parameters", "memory", "peak", "time")  # all others but the score are placed evenly
-_COSTS = {
-    "memory": "planned memory (MB)",
-    "peak": "measured peak (MB)",
-    "time": "seconds a step",
-}
+_COSTS = {"memory": "planned memory (MB)", "peak": "measured peak (MB)", "time": "seconds a step"}
 
 
 def _title(name: str) -> str:
@@ -59,10 +55,7 @@ def _costs(objectives: Sequence[str]) -> list[str]:
 
 
 def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
-    """Draw each of the ranked trials as a line across what varies and the objectives, coloured by its score.
-
-    The best is thick.
-    """
+    """Draw each of the ranked trials as a line across what varies and the objectives; the best is thick."""
     searched = _varied(rows) or list(rows[0]["choice"])
     costs = _costs(objectives)
     columns = {name: [row["choice"][name] for row in rows] for name in searched}
@@ -158,8 +151,7 @@ def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None
     and is drawn hollow.
     """
     scored = [trial for trial in trials if np.isfinite(trial["score"])]
-    depths = sorted({int(trial["depth"]) for trial in scored})
-    ranks = sorted({int(trial["rank"]) for trial in scored})
+    depths, ranks = (sorted({int(trial[part]) for trial in scored}) for part in ("depth", "rank"))
     longest = max((trial["steps"] for trial in scored), default=0)
     best = np.full((len(ranks), len(depths)), np.nan)
     for trial in scored:
@@ -190,8 +182,8 @@ def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None
             low = best[row, column] < (np.nanmin(best) + np.nanmax(best)) / 2
             colour = "white" if low else "black"
             table.text(column, row, f"{best[row, column]:.3f}", ha="center", va="center", color=colour)
-        table.set_xticks(range(len(depths)), [str(depth) for depth in depths])
-        table.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
+        table.set_xticks(range(len(depths)), map(str, depths))
+        table.set_yticks(range(len(ranks)), map(str, ranks))
         table.set(xlabel="depth (layers)", ylabel="block rank")
         table.spines[:].set_visible(False)
         table.tick_params(length=0)

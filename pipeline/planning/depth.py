@@ -14,20 +14,12 @@ TIMES = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Depth:
-    """What a training step takes at one number of layers.
-
-    Attributes
-    ----------
-    chain, stored
-        Peak in bytes of the reversible chain, and of plain autograd, which stores activations.
-    own
-        Whether this is the run's own network.
-    """
+    """What a training step takes at one number of layers, at its peak and in bytes."""
 
     layers: int
-    chain: int
-    stored: int
-    own: bool
+    chain: int  # by the reversible chain
+    stored: int  # by plain autograd, which stores activations
+    own: bool  # whether this is the run's own network
 
 
 def repeated(network: NetworkConfig, times: int) -> NetworkConfig:
@@ -46,12 +38,7 @@ def repeated(network: NetworkConfig, times: int) -> NetworkConfig:
 def memory_over_depth(config: RunConfig, made: SegmenterConfig, block: tuple[int, ...]) -> list[Depth]:
     """Predict the peak of a run's training step at several depths, shallowest first.
 
-    Parameters
-    ----------
-    config, made
-        The run's micro-batch and optimiser, and its network.
-    block
-        Cells of a sample, its halo included.
+    The run's network is `made`, and its samples have the cells `block`, their halo included.
     """
     found: dict[int, Depth] = {}
     for times in (0, *TIMES):

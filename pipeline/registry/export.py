@@ -83,15 +83,9 @@ def _pad(x: Tensor, axis: int, size: int, multiple: int, padding: str) -> Tensor
 def exported(segmenter: Segmenter, example_BCN: Tensor) -> torch.export.ExportedProgram:
     """Make a torch program that takes any batch and space: raw data [B, C, *N] to probabilities [B, K, *L].
 
-    Exact states go along as floating-point numbers on the same grid. Coarsening rounds once instead of shear by shear,
-    so the program agrees with the network to some steps of the grid, not to the bit.
-
-    Parameters
-    ----------
-    segmenter
-        The network, on the CPU; its weights are frozen.
-    example_BCN
-        An input to trace, of a batch of two or more.
+    It is traced with an example of a batch of two or more, on the CPU, and freezes the network's weights. Exact states
+    go along as floating-point numbers on the same grid. Coarsening rounds once instead of shear by shear, so the program
+    agrees with the network to some steps of the grid, not to the bit.
     """
     sizes = segmenter.mean.shape[1:]
     free = [0, *(axis for axis, size in enumerate(sizes, start=2) if size == 1)]  # statistics may fix an axis
@@ -123,12 +117,7 @@ def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
 def example_batch(description: ModelDescription, extra: int = 0) -> np.ndarray:
     """Make a small input that a model accepts, of another size along each axis, and with a no-data cell.
 
-    Parameters
-    ----------
-    description
-        What the model expects.
-    extra
-        Coarse cells by which every axis is longer: an input that the program was not traced with.
+    By `extra` coarse cells every axis is longer: an input that the program was not traced with.
 
     Returns
     -------

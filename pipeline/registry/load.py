@@ -8,14 +8,7 @@ from pipeline.scoring.scorer import Scorer, run_scorer
 
 
 def load_model(uri: str, *, tracking_uri: str) -> Scorer:
-    """Load a model from the registry or a run's folder.
-
-    Parameters
-    ----------
-    uri
-        ``models:/NAME@alias``, ``models:/NAME/VERSION``, or the folder of a run (its best checkpoint).
-    tracking_uri
-        MLflow tracking URI of the registry.
+    """Load ``models:/NAME@alias`` or ``models:/NAME/VERSION`` from the registry, or a run's best checkpoint.
 
     Raises
     ------

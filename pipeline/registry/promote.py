@@ -152,7 +152,7 @@ def _seen(volume: Volume, split: xr.DataArray, theirs: RunConfig | None, new: An
         test = volume.read_labels(split, "test") >= 0
         known = make_split(volume, theirs.split)
         learned = (volume.read_labels(known, "train") >= 0) | (volume.read_labels(known, "validation") >= 0)
-        count = int((test & learned).sum())
+        count = (test & learned).sum()
         if not count:
             return f"none of these {test.sum()} test cells is one that {who}"
         return f"warning: {who} {count} of these {test.sum()} test cells, so its score is too high"

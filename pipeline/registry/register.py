@@ -173,13 +173,9 @@ def _enter(
         "shape": json.dumps(learned["shape"]),
         "code_version": record.data.tags.get("code_version", "unknown"),
     }
+    text, run_id = card[:_LONGEST_TEXT], record.info.run_id
     made = client.create_model_version(
-        name,
-        logged.model_uri,
-        record.info.run_id,
-        tags=tags,
-        description=card[:_LONGEST_TEXT],
-        model_id=logged.model_id,
+        name, logged.model_uri, run_id, tags=tags, description=text, model_id=logged.model_id
     )
     registered = RegisteredVersion(name, int(made.version), registry.enter(made))
     print(f"registered {registered.uri}")

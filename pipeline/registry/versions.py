@@ -133,10 +133,7 @@ class Registry:
     def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
         """Make the former champion the champion again; returns it, and the one that it replaces.
 
-        Raises
-        ------
-        InputError
-            Where there is no champion, or none before it that is still in the registry.
+        `InputError` where there is no champion, or none before it that is still in the registry.
         """
         present = self.alias(name, CHAMPION)
         if present is None:
@@ -182,16 +179,15 @@ class Registry:
         self.client.set_model_version_tag(version.name, str(version.version), what, f"{now()}: {reason}")
 
     def _inventory(self) -> str:
-        models = self.client.search_registered_models(max_results=20)
-        if not models:
-            return "the registry is empty: fill it with `python -m pipeline register runs/NAME`"
         shown = []
-        for model in models:
+        for model in self.client.search_registered_models(max_results=20):
             found = self.client.search_model_versions(f"name = '{model.name}'")
             newest = max((int(one.version) for one in found), default=0)
             aliases = "".join(f", @{alias} = {number}" for alias, number in sorted(model.aliases.items()))
             numbers = f"1..{newest}" if newest > 1 else "1"
             shown.append(f"models:/{model.name}/{numbers}{aliases}")
+        if not shown:
+            return "the registry is empty: fill it with `python -m pipeline register runs/NAME`"
         return f"there is {'; '.join(shown)}"
 
 
@@ -204,12 +200,7 @@ def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
     """Make a version's network again, from its description and the weights of its program.
 
     The program is for those who have none of our code. The network takes less memory, which can be planned, and runs on
-    a GPU.
-
-    Raises
-    ------
-    InputError
-        Where the version was not registered by this version of our program.
+    a GPU. `InputError` where the version was not registered by this version of our program.
     """
     stored = next(folder.rglob(DESCRIPTION_FILE), None)
     if stored is None:

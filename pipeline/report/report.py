@@ -16,12 +16,7 @@ from pipeline.tracking.store import lacks_file
 def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
     """Write the page of a run or a sweep, log it to its MLflow run where that answers, and return its place.
 
-    Parameters
-    ----------
-    config
-        Which run or sweep, and where the page goes.
-    overwrite
-        Whether a page at another place than the run's folder is replaced.
+    A page at another place than the run's folder is replaced only with `overwrite`.
 
     Raises
     ------

@@ -29,14 +29,9 @@ ATTRIBUTES = (
 
 
 def seismic_attributes(amplitude: np.ndarray, vertical: int) -> np.ndarray:
-    """Compute the classical attributes of a post-stack volume.
+    """Compute the classical attributes of a post-stack volume, float32 [*N], of which one axis is depth or time.
 
-    Parameters
-    ----------
-    amplitude
-        float32 [*N]; NaN (no data) counts as 0.
-    vertical
-        Axis of depth or time.
+    NaN (no data) counts as 0.
 
     Returns
     -------
@@ -79,9 +74,8 @@ def cell_features(raw: np.ndarray, keep: list[int]) -> np.ndarray:
         float32 [*L, F]: the values, no data as the feature's mean, then a validity bit of each feature that is missing
         anywhere.
     """
-    kept = [1 + axis for axis in keep]
-    rest = [axis for axis in range(raw.ndim) if axis not in kept]
-    values = raw.transpose(*kept, *rest).reshape(*(raw.shape[axis] for axis in kept), -1)
+    moved = np.moveaxis(raw, [1 + axis for axis in keep], range(len(keep)))
+    values = moved.reshape(*moved.shape[: len(keep)], -1)
     missing = np.isnan(values)
     cells = tuple(range(values.ndim - 1))
     present = (~missing).sum(axis=cells)

@@ -11,16 +11,7 @@ from pipeline.scoring.scorer import Scorer
 
 
 def test_labels(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str) -> np.ndarray:
-    """Read the labels that a model is scored on.
-
-    Parameters
-    ----------
-    scorer
-        The model.
-    volume, split
-        The labelled volume, and which of its cells test.
-    where
-        Whose they are, for an error.
+    """Read the labels that a model is scored on; `where` says in an error whose they are.
 
     Returns
     -------
@@ -49,14 +40,7 @@ def test_labels(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str)
 def count_hits(scorer: Scorer, volume: Volume, target: np.ndarray, tiling: Tiling | None) -> np.ndarray:
     """Map what is labelled of a volume, and count it as `pipeline.scoring.metrics.confusion` does.
 
-    Parameters
-    ----------
-    scorer, volume
-        The model, and the volume as it sees it.
-    target
-        What `test_labels` read.
-    tiling
-        Blocks; none maps the volume in one piece.
+    The volume is as the model sees it, `target` what `test_labels` read; without a tiling it is mapped in one piece.
     """
     scorer.announce(volume, tiling)
     classes = len(scorer.description.classes)

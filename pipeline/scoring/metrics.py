@@ -20,29 +20,16 @@ _REFUSED_BY_MLFLOW = re.compile(r"[^\w\-. ]")
 class Scores:
     """Scores over the labelled cells, shares between 0 and 1 except kappa, which is negative below chance.
 
-    Attributes
-    ----------
-    oa
-        Overall accuracy: correct cells / all cells.
-    kappa
-        Cohen's kappa: (oa - e) / (1 - e), with e the agreement expected of independent labels of the same frequencies.
-    aa, miou
-        Average accuracy and mean IoU: means over the present classes of `accuracy` and of `iou`.
-    iou
-        Intersection over union of each class; NaN where the target does not hold the class.
-    accuracy
-        Share of each class's cells that are recognised (recall, producer's accuracy); NaN as for `iou`.
-    support
-        Labelled cells of each class.
+    Cohen's kappa is (oa - e) / (1 - e), with e the agreement expected of independent labels of the same frequencies.
     """
 
-    oa: float
-    aa: float
+    oa: float  # overall accuracy: correct cells / all cells
+    aa: float  # average accuracy: mean of `accuracy` over the present classes
     kappa: float
-    miou: float
-    iou: list[float]
-    accuracy: list[float]
-    support: list[int]
+    miou: float  # mean of `iou` over the present classes
+    iou: list[float]  # intersection over union of each class; NaN where the target does not hold the class
+    accuracy: list[float]  # share of each class's cells that are recognised (recall, producer's accuracy); NaN likewise
+    support: list[int]  # labelled cells of each class
 
     def as_dict(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
         """Return flat metrics for MLflow, named after `prefix`: the four means, ``iou/NAME`` of each present class."""
@@ -77,8 +64,6 @@ def confusion(prediction: np.ndarray, target: np.ndarray, classes: int) -> np.nd
         Class indices 0..K-1, any shape and integer type.
     target
         True class indices of the same shape; cells below 0 are unlabelled and ignored.
-    classes
-        Number K of classes.
 
     Returns
     -------
@@ -103,17 +88,9 @@ def confusion(prediction: np.ndarray, target: np.ndarray, classes: int) -> np.nd
 
 
 def scores(matrix: np.ndarray) -> Scores:
-    """Score a confusion matrix.
+    """Score counts [K true, K predicted] from `confusion`.
 
-    Parameters
-    ----------
-    matrix
-        Counts [K true, K predicted] from `confusion`.
-
-    Returns
-    -------
-    Scores
-        NaN where undefined: all means of an empty matrix, and kappa where one class is all there is.
+    NaN where undefined: all means of an empty matrix, and kappa where one class is all there is.
     """
     matrix = matrix.astype(np.float64)
     total = matrix.sum()

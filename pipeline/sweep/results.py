@@ -18,12 +18,7 @@ from pipeline.trials import DIRECTIONS, TURNED_AWAY, Row, in_words, rank_trials,
 def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], failed: list[str]) -> list[Row]:
     """Rank the trials, print and draw them, and hand table, pictures and page to the folder and to MLflow.
 
-    Parameters
-    ----------
-    config, folder, tracker
-        Recipe, folder and MLflow run of the sweep.
-    ended, failed
-        Choice, report and name of each trial that came to its end or was stopped; errors of the others.
+    `ended` has choice, report and name of each trial that came to its end or was stopped, `failed` the others' errors.
 
     Returns
     -------

@@ -29,8 +29,6 @@ class Search(Searcher):
         Values, or the range, of each searched part.
     objectives
         Reported number -> ``max`` or ``min``.
-    seed
-        Of the draws.
     refusal
         Says why a choice cannot run, or None.
     log

@@ -11,6 +11,7 @@ from datasets.volume import Volume
 from models.config import ConfigError, hourglass
 from models.peak import Workload, prediction_peak, training_peak
 from pipeline.config import RunConfig
+from pipeline.config_cluster import refuse_below
 from pipeline.config_sweep import LAYOUT, SEARCHED, Range
 from pipeline.planning.memory import check_training, check_workers, planned_step, share_of_worker
 
@@ -33,9 +34,7 @@ def check_space(config: RunConfig) -> None:
             )
         if isinstance(values, list) and values and not min(values) > 0:
             raise InputError(f"sweep.{name} is {values}; every value must be above 0")
-    for name in ("trials", "grace"):
-        if getattr(sweep, name) < 1:
-            raise InputError(f"sweep.{name} is {getattr(sweep, name)}; it must be 1 or more")
+    refuse_below(1, sweep, "sweep", "trials", "grace")
     if sweep.reduction < 2:
         raise InputError(f"sweep.reduction is {sweep.reduction}; ASHA keeps one of 2 or more")
     if sweep.concurrent < 0:

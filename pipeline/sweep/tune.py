@@ -93,8 +93,6 @@ def tune(config: RunConfig, *, resume: bool = False, overwrite: bool = False, fi
 
     Parameters
     ----------
-    config
-        The recipe; its ``sweep`` part holds the search space.
     resume, overwrite
         Go on with the sweep of this name; replace it, once the new one has a result.
     finish

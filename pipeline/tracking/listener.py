@@ -13,11 +13,5 @@ class Listener(Protocol):
         """Take one line for the terminal."""
 
 
-class Silent:
+class Silent(Listener):
     """A listener that hears nothing."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Ignore."""
-
-    def progress(self, line: str) -> None:
-        """Ignore."""

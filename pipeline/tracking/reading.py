@@ -13,14 +13,9 @@ _SUMMED = ("samples", "read_mib", "fetched_mib", "used_mib", "requests", "waited
 
 
 class ReadingMeter:
-    """Measures a loader between two reports, over all ranks.
+    """Measures this rank's loader between two reports.
 
-    Parameters
-    ----------
-    loader
-        This rank's loader.
-    traffic
-        Of this rank's store, where it counts: all that this process reads meanwhile, also for the validation.
+    The traffic is that of its store, where it counts: all that this process reads meanwhile, also for the validation.
     """
 
     def __init__(self, loader: Loader, traffic: Traffic | None = None) -> None:

@@ -23,13 +23,7 @@ _FINAL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE",
 
 
 def connect(uri: str) -> MlflowClient:
-    """Open a tracking store and make sure that it answers.
-
-    Raises
-    ------
-    InputError
-        Where it does not.
-    """
+    """Open a tracking store; `InputError` where it does not answer."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a run says itself where to look
@@ -47,14 +41,7 @@ def connect(uri: str) -> MlflowClient:
 
 
 def must_know(uri: str, run_id: str, what: str, before: str) -> None:
-    """Make sure that a tracking store knows the MLflow run of what goes on with it.
-
-    Parameters
-    ----------
-    uri, run_id
-        The store and the run.
-    what, before
-        What goes on, in words, and the URI of the store that it was started with.
+    """Make sure that a tracking store knows the MLflow run of `what` goes on, which was started with the store `before`.
 
     Raises
     ------
@@ -86,14 +73,10 @@ def create_run(
     artifacts: Path | None = None,
     parent: str | None = None,
 ) -> str:
-    """Create a run; returns its id.
+    """Create a run, with its experiment where that does not exist; returns its id.
 
     Parameters
     ----------
-    uri
-        Tracking URI.
-    experiment, name
-        Experiment, made where it does not exist, and name of the run.
     parameters, tags
         Flat configuration; code version, data hash and the like.
     artifacts
@@ -126,13 +109,8 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
 class Tracker:
     """Feeds one run.
 
-    Parameters
-    ----------
-    uri, run_id
-        Tracking URI and the run.
-    outbox
-        File for what MLflow has not got yet: nothing here then waits for MLflow or fails with it. Without, each call
-        sends at once.
+    With a file as `outbox`, for what MLflow has not got yet, nothing here waits for MLflow or fails with it; without,
+    each call sends at once.
     """
 
     def __init__(self, uri: str, run_id: str, outbox: Path | None = None) -> None:

@@ -23,22 +23,12 @@ UNSCORED = -1.0
 
 @dataclass
 class Progress:
-    """Early-stopping record and data cursor; part of every checkpoint.
+    """Early-stopping record and data cursor; part of every checkpoint."""
 
-    Attributes
-    ----------
-    step
-        Optimiser steps taken; all ranks together have taken ``step * training.batch`` samples.
-    best_score, best_step
-        Best mean IoU on the validation part, and where.
-    stale
-        Validations since then.
-    """
-
-    step: int = 0
-    best_score: float = -math.inf
+    step: int = 0  # optimiser steps taken; all ranks together have taken ``step * training.batch`` samples
+    best_score: float = -math.inf  # mean IoU on the validation part
     best_step: int = 0
-    stale: int = 0
+    stale: int = 0  # validations since then
 
 
 class Training:

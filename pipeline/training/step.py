@@ -54,24 +54,12 @@ class DivergedError(ArithmeticError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step showed.
+    """What a step showed, on all ranks."""
 
-    Attributes
-    ----------
-    loss
-        Weighted cross-entropy over the labelled cells of the global batch.
-    gradient_norm
-        Norm of the gradient before clipping.
-    interrupted
-        Whether any rank was asked to stop.
-    leaving
-        Whether the machine of any rank is about to be taken away.
-    """
-
-    loss: float
-    gradient_norm: float
-    interrupted: bool
-    leaving: bool
+    loss: float  # weighted cross-entropy over the labelled cells of the global batch
+    gradient_norm: float  # before clipping
+    interrupted: bool  # whether any rank was asked to stop
+    leaving: bool  # whether the machine of any rank is about to be taken away
 
 
 def train_step(
@@ -100,19 +88,12 @@ def train_step(
         Pairs of data float32 [C, *N] and labels int16 [*L].
     weights
         Class weights [K], on the model's device.
-    micro_batch
-        Samples run at once: the first so many, then the next.
     clip
         Largest norm of the gradient; 0 switches clipping off.
     slab
         Where given, the samples are this rank's slabs, and other ranks have the others.
     interrupted, leaving
         Whether this rank was asked to stop, or its machine is about to be taken away; shared with all ranks.
-
-    Returns
-    -------
-    StepResult
-        Of all ranks.
 
     Raises
     ------

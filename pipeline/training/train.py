@@ -156,19 +156,12 @@ def _announce(run: Run, interrupted: bool) -> None:
 
 
 def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> Run:
-    """Train a recipe from start to end.
+    """Train a recipe from start to end; returns the finished run.
 
     Parameters
     ----------
-    config
-        The recipe.
     resume, overwrite
         Go on with the run of this name, from its newest checkpoint; replace it.
-
-    Returns
-    -------
-    Run
-        The finished run.
 
     Raises
     ------
