@@ -67,7 +67,6 @@ def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place
 
 
 def _label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[Finding]:
-    """Find classes that are rare in training, missing elsewhere, or far outnumbered."""
     found = []
     few = [f"{name} {cells}" for name, cells in zip(classes, counts["train"], strict=True) if cells < _FEW_LABELS]
     if few:

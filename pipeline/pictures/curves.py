@@ -16,7 +16,7 @@ CELL = 0.34  # edge of a confusion matrix's cell, in inches
 _SCORES = {"miou": "mIoU", "oa": "OA", "aa": "AA", "kappa": "kappa"}
 
 
-def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
+def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path) -> None:
     """Draw a confusion matrix, counts [K true, K predicted], as shares of each true class, in per cent."""
     cells = matrix.sum(axis=1)
     share = 100 * matrix / np.maximum(cells, 1)[:, None]
@@ -50,7 +50,7 @@ def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[list[floa
     return [step for step, _ in points], [value for _, value in points]
 
 
-def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
+def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draw loss, learning rate and, of the steps that have them, validation scores from the numbers of every step."""
     with picture(path, 2.5) as figure:
         loss_ax, score_ax, rate_ax = figure.subplots(1, 3, width_ratios=[1, 1, 0.7])
@@ -86,7 +86,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
             ax.grid()
 
 
-def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Path) -> None:
+def draw_depths(depths: Sequence[Depth], measured: float | None, path: Path) -> None:
     """Draw the predicted peak of a training step over depth, shallowest first, and in bytes what the run measured."""
     (own,) = (depth for depth in depths if depth.own)
     layers = [depth.layers for depth in depths]
@@ -113,7 +113,7 @@ def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Pat
         ax.legend(loc="upper left")
 
 
-def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: str | Path) -> None:
+def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: Path) -> None:
     """Draw the relative error of the recovered input over the steps; those of error 0 lie at the bottom."""
     known = np.asarray(errors, np.float64)
     shown = known[known > 0]

@@ -30,7 +30,7 @@ _ROOM = 1.05  # inches for titles, numbers and legend
 _BUFFER = "#ecc5ca"
 
 
-def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path: str | Path) -> None:
+def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path: Path) -> None:
     """Draw the parts of a split with their smallest distance, a close-up of it, and all distances.
 
     The two parts shown are training and test, unless only others leak.
@@ -90,7 +90,6 @@ def _parts(ax: Axes, plane: np.ndarray, axes: Sequence[Axis]) -> None:
 def _close_up(
     ax: Axes, plane: np.ndarray, report: LeakReport, gap: Gap, pair: Sequence[Cell], axes: Sequence[Axis]
 ) -> None:
-    """Show the cells around a pair, the buffer around the first part, and the distance between the two."""
     around = max(_AROUND, report.buffer + 3)
     edge = max(abs(a - b) for a, b in zip(*pair, strict=True)) + 2 * around + 1
     cut, near = [], []
@@ -123,7 +122,6 @@ def _outline(ax: Axes, cell: Sequence[int], axes: Sequence[Axis], colour: str) -
 
 
 def _distances(ax: Axes, report: LeakReport, gap: Gap) -> None:
-    """Draw how many cells of the second part lie how far from the first."""
     counts, (first, second) = np.asarray(gap.histogram), gap.parts
     colour = [WRONG if distance <= report.buffer else PART_COLOURS[second] for distance in range(len(counts))]
     ax.axvspan(0.5, report.buffer + 0.5, color=_BUFFER, linewidth=0)

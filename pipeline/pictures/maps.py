@@ -79,7 +79,7 @@ def _as_map(axes: Sequence[Axis], *grids: np.ndarray) -> tuple[list[Axis], list[
 
 
 def draw_split(
-    labels: np.ndarray, split: np.ndarray, class_names: Sequence[str], axes: Sequence[Axis], path: str | Path
+    labels: np.ndarray, split: np.ndarray, class_names: Sequence[str], axes: Sequence[Axis], path: Path
 ) -> None:
     """Draw which labels train, validate and test.
 
@@ -119,7 +119,7 @@ def draw_volume(
     labels: np.ndarray | None,
     class_names: Sequence[str],
     axes: Sequence[Axis],
-    path: str | Path,
+    path: Path,
     *,
     quantity: str = "",
     title: str = "labels",
@@ -172,7 +172,7 @@ def draw_prediction(
     prediction: np.ndarray,
     class_names: Sequence[str],
     axes: Sequence[Axis],
-    path: str | Path,
+    path: Path,
 ) -> None:
     """Draw data, labels, prediction and errors side by side; one row of a map, three rows of a 3-D volume.
 

@@ -50,7 +50,7 @@ _LOOK: dict[Any, Any] = {
 
 
 @contextlib.contextmanager
-def picture(path: str | Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
+def picture(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
     """Make a figure of `height` x `width` inches in the common look, and save it as PNG when the block ends."""
     with mpl.rc_context(_LOOK):
         figure = Figure(figsize=(width, height), layout="constrained")

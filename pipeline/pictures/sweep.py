@@ -46,7 +46,6 @@ class Scale:
 
 
 def _varied(rows: Sequence[Row]) -> list[str]:
-    """Return the searched parts that differ between trials."""
     return [name for name in SEARCHED if len({row["choice"].get(name) for row in rows}) > 1]
 
 
@@ -54,7 +53,7 @@ def _costs(objectives: Sequence[str]) -> list[str]:
     return [name for name in DIRECTIONS if name in objectives and name != "score"]
 
 
-def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
+def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: Path) -> None:
     """Draw each of the ranked trials as a line across what varies and the objectives; the best is thick."""
     searched = _varied(rows) or list(rows[0]["choice"])
     costs = _costs(objectives)
@@ -96,7 +95,7 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
         figure.colorbar(ScalarMappable(norm, colours), ax=ax, pad=0.02, label=label)
 
 
-def draw_pareto(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
+def draw_pareto(rows: Sequence[Row], objectives: Sequence[str], path: Path) -> None:
     """Draw the score over each other objective, one at least; trials on the Pareto front of all together are filled."""
     costs = _costs(objectives)
     with picture(path, 3.0) as figure:
@@ -144,7 +143,7 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
     ax.grid()
 
 
-def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None:
+def draw_trials(trials: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draw score over depth, one colour a block rank, beside the best score of each pair.
 
     Each trial has ``depth``, ``rank``, ``score`` and ``steps``; one of fewer steps than the longest was stopped early

@@ -83,9 +83,9 @@ def _pad(x: Tensor, axis: int, size: int, multiple: int, padding: str) -> Tensor
 def exported(segmenter: Segmenter, example_BCN: Tensor) -> torch.export.ExportedProgram:
     """Make a torch program that takes any batch and space: raw data [B, C, *N] to probabilities [B, K, *L].
 
-    It is traced with an example of a batch of two or more, on the CPU, and freezes the network's weights. Exact states
-    go along as floating-point numbers on the same grid. Coarsening rounds once instead of shear by shear, so the program
-    agrees with the network to some steps of the grid, not to the bit.
+    It is traced on the CPU with an example of a batch of two or more, and the weights are frozen. Exact states go along
+    as floating-point numbers on the same grid. Coarsening rounds once instead of shear by shear, so the program agrees
+    with the network to some steps of the grid, not to the bit.
     """
     sizes = segmenter.mean.shape[1:]
     free = [0, *(axis for axis, size in enumerate(sizes, start=2) if size == 1)]  # statistics may fix an axis
@@ -96,10 +96,7 @@ def exported(segmenter: Segmenter, example_BCN: Tensor) -> torch.export.Exported
 def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
     """Write the program as ONNX, with input ``raw`` and output ``probabilities``; needs the extra ``onnx``.
 
-    Raises
-    ------
-    InputError
-        Where the force is in bfloat16, which ONNX Runtime does not convolve.
+    A force in bfloat16, which ONNX Runtime does not convolve, is an `InputError`.
     """
     if segmenter.config.network.force_dtype == "bfloat16":
         raise InputError(

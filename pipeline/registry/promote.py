@@ -20,22 +20,11 @@ from pipeline.training.prepare import split_digest
 
 
 def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = False) -> bool:
-    """Make a version the champion of its model if it is better; prints what was decided, and why.
+    """Make a version the champion of its model if it is better; prints why, and tells whether the champion is another.
 
     Where both versions were tested on the same volume and split, their stored scores are compared; if not, both are
-    scored anew on the test part of the new version.
-
-    Parameters
-    ----------
-    config, force
-        Which version, and whether it becomes champion whatever the scores say.
-    rollback
-        Make the former champion champion again, instead.
-
-    Returns
-    -------
-    bool
-        Whether the champion is another one now.
+    scored anew on the test part of the new version. With `force` it becomes champion whatever the scores say, with
+    `rollback` the former champion does instead.
 
     Raises
     ------

@@ -72,7 +72,7 @@ def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
         space=list(volume.space),
         sizes=[None if size == 1 else size for size in prepared.mean.shape[1:]],
         channel_dims=list(volume.channel_dims),
-        channel_sizes=[int(data.sizes[dim]) for dim in volume.channel_dims],
+        channel_sizes=[data.sizes[dim] for dim in volume.channel_dims],
         label_dims=list(volume.label_dims),
         read_slice=dict(volume.read_slice),
         factor=segmenter.factor,
@@ -82,7 +82,7 @@ def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
         training={
             **{key: without_secrets(str(attrs[key])) for key in _OF_THE_SOURCE if key in attrs},
             "run": run.config.name,
-            "shape": [int(size) for size in volume.shape],
+            "shape": list(volume.shape),
             "volume_digest": prepared.volume_digest,
             "split_digest": prepared.split_digest,
             "split": asdict(split),

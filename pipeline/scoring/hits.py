@@ -11,17 +11,9 @@ from pipeline.scoring.scorer import Scorer
 
 
 def test_labels(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str) -> np.ndarray:
-    """Read the labels that a model is scored on; `where` says in an error whose they are.
+    """Read the labels that a model is scored on, int16 on its output grid and negative outside the test part.
 
-    Returns
-    -------
-    numpy.ndarray
-        int16 on the model's output grid, negative outside the test part.
-
-    Raises
-    ------
-    InputError
-        Where the model's classes, dimensions or sizes are not those of the volume, or nothing is labelled.
+    `InputError` where the model's classes, dimensions or sizes are not those of the volume, or nothing is labelled.
     """
     d = scorer.description
     scorer.check(volume.dataset, where)

@@ -56,19 +56,10 @@ def metric_key(name: str) -> str:
 
 
 def confusion(prediction: np.ndarray, target: np.ndarray, classes: int) -> np.ndarray:
-    """Count the labelled cells of each pair of true and predicted class.
+    """Count the labelled cells of each pair of true and predicted class: int64 [K true, K predicted].
 
-    Parameters
-    ----------
-    prediction
-        Class indices 0..K-1, any shape and integer type.
-    target
-        True class indices of the same shape; cells below 0 are unlabelled and ignored.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 [K true, K predicted].
+    Both hold class indices 0..K-1, in any shape and integer type; where the target is below 0, a cell is unlabelled and
+    ignored.
 
     Raises
     ------

@@ -16,14 +16,9 @@ from pipeline.trials import DIRECTIONS, TURNED_AWAY, Row, in_words, rank_trials,
 
 
 def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], failed: list[str]) -> list[Row]:
-    """Rank the trials, print and draw them, and hand table, pictures and page to the folder and to MLflow.
+    """Rank, print and draw the trials, hand table, pictures and page to folder and MLflow; returns them, best first.
 
     `ended` has choice, report and name of each trial that came to its end or was stopped, `failed` the others' errors.
-
-    Returns
-    -------
-    list of dict
-        A row a trial, best validation first.
 
     Raises
     ------

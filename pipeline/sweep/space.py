@@ -41,7 +41,7 @@ def check_space(config: RunConfig) -> None:
         raise InputError(f"sweep.concurrent is {sweep.concurrent}; it must be 1 or more, or 0 for as many as fit")
     if "score" not in sweep.objectives or len(set(sweep.objectives)) < len(sweep.objectives):
         raise InputError(
-            f"sweep.objectives is {list(sweep.objectives)}; name score, and beside it any of parameters, memory, peak "
+            f"sweep.objectives is {sweep.objectives}; name score, and beside it any of parameters, memory, peak "
             "and time, each once"
         )
     _check_layout(config)

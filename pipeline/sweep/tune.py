@@ -62,7 +62,6 @@ def _name(trial: Any) -> str:
 
 
 def _close_trial(place: Path, status: Status, *, only_running: bool = False) -> None:
-    """End the MLflow run of a trial, where it has come to have one."""
     path = place / "tracking.json"
     if not path.is_file():
         return
@@ -89,19 +88,9 @@ def _collect(results: Any) -> tuple[list[Row], list[str]]:
 
 
 def tune(config: RunConfig, *, resume: bool = False, overwrite: bool = False, finish: bool = False) -> list[Row]:
-    """Run a sweep and print the table of its trials. It searches on the validation part; the test part stays unseen.
+    """Run a sweep on the validation part, and print and return its trials, best first; the test part stays unseen.
 
-    Parameters
-    ----------
-    resume, overwrite
-        Go on with the sweep of this name; replace it, once the new one has a result.
-    finish
-        Retrain the best, score it once on the test part, and register it.
-
-    Returns
-    -------
-    list of dict
-        A row a trial, best validation first.
+    With `finish` the best is retrained, scored once on the test part, and registered.
 
     Raises
     ------
@@ -134,14 +123,12 @@ def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
     if config.cluster.address == "local":
         cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * (config.cluster.cpus_per_worker or 1))
         at_once = trials_at_once(config, {"CPU": cores, "GPU": torch.cuda.device_count()})
-    memory = memory_of_trial(config, at_once)
-    size = None if memory is None else memory.size
+    if memory := memory_of_trial(config, at_once):
+        size, known = memory.size, f"{show_bytes(memory.size)} {memory.where}"
+    else:
+        size, known = None, "nobody here knows; give --training.memory, and what cannot fit is turned away"
     planned = _within(config, size)
-    print(
-        "memory of a trial's worker: nobody here knows; give --training.memory, and what cannot fit is turned away"
-        if memory is None
-        else f"memory of a trial's worker: {show_bytes(memory.size)} {memory.where}"
-    )
+    print(f"memory of a trial's worker: {known}")
     choice = smallest(planned, Volume.open(config.data))
     shutil.rmtree(prepare(trial_config(planned, choice, "checked", folder)).folder)
     searched = config.sweep.domains | {"trials": config.sweep.trials, "objectives": config.sweep.objectives}
@@ -190,7 +177,6 @@ def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
 
 
 def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
-    """Make Tune's driver, or restore the one that was killed."""
     sweep = config.sweep
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent), trial_share(config)

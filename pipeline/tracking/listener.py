@@ -13,5 +13,11 @@ class Listener(Protocol):
         """Take one line for the terminal."""
 
 
-class Silent(Listener):
+class Silent:
     """A listener that hears nothing."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Ignore."""
+
+    def progress(self, line: str) -> None:
+        """Ignore."""

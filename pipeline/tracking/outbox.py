@@ -23,15 +23,8 @@ class Outbox:
     Every entry is on disk before it is sent and stays there until it was; a process that is killed leaves the rest to
     the next. So an entry may be sent twice, and sending must not mind.
 
-    Parameters
-    ----------
-    path
-        File of the entries; empty where nothing waits.
-    send
-        Sends some entries, in order, or raises: `RefusedError` for what may be left out, anything else where the server
-        does not answer.
-    server
-        Its name for the user.
+    `send` raises `RefusedError` for entries that may be left out, and anything else where the server does not answer;
+    `server` is its name for the user.
     """
 
     def __init__(self, path: Path, send: Callable[[list[Entry]], None], server: str) -> None:

@@ -6,7 +6,6 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -34,12 +33,7 @@ def note_machine(run: Run) -> None:
     """
     with contextlib.suppress(OSError):  # another system than Linux, or a container that keeps /proc to itself
         Path("/proc/self/clear_refs").write_text("5")
-    run.write("machine.json", machine())
-
-
-def machine() -> dict[str, Any]:
-    """Describe this machine, the versions of what runs on it, and the memory that this process holds already."""
-    return {
+    machine = {
         "at": now(),
         "system": platform.platform(),
         "processor": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
@@ -49,6 +43,7 @@ def machine() -> dict[str, Any]:
         "resident": _memory("/proc/self/status", "VmRSS"),
         "versions": {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}},
     }
+    run.write("machine.json", machine)
 
 
 def _command() -> list[str]:

@@ -41,13 +41,7 @@ def connect(uri: str) -> MlflowClient:
 
 
 def must_know(uri: str, run_id: str, what: str, before: str) -> None:
-    """Make sure that a tracking store knows the MLflow run of `what` goes on, which was started with the store `before`.
-
-    Raises
-    ------
-    InputError
-        Where the store does not know the run, or does not answer.
-    """
+    """Refuse a tracking store that does not know the MLflow run of `what` goes on, begun with that of `before`."""
     if not lacks_file(uri):
         try:
             connect(uri).get_run(run_id)
@@ -75,21 +69,13 @@ def create_run(
 ) -> str:
     """Create a run, with its experiment where that does not exist; returns its id.
 
-    Parameters
-    ----------
-    parameters, tags
-        Flat configuration; code version, data hash and the like.
-    artifacts
-        Folder for the artifacts of a new experiment; none leaves it to the server.
-    parent
-        Run that this one is a child of.
+    Its artifacts, where the experiment is new, go into the folder `artifacts`, or where the server wants them.
     """
     client = connect(uri)
-    experiment_id = _experiment(client, experiment, artifacts)
     marks = dict(tags) | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
-    run_id: str = client.create_run(experiment_id, run_name=name, tags=marks).info.run_id
-    shown = {key: without_secrets(str(value))[:6000] for key, value in parameters.items()}
-    client.log_batch(run_id, params=[Param(key, text) for key, text in shown.items()])
+    run_id: str = client.create_run(_experiment(client, experiment, artifacts), run_name=name, tags=marks).info.run_id
+    shown = [Param(key, without_secrets(str(value))[:6000]) for key, value in parameters.items()]
+    client.log_batch(run_id, params=shown)
     return run_id
 
 
@@ -177,21 +163,19 @@ class Tracker:
             if kind == "metrics":
                 self._client.log_batch(self.run_id, metrics=[Metric(*row) for entry in group for row in entry[1]])
                 continue
-            for entry in group:
-                self._send_one(kind, *entry[1:])
+            for _, *what in group:
+                self._send_one(self._client, kind, *what)
 
-    def _send_one(self, kind: str, *what: Any) -> None:
-        assert self._client is not None
+    def _send_one(self, client: MlflowClient, kind: str, *what: Any) -> None:
         if kind == "tag":
-            self._client.set_tag(self.run_id, *what)
+            client.set_tag(self.run_id, *what)
+        elif kind == "status" and what[0] == "RUNNING":
+            client.update_run(self.run_id, *what)
         elif kind == "status":
-            if what[0] == "RUNNING":
-                self._client.update_run(self.run_id, what[0])
-            else:
-                self._client.set_terminated(self.run_id, what[0])
+            client.set_terminated(self.run_id, *what)
         elif not Path(what[0]).exists():
             print(f"{what[0]} is gone before MLflow got it", flush=True)
         elif kind == "artifact":
-            self._client.log_artifact(self.run_id, *what)
+            client.log_artifact(self.run_id, *what)
         else:
-            self._client.log_artifacts(self.run_id, *what)
+            client.log_artifacts(self.run_id, *what)

@@ -103,7 +103,7 @@ def prepare(config: RunConfig) -> Run:
         mean=measured.mean,
         deviation=measured.deviation,
         weights=class_weights(counts["train"], config.training.class_weights),
-        counts={part: [int(n) for n in cells] for part, cells in counts.items()},
+        counts={part: cells.tolist() for part, cells in counts.items()},
         volume_digest=volume.digest(),
         split_digest=split_digest(split),
         tiling=tiling,

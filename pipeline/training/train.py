@@ -33,8 +33,17 @@ from pipeline.training.interrupt import asked_to_stop
 from pipeline.training.loop import fit
 from pipeline.training.prepare import check_place, prepare
 
-_FREE = ("memory", "rate", "clip")
-"""Settings of the training that a resumed run may change: the last two are what helps against a loss of nan."""
+_FREE = (
+    "cluster.",
+    "tracking.",
+    "sweep.",
+    "runs",
+    "network.kept_hidden",
+    "training.memory",
+    "training.rate",
+    "training.clip",
+)
+"""Settings that a resumed run may change: the last two are what helps against a loss of nan."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -97,12 +106,9 @@ def check_unchanged(folder: Path, before: RunConfig, config: RunConfig, free: tu
 
 def _reopen(config: RunConfig) -> Run:
     run = Run.open(Path(config.runs) / config.name)
-    free = ("cluster.", "tracking.", "sweep.", "runs", "network.kept_hidden", *(f"training.{name}" for name in _FREE))
-    check_unchanged(run.folder, run.config, config, free)
-    training = replace(run.config.training, **{name: getattr(config.training, name) for name in _FREE})
+    check_unchanged(run.folder, run.config, config, _FREE)
     tracking = replace(run.config.tracking, uri=_known_to(config.tracking.uri, run))
-    network = replace(run.config.network, kept_hidden=config.network.kept_hidden)
-    new = replace(run.config, network=network, training=training, tracking=tracking)
+    new = replace(run.config, network=config.network, training=config.training, tracking=tracking)
     is_new, run = new != run.config, replace(run, config=replace(new, cluster=config.cluster))
     if is_new:
         run.write_text("config.yaml", dump_recipe(run.config))  # what the workers read
@@ -157,11 +163,6 @@ def _announce(run: Run, interrupted: bool) -> None:
 
 def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> Run:
     """Train a recipe from start to end; returns the finished run.
-
-    Parameters
-    ----------
-    resume, overwrite
-        Go on with the run of this name, from its newest checkpoint; replace it.
 
     Raises
     ------
