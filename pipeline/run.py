@@ -41,7 +41,7 @@ class Prepared:
             "segmenter": self.segmenter.to_json(),
             "mean": self.mean.tolist(),
             "deviation": self.deviation.tolist(),
-            "tiling": None if self.tiling is None else self.tiling.to_json(),
+            "tiling": self.tiling and self.tiling.to_json(),
         }
 
     @classmethod
@@ -108,7 +108,7 @@ class Run:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's tracking URI: the one that the run was started with, or SQLite beside the runs."""
+        """MLflow's URI: the one that the run was started with, or SQLite beside the runs."""
         return self.config.tracking.uri or f"sqlite:///{self.folder.parent / 'mlflow.db'}"
 
     @property

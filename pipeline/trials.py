@@ -65,7 +65,7 @@ def in_words(choice: Mapping[str, Any]) -> str:
 
 
 def trial_texts(row: Row, objectives: Sequence[str]) -> dict[str, str]:
-    """Write a ranked trial, title -> text; one on the Pareto front of several objectives is marked."""
+    """Write a ranked trial, title -> text, with its place on the front of several objectives."""
     choice = {name: row["choice"][name] for name in SEARCHED if name in row["choice"]}
     found = {name: row[name] for name in DIRECTIONS if name in row}  # sweeps of earlier programs measured no peak
     texts = {TITLES.get(name, name): show(name, value) for name, value in (choice | found).items()}

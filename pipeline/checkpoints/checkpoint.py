@@ -25,7 +25,7 @@ _FILES = ("model.pt", "training.pt", "segmenter.json", "meta.json")
 
 @dataclass(frozen=True)
 class Meta:
-    """What a checkpoint is worth: the optimiser steps taken, and the mean IoU on the validation part."""
+    """A checkpoint's optimiser steps, and its mean IoU on the validation part."""
 
     step: int
     score: float
@@ -65,7 +65,7 @@ def folder_name(step: int) -> str:
 
 
 class _Summed:
-    """A file that sums what passes, and keeps the system's error, which torch.save hides behind its own."""
+    """A file that sums what passes, and keeps the system's error, which torch.save hides."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sum = file, hashlib.sha256()
@@ -138,7 +138,7 @@ def load_segmenter(folder: Path) -> Segmenter:
 
 
 def rebuild(config: dict[str, Any], state: Mapping[str, torch.Tensor]) -> Segmenter:
-    """Make a network in evaluation mode from its configuration as JSON and its state dict."""
+    """Make a network in evaluation mode from its configuration and its state."""
     model = Segmenter(SegmenterConfig.from_json(config), state["mean"], state["deviation"])
     model.load_state_dict(state)
     return model.eval()
@@ -173,13 +173,12 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint below a folder; none where there is none at all."""
-    whole = whole_checkpoints(folder)
-    return whole[-1] if whole else None
+    """Return the newest whole checkpoint below a folder, if any."""
+    return next(reversed(whole_checkpoints(folder)), None)
 
 
 def best_checkpoint(run: Path) -> Path:
-    """Return the whole checkpoint with the best validation score, of equals the earliest; a run without is refused."""
+    """Return the whole checkpoint with the best validation score, of equals the earliest; none is an `InputError`."""
     found = whole_checkpoints(run / "checkpoints")
     if not found:
         raise InputError(f"{run} has no checkpoint yet; go on with it by `python -m pipeline train ... --resume`")

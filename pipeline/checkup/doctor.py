@@ -39,9 +39,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a recipe makes of a volume: part -> labelled cells of each class, and an epoch; none without a split."""
+    """What a recipe makes of a volume; nothing without a split."""
 
-    counts: dict[str, list[int]] = field(default_factory=dict)
+    counts: dict[str, list[int]] = field(default_factory=dict)  # part -> labelled cells of each class
     epoch: Epoch | None = None
 
 
@@ -86,7 +86,6 @@ def _label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[F
 
 
 def _reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
-    """Find chunks and shards that do not fit the blocks."""
     edges = ", ".join(f"{dim}: {edge}" for dim, edge in zip(volume.space, epoch.block, strict=True))
     way = f"convert again with block: {{{edges}}}"
     if epoch.amplification > _AMPLIFIED:

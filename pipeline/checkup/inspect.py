@@ -133,13 +133,11 @@ def _findings_text(findings: Sequence[Finding]) -> str:
 def _epoch(epoch: Epoch) -> list[tuple[str, str]]:
     size = " x ".join(map(str, epoch.block))
     stored = f", {show_bytes(epoch.stored)} as stored" if epoch.stored is not None else ""
+    each = f"{epoch.amplification:.2f} bytes read for each byte used, {epoch.objects:.1f} objects a block"
     return [
         ("blocks", f"{epoch.blocks:,} of {epoch.of:,} hold training labels, {size} cells each"),
         ("read", f"{show_bytes(epoch.fetched)} uncompressed{stored}"),
-        (
-            "amplification",
-            f"{epoch.amplification:.2f} bytes read for each byte used, {epoch.objects:.1f} objects a block",
-        ),
+        ("amplification", each),
         ("time", f"about {show_seconds(epoch.seconds)} of reading in one process, as a few blocks took now"),
     ]
 

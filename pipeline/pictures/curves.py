@@ -51,7 +51,7 @@ def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[list[floa
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw loss, learning rate and, of the steps that have them, validation scores from the numbers of every step."""
+    """Draw loss, learning rate and validation scores from the numbers of every step."""
     with picture(path, 2.5) as figure:
         loss_ax, score_ax, rate_ax = figure.subplots(1, 3, width_ratios=[1, 1, 0.7])
         steps, losses = _series(history, "loss")
@@ -87,7 +87,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def draw_depths(depths: Sequence[Depth], measured: float | None, path: Path) -> None:
-    """Draw the predicted peak of a training step over depth, shallowest first, and in bytes what the run measured."""
+    """Draw the predicted peak of a training step over depth, and in bytes what the run measured."""
     (own,) = (depth for depth in depths if depth.own)
     layers = [depth.layers for depth in depths]
     with picture(path, 3.2, 5.0) as figure:
@@ -114,7 +114,7 @@ def draw_depths(depths: Sequence[Depth], measured: float | None, path: Path) -> 
 
 
 def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: Path) -> None:
-    """Draw the relative error of the recovered input over the steps; those of error 0 lie at the bottom."""
+    """Draw the relative error of the recovered input over the steps; 0 lies at the bottom."""
     known = np.asarray(errors, np.float64)
     shown = known[known > 0]
     floor = float(shown.min()) / 10 if shown.size else 1e-12

@@ -61,12 +61,12 @@ def _bar(figure: Figure, drawn: Any, ax: Any, label: str, shrink: float) -> None
 
 
 def _no_data(background: np.ndarray) -> list[Patch]:
-    """Make the legend of the colour that shows through where there is no data, if there is such a place."""
+    """Make the legend of the colour that shows through where there is no data, if anywhere."""
     return [] if np.isfinite(background).all() else [class_patch("no data", NO_DATA)]
 
 
 def _common_class(labels: np.ndarray) -> int:
-    """Return the class that fills more than half of the volume, whose tint would only darken the data, or -1."""
+    """Return the class of more than half of the volume, whose tint would only darken the data, or -1."""
     counts = np.bincount(labels[labels >= 0].astype(np.int64), minlength=1)
     return int(counts.argmax()) if 2 * counts.max() > labels.size else -1
 

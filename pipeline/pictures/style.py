@@ -87,7 +87,7 @@ class Axis:
 
     @property
     def unit(self) -> str:
-        """Units to write; a unit of 1, as numbers of lines have it, is left out."""
+        """Units to write; those of a mere number are not."""
         return "" if self.units == "1" else self.units
 
     @property
@@ -106,12 +106,12 @@ class Axis:
 
 
 def grid_axes(dataset: Any, dims: Sequence[str]) -> list[Axis]:
-    """Describe dimensions of an xarray object by its coordinates, or cell numbers, and their ``units``."""
+    """Describe dimensions of an xarray object by its coordinates and their ``units``."""
     return [Axis.of(dim, dataset[dim].values, str(dataset[dim].attrs.get("units", ""))) for dim in dims]
 
 
 def class_colours(classes: int) -> np.ndarray:
-    """Return one RGB colour a class, float [K, 3]; up to 20 differ, then they start again, darker."""
+    """Return an RGB colour for each class, float [K, 3]; after 20 they start again, darker."""
     listed = len(CLASS_COLOURS)
     return np.array([np.array(to_rgb(CLASS_COLOURS[k % listed])) * 0.6 ** (k // listed) for k in range(classes)])
 
@@ -153,7 +153,7 @@ def part_patches(codes: np.ndarray, counts: np.ndarray, what: str) -> list[Patch
 
 
 def present_classes(*maps: np.ndarray) -> list[int]:
-    """Return the class indices that occur in any of the maps, in order."""
+    """List the classes in any of the maps."""
     return sorted({int(k) for part in maps for k in np.unique(part) if k >= 0})
 
 
@@ -175,16 +175,8 @@ def show(
     """Draw a grid [rows, columns] or [rows, columns, colour] in the coordinates of its axes.
 
     Row 0 is at the top, except where the row coordinate is a northing that grows, so that north is up. The grid may be
-    coarser or finer than its axes.
-
-    Parameters
-    ----------
-    bare
-        Whether to leave names and ticks as they are.
-    labels
-        Whether to write the row axis' name and numbers; panels to the right of the first need none.
-    **how
-        Passed to ``imshow``.
+    coarser or finer than its axes. If `bare`, names and ticks stay as they are; a panel to the right of the first needs
+    no row `labels`. The rest goes to ``imshow``.
     """
     top, bottom = rows.edges
     drawn = ax.imshow(image, extent=(*columns.edges, bottom, top), aspect="auto", origin="upper", **how)
@@ -206,7 +198,7 @@ def show(
 
 
 def grey_limits(values: np.ndarray) -> tuple[float, float]:
-    """Return limits for a grey scale: percentiles 2 and 98, made symmetric about zero for signed data."""
+    """Return limits of a grey scale: percentiles 2 and 98, symmetric about zero for signed data."""
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return 0.0, 1.0

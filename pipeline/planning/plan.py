@@ -57,10 +57,7 @@ class Plan:
 def plan(config: PlanConfig, *, json: bool = False) -> Plan:
     """Plan a recipe and print what it costs, as text or as JSON; reads no data.
 
-    Raises
-    ------
-    InputError, ConfigError
-        Where neither volume, block nor shape is given, or the network does not suit them.
+    `InputError` or `ConfigError` where neither volume, block nor shape is given, or the network does not suit them.
     """
     segmenter, block, shape, assumed = _subject(config)
     result = make_plan(config, segmenter, block, shape)
@@ -69,7 +66,7 @@ def plan(config: PlanConfig, *, json: bool = False) -> Plan:
 
 
 def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], shape: tuple[int, ...]) -> Plan:
-    """Compute all figures of a plan for a network without weights, trained on `block` and mapping `shape` cells."""
+    """Plan a network without weights that is trained on `block` and maps `shape` cells."""
     training, slabs = config.training, config.cluster.slabs
     work = training_work(config, segmenter, block)
     samples = len(share_of_rank(training.batch, training.micro_batch, 0, config.cluster.groups))
@@ -114,7 +111,7 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
 
 
 def _subject(config: PlanConfig) -> tuple[Segmenter, tuple[int, ...], tuple[int, ...], str]:
-    """Return network, training block and mapped cells of a recipe, and what had to be assumed."""
+    """Return network, training block and mapped cells of a recipe, and what was assumed."""
     volume, assumed = None, ""
     try:
         volume = Volume.open(config.data)

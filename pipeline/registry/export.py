@@ -114,12 +114,8 @@ def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
 def example_batch(description: ModelDescription, extra: int = 0) -> np.ndarray:
     """Make a small input that a model accepts, of another size along each axis, and with a no-data cell.
 
-    By `extra` coarse cells every axis is longer: an input that the program was not traced with.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [2, C, *N]; a batch of two, because the exporter takes a batch of one for a constant.
+    It is float32 [2, C, *N], a batch of two, because the exporter takes a batch of one for a constant. Every axis is
+    `extra` coarse cells longer, for an input that the program was not traced with.
     """
     d = description
     sizes = []

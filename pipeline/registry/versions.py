@@ -80,7 +80,7 @@ class Registry:
         return cls(uri, connect(uri))
 
     def find(self, model: str) -> ModelVersion:
-        """Find a version by its URI; `InputError`, which lists what there is, where it is no URI or there is none."""
+        """Find a version by its URI; `InputError`, which lists what there is, where there is none."""
         match = _parse(model)
         try:
             if match["alias"]:
@@ -111,7 +111,7 @@ class Registry:
             return Path(mlflow.artifacts.download_artifacts(f"models:/{label(version)}"))
 
     def enter(self, version: ModelVersion) -> bool:
-        """Give a new version its alias; tells whether it is the champion, as the first is: any other challenges it."""
+        """Give a new version its alias; tells whether it is the champion, as the first is."""
         first = self.alias(version.name, CHAMPION) is None
         if first:
             self._crown(version, "the first version")
@@ -218,7 +218,7 @@ def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
 
 
 def read_recipe(folder: Path) -> RunConfig | None:
-    """Read the configuration among a version's files; none where it was registered without."""
+    """Read the configuration among a version's files, if it has one."""
     stored = next(folder.rglob(RECIPE_FILE), None)
     return None if stored is None else load_recipe(stored)
 

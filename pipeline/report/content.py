@@ -206,7 +206,7 @@ def _reading(found: Evidence) -> Rows:
 
 
 def machine_and_versions(run: Run | None) -> dict[str, Rows]:
-    """Say on which machine and by which versions a run was made; nothing where it did not note that."""
+    """Say on which machine and by which versions a run was made, where it noted that."""
     noted = run.read("machine.json") if run else {}
     if run is None or not noted:
         return {"machine": [], "versions": []}

@@ -32,7 +32,7 @@ class Scores:
     support: list[int]  # labelled cells of each class
 
     def as_dict(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
-        """Return flat metrics for MLflow, named after `prefix`: the four means, ``iou/NAME`` of each present class."""
+        """Return the four means, and ``iou/NAME`` of each present class, all named after `prefix`."""
         values = {f"{prefix}{key}": getattr(self, key) for key in MEANS}
         for name, iou, support in zip(names, self.iou, self.support, strict=True):
             if support:
@@ -51,7 +51,7 @@ class Scores:
 
 
 def metric_key(name: str) -> str:
-    """Return a class name as it may stand in MLflow's key of a metric: what MLflow refuses becomes ``_``."""
+    """Write a class name as MLflow allows it in a metric's key, with ``_`` for what it refuses."""
     return _REFUSED_BY_MLFLOW.sub("_", name)
 
 
@@ -59,12 +59,7 @@ def confusion(prediction: np.ndarray, target: np.ndarray, classes: int) -> np.nd
     """Count the labelled cells of each pair of true and predicted class: int64 [K true, K predicted].
 
     Both hold class indices 0..K-1, in any shape and integer type; where the target is below 0, a cell is unlabelled and
-    ignored.
-
-    Raises
-    ------
-    ValueError
-        Where the shapes differ or a labelled cell holds an index outside 0..K-1.
+    ignored. `ValueError` where the shapes differ, or a labelled cell holds another index.
     """
     if prediction.shape != target.shape:
         raise ValueError(f"the prediction has shape {prediction.shape}, its target {target.shape}; they must be equal")

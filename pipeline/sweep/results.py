@@ -19,11 +19,7 @@ def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], 
     """Rank, print and draw the trials, hand table, pictures and page to folder and MLflow; returns them, best first.
 
     `ended` has choice, report and name of each trial that came to its end or was stopped, `failed` the others' errors.
-
-    Raises
-    ------
-    RuntimeError
-        Where no trial came to a score.
+    `RuntimeError` where no trial came to a score.
     """
     refused = turned_away(folder)
     tracker.metrics(0, {"trials": len(ended), "failed": len(failed), "turned_away": len(refused)})

@@ -20,7 +20,7 @@ Choice = dict[str, Any]
 
 
 def check_space(config: RunConfig) -> None:
-    """Refuse a search space that holds impossible networks, or objectives that cannot be searched for."""
+    """Refuse impossible networks, and objectives that cannot be searched for."""
     sweep = config.sweep
     for name, lowest in (("depth", 1), ("rank", 1), ("levels", 0), ("batch", 1)):
         values = getattr(sweep, name)
@@ -111,7 +111,7 @@ def trial_cost(config: RunConfig, volume: Volume) -> Cost:
 
 
 def why_not(config: RunConfig, volume: Volume, choice: Choice) -> str | None:
-    """Say in a sentence why a choice cannot run where a worker may fill `training.memory`; None where it can."""
+    """Say why a choice cannot run where a worker may fill `training.memory`; None where it can."""
     try:
         trial_cost(trial_config(config, choice, "trial", config.runs), volume)
     except (InputError, ConfigError) as error:
@@ -120,7 +120,7 @@ def why_not(config: RunConfig, volume: Volume, choice: Choice) -> str | None:
 
 
 def smallest(config: RunConfig, volume: Volume) -> Choice:
-    """Return a choice that can run, with the least depth, rank and batch; refuse a sweep in which none can."""
+    """Return a choice of least depth, rank and batch that can run; refuse a sweep in which none can."""
     lists: list[Sequence[Any]] = []
     for name, values in config.sweep.domains.items():
         if isinstance(values, Range):

@@ -76,7 +76,7 @@ def _close_trial(place: Path, status: Status, *, only_running: bool = False) -> 
 
 
 def _collect(results: Any) -> tuple[list[Row], list[str]]:
-    """Take from Tune's results a row for each trial that came to its end or was stopped, and the others' errors."""
+    """Return a row for each trial that came to its end or was stopped, and the others' errors."""
     rows, failed = [], []
     for result in results:
         if result.error is not None:
@@ -90,12 +90,8 @@ def _collect(results: Any) -> tuple[list[Row], list[str]]:
 def tune(config: RunConfig, *, resume: bool = False, overwrite: bool = False, finish: bool = False) -> list[Row]:
     """Run a sweep on the validation part, and print and return its trials, best first; the test part stays unseen.
 
-    With `finish` the best is retrained, scored once on the test part, and registered.
-
-    Raises
-    ------
-    InputError, ConfigError
-        Where the recipe cannot work, before any trial starts.
+    With `finish` the best is retrained, scored once on the test part, and registered. A recipe that cannot work is an
+    `InputError` or a `ConfigError` before any trial starts.
     """
     config = absolute(config)
     check_space(config)
@@ -118,7 +114,7 @@ def tune(config: RunConfig, *, resume: bool = False, overwrite: bool = False, fi
 
 
 def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Check all that can be checked before Ray starts, and open the sweep's folder and its MLflow run."""
+    """Check all that can be checked before Ray starts, and open the sweep's MLflow run."""
     at_once = 1
     if config.cluster.address == "local":
         cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * (config.cluster.cpus_per_worker or 1))
@@ -132,14 +128,13 @@ def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
     choice = smallest(planned, Volume.open(config.data))
     shutil.rmtree(prepare(trial_config(planned, choice, "checked", folder)).folder)
     searched = config.sweep.domains | {"trials": config.sweep.trials, "objectives": config.sweep.objectives}
-    uri = str(config.tracking.uri)
     run_id = create_run(
-        uri,
+        str(config.tracking.uri),
         str(config.tracking.experiment),
         folder.name,
         parameters=flatten({"sweep": searched}),
         tags={"folder": str(folder)},
-        artifacts=folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
+        artifacts=folder.parent / "mlartifacts",
     )
     state = {"run_id": run_id, "memory": size, "code": code_version()}
     begin(folder, config, state)

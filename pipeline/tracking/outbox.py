@@ -89,7 +89,7 @@ class Outbox:
             if not self._told:
                 self._told = True
                 print(
-                    f"{self._server} does not answer ({_reason(error)}); training goes on. What it misses waits in "
+                    f"{self._server} does not answer ({reason(error)}); training goes on. What it misses waits in "
                     f"{self.path} and is sent as soon as it answers, or by --resume",
                     flush=True,
                 )
@@ -108,10 +108,10 @@ class Outbox:
                     self._hand_over([entry])
             elif not self._told_of_refusal:
                 self._told_of_refusal = True
-                print(f"{self._server} refuses {entries[0][0]} and perhaps more ({_reason(error)})", flush=True)
+                print(f"{self._server} refuses {entries[0][0]} and perhaps more ({reason(error)})", flush=True)
 
     def _batches(self) -> Iterator[tuple[list[Entry], int]]:
-        """Yield whole lines of the file, some at a time with the place where they end; empty the file at its end."""
+        """Yield whole lines of the file with the place where they end; empty the file at its end."""
         with self.path.open("rb") as file:
             file.seek(self._sent)
             while True:
@@ -146,5 +146,6 @@ class Outbox:
             raise
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Put an error into one line without secrets."""
     return without_secrets((str(error).splitlines() or [type(error).__name__])[0])

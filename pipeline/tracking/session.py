@@ -22,7 +22,9 @@ def note_start(run: Run) -> None:
     How it ended before counts no more.
     """
     (run.folder / "outcome.json").unlink(missing_ok=True)
-    this = {"at": now(), "command": _command(), "code": code_version(), "workers": run.config.cluster.workers}
+    typed = Path(sys.argv[0]).parent.name == "pipeline"  # by a user; else another program called us
+    command = ["-m", "pipeline", *sys.argv[1:]] if typed else []
+    this = {"at": now(), "command": command, "code": code_version(), "workers": run.config.cluster.workers}
     run.write("started.json", {"sessions": [*run.read("started.json").get("sessions", []), this]})
 
 
@@ -44,11 +46,6 @@ def note_machine(run: Run) -> None:
         "versions": {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}},
     }
     run.write("machine.json", machine)
-
-
-def _command() -> list[str]:
-    """Return the words after ``python``, where a user typed them; empty where another program called us."""
-    return ["-m", "pipeline", *sys.argv[1:]] if Path(sys.argv[0]).parent.name == "pipeline" else []
 
 
 def _field(path: str, name: str) -> str | None:

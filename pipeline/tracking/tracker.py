@@ -15,7 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from datasets.errors import InputError
 from pipeline.masking import without_secrets
-from pipeline.tracking.outbox import Entry, Outbox, RefusedError
+from pipeline.tracking.outbox import Entry, Outbox, RefusedError, reason
 from pipeline.tracking.store import lacks_file
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -34,8 +34,8 @@ def connect(uri: str) -> MlflowClient:
         client.search_experiments(max_results=1)
     except Exception as error:  # the store's driver decides the type: HTTP, SQL, file system
         raise InputError(
-            f"MLflow does not answer at {without_secrets(uri)} ({without_secrets(str(error).splitlines()[0])}); start "
-            "the server, or set tracking.uri (none means SQLite beside the runs)"
+            f"MLflow does not answer at {without_secrets(uri)} ({reason(error)}); start the server, or set "
+            "tracking.uri (none means SQLite beside the runs)"
         ) from error
     return client
 
@@ -69,11 +69,12 @@ def create_run(
 ) -> str:
     """Create a run, with its experiment where that does not exist; returns its id.
 
-    Its artifacts, where the experiment is new, go into the folder `artifacts`, or where the server wants them.
+    Artifacts of a new experiment go into the folder `artifacts` where the store is SQLite; a server has its own place.
     """
     client = connect(uri)
     marks = dict(tags) | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
-    run_id: str = client.create_run(_experiment(client, experiment, artifacts), run_name=name, tags=marks).info.run_id
+    experiment_id = _experiment(client, experiment, artifacts if uri.startswith("sqlite:") else None)
+    run_id: str = client.create_run(experiment_id, run_name=name, tags=marks).info.run_id
     shown = [Param(key, without_secrets(str(value))[:6000]) for key, value in parameters.items()]
     client.log_batch(run_id, params=shown)
     return run_id
@@ -122,7 +123,7 @@ class Tracker:
         self._post("artifacts", str(source), folder)
 
     def reopen(self) -> None:
-        """Mark a run that goes on as running again; with an outbox, the next to open it says so."""
+        """Mark a run as running again; with an outbox, the next to open it says so."""
         self._post("status", "RUNNING", later=True)
 
     def end(self, status: Status) -> None:
@@ -147,7 +148,7 @@ class Tracker:
             self._send([list(entry)])
 
     def _send(self, entries: list[Entry]) -> None:
-        """Send entries in order; with an outbox, what MLflow will never take, as of a deleted run, is told apart."""
+        """Send entries; with an outbox, what MLflow will never take, as of a deleted run, is told apart."""
         try:
             self._send_all(entries)
         except MlflowException as error:

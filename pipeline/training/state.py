@@ -76,7 +76,7 @@ class Training:
         }
 
     def save(self, score: float) -> None:
-        """Hand a checkpoint to the storage; every rank takes part. One with a weight that is not finite is refused."""
+        """Hand a checkpoint with finite weights to the storage; every rank takes part."""
         meta = Meta(self.progress.step, score)
         for name, value in self.model.state_dict().items():
             if not torch.isfinite(value).all():

@@ -21,7 +21,7 @@ from pipeline.ranks.gradient_sum import LARGEST, GradientSum, sum_over_ranks
 
 
 def rate_factor(step: int, config: TrainingConfig) -> float:
-    """Return the factor on the learning rate at a step: the schedule times the drops reached so far."""
+    """Return the factor on the learning rate at a step: schedule times drops."""
     factor = 1.0
     if config.schedule == "one_cycle":
         rise = max(1, round(0.3 * config.steps))
@@ -77,8 +77,7 @@ def train_step(
     """Take one optimiser step on this rank's share of the global batch.
 
     The loss of every rank is divided by the label weight of the *global* batch, so that the gradient is that of the
-    whole batch on one rank, however unevenly the labels fall, and to the bit where ranks share whole
-    micro-batches.
+    whole batch on one rank, however unevenly the labels fall, and to the bit where ranks share whole micro-batches.
 
     Parameters
     ----------

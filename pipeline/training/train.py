@@ -81,7 +81,7 @@ def open_tracking(run: Run, *, parent: str | None = None) -> str:
             "torch": torch.__version__,
             "machine": platform.platform(),
         },
-        artifacts=run.folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
+        artifacts=run.folder.parent / "mlartifacts",
         parent=parent,
     )
     run.write("tracking.json", {"uri": uri, "run_id": run_id})
@@ -93,7 +93,7 @@ def open_tracking(run: Run, *, parent: str | None = None) -> str:
 
 
 def check_unchanged(folder: Path, before: RunConfig, config: RunConfig, free: tuple[str, ...]) -> None:
-    """Refuse to go on with a run or a sweep by another recipe; settings whose names begin as in `free` may change."""
+    """Refuse to go on by another recipe; settings whose names begin as in `free` may change."""
     then, now = flatten(asdict(before)), flatten(asdict(config))
     changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(free)]
     if changed:
@@ -164,12 +164,8 @@ def _announce(run: Run, interrupted: bool) -> None:
 def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> Run:
     """Train a recipe from start to end; returns the finished run.
 
-    Raises
-    ------
-    InputError, ConfigError
-        Before any work starts, where recipe, volume, run folder or tracking store do not fit.
-    Interrupted
-        Where somebody asked the run to stop; it has left a checkpoint.
+    `InputError` or `ConfigError` before any work starts, where recipe, volume, run folder or tracking store do not fit;
+    `Interrupted` where somebody asked the run to stop.
     """
     config = absolute(config)
     check_workers(config, config.training.batch, "training.batch")
@@ -212,7 +208,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def put_back(old: Path, folder: Path) -> None:
-    """Remove a folder, and put back the old one, if any, that it was to replace."""
+    """Remove a folder, and put back the one, if any, that it was to replace."""
     shutil.rmtree(folder, ignore_errors=True)
     if old.exists():
         old.rename(folder)
