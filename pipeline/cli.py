@@ -126,13 +126,9 @@ def run_command(name: str, words: Sequence[str]) -> None:
     """Parse the words of one subcommand and do its work."""
     command = COMMANDS[name]
     config = resolve_name(command.config)
-    shown = " ".join(f"[{place.upper()}]" for place in command.places)
-    parser = recipe_parser(
-        config,
-        prog=f"python -m pipeline {name}",
-        usage=f"python -m pipeline {name} {shown} [--setting value ...]",
-        description=command.summary,
-    )
+    prog, places = f"python -m pipeline {name}", " ".join(f"[{place.upper()}]" for place in command.places)
+    usage = f"{prog} {places} [--setting value ...]"
+    parser = recipe_parser(config, prog=prog, usage=usage, description=command.summary)
     for flag, text in command.flags:
         parser.add_argument(f"--{flag}", action="store_true", default=SUPPRESS, help=text)  # no part of a recipe
     switch = "overwrite" in config.__dataclass_fields__

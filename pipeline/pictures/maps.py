@@ -135,9 +135,10 @@ def draw_volume(
         Name and units of the data, for the colour bar, and what the classes are, over their panel.
     """
     colours = class_colours(len(class_names))
-    handles = [] if labels is None else class_patches(class_names, labels)
-    bare = -1 if labels is None else _common_class(labels)
+    handles: list[Patch] = []
+    bare = -1
     if labels is not None:
+        handles, bare = class_patches(class_names, labels), _common_class(labels)
         _, (labels,) = _as_map(axes, labels)
     axes, (background,) = _as_map(axes, background)
     planes = sections(axes, labels)

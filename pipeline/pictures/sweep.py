@@ -42,7 +42,7 @@ class Scale:
 
     def ticks(self) -> list[Any]:
         """Return the values to write."""
-        return self._listed if self._even or len(self._listed) == 1 else [self._listed[0], self._listed[-1]]
+        return self._listed if self._even else sorted({self._listed[0], self._listed[-1]})
 
 
 def _varied(rows: Sequence[Row]) -> list[str]:

@@ -36,7 +36,7 @@ class Exportable(nn.Module):
 
     Written plainly, "padded to a multiple" makes the exporter guard dozens of facts about the traced size, and the
     program refuses most others. Here the number of coarse cells is read from data, so every later size is a multiple
-    of it by construction and nothing is left to guard. The network is on the CPU; its weights are frozen.
+    of it by construction and nothing is left to guard.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:

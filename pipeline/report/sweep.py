@@ -112,7 +112,8 @@ def _commands(config: RunConfig, code: str, *, finished: bool) -> list[str]:
     tune = ".venv/bin/python -m pipeline tune sweep.yaml"
     why = "retrain, test and register the best" if finished else "go on with this one"
     more = ["--resume", *(["--finish"] if finished else []), "--runs", config.runs]
-    more += ["--cluster.address", config.cluster.address] if config.cluster.address != "local" else []
+    if config.cluster.address != "local":
+        more += ["--cluster.address", config.cluster.address]
     return [
         *installed(code),
         f"{tune} --name {shlex.quote(f'{config.name}-again')}",

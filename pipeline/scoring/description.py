@@ -68,7 +68,7 @@ def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
     volume, prepared, split = run.volume, run.prepared, run.config.split
     data, attrs = volume.dataset["data"], volume.dataset.attrs
     return ModelDescription(
-        classes=list(volume.classes),
+        classes=volume.classes,
         space=list(volume.space),
         sizes=[None if size == 1 else size for size in prepared.mean.shape[1:]],
         channel_dims=list(volume.channel_dims),

@@ -18,7 +18,7 @@ def test_labels(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str)
     d = scorer.description
     scorer.check(volume.dataset, where)
     for thing, mine, theirs in (
-        ("classes", d.classes, list(volume.classes)),
+        ("classes", d.classes, volume.classes),
         ("output dimensions", d.label_dims, list(volume.label_dims)),
     ):
         if mine != theirs:

@@ -57,7 +57,7 @@ class Outbox:
             return self._lines.empty
 
     def close(self) -> bool:
-        """Try to send everything and end the thread; tells whether the server has got it all."""
+        """Flush, and end the thread."""
         done = self.flush()
         with self._state:
             self._closing = True

@@ -13,10 +13,7 @@ _SUMMED = ("samples", "read_mib", "fetched_mib", "used_mib", "requests", "waited
 
 
 class ReadingMeter:
-    """Measures this rank's loader between two reports.
-
-    The traffic is that of its store, where it counts: all that this process reads meanwhile, also for the validation.
-    """
+    """Measures this rank's loader between two reports, and the traffic of its store, also for the validation."""
 
     def __init__(self, loader: Loader, traffic: Traffic | None = None) -> None:
         self._loader, self._traffic = loader, traffic

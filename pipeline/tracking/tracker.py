@@ -41,7 +41,7 @@ def connect(uri: str) -> MlflowClient:
 
 
 def must_know(uri: str, run_id: str, what: str, before: str) -> None:
-    """Refuse a tracking store that does not know the MLflow run of `what` goes on, begun with that of `before`."""
+    """Refuse to go on with `what`, begun with the store `before`, in a store that does not know its MLflow run."""
     if not lacks_file(uri):
         try:
             connect(uri).get_run(run_id)
@@ -148,7 +148,7 @@ class Tracker:
             self._send([list(entry)])
 
     def _send(self, entries: list[Entry]) -> None:
-        """Send entries; with an outbox, what MLflow will never take, as of a deleted run, is told apart."""
+        """With an outbox, tell apart what MLflow will never take, as of a deleted run."""
         try:
             self._send_all(entries)
         except MlflowException as error:
