@@ -127,8 +127,9 @@ def run_command(name: str, words: Sequence[str]) -> None:
     command = COMMANDS[name]
     config = resolve_name(command.config)
     prog, places = f"python -m pipeline {name}", " ".join(f"[{place.upper()}]" for place in command.places)
-    usage = f"{prog} {places} [--setting value ...]"
-    parser = recipe_parser(config, prog=prog, usage=usage, description=command.summary)
+    parser = recipe_parser(
+        config, prog=prog, usage=f"{prog} {places} [--setting value ...]", description=command.summary
+    )
     for flag, text in command.flags:
         parser.add_argument(f"--{flag}", action="store_true", default=SUPPRESS, help=text)  # no part of a recipe
     switch = "overwrite" in config.__dataclass_fields__

@@ -1,7 +1,7 @@
 """The common look of all pictures: figures without pyplot's state, class colours, axes in real units."""
 
-import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ _LOOK: dict[Any, Any] = {
 }
 
 
-@contextlib.contextmanager
+@contextmanager
 def picture(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
     """Make a figure of `height` x `width` inches in the common look, and save it as PNG when the block ends."""
     with mpl.rc_context(_LOOK):
@@ -87,7 +87,7 @@ class Axis:
 
     @property
     def unit(self) -> str:
-        """Units to write; those of a mere number are not."""
+        """Units to write; a unit of 1 is left out."""
         return "" if self.units == "1" else self.units
 
     @property

@@ -54,7 +54,7 @@ def _costs(objectives: Sequence[str]) -> list[str]:
 
 
 def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: Path) -> None:
-    """Draw each of the ranked trials as a line across what varies and the objectives; the best is thick."""
+    """Draw ranked trials as lines across what varies and the objectives, coloured by score; the best is thick."""
     searched = _varied(rows) or list(rows[0]["choice"])
     costs = _costs(objectives)
     columns = {name: [row["choice"][name] for row in rows] for name in searched}

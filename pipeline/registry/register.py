@@ -79,7 +79,7 @@ def register(config: RegisterConfig) -> RegisteredVersion:
     with tracking_at(uri):
         with mlflow.start_run(run_id=run_id):
             logged = _log(Exportable(segmenter).eval(), description, card, run, metrics)
-        client.set_terminated(run_id, record.info.status, record.info.end_time)  # it stays a finished run
+        client.set_terminated(run_id, record.info.status, record.info.end_time)  # as before
         _verify(logged.model_uri, segmenter, description)
         return _enter(Registry(uri, client), name, logged, record, description, card, metrics)
 

@@ -131,7 +131,7 @@ class Registry:
             self.client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
-        """Make the former champion, if it is still there, champion again; returns it, and the one that it replaces."""
+        """Make the former champion, which must still be there, champion again; returns it, and the one it replaces."""
         present = self.alias(name, CHAMPION)
         if present is None:
             raise InputError(f"{name} has no {CHAMPION}; {self._inventory()}")

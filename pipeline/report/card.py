@@ -56,10 +56,8 @@ def _data(d: ModelDescription) -> str:
 def split_in_words(split: Mapping[str, Any]) -> str:
     """Say which labels train, validate and test, from the settings of a `SplitConfig`."""
     if split["method"] == "wells":
-        wells = split["validation_wells"]
-        return (
-            f"cells within {split['radius']} of the wells train and validate ({wells} wells validate), all others test"
-        )
+        near = f"cells within {split['radius']} of the wells train and validate"
+        return f"{near} ({split['validation_wells']} wells validate), all others test"
     if split["method"] == "points":
         return f"{split['points']} cells of each class train, {split['validation_points']} validate, all others test"
     shares = " / ".join(f"{share:g}" for share in split["fractions"])

@@ -17,7 +17,7 @@ LIBRARIES = ("torch", "numpy", "ray", "mlflow", "zarr", "xarray", "dask", "obsto
 
 
 def note_start(run: Run) -> None:
-    """Add when, by which command and from which commit a run was started or resumed, and forget how it ended before."""
+    """Note when, by which command and commit a run was started or resumed, and forget how it ended before."""
     (run.folder / "outcome.json").unlink(missing_ok=True)
     typed = Path(sys.argv[0]).parent.name == "pipeline"  # by a user; else another program called us
     command = ["-m", "pipeline", *sys.argv[1:]] if typed else []
