@@ -8,13 +8,7 @@ _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "T
 
 
 def parse_amount(text: str, place: str) -> int:
-    """Read an amount such as ``80GB`` or ``7.5 GiB`` as bytes; an error names the setting, `place`.
-
-    Raises
-    ------
-    InputError
-        Where the unit is missing or unknown, or the number is not above 0.
-    """
+    """Read an amount such as ``80GB`` or ``7.5 GiB`` as bytes; what is none is refused with the setting, `place`."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     factor = _UNITS.get(match[2].upper()) if match else None
     if match is None or factor is None or float(match[1]) == 0:

@@ -8,8 +8,7 @@ import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
+from pkgutil import resolve_name
 
 from datasets.errors import UnfinishedError
 from pipeline.masking import without_secrets
@@ -112,11 +111,6 @@ commands:
 `python -m pipeline COMMAND --help` explains a command; recipes are in pipeline/recipes."""
 
 
-def _load(reference: str) -> Any:
-    module, name = reference.split(":")
-    return getattr(import_module(module), name)
-
-
 def _by_name(words: Sequence[str], places: Sequence[str], switch: bool) -> list[str]:
     """Turn leading words without dashes into the settings they stand for, and a bare --overwrite into its value."""
     named: list[str] = []
@@ -131,20 +125,17 @@ def _by_name(words: Sequence[str], places: Sequence[str], switch: bool) -> list[
 def run_command(name: str, words: Sequence[str]) -> None:
     """Parse the words of one subcommand and do its work."""
     command = COMMANDS[name]
-    config = _load(command.config)
-    shown = " ".join(f"[{place.upper()}]" for place in command.places)
+    config = resolve_name(command.config)
+    prog, places = f"python -m pipeline {name}", " ".join(f"[{place.upper()}]" for place in command.places)
     parser = recipe_parser(
-        config,
-        prog=f"python -m pipeline {name}",
-        usage=f"python -m pipeline {name} {shown} [--setting value ...]",
-        description=command.summary,
+        config, prog=prog, usage=f"{prog} {places} [--setting value ...]", description=command.summary
     )
     for flag, text in command.flags:
         parser.add_argument(f"--{flag}", action="store_true", default=SUPPRESS, help=text)  # no part of a recipe
     switch = "overwrite" in config.__dataclass_fields__
     parsed = parse(parser, _by_name(words, command.places, switch))
     flags = {flag: bool(parsed.pop(flag, False)) for flag, _ in command.flags}
-    _load(f"{command.module}:{name}")(build(config, parser, parsed), **flags)
+    resolve_name(f"{command.module}:{name}")(build(config, parser, parsed), **flags)
 
 
 def main(words: Sequence[str] | None = None) -> int:

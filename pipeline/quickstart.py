@@ -28,12 +28,7 @@ class QuickstartConfig:
 def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
     """Make a survey, train on it, register the model, map the whole volume, score the map, and write a report.
 
-    With `overwrite` they replace what an earlier quickstart left.
-
-    Raises
-    ------
-    InputError
-        Where a recipe is missing, or an earlier quickstart is in the way.
+    `InputError` where a recipe is missing, or an earlier quickstart is in the way and `overwrite` does not replace it.
     """
     from pipeline.cli import run_command
     from pipeline.recipe import load_recipe

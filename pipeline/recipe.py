@@ -31,10 +31,7 @@ def recipe_parser(config: type, **options: Any) -> ArgumentParser:
 def parse(parser: ArgumentParser, words: Sequence[str]) -> Any:
     """Parse the words of a command line.
 
-    Raises
-    ------
-    InputError
-        Where a recipe is missing or no YAML, or a key or value is not understood; a key that is nearly right is named.
+    `InputError` where a recipe is missing or no YAML, or a key or value is not understood; one nearly right is named.
     """
     recipe = next((after for word, after in pairwise(words) if word == "--recipe"), None)
     if recipe is not None and not Path(recipe).is_file():
@@ -54,7 +51,7 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Any:
 
 
 def _explain(message: str) -> tuple[str | None, str | None]:
-    """Read a parser's message: the key it is about, and what is wrong other than that there is no such key."""
+    """Read a parser's message: its key, and what is wrong other than that there is no such key."""
     if found := re.fullmatch(r"unrecognized arguments: (?:--([^\s=]+))?.*", message, re.S):
         return found[1], None if found[1] else f"{message.split(': ', 1)[1]!r} is not understood"
     if found := re.fullmatch(r"Option '(.+)' is not accepted", message):
@@ -86,35 +83,16 @@ def _line(text: str) -> str:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a recipe.
-
-    Parameters
-    ----------
-    path
-        YAML file.
-    overrides
-        As on the command line: ``["--training.steps", "10"]``.
-
-    Raises
-    ------
-    InputError
-        Where the file is missing, or a key or value is not understood.
-    """
+    """Read a recipe, with `overrides` as on the command line: ``["--training.steps", "10"]``; errors as `parse`."""
     parser = recipe_parser(RunConfig, prog="python -m pipeline train")
     return build(RunConfig, parser, parse(parser, ["--recipe", str(path), *overrides]))
 
 
 def build(config: type, parser: ArgumentParser, parsed: Any) -> Any:
-    """Turn parsed arguments into the dataclass `config`.
-
-    Raises
-    ------
-    InputError
-        Where a group of settings is given one value, or a setting none.
-    """
+    """Turn parsed arguments into the dataclass `config`; a group of one value, or a setting of none, is refused."""
     for field in fields(config):
         value, name = parsed[field.name], field.name
-        if not isinstance(field.type, type) or not is_dataclass(field.type):
+        if not is_dataclass(field.type):
             continue
         if not isinstance(value, Namespace):
             raise InputError(

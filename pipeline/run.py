@@ -23,28 +23,17 @@ from pipeline.recipe import load_recipe
 class Prepared:
     """What `pipeline.training.prepare.prepare` found out before the first step.
 
-    Attributes
-    ----------
-    segmenter
-        Configuration of the network with its normalisation.
-    mean, deviation
-        Statistics of the data, float32, broadcast against [channels, *space].
-    weights, counts
-        Weight of each class in the loss, and its labelled cells, by part of the split.
-    volume_digest, split_digest
-        SHA-256 of the volume's identity and of the split: two runs compare only where both agree.
-    tiling
-        Blocks in which the volume is validated and mapped; none means in one piece.
+    Two runs compare only where both digests agree: SHA-256 of the volume's identity, and of the split.
     """
 
     segmenter: SegmenterConfig
-    mean: np.ndarray
+    mean: np.ndarray  # float32, broadcast against [channels, *space], as is the deviation
     deviation: np.ndarray
-    weights: list[float]
-    counts: dict[str, list[int]]
+    weights: list[float]  # of each class in the loss
+    counts: dict[str, list[int]]  # labelled cells of each class, by part of the split
     volume_digest: str
     split_digest: str
-    tiling: Tiling | None = None
+    tiling: Tiling | None = None  # in which the volume is validated and mapped; none means in one piece
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and numbers."""
@@ -52,7 +41,7 @@ class Prepared:
             "segmenter": self.segmenter.to_json(),
             "mean": self.mean.tolist(),
             "deviation": self.deviation.tolist(),
-            "tiling": None if self.tiling is None else self.tiling.to_json(),
+            "tiling": self.tiling and self.tiling.to_json(),
         }
 
     @classmethod
@@ -81,13 +70,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
-        """Open the folder of a run.
-
-        Raises
-        ------
-        InputError
-            Where there is no run.
-        """
+        """Open the folder of a run; `InputError` where it is none."""
         folder = Path(folder).resolve()
         if not (folder / "prepared.json").is_file():
             raise InputError(
@@ -125,7 +108,7 @@ class Run:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's tracking URI: the one that the run was started with, or SQLite beside the runs."""
+        """MLflow's URI: the one that the run was started with, or SQLite beside the runs."""
         return self.config.tracking.uri or f"sqlite:///{self.folder.parent / 'mlflow.db'}"
 
     @property

@@ -27,10 +27,7 @@ def pareto_front(rows: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -
 
 
 def rank_trials(rows: Sequence[Row], objectives: Sequence[str], steps: int) -> list[Row]:
-    """Sort trials by score, of equals the smaller first, and note who is on the Pareto front and who was stopped.
-
-    `steps` are those of a whole training.
-    """
+    """Sort trials by score, of equals the smaller first; note which are on the Pareto front or took fewer `steps`."""
     front = pareto_front(rows, objectives)
     noted = [{**row, "front": on, "stopped": row["step"] < steps} for row, on in zip(rows, front, strict=True)]
     return sorted(noted, key=lambda row: (-row["score"], row["parameters"], row["trial"]))
@@ -65,7 +62,7 @@ def in_words(choice: Mapping[str, Any]) -> str:
 
 
 def trial_texts(row: Row, objectives: Sequence[str]) -> dict[str, str]:
-    """Write a ranked trial, title -> text; one on the Pareto front of several objectives is marked."""
+    """Write a ranked trial, title -> text, with its place on the front of several objectives."""
     choice = {name: row["choice"][name] for name in SEARCHED if name in row["choice"]}
     found = {name: row[name] for name in DIRECTIONS if name in row}  # sweeps of earlier programs measured no peak
     texts = {TITLES.get(name, name): show(name, value) for name, value in (choice | found).items()}
@@ -92,7 +89,7 @@ def turned_away(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_trials(folder: Path, rows: list[Row], failed: list[str]) -> None:
-    """Keep the ranked trials of a sweep at its end, and the errors of those that failed."""
+    """Keep the ranked trials of a sweep, and the errors of those that failed."""
     (folder / _TRIALS).write_text(json.dumps({"rows": rows, "failed": failed}, indent=1))
 
 

@@ -25,7 +25,7 @@ _FILES = ("model.pt", "training.pt", "segmenter.json", "meta.json")
 
 @dataclass(frozen=True)
 class Meta:
-    """What a checkpoint is worth: the optimiser steps taken, and the mean IoU on the validation part."""
+    """A checkpoint's optimiser steps, and its mean IoU on the validation part."""
 
     step: int
     score: float
@@ -44,33 +44,19 @@ def copied(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint in memory; training may go on while it is written.
-
-    Attributes
-    ----------
-    meta
-        Step and score.
-    model
-        State dict of the network with its normalisation.
-    training
-        States of optimiser, schedule and random numbers, and the `Progress`.
-    segmenter
-        Configuration of the network as JSON.
-    """
+    """A checkpoint in memory; training may go on while it is written."""
 
     meta: Meta
-    model: dict[str, Any]
-    training: dict[str, Any]
-    segmenter: Any
+    model: dict[str, Any]  # state of the network with its normalisation
+    training: dict[str, Any]  # states of optimiser, schedule and random numbers, and the `Progress`
+    segmenter: Any  # configuration of the network as JSON
 
     def write(self, folder: Path) -> None:
         """Write it into an empty folder, which the caller renames as a whole."""
-        contents = (self.model, self.training, self.segmenter, asdict(self.meta))
+        plain = (json.dumps(part, indent=1) for part in (self.segmenter, asdict(self.meta)))
+        contents = (self.model, self.training, *plain)
         sums = {name: _write(folder / name, content) for name, content in zip(_FILES, contents, strict=True)}
-        with (folder / _SUMS).open("w") as file:
-            file.writelines(f"{digest}  {name}\n" for name, digest in sums.items())
-            file.flush()
-            os.fsync(file.fileno())
+        _write(folder / _SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
 
 
 def folder_name(step: int) -> str:
@@ -79,7 +65,7 @@ def folder_name(step: int) -> str:
 
 
 class _Summed:
-    """A file that sums what passes, and keeps the system's error, which torch.save hides behind its own."""
+    """A file that sums what passes, and keeps the system's error, which torch.save hides."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sum = file, hashlib.sha256()
@@ -101,14 +87,14 @@ class _Summed:
 
 
 def _write(path: Path, content: Any) -> str:
-    """Write a file through to the disk, by torch or as JSON; returns its SHA-256."""
+    """Write a text, or by torch anything else, through to the disk; returns the file's SHA-256."""
     with path.open("wb", buffering=0) as file:
         summed = _Summed(file)
         try:
-            if path.suffix == ".pt":
-                torch.save(content, summed)  # type: ignore[arg-type]  # all it needs
+            if isinstance(content, str):
+                summed.write(content.encode())
             else:
-                summed.write(json.dumps(content, indent=1).encode())
+                torch.save(content, summed)  # type: ignore[arg-type]  # all it needs
         except RuntimeError:
             if summed.error is not None:
                 raise summed.error from None
@@ -152,7 +138,7 @@ def load_segmenter(folder: Path) -> Segmenter:
 
 
 def rebuild(config: dict[str, Any], state: Mapping[str, torch.Tensor]) -> Segmenter:
-    """Make a network in evaluation mode from its configuration as JSON and its state dict."""
+    """Make a network in evaluation mode from its configuration and its state."""
     model = Segmenter(SegmenterConfig.from_json(config), state["mean"], state["deviation"])
     model.load_state_dict(state)
     return model.eval()
@@ -187,13 +173,12 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint below a folder; none where there is none at all."""
-    whole = whole_checkpoints(folder)
-    return whole[-1] if whole else None
+    """Return the newest whole checkpoint below a folder, if any."""
+    return next(reversed(whole_checkpoints(folder)), None)
 
 
 def best_checkpoint(run: Path) -> Path:
-    """Return the whole checkpoint with the best validation score, of equals the earliest; a run without is refused."""
+    """Return the whole checkpoint with the best validation score, of equals the earliest; none is an `InputError`."""
     found = whole_checkpoints(run / "checkpoints")
     if not found:
         raise InputError(f"{run} has no checkpoint yet; go on with it by `python -m pipeline train ... --resume`")

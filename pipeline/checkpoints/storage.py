@@ -18,7 +18,7 @@ _SLOW_S = 2.0
 
 
 def directory_storage(checkpoints: Path) -> Store:
-    """Keep the best checkpoint, the newest and the one before it in a folder; each is written aside and renamed."""
+    """Keep checkpoints in a folder as `keep_best_and_two` does; each is written aside and renamed."""
 
     def store(snapshot: Snapshot | None, meta: Meta) -> None:
         assert snapshot is not None, "only rank 0 stores"

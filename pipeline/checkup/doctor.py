@@ -39,9 +39,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a recipe makes of a volume: part -> labelled cells of each class, and an epoch; none without a split."""
+    """What a recipe makes of a volume; nothing without a split."""
 
-    counts: dict[str, list[int]] = field(default_factory=dict)
+    counts: dict[str, list[int]] = field(default_factory=dict)  # part -> labelled cells of each class
     epoch: Epoch | None = None
 
 
@@ -67,7 +67,6 @@ def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place
 
 
 def _label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[Finding]:
-    """Find classes that are rare in training, missing elsewhere, or far outnumbered."""
     found = []
     few = [f"{name} {cells}" for name, cells in zip(classes, counts["train"], strict=True) if cells < _FEW_LABELS]
     if few:
@@ -87,7 +86,6 @@ def _label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[F
 
 
 def _reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
-    """Find chunks and shards that do not fit the blocks."""
     edges = ", ".join(f"{dim}: {edge}" for dim, edge in zip(volume.space, epoch.block, strict=True))
     way = f"convert again with block: {{{edges}}}"
     if epoch.amplification > _AMPLIFIED:
@@ -127,10 +125,9 @@ def _plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, .
 
 def _cost(volume: Volume, blocks: list[tuple[slice, ...]]) -> ReadCost:
     data = volume.dataset["data"]
-    whole = {str(dim): slice(0, size) for dim, size in data.sizes.items()}
+    whole = {dim: slice(0, size) for dim, size in data.sizes.items()}
     placed = [list((whole | dict(zip(volume.space, block, strict=True))).values()) for block in blocks]
-    chunks = data.encoding.get("chunks") or data.shape
-    return read_cost(placed, data.shape, chunks, data.encoding.get("shards"))
+    return read_cost(placed, data.shape, data.encoding.get("chunks") or data.shape, data.encoding.get("shards"))
 
 
 def _compression(dataset: xr.Dataset, names: list[str], folder: Path) -> float | None:

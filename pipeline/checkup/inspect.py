@@ -19,7 +19,7 @@ from datasets.storage.objects import is_remote
 from datasets.store import open_volume
 from datasets.viewing import viewable
 from datasets.volume import Volume
-from pipeline.amount import show_seconds
+from pipeline.amount import show_bytes, show_seconds
 from pipeline.checkup.doctor import Epoch, Trial, try_recipe
 from pipeline.config import InspectConfig
 from pipeline.pictures.maps import draw_volume
@@ -43,8 +43,7 @@ class Report:
 
     def __str__(self) -> str:
         parts, trial = [str(self.description)], self.trial
-        where = self.geometry.lines(self.description.sizes)
-        if where:
+        if where := self.geometry.lines(self.description.sizes):
             parts.append(_table("geometry", where))
         if trial is not None and trial.counts and self.description.labels is not None:
             parts.append(_label_table(list(self.description.labels.counts), trial.counts))
@@ -52,28 +51,14 @@ class Report:
             parts.append(_table("an epoch of this recipe", _epoch(trial.epoch)))
         return "\n\n".join([*parts, _findings_text(self.findings)])
 
-    def to_json(self) -> str:
-        """Write everything as JSON."""
-        return dumps(asdict(self), indent=1, default=str)
-
 
 def inspect(config: InspectConfig, *, json: bool = False) -> Path:
     """Print what a volume holds and what is wrong with it, draw it, and return the picture's place.
 
-    Parameters
-    ----------
-    config
-        The volume or the recipe, and where the picture goes.
-    json
-        Whether to print JSON instead of text.
-
-    Raises
-    ------
-    InputError
-        Where there is no volume or no recipe.
+    `InputError` where there is no volume or no recipe.
     """
     report = examine(config)
-    print(report.to_json() if json else f"{report}\npicture: {report.picture}")
+    print(dumps(asdict(report), indent=1, default=str) if json else f"{report}\npicture: {report.picture}")
     return report.picture
 
 
@@ -99,7 +84,7 @@ def examine(config: InspectConfig) -> Report:
         trial, found = try_recipe(recipe, dataset, description.valid_share, place)
         findings += found
     beside = Path(Path(place).name if is_remote(place) else place)  # the picture of a remote volume is drawn here
-    picture = Path(config.picture) if config.picture else beside.with_suffix(".png")
+    picture = Path(config.picture or beside.with_suffix(".png"))
     _draw(viewable(place, dataset), picture)
     return Report(description, where, trial, findings, picture)
 
@@ -134,7 +119,6 @@ def _label_table(classes: Sequence[str], counts: dict[str, list[int]]) -> str:
 
 
 def _findings_text(findings: Sequence[Finding]) -> str:
-    """List the findings by number, each with its way out."""
     if not findings:
         return "nothing to warn of"
     lines = ["1 warning" if len(findings) == 1 else f"{len(findings)} warnings"]
@@ -148,11 +132,11 @@ def _findings_text(findings: Sequence[Finding]) -> str:
 
 def _epoch(epoch: Epoch) -> list[tuple[str, str]]:
     size = " x ".join(map(str, epoch.block))
-    stored = f", {_bytes(epoch.stored)} as stored" if epoch.stored is not None else ""
+    stored = f", {show_bytes(epoch.stored)} as stored" if epoch.stored is not None else ""
     each = f"{epoch.amplification:.2f} bytes read for each byte used, {epoch.objects:.1f} objects a block"
     return [
         ("blocks", f"{epoch.blocks:,} of {epoch.of:,} hold training labels, {size} cells each"),
-        ("read", f"{_bytes(epoch.fetched)} uncompressed{stored}"),
+        ("read", f"{show_bytes(epoch.fetched)} uncompressed{stored}"),
         ("amplification", each),
         ("time", f"about {show_seconds(epoch.seconds)} of reading in one process, as a few blocks took now"),
     ]
@@ -161,10 +145,3 @@ def _epoch(epoch: Epoch) -> list[tuple[str, str]]:
 def _table(title: str, rows: Sequence[tuple[str, str]]) -> str:
     width = max(5, *(len(key) for key, _ in rows))
     return "\n".join([title, *(f"  {key:<{width}}  {text}" for key, text in rows)])
-
-
-def _bytes(size: float) -> str:
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size:.0f} B"

@@ -16,7 +16,7 @@ CELL = 0.34  # edge of a confusion matrix's cell, in inches
 _SCORES = {"miou": "mIoU", "oa": "OA", "aa": "AA", "kappa": "kappa"}
 
 
-def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
+def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path) -> None:
     """Draw a confusion matrix, counts [K true, K predicted], as shares of each true class, in per cent."""
     cells = matrix.sum(axis=1)
     share = 100 * matrix / np.maximum(cells, 1)[:, None]
@@ -31,9 +31,9 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
         ax = figure.subplots()
         drawn = ax.imshow(np.where(cells[:, None] > 0, share, np.nan), cmap="Blues", vmin=0, vmax=100)
         for row, column in np.argwhere(share >= 0.5):
-            colour = "white" if share[row, column] > 55 else "0.15"
-            text = f"{share[row, column]:.0f}"
-            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+            cell = share[row, column]
+            colour = "white" if cell > 55 else "0.15"
+            ax.text(column, row, f"{cell:.0f}", ha="center", va="center", color=colour, fontsize=size)
         ax.set_xticks(range(classes), class_names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
         ax.set_yticks(range(classes), [f"{name} ({n:,})" for name, n in zip(class_names, cells, strict=True)])
         ax.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
@@ -50,8 +50,8 @@ def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[list[floa
     return [step for step, _ in points], [value for _, value in points]
 
 
-def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """Draw loss, learning rate and, of the steps that have them, validation scores from the numbers of every step."""
+def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw loss, learning rate and validation scores from the numbers of every step."""
     with picture(path, 2.5) as figure:
         loss_ax, score_ax, rate_ax = figure.subplots(1, 3, width_ratios=[1, 1, 0.7])
         steps, losses = _series(history, "loss")
@@ -86,11 +86,8 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
             ax.grid()
 
 
-def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Path) -> None:
-    """Draw the predicted peak of a training step over depth, shallowest first, and mark the run's own network.
-
-    Its `measured` peak in bytes is marked where it is known.
-    """
+def draw_depths(depths: Sequence[Depth], measured: float | None, path: Path) -> None:
+    """Draw the predicted peak of a training step over depth, and in bytes what the run measured."""
     (own,) = (depth for depth in depths if depth.own)
     layers = [depth.layers for depth in depths]
     with picture(path, 3.2, 5.0) as figure:
@@ -106,7 +103,7 @@ def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Pat
         ax.axvline(own.layers, color="0.8", linewidth=0.8, zorder=0)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
-        ax.set_xticks(layers, [str(number) for number in layers])
+        ax.set_xticks(layers, map(str, layers))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show_bytes(value)))
@@ -116,8 +113,8 @@ def draw_depths(depths: Sequence[Depth], measured: float | None, path: str | Pat
         ax.legend(loc="upper left")
 
 
-def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: str | Path) -> None:
-    """Draw the relative error of the recovered input over the steps; those of error 0 lie at the bottom."""
+def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: Path) -> None:
+    """Draw the relative error of the recovered input over the steps; 0 lies at the bottom."""
     known = np.asarray(errors, np.float64)
     shown = known[known > 0]
     floor = float(shown.min()) / 10 if shown.size else 1e-12

@@ -30,7 +30,7 @@ _ROOM = 1.05  # inches for titles, numbers and legend
 _BUFFER = "#ecc5ca"
 
 
-def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path: str | Path) -> None:
+def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path: Path) -> None:
     """Draw the parts of a split with their smallest distance, a close-up of it, and all distances.
 
     The two parts shown are training and test, unless only others leak.
@@ -40,8 +40,6 @@ def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path
     parts
         Codes 0 unused, 1 train, 2 validation, 3 test over the map of one to three axes; of three, the plane of the
         first two is drawn that the nearest test cell lies in.
-    report, axes, path
-        What was measured on it, axes of the map, PNG to write.
     """
     gap = report.focus
     plane, flat_axes = _plane(parts, gap, axes)
@@ -92,7 +90,6 @@ def _parts(ax: Axes, plane: np.ndarray, axes: Sequence[Axis]) -> None:
 def _close_up(
     ax: Axes, plane: np.ndarray, report: LeakReport, gap: Gap, pair: Sequence[Cell], axes: Sequence[Axis]
 ) -> None:
-    """Show the cells around a pair, the buffer around the first part, and the distance between the two."""
     around = max(_AROUND, report.buffer + 3)
     edge = max(abs(a - b) for a, b in zip(*pair, strict=True)) + 2 * around + 1
     cut, near = [], []
@@ -125,7 +122,6 @@ def _outline(ax: Axes, cell: Sequence[int], axes: Sequence[Axis], colour: str) -
 
 
 def _distances(ax: Axes, report: LeakReport, gap: Gap) -> None:
-    """Draw how many cells of the second part lie how far from the first."""
     counts, (first, second) = np.asarray(gap.histogram), gap.parts
     colour = [WRONG if distance <= report.buffer else PART_COLOURS[second] for distance in range(len(counts))]
     ax.axvspan(0.5, report.buffer + 0.5, color=_BUFFER, linewidth=0)
@@ -137,5 +133,5 @@ def _distances(ax: Axes, report: LeakReport, gap: Gap) -> None:
     ax.set(xlim=(0.5, len(counts) - 0.5), ylim=(0, 1.25 * counts.max()))
     ax.set(xlabel=f"cells to the nearest {first} cell", ylabel=f"{second} cells")
     ax.set_title(f"distances of {second} from {first}")
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(5, integer=True))

@@ -61,12 +61,12 @@ def _bar(figure: Figure, drawn: Any, ax: Any, label: str, shrink: float) -> None
 
 
 def _no_data(background: np.ndarray) -> list[Patch]:
-    """Make the legend of the colour that shows through where there is no data, if there is such a place."""
+    """Make the legend of the colour that shows through where there is no data, if anywhere."""
     return [] if np.isfinite(background).all() else [class_patch("no data", NO_DATA)]
 
 
 def _common_class(labels: np.ndarray) -> int:
-    """Return the class that fills more than half of the volume, whose tint would only darken the data, or -1."""
+    """Return the class of more than half of the volume, whose tint would only darken the data, or -1."""
     counts = np.bincount(labels[labels >= 0].astype(np.int64), minlength=1)
     return int(counts.argmax()) if 2 * counts.max() > labels.size else -1
 
@@ -79,7 +79,7 @@ def _as_map(axes: Sequence[Axis], *grids: np.ndarray) -> tuple[list[Axis], list[
 
 
 def draw_split(
-    labels: np.ndarray, split: np.ndarray, class_names: Sequence[str], axes: Sequence[Axis], path: str | Path
+    labels: np.ndarray, split: np.ndarray, class_names: Sequence[str], axes: Sequence[Axis], path: Path
 ) -> None:
     """Draw which labels train, validate and test.
 
@@ -89,8 +89,6 @@ def draw_split(
         Class indices [*map] or [*map, depth], negative where unlabelled; along the depth the labelled share is shown.
     split
         Codes 0 unused, 1 train, 2 validation, 3 test over the map (one or two axes).
-    class_names, axes, path
-        Names of the classes, axes of the map, PNG to write.
     """
     axes, (codes,) = _as_map(axes, split)
     labels = labels.reshape(*codes.shape, -1)
@@ -121,7 +119,7 @@ def draw_volume(
     labels: np.ndarray | None,
     class_names: Sequence[str],
     axes: Sequence[Axis],
-    path: str | Path,
+    path: Path,
     *,
     quantity: str = "",
     title: str = "labels",
@@ -133,15 +131,14 @@ def draw_volume(
     background, labels
         float [*N], or [*N, 3] for colours, as `backdrop` makes it, and class indices over the same extent, negative
         where unlabelled.
-    class_names, axes, path
-        Names of the classes, axes of the grid, PNG to write.
     quantity, title
         Name and units of the data, for the colour bar, and what the classes are, over their panel.
     """
     colours = class_colours(len(class_names))
-    handles = [] if labels is None else class_patches(class_names, labels)
-    bare = -1 if labels is None else _common_class(labels)
+    handles: list[Patch] = []
+    bare = -1
     if labels is not None:
+        handles, bare = class_patches(class_names, labels), _common_class(labels)
         _, (labels,) = _as_map(axes, labels)
     axes, (background,) = _as_map(axes, background)
     planes = sections(axes, labels)
@@ -176,7 +173,7 @@ def draw_prediction(
     prediction: np.ndarray,
     class_names: Sequence[str],
     axes: Sequence[Axis],
-    path: str | Path,
+    path: Path,
 ) -> None:
     """Draw data, labels, prediction and errors side by side; one row of a map, three rows of a 3-D volume.
 
@@ -186,8 +183,6 @@ def draw_prediction(
         float [*L], or [*L, 3] for colours, as `backdrop` makes it.
     target, prediction
         Class indices [*L]; the target is negative where unlabelled, and the other cells are scored.
-    class_names, axes, path
-        Names of the classes, axes of the label grid, PNG to write.
     """
     colours = class_colours(len(class_names))
     axes, (background, target, prediction) = _as_map(axes, background, target, prediction)

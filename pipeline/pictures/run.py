@@ -18,14 +18,8 @@ def draw(
 ) -> list[Path]:
     """Draw the split, the prediction beside the labels, scores and learning curves; returns all pictures of the run.
 
-    Parameters
-    ----------
-    run, history
-        The run, whose folder receives the pictures, and the numbers of every step.
-    prediction, factor
-        Class indices [*L], on a grid that is coarser by this.
-    matrix
-        Confusion matrix of the test part.
+    The prediction has class indices [*L] on a grid that is coarser by `factor`, `matrix` is the confusion matrix of the
+    test part, and `history` has the numbers of every step.
     """
     folder = run.pictures
     draw_parts(run, folder / "split.png")

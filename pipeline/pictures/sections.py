@@ -12,12 +12,10 @@ from pipeline.pictures.style import VERTICAL, Axis, aspect_of, present_classes
 
 
 def backdrop(raw_CN: np.ndarray, keep: Sequence[int], *, colour: bool = False) -> np.ndarray:
-    """Reduce a volume to what a picture can show behind its labels.
+    """Reduce a volume, NaN for no data, to what a picture can show behind its labels.
 
     Parameters
     ----------
-    raw_CN
-        Data, NaN for no data.
     keep
         Space axes that stay, those of the labels; all others and the channels are averaged over.
     colour
@@ -50,18 +48,14 @@ def _mean(features: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Section:
-    """A plane through a 2-D or 3-D grid, turned so that vertical dimensions point down.
-
-    The grid's axis `fixed`, none for a map, is cut at `position` of its `cells`; `title` says so in words. `flip` swaps
-    the two axes that stay.
-    """
+    """A plane through a 2-D or 3-D grid, turned so that vertical dimensions point down."""
 
     rows: Axis
     columns: Axis
-    fixed: int | None = None
-    position: int = 0
+    fixed: int | None = None  # axis of the grid that is cut; none for a map
+    position: int = 0  # of the cut among its cells
     cells: int = 1
-    flip: bool = False
+    flip: bool = False  # whether the two axes that stay are swapped
     title: str = ""
 
     @property

@@ -1,7 +1,7 @@
 """The common look of all pictures: figures without pyplot's state, class colours, axes in real units."""
 
-import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,9 @@ _LOOK: dict[Any, Any] = {
 }
 
 
-@contextlib.contextmanager
-def picture(path: str | Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
-    """Make a figure of `height` x `width` inches in the common look, and save it as PNG when the block ends.
-
-    Matplotlib's settings are restored.
-    """
+@contextmanager
+def picture(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
+    """Make a figure of `height` x `width` inches in the common look, and save it as PNG when the block ends."""
     with mpl.rc_context(_LOOK):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
@@ -90,7 +87,7 @@ class Axis:
 
     @property
     def unit(self) -> str:
-        """Units to write; a unit of 1, as numbers of lines have it, is left out."""
+        """Units to write; a unit of 1 is left out."""
         return "" if self.units == "1" else self.units
 
     @property
@@ -109,12 +106,12 @@ class Axis:
 
 
 def grid_axes(dataset: Any, dims: Sequence[str]) -> list[Axis]:
-    """Describe dimensions of an xarray object by its coordinates, or cell numbers, and their ``units``."""
+    """Describe dimensions of an xarray object by its coordinates and their ``units``."""
     return [Axis.of(dim, dataset[dim].values, str(dataset[dim].attrs.get("units", ""))) for dim in dims]
 
 
 def class_colours(classes: int) -> np.ndarray:
-    """Return one RGB colour a class, float [K, 3]; up to 20 differ, then they start again, darker."""
+    """Return an RGB colour for each class, float [K, 3]; after 20 they start again, darker."""
     listed = len(CLASS_COLOURS)
     return np.array([np.array(to_rgb(CLASS_COLOURS[k % listed])) * 0.6 ** (k // listed) for k in range(classes)])
 
@@ -156,9 +153,8 @@ def part_patches(codes: np.ndarray, counts: np.ndarray, what: str) -> list[Patch
 
 
 def present_classes(*maps: np.ndarray) -> list[int]:
-    """Return the class indices that occur in any of the maps, in order."""
-    found = np.unique(np.concatenate([np.unique(part) for part in maps]))
-    return [int(k) for k in found if k >= 0]
+    """List the classes in any of the maps."""
+    return sorted({int(k) for part in maps for k in np.unique(part) if k >= 0})
 
 
 def aspect_of(rows: Axis, columns: Axis) -> float:
@@ -178,22 +174,12 @@ def show(
 ) -> Any:
     """Draw a grid [rows, columns] or [rows, columns, colour] in the coordinates of its axes.
 
-    Row 0 is at the top, except where the row coordinate is a northing that grows, so that north is up.
-
-    Parameters
-    ----------
-    ax, image, rows, columns
-        Where to draw, and what: a grid that may be coarser or finer than its axes.
-    bare
-        Whether to leave names and ticks as they are.
-    labels
-        Whether to write the row axis' name and numbers; panels to the right of the first need none.
-    **how
-        Passed to ``imshow``.
+    Row 0 is at the top, except where the row coordinate is a northing that grows, so that north is up. The grid may be
+    coarser or finer than its axes. If `bare`, names and ticks stay as they are; a panel to the right of the first needs
+    no row `labels`. The rest goes to ``imshow``.
     """
-    left, right = columns.edges
     top, bottom = rows.edges
-    drawn = ax.imshow(image, extent=(left, right, bottom, top), aspect="auto", origin="upper", **how)
+    drawn = ax.imshow(image, extent=(*columns.edges, bottom, top), aspect="auto", origin="upper", **how)
     if bare:
         return drawn
     ax.set_box_aspect(aspect_of(rows, columns))
@@ -212,7 +198,7 @@ def show(
 
 
 def grey_limits(values: np.ndarray) -> tuple[float, float]:
-    """Return limits for a grey scale: percentiles 2 and 98, made symmetric about zero for signed data."""
+    """Return limits of a grey scale: percentiles 2 and 98, symmetric about zero for signed data."""
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return 0.0, 1.0

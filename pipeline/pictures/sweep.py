@@ -16,11 +16,7 @@ from pipeline.pictures.style import CLASS_COLOURS, picture
 from pipeline.trials import DIRECTIONS, TITLES, Row, show
 
 _LOGARITHMIC = ("step", "rate", "parameters", "memory", "peak", "time")  # all others but the score are placed evenly
-_COSTS = {
-    "memory": "planned memory (MB)",
-    "peak": "measured peak (MB)",
-    "time": "seconds a step",
-}
+_COSTS = {"memory": "planned memory (MB)", "peak": "measured peak (MB)", "time": "seconds a step"}
 
 
 def _title(name: str) -> str:
@@ -46,11 +42,10 @@ class Scale:
 
     def ticks(self) -> list[Any]:
         """Return the values to write."""
-        return self._listed if self._even or len(self._listed) == 1 else [self._listed[0], self._listed[-1]]
+        return self._listed if self._even else sorted({self._listed[0], self._listed[-1]})
 
 
 def _varied(rows: Sequence[Row]) -> list[str]:
-    """Return the searched parts that differ between trials."""
     return [name for name in SEARCHED if len({row["choice"].get(name) for row in rows}) > 1]
 
 
@@ -58,11 +53,8 @@ def _costs(objectives: Sequence[str]) -> list[str]:
     return [name for name in DIRECTIONS if name in objectives and name != "score"]
 
 
-def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
-    """Draw each of the ranked trials as a line across what varies and the objectives, coloured by its score.
-
-    The best is thick.
-    """
+def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: Path) -> None:
+    """Draw ranked trials as lines across what varies and the objectives, coloured by score; the best is thick."""
     searched = _varied(rows) or list(rows[0]["choice"])
     costs = _costs(objectives)
     columns = {name: [row["choice"][name] for row in rows] for name in searched}
@@ -103,7 +95,7 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: str | Pa
         figure.colorbar(ScalarMappable(norm, colours), ax=ax, pad=0.02, label=label)
 
 
-def draw_pareto(rows: Sequence[Row], objectives: Sequence[str], path: str | Path) -> None:
+def draw_pareto(rows: Sequence[Row], objectives: Sequence[str], path: Path) -> None:
     """Draw the score over each other objective, one at least; trials on the Pareto front of all together are filled."""
     costs = _costs(objectives)
     with picture(path, 3.0) as figure:
@@ -151,15 +143,14 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
     ax.grid()
 
 
-def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None:
+def draw_trials(trials: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draw score over depth, one colour a block rank, beside the best score of each pair.
 
     Each trial has ``depth``, ``rank``, ``score`` and ``steps``; one of fewer steps than the longest was stopped early
     and is drawn hollow.
     """
     scored = [trial for trial in trials if np.isfinite(trial["score"])]
-    depths = sorted({int(trial["depth"]) for trial in scored})
-    ranks = sorted({int(trial["rank"]) for trial in scored})
+    depths, ranks = (sorted({int(trial[part]) for trial in scored}) for part in ("depth", "rank"))
     longest = max((trial["steps"] for trial in scored), default=0)
     best = np.full((len(ranks), len(depths)), np.nan)
     for trial in scored:
@@ -190,8 +181,8 @@ def draw_trials(trials: Sequence[Mapping[str, float]], path: str | Path) -> None
             low = best[row, column] < (np.nanmin(best) + np.nanmax(best)) / 2
             colour = "white" if low else "black"
             table.text(column, row, f"{best[row, column]:.3f}", ha="center", va="center", color=colour)
-        table.set_xticks(range(len(depths)), [str(depth) for depth in depths])
-        table.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
+        table.set_xticks(range(len(depths)), map(str, depths))
+        table.set_yticks(range(len(ranks)), map(str, ranks))
         table.set(xlabel="depth (layers)", ylabel="block rank")
         table.spines[:].set_visible(False)
         table.tick_params(length=0)

@@ -1,7 +1,6 @@
 """Peak memory of a run's training step over depth, by the planner: our chain, and a network that stores activations."""
 
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from models.config import Layer, NetworkConfig, SegmenterConfig, parse_layers
 from models.peak import stored_peak, training_peak
@@ -14,20 +13,12 @@ TIMES = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Depth:
-    """What a training step takes at one number of layers.
-
-    Attributes
-    ----------
-    chain, stored
-        Peak in bytes of the reversible chain, and of plain autograd, which stores activations.
-    own
-        Whether this is the run's own network.
-    """
+    """What a training step takes at one number of layers, at its peak and in bytes."""
 
     layers: int
-    chain: int
-    stored: int
-    own: bool
+    chain: int  # by the reversible chain
+    stored: int  # by plain autograd, which stores activations
+    own: bool  # whether this is the run's own network
 
 
 def repeated(network: NetworkConfig, times: int) -> NetworkConfig:
@@ -35,35 +26,21 @@ def repeated(network: NetworkConfig, times: int) -> NetworkConfig:
 
     The memory of a step does not depend on the network's step h, so one serves all layers.
     """
-    layers = parse_layers(network.layers)
-    if times == 0:
-        levels = groupby(enumerate(layers), key=lambda item: _level(layers, item[0]))
-        layers, times = tuple(next(level)[1] for _, level in levels), 1
-    text = " ".join(f"{_notation(layer)}*{times}" for layer in layers)
+    first, *others = parse_layers(network.layers)
+    if times == 0:  # every level but the first begins with a layer that resamples
+        others, times = [layer for layer in others if layer.resample], 1
+    text = " ".join(f"{_notation(layer)}*{times}" for layer in (first, *others))
     return replace(network, layers=text, step=network.steps[0])
 
 
 def memory_over_depth(config: RunConfig, made: SegmenterConfig, block: tuple[int, ...]) -> list[Depth]:
-    """Predict the peak of a run's training step at several depths, shallowest first.
-
-    Parameters
-    ----------
-    config, made
-        The run's micro-batch and optimiser, and its network.
-    block
-        Cells of a sample, its halo included.
-    """
+    """Predict the peak of a step of the network `made` on `block` cells, halo included, from few layers to many."""
     found: dict[int, Depth] = {}
     for times in (0, *TIMES):
         segmenter = trial_segmenter(replace(made, network=repeated(made.network, times)))
         work, layers = training_work(config, segmenter, block), len(segmenter.network.plan.layers)
         found[layers] = Depth(layers, training_peak(segmenter, work), stored_peak(segmenter, work), times == 1)
     return [found[layers] for layers in sorted(found)]
-
-
-def _level(layers: tuple[Layer, ...], at: int) -> int:
-    """Count the resamplings up to a layer: layers of one count are on one level."""
-    return sum(bool(layer.resample) for layer in layers[: at + 1])
 
 
 def _notation(layer: Layer) -> str:

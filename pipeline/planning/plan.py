@@ -26,70 +26,38 @@ COUNTED = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe costs; sizes in cells, memory in bytes, operations with two for a multiplication and its addition.
-
-    Attributes
-    ----------
-    layers, channels
-        Number of layers, and the fewest and the most channels of a state.
-    parameters, parameter_bytes, state_bytes
-        Weights, and one state of one sample.
-    block, slabs, micro_batch, batch, training_flops, training_bytes
-        Cells of a sample, workers that share it, samples at once; of a step on one of them, samples, operations, peak.
-    shape, prediction_flops, prediction_bytes
-        Cells of the volume that is mapped in one piece, operations, peak.
-    stored_flops, stored_bytes
-        Those of the training step by plain autograd, which stores activations.
-    full_parameters, full_bytes
-        Weights of kernels C -> C, without compression.
-    memory, memory_where
-        Memory that is planned for; none where nobody knows.
-    largest_block, largest_volume
-        Largest sizes of the same proportions that can be trained on and mapped; none where nothing fits.
-    most_layers
-        Layers that fit on the recipe's own block; none where not even the recipe does.
-    """
+    """What a recipe costs, in cells, bytes, and operations; a multiplication and its addition count as two of these."""
 
     name: str
     layers: int
-    channels: tuple[int, int]
+    channels: tuple[int, int]  # of a state, the fewest and the most
     parameters: int
     parameter_bytes: int
-    state_bytes: int
-    block: tuple[int, ...]
-    slabs: int
-    micro_batch: int
-    batch: int
+    state_bytes: int  # of one sample
+    block: tuple[int, ...]  # cells of a sample
+    slabs: int  # workers that share it
+    micro_batch: int  # samples at once
+    batch: int  # samples of a step on one worker, as its operations and its peak
     training_flops: int
     training_bytes: int
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the volume that is mapped in one piece
     prediction_flops: int
     prediction_bytes: int
-    stored_flops: int
+    stored_flops: int  # of the training step by plain autograd, which stores activations
     stored_bytes: int
-    full_parameters: int
+    full_parameters: int  # of kernels C -> C, without compression
     full_bytes: int
-    memory: int | None = None
+    memory: int | None = None  # that is planned for; none where nobody knows
     memory_where: str = ""
-    largest_block: tuple[int, ...] | None = None
+    largest_block: tuple[int, ...] | None = None  # of the same proportions; none where nothing fits
     largest_volume: tuple[int, ...] | None = None
-    most_layers: int | None = None
+    most_layers: int | None = None  # on the recipe's own block; none where not even the recipe fits
 
 
 def plan(config: PlanConfig, *, json: bool = False) -> Plan:
-    """Plan a recipe and print what it costs; reads no data.
+    """Plan a recipe and print what it costs, as text or as JSON; reads no data.
 
-    Parameters
-    ----------
-    config
-        The recipe, and what stands in for a volume that is not here.
-    json
-        Whether JSON is printed instead of text.
-
-    Raises
-    ------
-    InputError, ConfigError
-        Where neither volume, block nor shape is given, or the network does not suit them.
+    `InputError` or `ConfigError` where neither volume, block nor shape is given, or the network does not suit them.
     """
     segmenter, block, shape, assumed = _subject(config)
     result = make_plan(config, segmenter, block, shape)
@@ -98,7 +66,7 @@ def plan(config: PlanConfig, *, json: bool = False) -> Plan:
 
 
 def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], shape: tuple[int, ...]) -> Plan:
-    """Compute all figures of a plan for a network without weights, trained on `block` and mapping `shape` cells."""
+    """Plan a network without weights that is trained on `block` and maps `shape` cells."""
     training, slabs = config.training, config.cluster.slabs
     work = training_work(config, segmenter, block)
     samples = len(share_of_rank(training.batch, training.micro_batch, 0, config.cluster.groups))
@@ -143,7 +111,7 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
 
 
 def _subject(config: PlanConfig) -> tuple[Segmenter, tuple[int, ...], tuple[int, ...], str]:
-    """Return network, training block and mapped cells of a recipe, and what had to be assumed."""
+    """Return network, training block and mapped cells of a recipe, and what was assumed."""
     volume, assumed = None, ""
     try:
         volume = Volume.open(config.data)
@@ -156,11 +124,11 @@ def _subject(config: PlanConfig) -> tuple[Segmenter, tuple[int, ...], tuple[int,
     if volume is None:
         channels, classes = channels or 1, classes or max(2, len(config.network.read_channels))
         assumed = f"no volume at {config.data.source!r} yet: channels {channels}, classes {classes}"
-        axes = {config.data.space.index(dim): cell for dim, cell in config.data.read_slice.items()}
+        axes = [config.data.space.index(dim) for dim in config.data.read_slice]
         shape = tuple(config.shape or config.data.block or ())
     else:
         channels, classes = channels or volume.n_channels, classes or len(volume.classes)
-        axes = volume.read_slice
+        axes = list(volume.read_slice)
         shape = tuple(config.shape or volume.shape)
     names = [str(number) for number in range(classes)]
     space = len(config.data.space)
@@ -197,9 +165,8 @@ def describe_plan(p: Plan, assumed: str = "") -> str:
             ("largest volume", f"{_cells(p.largest_volume)}, mapped in one piece" if p.largest_volume else "none"),
             ("most layers", f"{p.most_layers} on this block" if p.most_layers else "this network does not fit"),
         ]
-    lines = [f"plan of {p.name}"] + ([assumed] if assumed else [])
-    lines += [f"  {label:<18}  {text}" for label, text in rows]
-    return "\n".join([*lines, COUNTED])
+    heads = [f"plan of {p.name}", *([assumed] if assumed else [])]
+    return "\n".join([*heads, *(f"  {label:<18}  {text}" for label, text in rows), COUNTED])
 
 
 def _cells(sizes: tuple[int, ...]) -> str:

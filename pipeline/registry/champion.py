@@ -8,16 +8,13 @@ _SAME = {"volume_digest": "volume", "split_digest": "split", "factor": "grid"}
 
 @dataclass(frozen=True)
 class Standing:
-    """How a version, ``NAME/3``, did: its mean IoU on the test part of a split of a volume.
+    """How a version did on the test part of a split of a volume."""
 
-    The grid of the scored cells is coarser than the volume's by `factor`.
-    """
-
-    version: str
+    version: str  # ``NAME/3``
     miou: float
     volume_digest: str
     split_digest: str
-    factor: str
+    factor: str  # by which the grid of the scored cells is coarser than the volume's
 
     def tags(self) -> dict[str, str]:
         """Return the tags from which `of` reads a standing."""
@@ -25,7 +22,7 @@ class Standing:
 
     @classmethod
     def of(cls, version: str, tags: dict[str, str]) -> "Standing":
-        """Read the standing of a registered version; what its tags lack stays empty and compares with nothing."""
+        """Read the standing of a version; what its tags lack stays empty and compares with nothing."""
         return cls(version, float(tags.get("test_miou", "nan")), *(tags.get(key, "") for key in _SAME))
 
 
@@ -39,7 +36,7 @@ def difference(new: Standing, champion: Standing) -> str:
 
 
 def compare(new: Standing, champion: Standing | None) -> tuple[bool, str]:
-    """Decide whether a new version becomes champion; returns the decision, and the sentence that gives its reason."""
+    """Decide whether a new version becomes champion, and say why in a sentence."""
     if champion is None:
         return True, f"{new.version} becomes champion: there was none."
     stays = f"{champion.version} stays champion, not {new.version}"

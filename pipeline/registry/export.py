@@ -36,7 +36,7 @@ class Exportable(nn.Module):
 
     Written plainly, "padded to a multiple" makes the exporter guard dozens of facts about the traced size, and the
     program refuses most others. Here the number of coarse cells is read from data, so every later size is a multiple
-    of it by construction and nothing is left to guard. The network is on the CPU; its weights are frozen.
+    of it by construction and nothing is left to guard.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:
@@ -83,15 +83,9 @@ def _pad(x: Tensor, axis: int, size: int, multiple: int, padding: str) -> Tensor
 def exported(segmenter: Segmenter, example_BCN: Tensor) -> torch.export.ExportedProgram:
     """Make a torch program that takes any batch and space: raw data [B, C, *N] to probabilities [B, K, *L].
 
-    Exact states go along as floating-point numbers on the same grid. Coarsening rounds once instead of shear by shear,
-    so the program agrees with the network to some steps of the grid, not to the bit.
-
-    Parameters
-    ----------
-    segmenter
-        The network, on the CPU; its weights are frozen.
-    example_BCN
-        An input to trace, of a batch of two or more.
+    It is traced on the CPU with an example of a batch of two or more, and the weights are frozen. Exact states go along
+    as floating-point numbers on the same grid. Coarsening rounds once instead of shear by shear, so the program agrees
+    with the network to some steps of the grid, not to the bit.
     """
     sizes = segmenter.mean.shape[1:]
     free = [0, *(axis for axis, size in enumerate(sizes, start=2) if size == 1)]  # statistics may fix an axis
@@ -102,10 +96,7 @@ def exported(segmenter: Segmenter, example_BCN: Tensor) -> torch.export.Exported
 def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
     """Write the program as ONNX, with input ``raw`` and output ``probabilities``; needs the extra ``onnx``.
 
-    Raises
-    ------
-    InputError
-        Where the force is in bfloat16, which ONNX Runtime does not convolve.
+    A force in bfloat16, which ONNX Runtime does not convolve, is an `InputError`.
     """
     if segmenter.config.network.force_dtype == "bfloat16":
         raise InputError(
@@ -123,17 +114,8 @@ def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
 def example_batch(description: ModelDescription, extra: int = 0) -> np.ndarray:
     """Make a small input that a model accepts, of another size along each axis, and with a no-data cell.
 
-    Parameters
-    ----------
-    description
-        What the model expects.
-    extra
-        Coarse cells by which every axis is longer: an input that the program was not traced with.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [2, C, *N]; a batch of two, because the exporter takes a batch of one for a constant.
+    It is float32 [2, C, *N], a batch of two, because the exporter takes a batch of one for a constant. Every axis is
+    `extra` coarse cells longer, for an input that the program was not traced with.
     """
     d = description
     sizes = []

@@ -8,19 +8,9 @@ from pipeline.scoring.scorer import Scorer, run_scorer
 
 
 def load_model(uri: str, *, tracking_uri: str) -> Scorer:
-    """Load a model from the registry or a run's folder.
+    """Load ``models:/NAME@alias`` or ``models:/NAME/VERSION`` from the registry, or a run's best checkpoint.
 
-    Parameters
-    ----------
-    uri
-        ``models:/NAME@alias``, ``models:/NAME/VERSION``, or the folder of a run (its best checkpoint).
-    tracking_uri
-        MLflow tracking URI of the registry.
-
-    Raises
-    ------
-    InputError
-        Where there is no such model, or MLflow does not answer; the message lists what there is.
+    `InputError`, which lists what there is, where there is no such model, or MLflow does not answer.
     """
     if uri.startswith("models:/"):
         from pipeline.registry import versions  # MLflow takes seconds to import, and a folder does not need it

@@ -14,33 +14,17 @@ from pipeline.registry.champion import Standing, compare, difference
 from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, label, read_recipe, read_scorer, standing
 from pipeline.scoring.hits import count_hits, test_labels
 from pipeline.scoring.metrics import scores
-from pipeline.scoring.scorer import Scorer
 from pipeline.tracking.store import store_uri
 from pipeline.training.prepare import split_digest
 
 
 def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = False) -> bool:
-    """Make a version the champion of its model if it is better; prints what was decided, and why.
+    """Make a version the champion of its model if it is better; prints why, and tells whether the champion is another.
 
     Where both versions were tested on the same volume and split, their stored scores are compared; if not, both are
-    scored anew on the test part of the new version.
-
-    Parameters
-    ----------
-    config, force
-        Which version, and whether it becomes champion whatever the scores say.
-    rollback
-        Make the former champion champion again, instead.
-
-    Returns
-    -------
-    bool
-        Whether the champion is another one now.
-
-    Raises
-    ------
-    InputError
-        Where there is no such model, the versions cannot be compared, or there is nothing to go back to.
+    scored anew on the test part of the new version. With `force` it becomes champion whatever the scores say, with
+    `rollback` the former champion does instead. `InputError` where there is no such model, the versions cannot be
+    compared, or there is nothing to go back to.
     """
     if not config.model:
         raise InputError("promote needs a model: python -m pipeline promote NAME, or models:/NAME/3")
@@ -104,10 +88,12 @@ def _score_both(registry: Registry, new: Any, old: Any, source: str | None) -> t
     print(f"{start}; scoring both on the test part of {label(new)} ...", flush=True)
     old_folder = registry.fetch(old)
     measured = []
+    where = recipe.data.source
     for version, files in ((new, folder), (old, old_folder)):
         scorer = read_scorer(files, version, f"models:/{label(version)}")
         try:
-            miou = _test_miou(scorer, volume, split, recipe.data.source)
+            target, seen = test_labels(scorer, volume, split, where), scorer.view(volume.dataset, where)
+            miou = scores(count_hits(scorer, seen, target, scorer.plan(seen, approximate=True))).miou
         except InputError as error:
             raise InputError(f"{start}, and cannot be compared: {error}; pass --force if you know better") from error
         measured.append(replace(tested, version=label(version), miou=miou))
@@ -139,12 +125,6 @@ def _test_part(recipe: RunConfig, stand: Standing, source: str | None, start: st
     return volume, split
 
 
-def _test_miou(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str) -> float:
-    target = test_labels(scorer, volume, split, where)
-    seen = scorer.view(volume.dataset, where)
-    return scores(count_hits(scorer, seen, target, scorer.plan(seen, approximate=True))).miou
-
-
 def _seen(volume: Volume, split: xr.DataArray, theirs: RunConfig | None, new: Any, old: Any) -> str:
     """Say how many of the test cells the champion has trained on, as far as that can be known."""
     who = f"{label(old)} trained or validated on"
@@ -152,7 +132,7 @@ def _seen(volume: Volume, split: xr.DataArray, theirs: RunConfig | None, new: An
         test = volume.read_labels(split, "test") >= 0
         known = make_split(volume, theirs.split)
         learned = (volume.read_labels(known, "train") >= 0) | (volume.read_labels(known, "validation") >= 0)
-        count = int((test & learned).sum())
+        count = (test & learned).sum()
         if not count:
             return f"none of these {test.sum()} test cells is one that {who}"
         return f"warning: {who} {count} of these {test.sum()} test cells, so its score is too high"

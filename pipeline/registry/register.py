@@ -2,8 +2,6 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,9 @@ import mlflow.pytorch
 import numpy as np
 import torch
 from mlflow.entities import Run as Record
-from mlflow.entities import RunInfo
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
-from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
 from datasets.errors import InputError
@@ -41,11 +37,11 @@ _LONGEST_TEXT = 5000  # of MLflow's database column
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """A version that `register` made, and whether it is the champion, because it is the first, or a challenger."""
+    """A version that `register` made."""
 
     name: str
     version: int
-    champion: bool
+    champion: bool  # as the first is; any other is a challenger
 
     @property
     def uri(self) -> str:
@@ -56,12 +52,8 @@ class RegisteredVersion:
 def register(config: RegisterConfig) -> RegisteredVersion:
     """Put a run's best checkpoint into the registry: the first version is the champion, later ones challenge it.
 
-    Raises
-    ------
-    InputError
-        Where there is no finished run, or MLflow does not answer or does not know it.
-    RuntimeError
-        Where the exported program does not compute what the network computes; nothing is registered then.
+    `InputError` where there is no finished run, or MLflow does not answer or does not know it; `RuntimeError` where the
+    exported program does not compute what the network computes, and nothing is registered.
     """
     run = Run.open(config.run)
     uri, name = config.tracking_uri or run.tracking_uri, config.name or run.config.name
@@ -85,18 +77,11 @@ def register(config: RegisterConfig) -> RegisteredVersion:
     description = describe_run(run, segmenter)
     card = model_card(name, description, metrics)
     with tracking_at(uri):
-        with _resumed(client, record.info):
+        with mlflow.start_run(run_id=run_id):
             logged = _log(Exportable(segmenter).eval(), description, card, run, metrics)
+        client.set_terminated(run_id, record.info.status, record.info.end_time)  # as before
         _verify(logged.model_uri, segmenter, description)
         return _enter(Registry(uri, client), name, logged, record, description, card, metrics)
-
-
-@contextmanager
-def _resumed(client: MlflowClient, info: RunInfo) -> Iterator[None]:
-    """Make a finished run active again; its status and its end stay what they were."""
-    with mlflow.start_run(run_id=info.run_id):
-        yield
-    client.set_terminated(info.run_id, info.status, info.end_time)
 
 
 def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metrics: dict[str, Any]) -> ModelInfo:
@@ -173,13 +158,9 @@ def _enter(
         "shape": json.dumps(learned["shape"]),
         "code_version": record.data.tags.get("code_version", "unknown"),
     }
+    text, run_id = card[:_LONGEST_TEXT], record.info.run_id
     made = client.create_model_version(
-        name,
-        logged.model_uri,
-        record.info.run_id,
-        tags=tags,
-        description=card[:_LONGEST_TEXT],
-        model_id=logged.model_id,
+        name, logged.model_uri, run_id, tags=tags, description=text, model_id=logged.model_id
     )
     registered = RegisteredVersion(name, int(made.version), registry.enter(made))
     print(f"registered {registered.uri}")

@@ -80,7 +80,7 @@ class Registry:
         return cls(uri, connect(uri))
 
     def find(self, model: str) -> ModelVersion:
-        """Find a version by its URI; `InputError`, which lists what there is, where it is no URI or there is none."""
+        """Find a version by its URI; `InputError`, which lists what there is, where there is none."""
         match = _parse(model)
         try:
             if match["alias"]:
@@ -111,7 +111,7 @@ class Registry:
             return Path(mlflow.artifacts.download_artifacts(f"models:/{label(version)}"))
 
     def enter(self, version: ModelVersion) -> bool:
-        """Give a new version its alias; tells whether it is the champion, as the first is: any other challenges it."""
+        """Give a new version its alias; tells whether it is the champion, as the first is."""
         first = self.alias(version.name, CHAMPION) is None
         if first:
             self._crown(version, "the first version")
@@ -131,13 +131,7 @@ class Registry:
             self.client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
-        """Make the former champion the champion again; returns it, and the one that it replaces.
-
-        Raises
-        ------
-        InputError
-            Where there is no champion, or none before it that is still in the registry.
-        """
+        """Make the former champion, which must still be there, champion again; returns it, and the one it replaces."""
         present = self.alias(name, CHAMPION)
         if present is None:
             raise InputError(f"{name} has no {CHAMPION}; {self._inventory()}")
@@ -182,16 +176,15 @@ class Registry:
         self.client.set_model_version_tag(version.name, str(version.version), what, f"{now()}: {reason}")
 
     def _inventory(self) -> str:
-        models = self.client.search_registered_models(max_results=20)
-        if not models:
-            return "the registry is empty: fill it with `python -m pipeline register runs/NAME`"
         shown = []
-        for model in models:
+        for model in self.client.search_registered_models(max_results=20):
             found = self.client.search_model_versions(f"name = '{model.name}'")
             newest = max((int(one.version) for one in found), default=0)
             aliases = "".join(f", @{alias} = {number}" for alias, number in sorted(model.aliases.items()))
             numbers = f"1..{newest}" if newest > 1 else "1"
             shown.append(f"models:/{model.name}/{numbers}{aliases}")
+        if not shown:
+            return "the registry is empty: fill it with `python -m pipeline register runs/NAME`"
         return f"there is {'; '.join(shown)}"
 
 
@@ -204,12 +197,7 @@ def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
     """Make a version's network again, from its description and the weights of its program.
 
     The program is for those who have none of our code. The network takes less memory, which can be planned, and runs on
-    a GPU.
-
-    Raises
-    ------
-    InputError
-        Where the version was not registered by this version of our program.
+    a GPU. `InputError` where the version was not registered by this version of our program.
     """
     stored = next(folder.rglob(DESCRIPTION_FILE), None)
     if stored is None:
@@ -227,7 +215,7 @@ def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
 
 
 def read_recipe(folder: Path) -> RunConfig | None:
-    """Read the configuration among a version's files; none where it was registered without."""
+    """Read the configuration among a version's files, if it has one."""
     stored = next(folder.rglob(RECIPE_FILE), None)
     return None if stored is None else load_recipe(stored)
 

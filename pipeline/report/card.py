@@ -1,5 +1,6 @@
 """The model card: what a registered model is, what it learned from, how good it is, and where it ends."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.scoring.description import ModelDescription
@@ -9,8 +10,7 @@ from pipeline.scoring.metrics import MEANS
 def model_card(name: str, description: ModelDescription, metrics: dict[str, Any]) -> str:
     """Write the card of the registered model `name` in Markdown; `metrics` are its run's ``metrics.json``."""
     d = description
-    sections = [_what(name, d), _data(d), _scores(metrics), _limits(d), _use(name, d)]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join([_what(name, d), _data(d), _scores(metrics), _limits(d), _use(name, d)]) + "\n"
 
 
 def _what(name: str, d: ModelDescription) -> str:
@@ -41,31 +41,32 @@ def _reach(d: ModelDescription) -> str:
 def _data(d: ModelDescription) -> str:
     t = d.training
     lines = ["## Data and split", ""]
-    for key in ("title", "source", "licence", "source_sha256"):
-        if t.get(key):
-            lines.append(f"- {key.replace('_', ' ')}: {t[key]}")
+    known = [key for key in ("title", "source", "licence", "source_sha256") if t.get(key)]
+    lines += [f"- {key.replace('_', ' ')}: {t[key]}" for key in known]
     lines.append(f"- shape: {' x '.join(f'{size} {dim}' for dim, size in zip(d.space, t['shape'], strict=True))}")
     split = t["split"]
-    if split["method"] == "wells":
-        lines.append(
-            f"- split: cells within {split['radius']} of the wells train and validate "
-            f"({split['validation_wells']} wells validate), all others test"
-        )
-    else:
-        shares = " / ".join(f"{share:g}" for share in split["fractions"])
-        lines.append(f"- split: blocks of {split['block']} cells dealt {shares} to training, validation and test")
+    lines.append(f"- split: {split_in_words(split)}")
     lines.append(f"- buffer between the parts: {split['buffer']} cells; seed {split['seed']}")
     lines.append(f"- split digest: {t['split_digest']}; volume digest: {t['volume_digest']}")
-    lines += ["", "| labelled cells | " + " | ".join(d.classes) + " |", "|---" * (len(d.classes) + 1) + "|"]
-    for part, cells in t["labelled_cells"].items():
-        lines.append(f"| {part} | " + " | ".join(str(n) for n in cells) + " |")
+    lines += ["", f"| labelled cells | {' | '.join(d.classes)} |", "|---" * (len(d.classes) + 1) + "|"]
+    lines += [f"| {part} | {' | '.join(map(str, cells))} |" for part, cells in t["labelled_cells"].items()]
     return "\n".join(lines)
+
+
+def split_in_words(split: Mapping[str, Any]) -> str:
+    """Say which labels train, validate and test, from the settings of a `SplitConfig`."""
+    if split["method"] == "wells":
+        near = f"cells within {split['radius']} of the wells train and validate"
+        return f"{near} ({split['validation_wells']} wells validate), all others test"
+    if split["method"] == "points":
+        return f"{split['points']} cells of each class train, {split['validation_points']} validate, all others test"
+    shares = " / ".join(f"{share:g}" for share in split["fractions"])
+    return f"blocks of {split['block']} cells dealt {shares} to training, validation and test"
 
 
 def _scores(metrics: dict[str, Any]) -> str:
     lines = ["## Scores on the test part, labelled cells only", "", "| score | value |", "|---|---|"]
-    for key, title in MEANS.items():
-        lines.append(f"| {title} | {metrics[f'test/{key}']:.3f} |")
+    lines += [f"| {title} | {metrics[f'test/{key}']:.3f} |" for key, title in MEANS.items()]
     for key, value in metrics.items():
         if key.startswith("test/iou/"):
             lines.append(f"| IoU {key.removeprefix('test/iou/')} | {value:.3f} |")
@@ -96,7 +97,7 @@ def _limits(d: ModelDescription) -> str:
 def _use(name: str, d: ModelDescription) -> str:
     enough = [(2 + d.read_slice.get(axis, 0) // d.multiple) * d.multiple for axis in range(len(d.space))]
     sizes = [size or other for size, other in zip(d.sizes, enough, strict=True)]
-    example = ", ".join(str(size) for size in (1, d.channels, *sizes))
+    example = ", ".join(map(str, (1, d.channels, *sizes)))
     return f"""## Use without the code that trained it
 
 ```python

@@ -10,20 +10,16 @@ from pipeline.masking import without_secrets
 from pipeline.pictures.style import class_colours
 from pipeline.planning.depth import Depth
 from pipeline.planning.plan import COUNTED
+from pipeline.report.card import split_in_words
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import data_uri
 from pipeline.report.reproduce import attribute, commands, digests, portable, sessions, volume_recipe
 from pipeline.run import Run
-from pipeline.scoring.metrics import metric_key, scores
+from pipeline.scoring.metrics import MEANS, metric_key, scores
 from pipeline.tracking.reading import reading_in_words, summarise_reading
 
 Rows = list[tuple[str, str]]
-SCORES = (
-    ("oa", "OA", "overall accuracy"),
-    ("aa", "AA", "average accuracy"),
-    ("kappa", "kappa", "agreement beyond chance"),
-    ("miou", "mean IoU", "mean intersection over union"),
-)
+_MEANINGS = ("overall accuracy", "average accuracy", "agreement beyond chance", "mean intersection over union")
 CONTENTS = {
     "what": "What it is",
     "configuration": "Configuration",
@@ -102,8 +98,8 @@ def _warnings(found: Evidence) -> list[str]:
 def _tiles(found: Evidence) -> list[tuple[str, str, str]]:
     if found.matrix is None:
         return []
-    measured = scores(found.matrix)
-    return [(title, f"{getattr(measured, key):.3f}", long) for key, title, long in SCORES]
+    measured, titled = scores(found.matrix), zip(MEANS.items(), _MEANINGS, strict=True)
+    return [(title, f"{getattr(measured, key):.3f}", meaning) for (key, title), meaning in titled]
 
 
 def _what(found: Evidence, own: Depth | None) -> Rows:
@@ -129,19 +125,13 @@ def _what(found: Evidence, own: Depth | None) -> Rows:
     ]
     if "parameters" in found.metrics:
         rows.append(("parameters", f"{found.metrics['parameters']:,}"))
-    if split.method == "wells":
-        parts = f"cells within {split.radius} of the wells train and validate, all others test"
-    else:
-        shares = " / ".join(f"{share:g}" for share in split.fractions)
-        parts = f"{split.method} of {split.block} cells, {shares} to training, validation and test"
-    rows.append(("split", f"{parts}; buffer of {split.buffer}"))
+    rows.append(("split", f"{split_in_words(vars(split))}; buffer of {split.buffer}"))
     if found.best is not None:
         rows.append(("checkpoint", f"step {found.best.step}, validation mean IoU {found.best.score:.3f}"))
     return rows
 
 
 def _classes(found: Evidence) -> dict[str, Any]:
-    """Lay out a row a class: labelled cells that train and validate, cells that are scored, and how well."""
     names, counts = found.run.prepared.segmenter.classes, found.run.prepared.counts
     matrix = np.zeros((len(names), len(names)), np.int64) if found.matrix is None else found.matrix
     measured, predicted = scores(matrix), matrix.sum(axis=0)
@@ -151,11 +141,7 @@ def _classes(found: Evidence) -> dict[str, Any]:
         "validation cells": counts["validation"],
         "scored cells": measured.support,
     }
-    scored: dict[str, Any] = {
-        "accuracy": measured.accuracy,
-        "precision": precision,
-        "IoU": measured.iou,
-    }
+    scored: dict[str, Any] = {"accuracy": measured.accuracy, "precision": precision, "IoU": measured.iou}
     forest = [found.metrics.get(f"forest/iou/{metric_key(name)}", np.nan) for name in names]
     if not np.isnan(forest).all():
         scored["IoU of a random forest"] = forest
@@ -220,7 +206,7 @@ def _reading(found: Evidence) -> Rows:
 
 
 def machine_and_versions(run: Run | None) -> dict[str, Rows]:
-    """Say on which machine and by which versions a run was made; nothing where it did not note that."""
+    """Say on which machine and by which versions a run was made, where it noted that."""
     noted = run.read("machine.json") if run else {}
     if run is None or not noted:
         return {"machine": [], "versions": []}

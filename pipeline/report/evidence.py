@@ -93,12 +93,13 @@ def _draw_what_lacks(found: Evidence, aside: Path) -> None:
     lacking = [name for name in OF_A_RUN if name not in found.pictures]
     if "curves" in lacking and found.history:
         draw_curves(found.history, _place(found, aside, "curves"))
-    if volume is not None and "split" in lacking:
-        draw_parts(run, _place(found, aside, "split"))
-    if volume is not None and (not found.leaks or "leaks" in lacking):
-        found.leaks = picture_leaks(run, _place(found, aside, "leaks")).to_json()
-    if volume is not None and found.best is not None and (found.matrix is None or "prediction" in lacking):
-        _map(found, volume, _place(found, aside, "prediction"))
+    if volume is not None:
+        if "split" in lacking:
+            draw_parts(run, _place(found, aside, "split"))
+        if not found.leaks or "leaks" in lacking:
+            found.leaks = picture_leaks(run, _place(found, aside, "leaks")).to_json()
+        if found.best is not None and (found.matrix is None or "prediction" in lacking):
+            _map(found, volume, _place(found, aside, "prediction"))
     if "confusion" in lacking and found.matrix is not None:
         draw_confusion(found.matrix, run.prepared.segmenter.classes, _place(found, aside, "confusion"))
 

@@ -10,23 +10,15 @@ from pipeline.report.evidence import gather
 from pipeline.report.page import write_page
 from pipeline.report.sweep import write_sweep_report
 from pipeline.run import Run
+from pipeline.tracking.outbox import reason
 from pipeline.tracking.store import lacks_file
 
 
 def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
     """Write the page of a run or a sweep, log it to its MLflow run where that answers, and return its place.
 
-    Parameters
-    ----------
-    config
-        Which run or sweep, and where the page goes.
-    overwrite
-        Whether a page at another place than the run's folder is replaced.
-
-    Raises
-    ------
-    InputError
-        Where there is no run, or the page cannot go where it should.
+    A page at another place than the run's folder is replaced only with `overwrite`. `InputError` where there is no run,
+    or the page cannot go where it should.
     """
     if not config.run:
         raise InputError("name the folder of a run: python -m pipeline report runs/NAME")
@@ -70,5 +62,5 @@ def _log(uri: str, run_id: str, page: Path) -> str:
     try:
         Tracker(uri, run_id).artifact(page)
     except Exception as error:  # the store decides the type: HTTP, SQL, file system, a run deleted there
-        return f"not logged: {str(error).splitlines()[0]}"
+        return f"not logged: {reason(error)}"
     return f"logged as {page.name}"

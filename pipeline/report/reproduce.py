@@ -36,7 +36,7 @@ def installed(code: str) -> list[str]:
 
 
 def portable(config: RunConfig) -> str:
-    """Write settings as a recipe for any machine: local Ray, results in ``runs``, numbers in MLflow beside them."""
+    """Write settings as a recipe for any machine: local Ray, results in ``runs``, MLflow beside them."""
     cluster, tracking = replace(config.cluster, address="local"), replace(config.tracking, uri=None)
     return without_secrets(dump_recipe(replace(config, runs="runs", cluster=cluster, tracking=tracking)))
 
@@ -55,7 +55,7 @@ def volume_recipe(found: Evidence) -> tuple[str, str] | None:
 
 
 def digests(found: Evidence) -> list[tuple[str, str]]:
-    """Return the SHA-256 of the volume, of the split and of the volume's source, as far as they are known."""
+    """Return the SHA-256 of volume, split and the volume's source, as far as they are known."""
     prepared, source = found.run.prepared, attribute(found, "source_sha256")
     rows = [("volume", prepared.volume_digest), ("split", prepared.split_digest), ("source", source)]
     return [row for row in rows if row[1]]

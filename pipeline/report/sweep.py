@@ -34,10 +34,7 @@ _PICTURES = {
 
 
 def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str, str]:
-    """Write the page of a sweep, as far as it has come, into its folder where `out` names no other place.
-
-    Returns the page, and URI and id of the sweep's MLflow run.
-    """
+    """Write the page of a sweep, into its folder by default; returns it, and URI and id of the sweep's MLflow run."""
     config = load_recipe(folder / "config.yaml")
     state = json.loads((folder / "sweep.json").read_text())
     page = write_page("sweep.html.j2", _describe(folder, config, state), out or folder / "report.html")
@@ -45,7 +42,7 @@ def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str
 
 
 def _describe(folder: Path, config: RunConfig, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Put all that is known of a sweep into what the template shows; `state` is what it noted when it began."""
+    """Put all that is known of a sweep into what the template shows; `state` is its ``sweep.json``."""
     found, refused = read_trials(folder) or {}, turned_away(folder)
     rows: list[Row] = found.get("rows", [])
     failed = [without_secrets(error.strip().splitlines()[-1]) for error in found.get("failed", [])]
@@ -115,7 +112,8 @@ def _commands(config: RunConfig, code: str, *, finished: bool) -> list[str]:
     tune = ".venv/bin/python -m pipeline tune sweep.yaml"
     why = "retrain, test and register the best" if finished else "go on with this one"
     more = ["--resume", *(["--finish"] if finished else []), "--runs", config.runs]
-    more += ["--cluster.address", config.cluster.address] if config.cluster.address != "local" else []
+    if config.cluster.address != "local":
+        more += ["--cluster.address", config.cluster.address]
     return [
         *installed(code),
         f"{tune} --name {shlex.quote(f'{config.name}-again')}",

@@ -29,20 +29,10 @@ ATTRIBUTES = (
 
 
 def seismic_attributes(amplitude: np.ndarray, vertical: int) -> np.ndarray:
-    """Compute the classical attributes of a post-stack volume.
+    """Compute the classical attributes of a post-stack volume, float32 [*N], of which one axis is depth or time.
 
-    Parameters
-    ----------
-    amplitude
-        float32 [*N]; NaN (no data) counts as 0.
-    vertical
-        Axis of depth or time.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [*N, F], in the order of `ATTRIBUTES`. Windows are 3 traces wide and 9 samples tall; coherence is
-        semblance, the energy of the mean trace over the mean energy of the traces.
+    NaN (no data) counts as 0. They are float32 [*N, F], in the order of `ATTRIBUTES`. Windows are 3 traces wide and 9
+    samples tall; coherence is semblance, the energy of the mean trace over the mean energy of the traces.
     """
     x = np.nan_to_num(amplitude).astype(np.float32)
     lateral = [axis for axis in range(x.ndim) if axis != vertical]
@@ -73,15 +63,11 @@ def seismic_attributes(amplitude: np.ndarray, vertical: int) -> np.ndarray:
 def cell_features(raw: np.ndarray, keep: list[int]) -> np.ndarray:
     """Gather all that a volume [C, *N], NaN for no data, holds at a cell of the labels, which have its axes `keep`.
 
-    Returns
-    -------
-    numpy.ndarray
-        float32 [*L, F]: the values, no data as the feature's mean, then a validity bit of each feature that is missing
-        anywhere.
+    These are float32 [*L, F]: the values, no data as the feature's mean, then a validity bit of each feature that is
+    missing anywhere.
     """
-    kept = [1 + axis for axis in keep]
-    rest = [axis for axis in range(raw.ndim) if axis not in kept]
-    values = raw.transpose(*kept, *rest).reshape(*(raw.shape[axis] for axis in kept), -1)
+    moved = np.moveaxis(raw, [1 + axis for axis in keep], range(len(keep)))
+    values = moved.reshape(*moved.shape[: len(keep)], -1)
     missing = np.isnan(values)
     cells = tuple(range(values.ndim - 1))
     present = (~missing).sum(axis=cells)
@@ -92,7 +78,7 @@ def cell_features(raw: np.ndarray, keep: list[int]) -> np.ndarray:
 
 
 def features_of(run: Run) -> np.ndarray:
-    """Choose the features of a run's volume: attributes for a single-channel cube that is labelled in depth too."""
+    """Choose a volume's features: attributes for a single-channel cube that is labelled in depth too."""
     volume = run.volume
     raw = volume.read()
     vertical = [axis for axis in range(len(volume.space)) if axis not in volume.horizontal]

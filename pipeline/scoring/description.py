@@ -16,48 +16,22 @@ _OF_THE_SOURCE = ("title", "source", "source_sha256", "licence")
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What goes into a network and what comes out.
+    """What goes into a network and what comes out."""
 
-    Attributes
-    ----------
-    classes
-        Names of the classes, in the order of the output's channels.
-    space, label_dims
-        Dimensions that the network convolves over, and those of the output, in order.
-    sizes
-        Cells along each dimension of `space` that takes only one size; none for any other.
-    channel_dims, channel_sizes
-        Dimensions flattened to input channels, in order, and their sizes.
-    read_slice
-        Axis of `space` that the output lacks -> cell at which it is read.
-    factor
-        How much larger the output's cells are than the input's, along every dimension.
-    multiple
-        The coarsest grid's cell in cells of the input: sizes are padded to a multiple of it.
-    padding
-        How sizes are padded; ``refuse`` where they are not.
-    data, training
-        Name and units of the data; title, source, licence and digests of the training volume, the split, and labels.
-    reach
-        Cells of the input that an output cell looks far; none where it sees the whole volume.
-    network
-        `models.config.SegmenterConfig` as JSON: with the weights of the program, the network itself.
-    """
-
-    classes: list[str]
-    space: list[str]
-    sizes: list[int | None]
-    channel_dims: list[str]
+    classes: list[str]  # in the order of the output's channels
+    space: list[str]  # dimensions that the network convolves over
+    sizes: list[int | None]  # cells along each dimension of `space` that takes only one size; none for any other
+    channel_dims: list[str]  # flattened to input channels
     channel_sizes: list[int]
-    label_dims: list[str]
-    read_slice: dict[int, int]
-    factor: float
-    multiple: int
-    padding: str
-    data: dict[str, str]
-    training: dict[str, Any]
-    reach: int | None
-    network: dict[str, Any]
+    label_dims: list[str]  # of the output
+    read_slice: dict[int, int]  # axis of `space` that the output lacks -> cell at which it is read
+    factor: float  # how much larger the output's cells are than the input's, along every dimension
+    multiple: int  # the coarsest grid's cell in cells of the input: sizes are padded to a multiple of it
+    padding: str  # ``refuse`` where sizes are not padded
+    data: dict[str, str]  # name and units
+    training: dict[str, Any]  # title, source, licence and digests of the volume, the split, and labels
+    reach: int | None  # cells of the input that an output cell looks far; none where it sees the whole volume
+    network: dict[str, Any]  # `SegmenterConfig` as JSON: with the weights of the program, the network itself
 
     @property
     def channels(self) -> int:
@@ -77,13 +51,7 @@ class ModelDescription:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> "ModelDescription":
-        """Undo `to_json`.
-
-        Raises
-        ------
-        ValueError
-            Where the text describes something else, or another version of it.
-        """
+        """Undo `to_json`; `ValueError` where the text describes something else, or another version of it."""
         values = dict(plain)
         kind, version = values.pop("format", None), values.pop("format_version", None)
         if (kind, version) != ("telegrapher-model", FORMAT_VERSION):
@@ -100,11 +68,11 @@ def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
     volume, prepared, split = run.volume, run.prepared, run.config.split
     data, attrs = volume.dataset["data"], volume.dataset.attrs
     return ModelDescription(
-        classes=list(volume.classes),
+        classes=volume.classes,
         space=list(volume.space),
         sizes=[None if size == 1 else size for size in prepared.mean.shape[1:]],
         channel_dims=list(volume.channel_dims),
-        channel_sizes=[int(data.sizes[dim]) for dim in volume.channel_dims],
+        channel_sizes=[data.sizes[dim] for dim in volume.channel_dims],
         label_dims=list(volume.label_dims),
         read_slice=dict(volume.read_slice),
         factor=segmenter.factor,
@@ -114,7 +82,7 @@ def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
         training={
             **{key: without_secrets(str(attrs[key])) for key in _OF_THE_SOURCE if key in attrs},
             "run": run.config.name,
-            "shape": [int(size) for size in volume.shape],
+            "shape": list(volume.shape),
             "volume_digest": prepared.volume_digest,
             "split_digest": prepared.split_digest,
             "split": asdict(split),

@@ -11,31 +11,14 @@ from pipeline.scoring.scorer import Scorer
 
 
 def test_labels(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str) -> np.ndarray:
-    """Read the labels that a model is scored on.
+    """Read the labels that a model is scored on, int16 on its output grid and negative outside the test part.
 
-    Parameters
-    ----------
-    scorer
-        The model.
-    volume, split
-        The labelled volume, and which of its cells test.
-    where
-        Whose they are, for an error.
-
-    Returns
-    -------
-    numpy.ndarray
-        int16 on the model's output grid, negative outside the test part.
-
-    Raises
-    ------
-    InputError
-        Where the model's classes, dimensions or sizes are not those of the volume, or nothing is labelled.
+    `InputError` where the model's classes, dimensions or sizes are not those of the volume, or nothing is labelled.
     """
     d = scorer.description
     scorer.check(volume.dataset, where)
     for thing, mine, theirs in (
-        ("classes", d.classes, list(volume.classes)),
+        ("classes", d.classes, volume.classes),
         ("output dimensions", d.label_dims, list(volume.label_dims)),
     ):
         if mine != theirs:
@@ -49,14 +32,7 @@ def test_labels(scorer: Scorer, volume: Volume, split: xr.DataArray, where: str)
 def count_hits(scorer: Scorer, volume: Volume, target: np.ndarray, tiling: Tiling | None) -> np.ndarray:
     """Map what is labelled of a volume, and count it as `pipeline.scoring.metrics.confusion` does.
 
-    Parameters
-    ----------
-    scorer, volume
-        The model, and the volume as it sees it.
-    target
-        What `test_labels` read.
-    tiling
-        Blocks; none maps the volume in one piece.
+    The volume is as the model sees it, `target` what `test_labels` read; without a tiling it is mapped in one piece.
     """
     scorer.announce(volume, tiling)
     classes = len(scorer.description.classes)

@@ -20,32 +20,19 @@ _REFUSED_BY_MLFLOW = re.compile(r"[^\w\-. ]")
 class Scores:
     """Scores over the labelled cells, shares between 0 and 1 except kappa, which is negative below chance.
 
-    Attributes
-    ----------
-    oa
-        Overall accuracy: correct cells / all cells.
-    kappa
-        Cohen's kappa: (oa - e) / (1 - e), with e the agreement expected of independent labels of the same frequencies.
-    aa, miou
-        Average accuracy and mean IoU: means over the present classes of `accuracy` and of `iou`.
-    iou
-        Intersection over union of each class; NaN where the target does not hold the class.
-    accuracy
-        Share of each class's cells that are recognised (recall, producer's accuracy); NaN as for `iou`.
-    support
-        Labelled cells of each class.
+    Cohen's kappa is (oa - e) / (1 - e), with e the agreement expected of independent labels of the same frequencies.
     """
 
-    oa: float
-    aa: float
+    oa: float  # overall accuracy: correct cells / all cells
+    aa: float  # average accuracy: mean of `accuracy` over the present classes
     kappa: float
-    miou: float
-    iou: list[float]
-    accuracy: list[float]
-    support: list[int]
+    miou: float  # mean of `iou` over the present classes
+    iou: list[float]  # intersection over union of each class; NaN where the target does not hold the class
+    accuracy: list[float]  # share of each class's cells that are recognised (recall, producer's accuracy); NaN likewise
+    support: list[int]  # labelled cells of each class
 
     def as_dict(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
-        """Return flat metrics for MLflow, named after `prefix`: the four means, ``iou/NAME`` of each present class."""
+        """Return the four means, and ``iou/NAME`` of each present class, all named after `prefix`."""
         values = {f"{prefix}{key}": getattr(self, key) for key in MEANS}
         for name, iou, support in zip(names, self.iou, self.support, strict=True):
             if support:
@@ -64,31 +51,15 @@ class Scores:
 
 
 def metric_key(name: str) -> str:
-    """Return a class name as it may stand in MLflow's key of a metric: what MLflow refuses becomes ``_``."""
+    """Write a class name as MLflow allows it in a metric's key, with ``_`` for what it refuses."""
     return _REFUSED_BY_MLFLOW.sub("_", name)
 
 
 def confusion(prediction: np.ndarray, target: np.ndarray, classes: int) -> np.ndarray:
-    """Count the labelled cells of each pair of true and predicted class.
+    """Count the labelled cells of each pair of true and predicted class: int64 [K true, K predicted].
 
-    Parameters
-    ----------
-    prediction
-        Class indices 0..K-1, any shape and integer type.
-    target
-        True class indices of the same shape; cells below 0 are unlabelled and ignored.
-    classes
-        Number K of classes.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 [K true, K predicted].
-
-    Raises
-    ------
-    ValueError
-        Where the shapes differ or a labelled cell holds an index outside 0..K-1.
+    Both hold class indices 0..K-1, in any shape and integer type; where the target is below 0, a cell is unlabelled and
+    ignored. `ValueError` where the shapes differ, or a labelled cell holds another index.
     """
     if prediction.shape != target.shape:
         raise ValueError(f"the prediction has shape {prediction.shape}, its target {target.shape}; they must be equal")
@@ -103,17 +74,9 @@ def confusion(prediction: np.ndarray, target: np.ndarray, classes: int) -> np.nd
 
 
 def scores(matrix: np.ndarray) -> Scores:
-    """Score a confusion matrix.
+    """Score counts [K true, K predicted] from `confusion`.
 
-    Parameters
-    ----------
-    matrix
-        Counts [K true, K predicted] from `confusion`.
-
-    Returns
-    -------
-    Scores
-        NaN where undefined: all means of an empty matrix, and kappa where one class is all there is.
+    NaN where undefined: all means of an empty matrix, and kappa where one class is all there is.
     """
     matrix = matrix.astype(np.float64)
     total = matrix.sum()

@@ -61,13 +61,13 @@ def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Non
 
 
 def begin(folder: Path, config: RunConfig, state: dict[str, Any]) -> None:
-    """Write down what a resumed sweep needs: its recipe, and the MLflow run and planned memory in `state`."""
+    """Write down what a resumed sweep needs: its recipe, and MLflow run and planned memory in `state`."""
     (folder / "config.yaml").write_text(dump_recipe(config))
     (folder / "sweep.json").write_text(json.dumps(state, indent=1))
 
 
 def started_with(folder: Path, config: RunConfig) -> str | None:
-    """Return the MLflow store of a sweep that goes on: its own, or another that knows it by now; others are refused."""
+    """Return the MLflow store of a sweep that goes on: its own, or another that knows it by now."""
     if not (folder / "sweep.json").is_file():
         return config.tracking.uri  # `sweep_folder` refuses what is no sweep
     known = str(load_recipe(folder / "config.yaml").tracking.uri)

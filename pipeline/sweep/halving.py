@@ -14,8 +14,7 @@ from pipeline.tracking.journal import read_history
 class Halving(ASHAScheduler):
     """ASHA over the validation score of the trials in a sweep's folder.
 
-    Tune's driver, when it is restored, hands its scheduler every trial again but none of their scores; these lie in the
-    trials' own folders.
+    Tune's driver, when it is restored, hands its scheduler every trial again but no scores; these lie in their folders.
     """
 
     def __init__(self, config: RunConfig, folder: Path) -> None:

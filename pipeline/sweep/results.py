@@ -16,24 +16,10 @@ from pipeline.trials import DIRECTIONS, TURNED_AWAY, Row, in_words, rank_trials,
 
 
 def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], failed: list[str]) -> list[Row]:
-    """Rank the trials, print and draw them, and hand table, pictures and page to the folder and to MLflow.
+    """Rank, print and draw the trials, hand table, pictures and page to folder and MLflow; returns them, best first.
 
-    Parameters
-    ----------
-    config, folder, tracker
-        Recipe, folder and MLflow run of the sweep.
-    ended, failed
-        Choice, report and name of each trial that came to its end or was stopped; errors of the others.
-
-    Returns
-    -------
-    list of dict
-        A row a trial, best validation first.
-
-    Raises
-    ------
-    RuntimeError
-        Where no trial came to a score.
+    `ended` has choice, report and name of each trial that came to its end or was stopped, `failed` the others' errors.
+    `RuntimeError` where no trial came to a score.
     """
     refused = turned_away(folder)
     tracker.metrics(0, {"trials": len(ended), "failed": len(failed), "turned_away": len(refused)})
@@ -104,7 +90,7 @@ def check_best(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
 def finish_best(config: RunConfig, best: Row, tracker: Tracker, *, resume: bool, overwrite: bool) -> None:
     """Retrain the best trial, score it once on the test part, and register it; `tracker` is that of the sweep.
 
-    `resume` goes on with a retraining that was cut off, `overwrite` replaces an earlier one.
+    `resume` goes on with a retraining that was cut off.
     """
     recipe = replace(trial_config(config, best["choice"], best_name(config), config.runs), cluster=config.cluster)
     begun = (Path(recipe.runs) / recipe.name / "prepared.json").is_file()

@@ -21,26 +21,14 @@ _GUIDED, _DRAWS = 20, 400
 class Search(Searcher):
     """Suggests choices to Ray Tune; its state survives the driver.
 
-    Ray's own `OptunaSearch` can neither refuse what it drew nor avoid to draw it again.
-
-    Parameters
-    ----------
-    domains
-        Values, or the range, of each searched part.
-    objectives
-        Reported number -> ``max`` or ``min``.
-    seed
-        Of the draws.
-    refusal
-        Says why a choice cannot run, or None.
-    log
-        File that gets a line for each choice that was turned away.
+    Ray's own `OptunaSearch` can neither refuse what it drew nor avoid to draw it again. `refusal` says why a choice
+    cannot run; each that is turned away becomes a line of the file `log`.
     """
 
     def __init__(
         self,
         domains: Mapping[str, Sequence[Any] | Range],
-        objectives: Mapping[str, str],
+        objectives: Mapping[str, str],  # reported number -> ``max`` or ``min``
         seed: int,
         refusal: Callable[[Choice], str | None],
         log: Path,

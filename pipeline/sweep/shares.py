@@ -36,11 +36,11 @@ def check_shares(config: RunConfig) -> None:
 def worker_share(config: RunConfig) -> Resources:
     """Return what one worker of a trial takes."""
     share: Resources = {"CPU": float(config.cluster.cpus_per_worker or 1)}
-    return share | {"GPU": float(config.sweep.gpus)} if config.cluster.gpu else share
+    return share | {"GPU": config.sweep.gpus} if config.cluster.gpu else share
 
 
 def trial_share(config: RunConfig) -> Resources:
-    """Return what Tune reserves for a trial: its one worker, or the driver alone, whose workers Train reserves."""
+    """Return what Tune reserves for a trial: its one worker, or the driver of those that Train reserves."""
     return dict(DRIVER) if config.cluster.workers > 1 else worker_share(config)
 
 

@@ -11,6 +11,7 @@ from datasets.volume import Volume
 from models.config import ConfigError, hourglass
 from models.peak import Workload, prediction_peak, training_peak
 from pipeline.config import RunConfig
+from pipeline.config_cluster import refuse_below
 from pipeline.config_sweep import LAYOUT, SEARCHED, Range
 from pipeline.planning.memory import check_training, check_workers, planned_step, share_of_worker
 
@@ -19,7 +20,7 @@ Choice = dict[str, Any]
 
 
 def check_space(config: RunConfig) -> None:
-    """Refuse a search space that holds impossible networks, or objectives that cannot be searched for."""
+    """Refuse impossible networks, and objectives that cannot be searched for."""
     sweep = config.sweep
     for name, lowest in (("depth", 1), ("rank", 1), ("levels", 0), ("batch", 1)):
         values = getattr(sweep, name)
@@ -33,16 +34,14 @@ def check_space(config: RunConfig) -> None:
             )
         if isinstance(values, list) and values and not min(values) > 0:
             raise InputError(f"sweep.{name} is {values}; every value must be above 0")
-    for name in ("trials", "grace"):
-        if getattr(sweep, name) < 1:
-            raise InputError(f"sweep.{name} is {getattr(sweep, name)}; it must be 1 or more")
+    refuse_below(1, sweep, "sweep", "trials", "grace")
     if sweep.reduction < 2:
         raise InputError(f"sweep.reduction is {sweep.reduction}; ASHA keeps one of 2 or more")
     if sweep.concurrent < 0:
         raise InputError(f"sweep.concurrent is {sweep.concurrent}; it must be 1 or more, or 0 for as many as fit")
     if "score" not in sweep.objectives or len(set(sweep.objectives)) < len(sweep.objectives):
         raise InputError(
-            f"sweep.objectives is {list(sweep.objectives)}; name score, and beside it any of parameters, memory, peak "
+            f"sweep.objectives is {sweep.objectives}; name score, and beside it any of parameters, memory, peak "
             "and time, each once"
         )
     _check_layout(config)
@@ -112,7 +111,7 @@ def trial_cost(config: RunConfig, volume: Volume) -> Cost:
 
 
 def why_not(config: RunConfig, volume: Volume, choice: Choice) -> str | None:
-    """Say in a sentence why a choice cannot run where a worker may fill `training.memory`; None where it can."""
+    """Say why a choice cannot run where a worker may fill `training.memory`; None where it can."""
     try:
         trial_cost(trial_config(config, choice, "trial", config.runs), volume)
     except (InputError, ConfigError) as error:
@@ -121,7 +120,7 @@ def why_not(config: RunConfig, volume: Volume, choice: Choice) -> str | None:
 
 
 def smallest(config: RunConfig, volume: Volume) -> Choice:
-    """Return a choice that can run, with the least depth, rank and batch; refuse a sweep in which none can."""
+    """Return a choice of least depth, rank and batch that can run; refuse a sweep in which none can."""
     lists: list[Sequence[Any]] = []
     for name, values in config.sweep.domains.items():
         if isinstance(values, Range):

@@ -73,7 +73,7 @@ class _Relay(TuneReportCallback):
 
 
 def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) -> None:
-    """Train a choice here, or drive its workers from here; the sweep has this recipe, folder and MLflow run."""
+    """Train a choice, here or on workers; recipe, folder and MLflow run are the sweep's."""
     place = Path(folder) / trial_name(ray.tune.get_context().get_trial_id())
     if (place / REFUSED).is_file():
         raise InputError((place / REFUSED).read_text())

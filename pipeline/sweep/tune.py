@@ -62,7 +62,6 @@ def _name(trial: Any) -> str:
 
 
 def _close_trial(place: Path, status: Status, *, only_running: bool = False) -> None:
-    """End the MLflow run of a trial, where it has come to have one."""
     path = place / "tracking.json"
     if not path.is_file():
         return
@@ -77,7 +76,7 @@ def _close_trial(place: Path, status: Status, *, only_running: bool = False) -> 
 
 
 def _collect(results: Any) -> tuple[list[Row], list[str]]:
-    """Take from Tune's results a row for each trial that came to its end or was stopped, and the others' errors."""
+    """Return a row for each trial that came to its end or was stopped, and the others' errors."""
     rows, failed = [], []
     for result in results:
         if result.error is not None:
@@ -89,26 +88,10 @@ def _collect(results: Any) -> tuple[list[Row], list[str]]:
 
 
 def tune(config: RunConfig, *, resume: bool = False, overwrite: bool = False, finish: bool = False) -> list[Row]:
-    """Run a sweep and print the table of its trials. It searches on the validation part; the test part stays unseen.
+    """Run a sweep on the validation part, and print and return its trials, best first; the test part stays unseen.
 
-    Parameters
-    ----------
-    config
-        The recipe; its ``sweep`` part holds the search space.
-    resume, overwrite
-        Go on with the sweep of this name; replace it, once the new one has a result.
-    finish
-        Retrain the best, score it once on the test part, and register it.
-
-    Returns
-    -------
-    list of dict
-        A row a trial, best validation first.
-
-    Raises
-    ------
-    InputError, ConfigError
-        Where the recipe cannot work, before any trial starts.
+    With `finish` the best is retrained, scored once on the test part, and registered. A recipe that cannot work is an
+    `InputError` or a `ConfigError` before any trial starts.
     """
     config = absolute(config)
     check_space(config)
@@ -131,30 +114,27 @@ def tune(config: RunConfig, *, resume: bool = False, overwrite: bool = False, fi
 
 
 def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Check all that can be checked before Ray starts, and open the sweep's folder and its MLflow run."""
+    """Check all that can be checked before Ray starts, and open the sweep's MLflow run."""
     at_once = 1
     if config.cluster.address == "local":
         cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * (config.cluster.cpus_per_worker or 1))
         at_once = trials_at_once(config, {"CPU": cores, "GPU": torch.cuda.device_count()})
-    memory = memory_of_trial(config, at_once)
-    size = None if memory is None else memory.size
+    if memory := memory_of_trial(config, at_once):
+        size, known = memory.size, f"{show_bytes(memory.size)} {memory.where}"
+    else:
+        size, known = None, "nobody here knows; give --training.memory, and what cannot fit is turned away"
     planned = _within(config, size)
-    print(
-        "memory of a trial's worker: nobody here knows; give --training.memory, and what cannot fit is turned away"
-        if memory is None
-        else f"memory of a trial's worker: {show_bytes(memory.size)} {memory.where}"
-    )
+    print(f"memory of a trial's worker: {known}")
     choice = smallest(planned, Volume.open(config.data))
     shutil.rmtree(prepare(trial_config(planned, choice, "checked", folder)).folder)
     searched = config.sweep.domains | {"trials": config.sweep.trials, "objectives": config.sweep.objectives}
-    uri = str(config.tracking.uri)
     run_id = create_run(
-        uri,
+        str(config.tracking.uri),
         str(config.tracking.experiment),
         folder.name,
         parameters=flatten({"sweep": searched}),
         tags={"folder": str(folder)},
-        artifacts=folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
+        artifacts=folder.parent / "mlartifacts",
     )
     state = {"run_id": run_id, "memory": size, "code": code_version()}
     begin(folder, config, state)
@@ -192,7 +172,6 @@ def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
 
 
 def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
-    """Make Tune's driver, or restore the one that was killed."""
     sweep = config.sweep
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent), trial_share(config)

@@ -16,8 +16,8 @@ SHOWN = {
 """Numbers that are shown, with what they are."""
 
 
-class Gauges:
-    """A listener that shows numbers on Ray, tagged by the run's name, and passes everything on to the run's journal."""
+class Gauges(Listener):
+    """Shows numbers on Ray, tagged by the run's name, and passes everything on to another listener."""
 
     def __init__(self, listener: Listener, run: str) -> None:
         self.listener = listener

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from pipeline.run import Run
 from pipeline.tracking.lines import Lines, rows_of
+from pipeline.tracking.listener import Listener
 from pipeline.tracking.session import note_machine
 from pipeline.tracking.tracker import Tracker
 
@@ -20,13 +21,13 @@ def read_history(run: Run) -> list[dict[str, float]]:
 
 
 def measured_peak(run: Run) -> int:
-    """Return the bytes that rank 0 took to train: the allocator's peak on CUDA, else what its process grew by."""
+    """Return the bytes rank 0 took to train: the allocator's peak on CUDA, else what its process grew by."""
     peak = max(row["peak_memory_mib"] for row in read_history(run)) * 2**20
     held = None if run.config.cluster.gpu else run.read("machine.json")["resident"]
     return round(peak - (held or 0))
 
 
-class Journal:
+class Journal(Listener):
     """A listener that writes to the folder of a run and to MLflow."""
 
     def __init__(self, run: Run, tracker: Tracker) -> None:

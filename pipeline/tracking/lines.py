@@ -18,7 +18,7 @@ def rows_of(lines: Iterable[str | bytes]) -> Iterator[Any]:
 class Lines:
     """Adds rows to a file, each whole, and never stops the training over it.
 
-    The file is made where it does not exist; a line that a killed process left unfinished is ended.
+    A line that a killed process left unfinished is ended.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,10 +1,8 @@
 """Who hears of a run as it trains."""
 
-from typing import Protocol
 
-
-class Listener(Protocol):
-    """Where the numbers of a run go: MLflow, the terminal, or nowhere."""
+class Listener:
+    """Where the numbers of a run go: MLflow, the terminal, or, with this one, nowhere."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Take the numbers of one step."""
@@ -13,11 +11,5 @@ class Listener(Protocol):
         """Take one line for the terminal."""
 
 
-class Silent:
+class Silent(Listener):
     """A listener that hears nothing."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Ignore."""
-
-    def progress(self, line: str) -> None:
-        """Ignore."""

@@ -23,15 +23,8 @@ class Outbox:
     Every entry is on disk before it is sent and stays there until it was; a process that is killed leaves the rest to
     the next. So an entry may be sent twice, and sending must not mind.
 
-    Parameters
-    ----------
-    path
-        File of the entries; empty where nothing waits.
-    send
-        Sends some entries, in order, or raises: `RefusedError` for what may be left out, anything else where the server
-        does not answer.
-    server
-        Its name for the user.
+    `send` raises `RefusedError` for entries that may be left out, and anything else where the server does not answer;
+    `server` is its name for the user.
     """
 
     def __init__(self, path: Path, send: Callable[[list[Entry]], None], server: str) -> None:
@@ -64,7 +57,7 @@ class Outbox:
             return self._lines.empty
 
     def close(self) -> bool:
-        """Try to send everything and end the thread; tells whether the server has got it all."""
+        """Flush, and end the thread."""
         done = self.flush()
         with self._state:
             self._closing = True
@@ -96,7 +89,7 @@ class Outbox:
             if not self._told:
                 self._told = True
                 print(
-                    f"{self._server} does not answer ({_reason(error)}); training goes on. What it misses waits in "
+                    f"{self._server} does not answer ({reason(error)}); training goes on. What it misses waits in "
                     f"{self.path} and is sent as soon as it answers, or by --resume",
                     flush=True,
                 )
@@ -115,10 +108,10 @@ class Outbox:
                     self._hand_over([entry])
             elif not self._told_of_refusal:
                 self._told_of_refusal = True
-                print(f"{self._server} refuses {entries[0][0]} and perhaps more ({_reason(error)})", flush=True)
+                print(f"{self._server} refuses {entries[0][0]} and perhaps more ({reason(error)})", flush=True)
 
     def _batches(self) -> Iterator[tuple[list[Entry], int]]:
-        """Yield whole lines of the file, some at a time with the place where they end; empty the file at its end."""
+        """Yield whole lines of the file with the place where they end; empty the file at its end."""
         with self.path.open("rb") as file:
             file.seek(self._sent)
             while True:
@@ -153,5 +146,6 @@ class Outbox:
             raise
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Put an error into one line without secrets."""
     return without_secrets((str(error).splitlines() or [type(error).__name__])[0])

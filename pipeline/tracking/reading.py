@@ -13,15 +13,7 @@ _SUMMED = ("samples", "read_mib", "fetched_mib", "used_mib", "requests", "waited
 
 
 class ReadingMeter:
-    """Measures a loader between two reports, over all ranks.
-
-    Parameters
-    ----------
-    loader
-        This rank's loader.
-    traffic
-        Of this rank's store, where it counts: all that this process reads meanwhile, also for the validation.
-    """
+    """Measures this rank's loader between two reports, and the traffic of its store, also for the validation."""
 
     def __init__(self, loader: Loader, traffic: Traffic | None = None) -> None:
         self._loader, self._traffic = loader, traffic
@@ -54,13 +46,8 @@ class ReadingMeter:
     def report(self, device: torch.device) -> dict[str, float]:
         """Return the numbers since the last report, summed over the ranks, and start anew; every rank takes part.
 
-        NCCL sums on `device`.
-
-        Returns
-        -------
-        dict
-            ``reading/samples``, ``read_mib``, ``waited_s``, ``step_s`` (all ranks' seconds), ``waiting_share`` and,
-            with `traffic`, ``fetched_mib``, ``used_mib``, ``requests`` and ``amplification``.
+        They are ``reading/samples``, ``read_mib``, ``waited_s``, ``step_s`` (all ranks' seconds), ``waiting_share`` and
+        with `traffic` ``fetched_mib``, ``used_mib``, ``requests`` and ``amplification``. NCCL sums on `device`.
         """
         now = self._now()
         own = {key: value - self._began[key] for key, value in now.items()}
@@ -77,13 +64,10 @@ def _with_ratios(total: Mapping[str, float]) -> dict[str, float]:
 
 
 def summarise_reading(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Sum the reports in a run's history, those before a restart included.
+    """Sum the reports in a run's history, those before a restart included; empty where nothing was reported.
 
-    Returns
-    -------
-    dict
-        As `ReadingMeter.report`, without the prefix, and ``warm_waiting_share``: without the first report, whose
-        first sample nobody could read ahead. Empty where nothing was reported.
+    Keys as in `ReadingMeter.report`, without the prefix, and ``warm_waiting_share``: without the first report, whose
+    first sample nobody could read ahead.
     """
     reports = [row for row in history if "reading/samples" in row]
     if not reports:

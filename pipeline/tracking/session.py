@@ -6,7 +6,6 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,12 +17,11 @@ LIBRARIES = ("torch", "numpy", "ray", "mlflow", "zarr", "xarray", "dask", "obsto
 
 
 def note_start(run: Run) -> None:
-    """Add to the run's ``started.json`` when, by which command and from which commit it was started or resumed.
-
-    How it ended before counts no more.
-    """
+    """Note when, by which command and commit a run was started or resumed, and forget how it ended before."""
     (run.folder / "outcome.json").unlink(missing_ok=True)
-    this = {"at": now(), "command": _command(), "code": code_version(), "workers": run.config.cluster.workers}
+    typed = Path(sys.argv[0]).parent.name == "pipeline"  # by a user; else another program called us
+    command = ["-m", "pipeline", *sys.argv[1:]] if typed else []
+    this = {"at": now(), "command": command, "code": code_version(), "workers": run.config.cluster.workers}
     run.write("started.json", {"sessions": [*run.read("started.json").get("sessions", []), this]})
 
 
@@ -34,12 +32,7 @@ def note_machine(run: Run) -> None:
     """
     with contextlib.suppress(OSError):  # another system than Linux, or a container that keeps /proc to itself
         Path("/proc/self/clear_refs").write_text("5")
-    run.write("machine.json", machine())
-
-
-def machine() -> dict[str, Any]:
-    """Describe this machine, the versions of what runs on it, and the memory that this process holds already."""
-    return {
+    machine = {
         "at": now(),
         "system": platform.platform(),
         "processor": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
@@ -49,11 +42,7 @@ def machine() -> dict[str, Any]:
         "resident": _memory("/proc/self/status", "VmRSS"),
         "versions": {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}},
     }
-
-
-def _command() -> list[str]:
-    """Return the words after ``python``, where a user typed them; empty where another program called us."""
-    return ["-m", "pipeline", *sys.argv[1:]] if Path(sys.argv[0]).parent.name == "pipeline" else []
+    run.write("machine.json", machine)
 
 
 def _field(path: str, name: str) -> str | None:

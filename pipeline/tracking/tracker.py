@@ -15,7 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from datasets.errors import InputError
 from pipeline.masking import without_secrets
-from pipeline.tracking.outbox import Entry, Outbox, RefusedError
+from pipeline.tracking.outbox import Entry, Outbox, RefusedError, reason
 from pipeline.tracking.store import lacks_file
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -23,13 +23,7 @@ _FINAL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE",
 
 
 def connect(uri: str) -> MlflowClient:
-    """Open a tracking store and make sure that it answers.
-
-    Raises
-    ------
-    InputError
-        Where it does not.
-    """
+    """Open a tracking store; `InputError` where it does not answer."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a run says itself where to look
@@ -40,27 +34,14 @@ def connect(uri: str) -> MlflowClient:
         client.search_experiments(max_results=1)
     except Exception as error:  # the store's driver decides the type: HTTP, SQL, file system
         raise InputError(
-            f"MLflow does not answer at {without_secrets(uri)} ({without_secrets(str(error).splitlines()[0])}); start "
-            "the server, or set tracking.uri (none means SQLite beside the runs)"
+            f"MLflow does not answer at {without_secrets(uri)} ({reason(error)}); start the server, or set "
+            "tracking.uri (none means SQLite beside the runs)"
         ) from error
     return client
 
 
 def must_know(uri: str, run_id: str, what: str, before: str) -> None:
-    """Make sure that a tracking store knows the MLflow run of what goes on with it.
-
-    Parameters
-    ----------
-    uri, run_id
-        The store and the run.
-    what, before
-        What goes on, in words, and the URI of the store that it was started with.
-
-    Raises
-    ------
-    InputError
-        Where the store does not know the run, or does not answer.
-    """
+    """Refuse to go on with `what`, begun with the store `before`, in a store that does not know its MLflow run."""
     if not lacks_file(uri):
         try:
             connect(uri).get_run(run_id)
@@ -86,27 +67,16 @@ def create_run(
     artifacts: Path | None = None,
     parent: str | None = None,
 ) -> str:
-    """Create a run; returns its id.
+    """Create a run, with its experiment where that does not exist; returns its id.
 
-    Parameters
-    ----------
-    uri
-        Tracking URI.
-    experiment, name
-        Experiment, made where it does not exist, and name of the run.
-    parameters, tags
-        Flat configuration; code version, data hash and the like.
-    artifacts
-        Folder for the artifacts of a new experiment; none leaves it to the server.
-    parent
-        Run that this one is a child of.
+    Artifacts of a new experiment go into the folder `artifacts` where the store is SQLite; a server has its own place.
     """
     client = connect(uri)
-    experiment_id = _experiment(client, experiment, artifacts)
     marks = dict(tags) | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+    experiment_id = _experiment(client, experiment, artifacts if uri.startswith("sqlite:") else None)
     run_id: str = client.create_run(experiment_id, run_name=name, tags=marks).info.run_id
-    shown = {key: without_secrets(str(value))[:6000] for key, value in parameters.items()}
-    client.log_batch(run_id, params=[Param(key, text) for key, text in shown.items()])
+    shown = [Param(key, without_secrets(str(value))[:6000]) for key, value in parameters.items()]
+    client.log_batch(run_id, params=shown)
     return run_id
 
 
@@ -126,13 +96,8 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
 class Tracker:
     """Feeds one run.
 
-    Parameters
-    ----------
-    uri, run_id
-        Tracking URI and the run.
-    outbox
-        File for what MLflow has not got yet: nothing here then waits for MLflow or fails with it. Without, each call
-        sends at once.
+    With a file as `outbox`, for what MLflow has not got yet, nothing here waits for MLflow or fails with it; without,
+    each call sends at once.
     """
 
     def __init__(self, uri: str, run_id: str, outbox: Path | None = None) -> None:
@@ -158,7 +123,7 @@ class Tracker:
         self._post("artifacts", str(source), folder)
 
     def reopen(self) -> None:
-        """Mark a run that goes on as running again; with an outbox, the next to open it says so."""
+        """Mark a run as running again; with an outbox, the next to open it says so."""
         self._post("status", "RUNNING", later=True)
 
     def end(self, status: Status) -> None:
@@ -183,7 +148,7 @@ class Tracker:
             self._send([list(entry)])
 
     def _send(self, entries: list[Entry]) -> None:
-        """Send entries in order; with an outbox, what MLflow will never take, as of a deleted run, is told apart."""
+        """With an outbox, tell apart what MLflow will never take, as of a deleted run."""
         try:
             self._send_all(entries)
         except MlflowException as error:
@@ -199,21 +164,19 @@ class Tracker:
             if kind == "metrics":
                 self._client.log_batch(self.run_id, metrics=[Metric(*row) for entry in group for row in entry[1]])
                 continue
-            for entry in group:
-                self._send_one(kind, *entry[1:])
+            for _, *what in group:
+                self._send_one(self._client, kind, *what)
 
-    def _send_one(self, kind: str, *what: Any) -> None:
-        assert self._client is not None
+    def _send_one(self, client: MlflowClient, kind: str, *what: Any) -> None:
         if kind == "tag":
-            self._client.set_tag(self.run_id, *what)
+            client.set_tag(self.run_id, *what)
+        elif kind == "status" and what[0] == "RUNNING":
+            client.update_run(self.run_id, *what)
         elif kind == "status":
-            if what[0] == "RUNNING":
-                self._client.update_run(self.run_id, what[0])
-            else:
-                self._client.set_terminated(self.run_id, what[0])
+            client.set_terminated(self.run_id, *what)
         elif not Path(what[0]).exists():
             print(f"{what[0]} is gone before MLflow got it", flush=True)
         elif kind == "artifact":
-            self._client.log_artifact(self.run_id, *what)
+            client.log_artifact(self.run_id, *what)
         else:
-            self._client.log_artifacts(self.run_id, *what)
+            client.log_artifacts(self.run_id, *what)

@@ -13,34 +13,16 @@ from pipeline.tracking.listener import Listener, Silent
 
 @dataclass
 class Context:
-    """What surrounds the loop.
+    """What surrounds the loop."""
 
-    Attributes
-    ----------
-    rank, world
-        This worker and the number of workers.
-    device
-        Where the network runs.
-    resume
-        Checkpoint to go on from.
-    store
-        Takes each checkpoint's snapshot; on other ranks than 0, which only take part, none.
-    interrupted
-        Whether somebody asked this run to stop.
-    leaving
-        Whether this worker's machine is about to be taken away; a checkpoint is then due at once.
-    listener
-        Where the numbers go; only rank 0 speaks.
-    """
-
-    rank: int = 0
-    world: int = 1
+    rank: int = 0  # of this worker
+    world: int = 1  # number of workers
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    resume: Path | None = None
-    store: Store = lambda snapshot, meta: None
-    interrupted: Callable[[], bool] = lambda: False
-    leaving: Callable[[], bool] = lambda: False
-    listener: Listener = field(default_factory=Silent)
+    resume: Path | None = None  # checkpoint to go on from
+    store: Store = lambda snapshot, meta: None  # takes no snapshot on other ranks than 0, which only take part
+    interrupted: Callable[[], bool] = lambda: False  # whether somebody asked this run to stop
+    leaving: Callable[[], bool] = lambda: False  # whether this machine is about to go; a checkpoint is due at once then
+    listener: Listener = field(default_factory=Silent)  # only rank 0 speaks
 
 
 class Clock:

@@ -31,9 +31,8 @@ def map_best(run: Run, outcome: Outcome, device: torch.device) -> tuple[Path, Se
 def finish(run: Run, outcome: Outcome, journal: Journal, device: torch.device) -> None:
     """Score the best checkpoint on the test part, draw and log it; an interrupted run only notes where it stopped.
 
-    The first rank's work; the others call `map_best` meanwhile, unless the run was interrupted.
-
-    The run's folder receives ``metrics.json``, ``leaks.json``, ``model-card.md``, the pictures and the report.
+    The first rank's work; the others call `map_best` meanwhile, unless the run was interrupted. Its folder receives
+    ``metrics.json``, ``leaks.json``, ``model-card.md``, the pictures and the report.
     """
     tracker, ended = journal.tracker, {"step": outcome.progress.step, "interrupted": outcome.interrupted}
     if outcome.interrupted:

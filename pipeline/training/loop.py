@@ -28,11 +28,11 @@ from pipeline.training.step import DivergedError, StepResult, train_step
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the loop ended: the last record, whether it was asked to stop, the last weights, and this rank's place."""
+    """How the loop ended."""
 
     progress: Progress
-    interrupted: bool
-    model: nn.Module
+    interrupted: bool  # whether it was asked to stop
+    model: nn.Module  # with the last weights
     place: Place = ALONE
 
 
@@ -46,7 +46,7 @@ def new_segmenter(run: Run) -> Segmenter:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return this process' peak memory so far, in MiB: the allocator's on CUDA, resident on the CPU."""
+    """Return this process' peak memory in MiB: the allocator's on CUDA, resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -46,7 +46,7 @@ def _check_grid(config: RunConfig, factor: float) -> None:
 
 
 def check_place(folder: Path, kind: str, *, is_one: bool = False, overwrite: bool = False) -> None:
-    """Refuse a folder that is in the way of a new run or sweep, unless it is one itself and may be replaced."""
+    """Refuse a folder in the way of a new run or sweep, unless it is one itself and may be replaced."""
     if folder.exists() and not overwrite:
         raise InputError(
             f"{folder} exists already; choose another --name, pass --resume to go on with it, "
@@ -64,10 +64,7 @@ def split_digest(split: xr.DataArray) -> str:
 def prepare(config: RunConfig) -> Run:
     """Check a recipe against its volume, draw the split, compute the statistics, and lay out the run's folder.
 
-    Raises
-    ------
-    InputError, ConfigError
-        Where volume, labels and recipe do not fit together; nothing is written then.
+    `InputError` or `ConfigError` where volume, labels and recipe do not fit together; nothing is written then.
     """
     folder = (Path(config.runs) / config.name).resolve()
     check_place(folder, "run")
@@ -103,7 +100,7 @@ def prepare(config: RunConfig) -> Run:
         mean=measured.mean,
         deviation=measured.deviation,
         weights=class_weights(counts["train"], config.training.class_weights),
-        counts={part: [int(n) for n in cells] for part, cells in counts.items()},
+        counts={part: cells.tolist() for part, cells in counts.items()},
         volume_digest=volume.digest(),
         split_digest=split_digest(split),
         tiling=tiling,

@@ -23,22 +23,12 @@ UNSCORED = -1.0
 
 @dataclass
 class Progress:
-    """Early-stopping record and data cursor; part of every checkpoint.
+    """Early-stopping record and data cursor; part of every checkpoint."""
 
-    Attributes
-    ----------
-    step
-        Optimiser steps taken; all ranks together have taken ``step * training.batch`` samples.
-    best_score, best_step
-        Best mean IoU on the validation part, and where.
-    stale
-        Validations since then.
-    """
-
-    step: int = 0
-    best_score: float = -math.inf
+    step: int = 0  # optimiser steps taken; all ranks together have taken ``step * training.batch`` samples
+    best_score: float = -math.inf  # mean IoU on the validation part
     best_step: int = 0
-    stale: int = 0
+    stale: int = 0  # validations since then
 
 
 class Training:
@@ -86,7 +76,7 @@ class Training:
         }
 
     def save(self, score: float) -> None:
-        """Hand a checkpoint to the storage; every rank takes part. One with a weight that is not finite is refused."""
+        """Hand a checkpoint with finite weights to the storage; every rank takes part."""
         meta = Meta(self.progress.step, score)
         for name, value in self.model.state_dict().items():
             if not torch.isfinite(value).all():

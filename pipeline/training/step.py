@@ -21,7 +21,7 @@ from pipeline.ranks.gradient_sum import LARGEST, GradientSum, sum_over_ranks
 
 
 def rate_factor(step: int, config: TrainingConfig) -> float:
-    """Return the factor on the learning rate at a step: the schedule times the drops reached so far."""
+    """Return the factor on the learning rate at a step: schedule times drops."""
     factor = 1.0
     if config.schedule == "one_cycle":
         rise = max(1, round(0.3 * config.steps))
@@ -54,24 +54,12 @@ class DivergedError(ArithmeticError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step showed.
+    """What a step showed, on all ranks."""
 
-    Attributes
-    ----------
-    loss
-        Weighted cross-entropy over the labelled cells of the global batch.
-    gradient_norm
-        Norm of the gradient before clipping.
-    interrupted
-        Whether any rank was asked to stop.
-    leaving
-        Whether the machine of any rank is about to be taken away.
-    """
-
-    loss: float
-    gradient_norm: float
-    interrupted: bool
-    leaving: bool
+    loss: float  # weighted cross-entropy over the labelled cells of the global batch
+    gradient_norm: float  # before clipping
+    interrupted: bool  # whether any rank was asked to stop
+    leaving: bool  # whether the machine of any rank is about to be taken away
 
 
 def train_step(
@@ -89,8 +77,7 @@ def train_step(
     """Take one optimiser step on this rank's share of the global batch.
 
     The loss of every rank is divided by the label weight of the *global* batch, so that the gradient is that of the
-    whole batch on one rank, however unevenly the labels fall, and to the bit where ranks share whole
-    micro-batches.
+    whole batch on one rank, however unevenly the labels fall, and to the bit where ranks share whole micro-batches.
 
     Parameters
     ----------
@@ -100,19 +87,12 @@ def train_step(
         Pairs of data float32 [C, *N] and labels int16 [*L].
     weights
         Class weights [K], on the model's device.
-    micro_batch
-        Samples run at once: the first so many, then the next.
     clip
         Largest norm of the gradient; 0 switches clipping off.
     slab
         Where given, the samples are this rank's slabs, and other ranks have the others.
     interrupted, leaving
         Whether this rank was asked to stop, or its machine is about to be taken away; shared with all ranks.
-
-    Returns
-    -------
-    StepResult
-        Of all ranks.
 
     Raises
     ------

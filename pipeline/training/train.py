@@ -33,8 +33,17 @@ from pipeline.training.interrupt import asked_to_stop
 from pipeline.training.loop import fit
 from pipeline.training.prepare import check_place, prepare
 
-_FREE = ("memory", "rate", "clip")
-"""Settings of the training that a resumed run may change: the last two are what helps against a loss of nan."""
+_FREE = (
+    "cluster.",
+    "tracking.",
+    "sweep.",
+    "runs",
+    "network.kept_hidden",
+    "training.memory",
+    "training.rate",
+    "training.clip",
+)
+"""Settings that a resumed run may change: the last two are what helps against a loss of nan."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -72,7 +81,7 @@ def open_tracking(run: Run, *, parent: str | None = None) -> str:
             "torch": torch.__version__,
             "machine": platform.platform(),
         },
-        artifacts=run.folder.parent / "mlartifacts" if uri.startswith("sqlite:") else None,
+        artifacts=run.folder.parent / "mlartifacts",
         parent=parent,
     )
     run.write("tracking.json", {"uri": uri, "run_id": run_id})
@@ -84,7 +93,7 @@ def open_tracking(run: Run, *, parent: str | None = None) -> str:
 
 
 def check_unchanged(folder: Path, before: RunConfig, config: RunConfig, free: tuple[str, ...]) -> None:
-    """Refuse to go on with a run or a sweep by another recipe; settings whose names begin as in `free` may change."""
+    """Refuse to go on by another recipe; settings whose names begin as in `free` may change."""
     then, now = flatten(asdict(before)), flatten(asdict(config))
     changed = [key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and not key.startswith(free)]
     if changed:
@@ -97,12 +106,9 @@ def check_unchanged(folder: Path, before: RunConfig, config: RunConfig, free: tu
 
 def _reopen(config: RunConfig) -> Run:
     run = Run.open(Path(config.runs) / config.name)
-    free = ("cluster.", "tracking.", "sweep.", "runs", "network.kept_hidden", *(f"training.{name}" for name in _FREE))
-    check_unchanged(run.folder, run.config, config, free)
-    training = replace(run.config.training, **{name: getattr(config.training, name) for name in _FREE})
+    check_unchanged(run.folder, run.config, config, _FREE)
     tracking = replace(run.config.tracking, uri=_known_to(config.tracking.uri, run))
-    network = replace(run.config.network, kept_hidden=config.network.kept_hidden)
-    new = replace(run.config, network=network, training=training, tracking=tracking)
+    new = replace(run.config, network=config.network, training=config.training, tracking=tracking)
     is_new, run = new != run.config, replace(run, config=replace(new, cluster=config.cluster))
     if is_new:
         run.write_text("config.yaml", dump_recipe(run.config))  # what the workers read
@@ -156,26 +162,10 @@ def _announce(run: Run, interrupted: bool) -> None:
 
 
 def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> Run:
-    """Train a recipe from start to end.
+    """Train a recipe from start to end; returns the finished run.
 
-    Parameters
-    ----------
-    config
-        The recipe.
-    resume, overwrite
-        Go on with the run of this name, from its newest checkpoint; replace it.
-
-    Returns
-    -------
-    Run
-        The finished run.
-
-    Raises
-    ------
-    InputError, ConfigError
-        Before any work starts, where recipe, volume, run folder or tracking store do not fit.
-    Interrupted
-        Where somebody asked the run to stop; it has left a checkpoint.
+    `InputError` or `ConfigError` before any work starts, where recipe, volume, run folder or tracking store do not fit;
+    `Interrupted` where somebody asked the run to stop.
     """
     config = absolute(config)
     check_workers(config, config.training.batch, "training.batch")
@@ -218,7 +208,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def put_back(old: Path, folder: Path) -> None:
-    """Remove a folder, and put back the old one, if any, that it was to replace."""
+    """Remove a folder, and put back the one, if any, that it was to replace."""
     shutil.rmtree(folder, ignore_errors=True)
     if old.exists():
         old.rename(folder)

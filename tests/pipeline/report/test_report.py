@@ -16,10 +16,12 @@ import xarray as xr
 import yaml
 from mlflow.tracking import MlflowClient
 
+from datasets.config import SplitConfig
 from datasets.store import write_volume
 from pipeline.checkpoints.storage import directory_storage
 from pipeline.cli import main
 from pipeline.config import ReportConfig
+from pipeline.report.card import split_in_words
 from pipeline.report.report import report, write_report
 from pipeline.run import Run
 from pipeline.tracking.session import note_machine
@@ -273,3 +275,13 @@ def test_the_peak_of_a_run_is_not_that_of_its_preparation(copied: Callable[..., 
     note_machine(run)
     assert {"processor", "cores", "gpus", "resident", "versions"} <= run.read("machine.json").keys()
     assert before - peak_memory(torch.device("cpu")) > 150
+
+
+def test_each_kind_of_split_is_said_in_words() -> None:
+    said = {
+        "blocks": "blocks of 16 cells dealt 0.5 / 0.15 / 0.35 to training, validation and test",
+        "wells": "cells within 4 of the wells train and validate (2 wells validate), all others test",
+        "points": "25 cells of each class train, 10 validate, all others test",
+    }
+    for method, words in said.items():
+        assert split_in_words(vars(SplitConfig(method=method))) == words
