@@ -27,17 +27,7 @@ _NOT_IDENTITY = (
 
 
 def convert(config: ConvertConfig) -> str | Path:
-    """Convert a source; where this was done already, with the same source and settings, nothing is.
-
-    Parameters
-    ----------
-    config
-        Source, target, and what the source does not say of itself.
-
-    Returns
-    -------
-    pathlib.Path or str
-        The Zarr store.
+    """Convert a source to a Zarr store, and return its place; of the same source and settings it is made once only.
 
     Raises
     ------
@@ -73,9 +63,8 @@ def convert(config: ConvertConfig) -> str | Path:
     side_files = [path for path in (config.labels, *config.horizons, config.valid, config.extent) if path]
     side_files += [text for text in config.coordinates.values() if isinstance(text, str) and Path(text).is_file()]
     ds.attrs = _provenance(config, ds.attrs, files, side_files)
-    key = content_key(
-        {"attrs": ds.attrs, "settings": asdict(replace(config, overwrite=False)), "sizes": dict(ds.sizes)}
-    )
+    settings = asdict(replace(config, overwrite=False))
+    key = content_key({"attrs": ds.attrs, "settings": settings, "sizes": dict(ds.sizes)})
     out = config.out if is_remote(config.out) else Path(config.out)
     if there and there.get("key") == key:
         print(f"{config.out} is there already, of the same source and settings: nothing to do")

@@ -25,21 +25,10 @@ NO_DATA = 255
 
 
 def no_data_cells(raw: np.ndarray, gone: Sequence[int], factor: int) -> np.ndarray:
-    """Find the output's cells for which the input says nothing at all.
+    """Find the output's cells for which the input, float32 [C, *N] with NaN for no data, says nothing at all.
 
-    Parameters
-    ----------
-    raw
-        float32 [C, *N], NaN = no data.
-    gone
-        Axes of N that the output lacks: a cell of it is empty where the whole of them is.
-    factor
-        How much coarser the output's grid is; a coarse cell is empty where all its cells are.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool [*ceil(remaining N / factor)].
+    A cell is empty where the axes `gone` of N, which the output lacks, are empty throughout, and on a grid coarser by
+    `factor` where all its cells are: bool [*ceil(remaining N / factor)].
     """
     empty = np.asarray(np.isnan(raw).all(axis=(0, *(axis + 1 for axis in gone))))
     if factor == 1:
@@ -98,17 +87,8 @@ def lay_out(
 ) -> xr.Dataset:
     """Lay out the prediction of a volume, with its coordinates and without any value yet.
 
-    Parameters
-    ----------
-    source, dims, factor
-        The volume that is predicted, dimensions of the output, and how much coarser its grid is.
-    classes, attrs
-        Names of the K classes, and provenance.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``class`` uint8 (*dims) and ``probability`` float32 (class_name, *dims).
+    It has ``class`` uint8 (*dims) and ``probability`` float32 (class_name, *dims), on a grid coarser by `factor`, and
+    its provenance as `attrs`.
     """
     sizes = tuple(-(-source.sizes[dim] // factor) for dim in dims)
     return xr.Dataset(

@@ -27,20 +27,11 @@ from datasets.volume import Volume
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the data are normalised by.
+    """What the data are normalised by, float32 [C, 1 or N, ...], to be broadcast against [C, *N]."""
 
-    Attributes
-    ----------
-    mean, deviation
-        float32 [C, 1 or N, ...], to be broadcast against [C, *N]. An entry without data has mean 0; an entry without
-        data, or of one value only, has deviation 1.
-    valid_share
-        Share of the cells that hold data.
-    """
-
-    mean: np.ndarray
-    deviation: np.ndarray
-    valid_share: float
+    mean: np.ndarray  # 0 of an entry without data
+    deviation: np.ndarray  # 1 of an entry without data, or of one value only
+    valid_share: float  # of the cells
 
 
 def masked_data(ds: xr.Dataset) -> xr.DataArray:
@@ -75,13 +66,9 @@ def measure(ds: xr.Dataset) -> xr.Dataset:
 
 def count_labels(labels: xr.DataArray) -> np.ndarray:
     """Count the cells of every value of a uint8 array, int64 [256], chunk by chunk."""
-    blocks = labels.chunk().data.to_delayed().ravel()
-    counts = dask.compute(*(dask.delayed(_bincount, pure=False)(block) for block in blocks))
+    count = dask.delayed(lambda block: np.bincount(block.ravel(), minlength=256), pure=False)
+    counts = dask.compute(*map(count, labels.chunk().data.to_delayed().ravel()))
     return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
-
-
-def _bincount(block: np.ndarray) -> np.ndarray:
-    return np.bincount(block.ravel(), minlength=256)
 
 
 def statistics(volume: Volume, keep: list[str] | None = None, stored: xr.Dataset | None = None) -> Statistics:
@@ -89,8 +76,6 @@ def statistics(volume: Volume, keep: list[str] | None = None, stored: xr.Dataset
 
     Parameters
     ----------
-    volume
-        The volume.
     keep
         Dimensions whose entries are each measured by themselves; all others share. None means the channel dimensions.
     stored

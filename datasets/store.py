@@ -177,19 +177,13 @@ def write_volume(
 def open_new(
     path: str | Path, key: str | None, *, overwrite: bool = True, speak: bool = False
 ) -> Iterator[tuple[Target, Journal]]:
-    """Open a store for writing: all of it appears, or nothing; parameters and errors as of `write_volume`.
+    """Open a folder or store for writing, and the journal of what an earlier process finished of it.
 
-    Yields
-    ------
-    target, journal
-        Folder or store to write to, and the pieces of it that an earlier process finished.
+    All of it appears, or nothing; parameters and errors as of `write_volume`.
     """
     if is_remote(path):
-        with (
-            open_upload(str(path), key, overwrite=overwrite) as (store, journal),
-            _spoken(journal, speak),
-            _kept(journal),
-        ):
+        upload = open_upload(str(path), key, overwrite=overwrite)
+        with upload as (store, journal), _spoken(journal, speak), _kept(journal):
             yield store, journal
         return
     refuse_existing(path, overwrite)

@@ -18,14 +18,7 @@ _USUAL_UNITS = {"twt": "ms", "depth": "m"}
 
 
 def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str], np.ndarray]) -> xr.Dataset:
-    """Attach coordinates, their units and the coordinate reference system.
-
-    Parameters
-    ----------
-    ds, config
-        The data, and their conversion.
-    load
-        From a key of the source to its array.
+    """Attach coordinates, their units and the coordinate reference system; `load` takes an array of the source by key.
 
     Raises
     ------

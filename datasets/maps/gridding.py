@@ -14,11 +14,7 @@ from datasets.config_convert import Gridding
 from datasets.errors import InputError
 from datasets.maps.map_grid import extent
 
-_INTERPOLATORS = {
-    "nearest": NearestNDInterpolator,
-    "linear": LinearNDInterpolator,
-    "cubic": CloughTocher2DInterpolator,
-}
+_INTERPOLATORS = {"nearest": NearestNDInterpolator, "linear": LinearNDInterpolator, "cubic": CloughTocher2DInterpolator}
 _MOST_CELLS = 100_000_000
 
 

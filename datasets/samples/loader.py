@@ -27,12 +27,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 def plan_samples(
     volume: Volume, split: xr.DataArray, data: DataConfig, *, factor: int, batch: int, seed: int, workers: int = 0
 ) -> tuple[list[Window], Order]:
-    """Find the blocks of a run and the order in which it visits them, from what `Loader` takes.
-
-    Returns
-    -------
-    windows, order
-        The blocks that are visited, those with training labels first, and the order of the run's samples.
+    """Find the blocks that a run visits, those with training labels first, and its order, from what `Loader` takes.
 
     Raises
     ------

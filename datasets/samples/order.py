@@ -32,21 +32,14 @@ class Order:
     order. They are interleaved as evenly as whole numbers allow: any n samples in sequence hold ``n * share`` blocks
     with labels, rounded down or up, and no two steps differ by more than one.
 
-    Attributes
-    ----------
-    labelled, unlabelled
-        Number of blocks with and without labels, at least one of the former.
-    share
-        Share of the samples that have labels, above 0. At ``labelled / (labelled + unlabelled)`` both streams end
-        their passes together: an epoch that visits every block exactly once.
-    seed
-        Seed of orders and views, 0 or more.
+    With a share of ``labelled / (labelled + unlabelled)`` both streams end their passes together: an epoch that visits
+    every block exactly once.
     """
 
-    labelled: int
+    labelled: int  # blocks with labels, at least one
     unlabelled: int
-    share: Fraction
-    seed: int
+    share: Fraction  # of the samples that have labels, above 0
+    seed: int  # of orders and views, 0 or more
 
     @classmethod
     def of(cls, labelled: int, unlabelled: int, *, share: float | None, batch: int, seed: int) -> "Order":

@@ -20,15 +20,7 @@ _WELL_DRAWS = 200  # of the validation wells, of which the one that spreads the 
 def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
     """Deal square blocks of the map to the three parts, then clear the buffer between them.
 
-    Parameters
-    ----------
-    counts_KM, config
-        Labelled cells of each class in each column; block size, fractions, buffer and seed.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*M]; columns without labels are `UNUSED`.
+    Takes the labelled cells of each class in each column. Returns uint8 [*M]; columns without labels are `UNUSED`.
     """
     shape = counts_KM.shape[1:]
     per_axis = [-(-size // config.block) for size in shape]
@@ -71,17 +63,8 @@ def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndar
     A column belongs to its nearest well. Of many seeded draws of the validation wells, the first is taken that leaves
     most classes to training, then most to validation.
 
-    Parameters
-    ----------
-    counts_KM, testable_M, wells_WM
-        Labelled cells of each class in each column, columns whose true classes are known, and cells of the wells.
-    config
-        Radius of the squares, number of validation wells, buffer and seed.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*M].
+    Takes the labelled cells of each class in each column, the columns whose true classes are known, and the wells'
+    cells. Returns uint8 [*M].
     """
     shape = counts_KM.shape[1:]
     distance_M = np.full(shape, config.radius + 1)
@@ -109,16 +92,8 @@ def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndar
 def split_points(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
     """Let a few single columns of each class train and validate, and all others, a buffer away, test.
 
-    Parameters
-    ----------
-    counts_KM, config
-        Labelled cells of each class in each column; points a class, buffer and seed. A class with fewer columns gives
-        training what it has.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*M].
+    Takes the labelled cells of each class in each column; a class with fewer columns than points gives training what it
+    has. Returns uint8 [*M].
     """
     rng = np.random.default_rng(config.seed)
     parts_M = np.zeros(counts_KM.shape[1:], np.uint8)

@@ -26,8 +26,8 @@ def make_split(volume: Volume, config: SplitConfig) -> xr.DataArray:
     Returns
     -------
     xarray.DataArray
-        uint8 over the dimensions of the map, with the volume's coordinates: `UNUSED`, `TRAIN`, `VALIDATION` or `TEST`.
-        Attributes: ``names`` of the codes, ``method``, ``seed``, ``buffer``.
+        uint8 over the map, with the volume's coordinates: `UNUSED`, `TRAIN`, `VALIDATION` or `TEST`. Attributes:
+        ``names`` of the codes, ``method``, ``seed``, ``buffer``.
 
     Raises
     ------
@@ -58,13 +58,7 @@ def make_split(volume: Volume, config: SplitConfig) -> xr.DataArray:
 
 
 def label_counts(volume: Volume, split: xr.DataArray) -> dict[str, np.ndarray]:
-    """Count the labelled cells of each class in each part; ``test`` counts ``truth`` where the volume has it.
-
-    Returns
-    -------
-    dict
-        ``train``, ``validation``, ``test`` -> int64 [K].
-    """
+    """Count the labelled cells of each class in each part, int64 [K]; ``test`` counts ``truth`` where there is any."""
     dims = [str(dim) for dim in split.dims]
     counts_KM = _count_classes(volume, "labels", dims)
     truth_KM = _count_classes(volume, "truth", dims) if "truth" in volume.dataset else counts_KM

@@ -55,11 +55,8 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
     resampled as `config.resample` says, and refused without. Flight lines and stations are gridded onto the cells. Each
     band has a mask of its own.
 
-    Returns
-    -------
-    xarray.Dataset
-        As `datasets.readers` says, with ``valid`` over all dimensions and the names of the bands; the attributes
-        ``resampling`` and ``gridding`` say what was done to which of them. No value of ``data`` marks no data any more.
+    What comes is as `datasets.readers` says, with ``valid`` over all dimensions and the names of the bands; the
+    attributes ``resampling`` and ``gridding`` say what was done to which. No value of ``data`` marks no data any more.
 
     Raises
     ------

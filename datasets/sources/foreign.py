@@ -51,14 +51,7 @@ def is_view(where: str) -> bool:
 
 
 def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
-    """Open a store that is no converted volume, lazily, as `datasets.store.open_volume` has it.
-
-    Parameters
-    ----------
-    where
-        Path or URI of the store, or path of a view.
-    open_node
-        From a path or URI to its Zarr group or array.
+    """Open a store or view that is no converted volume, lazily, as `datasets.store.open_volume` has it.
 
     Raises
     ------

@@ -42,16 +42,9 @@ class _Target:
 
 
 class ArrayReader:
-    """Reads regions of an array; safe from several threads, pickles without what it has cached.
+    """Reads regions of the array named `path` of a store; safe from several threads, pickles without what is cached.
 
-    Parameters
-    ----------
-    objects
-        The store.
-    path, layout
-        The array's name in it, and its layout.
-    sparse
-        Whether chunks that are not stored hold the fill value, as the format allows; otherwise they are missing.
+    In a `sparse` one, chunks that are not stored hold the fill value, as the format allows; otherwise they are missing.
     """
 
     def __init__(self, objects: Objects, path: str, layout: ArrayLayout, *, sparse: bool = False) -> None:
@@ -65,17 +58,7 @@ class ArrayReader:
         return partial(ArrayReader, sparse=self.sparse), (self.objects, self.path, self.layout)
 
     def read(self, region: Cells) -> np.ndarray:
-        """Read a region.
-
-        Parameters
-        ----------
-        region
-            Cells along each dimension, without steps.
-
-        Returns
-        -------
-        numpy.ndarray
-            The cells, in the array's type.
+        """Read a region, cells along each dimension without steps.
 
         Raises
         ------
@@ -87,11 +70,7 @@ class ArrayReader:
     def read_masked(self, region: Cells) -> tuple[np.ndarray, np.ndarray]:
         """Read a region as far as its chunks are there and sound.
 
-        Returns
-        -------
-        values, gone
-            The cells, and bool of the same shape: true where the chunk is missing or broken, and the cells hold the
-            fill value.
+        The second array, bool, is true where the chunk is missing or broken, and the cells hold the fill value.
 
         Raises
         ------

@@ -117,22 +117,11 @@ def was_begun(objects: Objects, key: str | None) -> bool:
 
 @contextmanager
 def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple[Store, Journal]]:
-    """Open a store at `uri` for writing, one that opens for others only once it is whole.
+    """Open a store at `uri` for writing, one that opens for others only once it is whole, and its journal.
 
     A cloud store cannot rename, so what is replaced is gone as soon as writing begins. Nor can it be locked: where two
-    machines write the same place, the one that began first stops at its next piece.
-
-    Parameters
-    ----------
-    key
-        Hash of what is written; where an earlier process wrote the same, its journal goes on. None never does.
-    overwrite
-        Whether a finished store is replaced.
-
-    Yields
-    ------
-    store, journal
-        What to write to, and its finished pieces.
+    machines write the same place, the one that began first stops at its next piece. The journal of an earlier process
+    that wrote what has the same `key` goes on; without one never.
 
     Raises
     ------
