@@ -44,7 +44,7 @@ class ConvertConfig:
     shape
         Shape that the array is brought to first: ``[156, 95, 95]`` for a scene flattened to (156, 9025).
     order
-        How a flattened array runs through its cells: ``C`` (last index first) or ``F`` (column-major, as MATLAB does).
+        How a flattened array runs through its cells: ``C`` (last index first) or ``F`` (column-major, as in MATLAB).
     dims
         Names of the array's dimensions; left-over axes of length 1 are dropped.
     transpose
@@ -209,7 +209,6 @@ class ConvertConfig:
 
 
 def _further(given: Any) -> ConvertConfig:
-    """Take an entry of `more_sources`, a file or a mapping of settings; refuse any other."""
     if isinstance(given, str):
         return ConvertConfig(given)
     if not isinstance(given, dict) or not set(given) <= set(_OF_FURTHER):
@@ -219,8 +218,7 @@ def _further(given: Any) -> ConvertConfig:
     if not given.get("source"):
         raise InputError(f"more_sources holds {given!r}, which names no source; write {{source: FILE, ...}}")
     for name, value in given.items():
-        wanted = _expected(name, value)
-        if wanted:
+        if wanted := _expected(name, value):
             raise InputError(f"more_sources has {name} = {value!r} for {given['source']}; it must be {wanted}")
     return ConvertConfig(**given)
 
@@ -257,13 +255,12 @@ def read_settings(path: Path) -> Any:
         raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         return settings
-    moved = dict(settings)
     for name, given in settings.items():
         if name in ("source", "labels", "valid", "extent"):
-            moved[name] = place(given)
+            settings[name] = place(given)
         elif name == "horizons":
-            moved[name] = [place(where) for where in given]
+            settings[name] = [place(where) for where in given]
         elif name == "coordinates":
             files = {dim: at for dim, at in given.items() if isinstance(at, str) and at.endswith((".json", ".npy"))}
-            moved[name] = {**given, **{dim: place(file) for dim, file in files.items()}}
-    return moved
+            settings[name] = {**given, **{dim: place(file) for dim, file in files.items()}}
+    return settings

@@ -29,10 +29,7 @@ _NOT_IDENTITY = (
 def convert(config: ConvertConfig) -> str | Path:
     """Convert a source to a Zarr store, and return its place; of the same source and settings it is made once only.
 
-    Raises
-    ------
-    InputError
-        Where the source cannot be read or does not fit the settings, or the target cannot be written.
+    `InputError` where the source cannot be read or does not fit the settings, or the target cannot be written.
     """
     if not config.source or not config.out:
         raise InputError("convert needs a source and an out, such as --source cube.sgy --out surveys/cube.zarr")

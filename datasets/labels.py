@@ -15,10 +15,7 @@ def encode_labels(
 ) -> tuple[np.ndarray, dict[str, object]]:
     """Turn label values, of which NaN is unlabelled, into labels and attributes as the two functions below make them.
 
-    Raises
-    ------
-    InputError
-        Without names, or where none of the named values occurs; it says `where` and lists the values that do.
+    `InputError` without names, or where none of the named values occurs; it says `where` and lists the values that do.
     """
     present = np.unique(values[np.isfinite(values)])
     shown = ", ".join(f"{value:g}" for value in present[:_SHOWN]) + (", ..." if len(present) > _SHOWN else "")

@@ -35,6 +35,8 @@ _NO_STORE = "{} is not a Zarr store; make a volume from it with `python -m pipel
 def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error") -> xr.Dataset:
     """Open a volume lazily; the stored values of a converted one are not masked or scaled.
 
+    It has ``data`` and, where there are such, ``valid``, ``labels``, ``truth`` and ``wells``, backed by Dask.
+
     Parameters
     ----------
     uri
@@ -43,11 +45,6 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
     missing
         Whether a missing or broken chunk of the data is an ``error`` that names it, once it is read, or no data
         (``mask``). Labels and masks must be whole.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``data`` and, where there are such, ``valid``, ``labels``, ``truth`` and ``wells``, backed by Dask.
 
     Raises
     ------

@@ -20,10 +20,7 @@ _USUAL_UNITS = {"twt": "ms", "depth": "m"}
 def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str], np.ndarray]) -> xr.Dataset:
     """Attach coordinates, their units and the coordinate reference system; `load` takes an array of the source by key.
 
-    Raises
-    ------
-    InputError
-        Where a coordinate does not fit its dimension, or a side file or CRS is not understood.
+    `InputError` where a coordinate does not fit its dimension, or a side file or CRS is not understood.
     """
     for dim, given in config.coordinates.items():
         if dim not in ds.dims:

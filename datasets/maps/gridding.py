@@ -48,21 +48,14 @@ def block_medians(x_N: np.ndarray, y_N: np.ndarray, values_NK: np.ndarray, size:
 def grid_readings(
     x_N: np.ndarray, y_N: np.ndarray, values_NK: np.ndarray, cells: Cells, method: Gridding, blank_distance: float
 ) -> np.ndarray:
-    """Interpolate readings at the centres of cells.
+    """Interpolate readings, NaN for none, at the centres of cells: float32 [K, Y, X], NaN for no data.
 
     Parameters
     ----------
-    x_N, y_N, values_NK, cells
-        Positions and readings, NaN where there is none, and the grid.
     method
         Between block medians: nearest, or over triangles linear or cubic (smooth), which end at the outermost readings.
     blank_distance
         Cells whose centre is farther than that from any reading are no data.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [K, Y, X]; NaN is no data.
 
     Raises
     ------

@@ -30,12 +30,7 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
 
     Files .xz and .gz are unpacked. Lines that start with ``/`` or ``#`` are comments, of which the last before the rows
     may name the columns; where the file does not, `columns`, which the setting `option` gives, does. ``*`` and empty
-    fields are NaN.
-
-    Raises
-    ------
-    InputError
-        Where the file is missing, empty, no table, or does not name its columns.
+    fields are NaN. `InputError` where the file is missing, empty, no table, or does not name its columns.
     """
     existing(path, "its name")
     first, comment, skipped = "", "", []

@@ -45,15 +45,8 @@ def onto_grid(source: Raster, target: MapGrid, method: str, dtype: np.dtype) -> 
     """Resample all bands lazily; cells that the source does not cover, and its no data, are NaN.
 
     No data of one band leaves the others as they are, and a cell next to it takes what there is of its neighbours.
-
-    Parameters
-    ----------
-    source, target
-        What is resampled, and the cells that are wanted; both or neither have a coordinate system.
-    method
-        ``nearest``, ``bilinear`` (of the nearest four) or ``average`` (of all cells within a target cell).
-    dtype
-        Type of the result, float32 or float64.
+    Both or neither have a coordinate system. The method is ``nearest``, ``bilinear`` (of the nearest four) or
+    ``average`` (of all cells within a target cell), the type of the result float32 or float64.
     """
     shape = (source.bands, *target.shape)
     return LazyArray(shape, dtype, partial(_read, source, target, Resampling[method], dtype))

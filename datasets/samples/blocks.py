@@ -106,12 +106,8 @@ def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], mu
 
     What is seen starts on a cell of the network's coarsest grid, of `multiple` cells of the volume, so that a cell amid
     all that the network reaches gets the very value that it has in the whole volume. For that blocks are rounded down,
-    and to the volume, and halos up. At an edge a block sees the edge itself.
-
-    Raises
-    ------
-    InputError
-        Where block or halo have other axes than the volume, the halo is negative, or the block is empty.
+    and to the volume, and halos up. At an edge a block sees the edge itself. `InputError` where block or halo have
+    other axes than the volume, the halo is negative, or the block is empty.
     """
     if len(block) != len(shape) or min(block) < 1 or len(halo) != len(shape) or min(halo) < 0:
         raise InputError(

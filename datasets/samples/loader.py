@@ -6,7 +6,7 @@ C channels, N the cells that the network sees along the space dimensions, L its 
 import math
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -29,10 +29,8 @@ def plan_samples(
 ) -> tuple[list[Window], Order]:
     """Find the blocks that a run visits, those with training labels first, and its order, from what `Loader` takes.
 
-    Raises
-    ------
-    InputError
-        Where no block or not every step would hold a training label, or blocks do not sit on the output's grid.
+    `InputError` where no block or not every step would hold a training label, or blocks do not sit on the output's
+    grid.
     """
 
     def has_labels(window: Window) -> bool:
@@ -77,8 +75,8 @@ class Loader:
 
     Attributes
     ----------
-    windows, order
-        See `plan_samples`, also for what it refuses.
+    windows, order, plan
+        See `plan_samples`, also for what it refuses; and from a range of steps to this rank's samples of them.
     waited
         Seconds that the caller has waited for samples.
     samples_read, bytes_read
@@ -113,7 +111,7 @@ class Loader:
         rows_read = self.windows[0].sizes[0] if rows is None else rows.stop - rows.start
         self._sizes = (rows_read, *self.windows[0].sizes[1:])
         views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
-        self._plan = partial(
+        self.plan = partial(
             plan_steps,
             self.order,
             batch=batch,
@@ -168,18 +166,15 @@ class Loader:
             labels = coarsen_labels(labels, self.factor, len(self.volume.classes))
         return np.ascontiguousarray(raw), np.ascontiguousarray(labels)
 
-    def plan(self, start: int, stop: int) -> Iterator[Sample]:
-        """Yield this rank's samples of the steps `start` to `stop`."""
-        return self._plan(range(start, stop))
-
     def steps(self, start: int, stop: int) -> Generator[list[Pair], None, None]:
         """Yield this rank's samples of each step: data float32 [C, *N] with NaN for no data, labels int16 [*L].
 
         They are read ahead; close it to end the threads early.
         """
         ahead = max(1, self.prefetch_bytes // self.sample_bytes)
-        with closing(read_ahead(self.plan(start, stop), self._sample, workers=self.workers, ahead=ahead)) as stream:
-            for _ in range(start, stop):
+        steps = range(start, stop)
+        with closing(read_ahead(self.plan(steps), self._sample, workers=self.workers, ahead=ahead)) as stream:
+            for _ in steps:
                 asked = time.perf_counter()
                 current = list(islice(stream, self._share))
                 self.waited += time.perf_counter() - asked

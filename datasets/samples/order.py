@@ -45,11 +45,8 @@ class Order:
     def of(cls, labelled: int, unlabelled: int, *, share: float | None, batch: int, seed: int) -> "Order":
         """Make the order of a run from ``data.labelled_share``; none takes every block once an epoch.
 
-        Raises
-        ------
-        InputError
-            Where some steps of `batch` samples over all workers would have no label: they would move the weights by
-            momentum and decay alone.
+        `InputError` where some steps of `batch` samples over all workers would have no label: they would move the
+        weights by momentum and decay alone.
         """
         natural = Fraction(labelled, labelled + unlabelled)
         exact = natural if share is None or not unlabelled else Fraction(str(share))

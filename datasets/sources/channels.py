@@ -57,11 +57,7 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
 
     What comes is as `datasets.readers` says, with ``valid`` over all dimensions and the names of the bands; the
     attributes ``resampling`` and ``gridding`` say what was done to which. No value of ``data`` marks no data any more.
-
-    Raises
-    ------
-    InputError
-        Where a source is no grid, does not say where it lies, or lies elsewhere.
+    `InputError` where a source is no grid, does not say where it lies, or lies elsewhere.
     """
     first = _open(replace(config, more_sources=[]), None, config.crs)
     layers = [first, *(_other(other, first, config) for other in config.others)]

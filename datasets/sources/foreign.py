@@ -53,10 +53,7 @@ def is_view(where: str) -> bool:
 def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
     """Open a store or view that is no converted volume, lazily, as `datasets.store.open_volume` has it.
 
-    Raises
-    ------
-    InputError
-        Where neither view nor store says which array is the volume, or it cannot be one.
+    `InputError` where neither view nor store says which array is the volume, or it cannot be one.
     """
     config = _read_view(Path(where)) if is_view(where) else ConvertConfig(source=where)
     for option in ("labels", "valid"):

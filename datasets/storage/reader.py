@@ -60,10 +60,7 @@ class ArrayReader:
     def read(self, region: Cells) -> np.ndarray:
         """Read a region, cells along each dimension without steps.
 
-        Raises
-        ------
-        InputError
-            Where the store fails, an object was replaced meanwhile, or a chunk is broken or missing.
+        `InputError` where the store fails, an object was replaced meanwhile, or a chunk is broken or missing.
         """
         return self._read(region, masked=False).values
 
@@ -71,11 +68,7 @@ class ArrayReader:
         """Read a region as far as its chunks are there and sound.
 
         The second array, bool, is true where the chunk is missing or broken, and the cells hold the fill value.
-
-        Raises
-        ------
-        InputError
-            Where the store refuses or does not answer, or an object was replaced meanwhile.
+        `InputError` where the store refuses or does not answer, or an object was replaced meanwhile.
         """
         target = self._read(region, masked=True)
         assert target.gone is not None

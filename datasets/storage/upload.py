@@ -121,12 +121,8 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
 
     A cloud store cannot rename, so what is replaced is gone as soon as writing begins. Nor can it be locked: where two
     machines write the same place, the one that began first stops at its next piece. The journal of an earlier process
-    that wrote what has the same `key` goes on; without one never.
-
-    Raises
-    ------
-    InputError
-        Where something is not to be replaced, the store refuses or does not answer, or another process writes there.
+    that wrote what has the same `key` goes on; without one never. `InputError` where something is not to be replaced,
+    the store refuses or does not answer, or another process writes there.
     """
     objects = Objects(uri)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

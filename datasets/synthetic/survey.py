@@ -36,12 +36,8 @@ def synthesize(config: SynthesisConfig) -> str | Path:
     """Make a synthetic survey and write it as a volume, whose place is returned; the same is made once only.
 
     It has ``data`` (float32, in units of the signal's standard deviation), ``truth`` (uint8, 1 is salt), ``labels``
-    (the truth within `radius` of a well, 255 elsewhere) and ``wells`` (cells along inline, crossline).
-
-    Raises
-    ------
-    InputError
-        If the place is taken or cannot be written, or the map is too small for the wells.
+    (the truth within `radius` of a well, 255 elsewhere) and ``wells`` (cells along inline, crossline). `InputError` if
+    the place is taken or cannot be written, or the map is too small for the wells.
     """
     if not config.out:
         raise InputError("out is empty; name the folder of the new volume, such as surveys/small.zarr")
