@@ -1,12 +1,9 @@
 """Mean and deviation of a volume, ignoring no data: from what is stored beside it, or in one pass of Dask.
 
 They are of all cells with data, in whatever part of the split: no label goes into them, but a network has so seen the
-test cells as unlabelled input.
-
-Shapes: C channels, N the cells along each dimension of space.
+test cells as unlabelled input. Shapes: C channels, N the cells along each dimension of space.
 """
 
-import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +28,6 @@ class Statistics:
 
     mean: np.ndarray  # 0 of an entry without data
     deviation: np.ndarray  # 1 of an entry without data, or of one value only
-    valid_share: float  # of the cells
 
 
 def masked_data(ds: xr.Dataset) -> xr.DataArray:
@@ -74,17 +70,14 @@ def count_labels(labels: xr.DataArray) -> np.ndarray:
 def statistics(volume: Volume, keep: list[str] | None = None, stored: xr.Dataset | None = None) -> Statistics:
     """Measure the data, accumulated in float64 by merging the moments of the chunks.
 
+    `InputError` where `keep` names a dimension that the data lack, or no cell holds data.
+
     Parameters
     ----------
     keep
         Dimensions whose entries are each measured by themselves; all others share. None means the channel dimensions.
     stored
         What `read_summary` found beside the volume: where it tells the entries of `keep` apart, nothing is read.
-
-    Raises
-    ------
-    InputError
-        Where `keep` names a dimension that the data lack, or no cell holds data.
     """
     kept = list(volume.channel_dims) if keep is None else keep
     refuse_unknown("data.keep", kept, volume.dataset["data"].dims)
@@ -127,4 +120,4 @@ def _shape(volume: Volume, kept: list[str], *moments: xr.DataArray) -> Statistic
         full = np.broadcast_to(moment, (*channels, *within))
         return full.reshape(volume.n_channels, *within).astype(np.float32)
 
-    return Statistics(to_channels(mean), to_channels(deviation), float(count.sum() / math.prod(sizes.values())))
+    return Statistics(to_channels(mean), to_channels(deviation))
