@@ -99,7 +99,6 @@ def _clipping(summary: xr.Dataset) -> Iterator[Finding]:
 
 
 def _dead_columns(summary: xr.Dataset) -> Iterator[Finding]:
-    """Find traces, or pixels over all bands and dates, that never change but count as data."""
     if "dead" not in summary or not summary["dead"].any():
         return
     dead = summary["dead"]
@@ -149,7 +148,6 @@ def _unmeasured(geometry: Geometry) -> Iterator[Finding]:
 
 
 def _crs(geometry: Geometry) -> Iterator[Finding]:
-    """Find positions that nobody can place, and distances in degrees."""
     if geometry.placed and not geometry.crs:
         text = "positions without a coordinate reference system"
         yield Finding("CRS", text, "convert with crs, such as EPSG:32633")
@@ -179,7 +177,6 @@ def overall(summary: xr.Dataset) -> dict[str, Any]:
 
 
 def _entries(summary: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
-    """Every entry with data, with its name."""
     scalar = summary.drop_vars(["dead", "histogram", "edges"], errors="ignore")
     count = scalar["count"]
     return [

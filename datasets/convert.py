@@ -63,7 +63,7 @@ def convert(config: ConvertConfig) -> str | Path:
     settings = asdict(replace(config, overwrite=False))
     key = content_key({"attrs": ds.attrs, "settings": settings, "sizes": dict(ds.sizes)})
     out = config.out if is_remote(config.out) else Path(config.out)
-    if there and there.get("key") == key:
+    if there.get("key") == key:
         print(f"{config.out} is there already, of the same source and settings: nothing to do")
         return out
     return write_volume(

@@ -36,6 +36,7 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
     """Open a volume lazily; the stored values of a converted one are not masked or scaled.
 
     It has ``data`` and, where there are such, ``valid``, ``labels``, ``truth`` and ``wells``, backed by Dask.
+    `InputError` where there is no volume.
 
     Parameters
     ----------
@@ -45,11 +46,6 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
     missing
         Whether a missing or broken chunk of the data is an ``error`` that names it, once it is read, or no data
         (``mask``). Labels and masks must be whole.
-
-    Raises
-    ------
-    InputError
-        Where there is no volume.
     """
     where = str(uri)
     if is_view(where):
@@ -99,7 +95,6 @@ def open_node(uri: str) -> zarr.Group | zarr.Array:
 
 
 def _for_zarr(uri: str) -> Any:
-    """Return what zarr opens for reading: a folder's path, or a store."""
     return ObjectStore(Objects(uri).store, read_only=True) if is_remote(uri) else uri
 
 

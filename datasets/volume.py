@@ -132,7 +132,7 @@ class Volume:
         block: tuple[slice, ...] | None = None,
         factor: int = 1,
     ) -> np.ndarray:
-        """Read labels, int16 [*label dims]: class indices, or `IGNORE`.
+        """Read labels, int16 [*label dims]: class indices, or `IGNORE`; `InputError` where the volume has none.
 
         Parameters
         ----------
@@ -143,11 +143,6 @@ class Volume:
             Cells along each dimension of `space`.
         factor
             How much coarser the result is, a power of two; see `coarsen_labels`.
-
-        Raises
-        ------
-        InputError
-            Where the volume has no labels.
         """
         if not self.label_dims:
             raise InputError("the volume has no labels; convert its source again with labels")
@@ -200,8 +195,7 @@ def _cells(array: xr.DataArray, where: Mapping[str, slice], order: Sequence[str]
 def coarsen_labels(labels: np.ndarray, factor: int, classes: int) -> np.ndarray:
     """Take the most frequent class of each cube of `factor` cells along every axis: [*N] -> int16 [*ceil(N / factor)].
 
-    Of equally frequent classes the first is taken, and `IGNORE` where no cell is labelled; the last cubes may be
-    incomplete.
+    Of equals the first is taken, and `IGNORE` where no cell is labelled; the last cubes may be incomplete.
     """
     padded = np.pad(labels, [(0, -size % factor) for size in labels.shape], constant_values=IGNORE)
     split_shape = [n for size in padded.shape for n in (size // factor, factor)]

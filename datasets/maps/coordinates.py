@@ -85,7 +85,6 @@ def coordinate_variable(dim: str, values: np.ndarray) -> xr.Variable:
 
 
 def _add_extent(ds: xr.Dataset, path: Path) -> tuple[xr.Dataset, str]:
-    """Place the cells' centres within the bounds of a GeoJSON geometry."""
     if not {"x", "y"} <= set(ds.dims):
         raise InputError(f"extent needs the dimensions x and y, but the data have {list(ds['data'].dims)}; rename dims")
     try:

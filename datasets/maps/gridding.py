@@ -50,17 +50,9 @@ def grid_readings(
 ) -> np.ndarray:
     """Interpolate readings, NaN for none, at the centres of cells: float32 [K, Y, X], NaN for no data.
 
-    Parameters
-    ----------
-    method
-        Between block medians: nearest, or over triangles linear or cubic (smooth), which end at the outermost readings.
-    blank_distance
-        Cells whose centre is farther than that from any reading are no data.
-
-    Raises
-    ------
-    InputError
-        Where the readings span no area.
+    The method is between block medians: nearest, or over triangles linear or cubic (smooth), which end at the outermost
+    readings. Cells whose centre is farther than `blank_distance` from any reading are no data. `InputError` where the
+    readings span no area.
     """
     x_YX, y_YX = np.meshgrid(cells.x, cells.y)
     known_KN = np.isfinite(values_NK).T

@@ -63,10 +63,10 @@ def _read_definition(path: Path) -> list[_Column]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read the numbers of the .dat and the .dfn beside it, of which `path` is either, as float64 columns.
+    """Read the numbers of the .dat and the .dfn beside it, of which `path` is either, as float64, NaN for null.
 
-    A field of several values becomes NAME[0], NAME[1] and so on. Null values are NaN. `InputError` says which file is
-    missing, or which record does not fit the definition.
+    A field of several values becomes NAME[0], NAME[1] and so on. `InputError` says which file is missing, or which
+    record does not fit the definition.
     """
     dat, dfn = beside(path, ".dat"), beside(path, ".dfn")
     defined = _read_definition(dfn)

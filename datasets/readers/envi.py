@@ -139,7 +139,6 @@ def _layout(header: _Header) -> tuple[np.dtype, int, tuple[str, ...]]:
 
 
 def _bands(header: _Header, bands: int) -> dict[str, Any]:
-    """Numbers of the bands from 1, their names and wavelengths."""
     attrs = {}
     if "band names" in header:
         names = [name.strip() for name in header["band names"].split(",")]
@@ -156,7 +155,6 @@ def _bands(header: _Header, bands: int) -> dict[str, Any]:
 
 
 def _place(ds: xr.Dataset, header: _Header) -> xr.Dataset:
-    """Add the cells' centres and the coordinate system from ``map info`` and ``coordinate system string``."""
     if "map info" not in header:
         return ds
     path, parts = header.path, [part.strip() for part in header["map info"].split(",")]

@@ -108,7 +108,6 @@ def _warp(
 
 
 def _window(grid: MapGrid, window: Window) -> dict[str, Any]:
-    """Place and size of a window, as rasterio wants them."""
     rows, columns = window
     transform = grid.transform() @ Affine.translation(columns[0], rows[0])
     return {"transform": transform, "height": len(rows), "width": len(columns)}
@@ -126,7 +125,6 @@ def _warp_band(values: np.ndarray, stored: dict[str, Any], wanted: dict[str, Any
 
 
 def _needed(source: MapGrid, target: MapGrid, window: Window) -> tuple[range, range] | None:
-    """Rows and columns of the source that a window of the target may need."""
     near, far = _systems(source, target)
     sides = [np.linspace(side[0] - 0.5, side[-1] + 0.5, _LATTICE) for side in window]
     x, y = target.positions(*(at.ravel() for at in np.meshgrid(*sides, indexing="ij")))

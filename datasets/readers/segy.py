@@ -106,7 +106,6 @@ def _header(file: segyio.SegyFile, config: ConvertConfig, name: str) -> np.ndarr
 
 
 def _check_lines(file: segyio.SegyFile, config: ConvertConfig, inline: np.ndarray, crossline: np.ndarray) -> None:
-    """Refuse gathers before stack and single lines, which have no cell numbers."""
     path, bytes_ = config.source, f"bytes {config.inline_byte} and {config.crossline_byte}"
     inlines, crosslines = len(np.unique(inline)), len(np.unique(crossline))
     if inlines > 1 and crosslines > 1:

@@ -64,7 +64,8 @@ def plan_windows(
     """Cover a volume with blocks, each amid its halo, on the network's output grid.
 
     All windows have one size. At an edge of the volume a window is moved inwards: nothing is made up, and the edge is
-    as sharp as where the whole volume is seen at once. An axis shorter than block and halo is seen whole.
+    as sharp as where the whole volume is seen at once. An axis shorter than block and halo is seen whole. `InputError`
+    where block or halo do not fit the volume or the output grid.
 
     Parameters
     ----------
@@ -72,11 +73,6 @@ def plan_windows(
         As `tile` takes them, and cells on either side of a block along each axis.
     factor
         How much coarser the network's output grid, and so the labels, is.
-
-    Raises
-    ------
-    InputError
-        Where block or halo do not fit the volume or the output grid.
     """
     reach = [0] * len(shape) if halo is None else list(halo)
     if len(reach) != len(shape) or any(cells < 0 or cells % factor for cells in reach):
@@ -124,7 +120,7 @@ def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], mu
 
 
 def seen_sizes(shape: Sequence[int], block: Sequence[int] | None, halo: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the cells of a training block and its halo along each axis."""
+    """Cells of a training block and its halo along each axis."""
     around = halo or [0] * len(shape)
     return tuple(min(edge + 2 * cells, size) for edge, cells, size in zip(block or shape, around, shape, strict=True))
 
@@ -136,10 +132,9 @@ def view_count(sizes: Sequence[int]) -> int:
 
 
 def apply_view(array: np.ndarray, view: int, axes: Sequence[int]) -> np.ndarray:
-    """Show an array under a view: bit i of `view` flips ``axes[i]``, the bit after the last swaps the two axes.
+    """Show an array under a view: bit i of it flips the horizontal ``axes[i]``, the bit after the last swaps the two.
 
-    `view` is below ``view_count`` of the sizes along `axes`, the array's horizontal ones. The result is contiguous, as
-    torch refuses negative strides.
+    The result is contiguous, as torch refuses negative strides.
     """
     array = np.flip(array, tuple(axis for bit, axis in enumerate(axes) if view >> bit & 1))
     return np.ascontiguousarray(array.swapaxes(axes[0], axes[1]) if view >> len(axes) else array)

@@ -1,8 +1,8 @@
 """How far apart the parts of a split lie: proof that no label leaks from one into another, or the cells where one does.
 
-`datasets.samples.parts` makes a split by dilating masks. Its outcome is measured by other means, distance transforms,
-on the very codes by which training and scoring read their labels. Where a cell of the map stands for a column of the
-volume, no two labels of two parts are nearer to each other than their columns.
+`datasets.samples.parts` dilates masks. Its outcome is measured by other means, distance transforms, on the very codes
+by which training and scoring read labels. Where a cell of the map stands for a column of the volume, no two labels of
+two parts are nearer to each other than their columns.
 
 M cells along the dimensions of the map.
 """

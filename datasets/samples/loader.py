@@ -53,7 +53,7 @@ class Loader:
     Parameters
     ----------
     volume, split
-        The volume and its split; only training labels are ever read.
+        Of whose labels only those that train are ever read.
     data
         Blocks, halo, and the share of samples with labels.
     factor
@@ -64,10 +64,8 @@ class Loader:
         Seed of order and views.
     augment_until
         Step from which samples are no longer flipped and swapped; None means never.
-    workers
-        Threads that read ahead; 0 reads each sample when it is asked for.
-    prefetch_bytes
-        Most bytes of samples that are read ahead; one sample always is.
+    workers, prefetch_bytes
+        Threads that read ahead, or 0 to read each sample when it is asked for; most bytes they do, one sample always.
     rank, world
         This rank and the number of ranks: rank r takes micro-batches r, r + world, ...
     rows
@@ -77,10 +75,9 @@ class Loader:
     ----------
     windows, order, plan
         See `plan_samples`, also for what it refuses; and from a range of steps to this rank's samples of them.
-    waited
-        Seconds that the caller has waited for samples.
-    samples_read, bytes_read
-        Samples given to the caller, `rows` being a part of one, and the bytes of data and labels read for them.
+    waited, samples_read, bytes_read
+        Seconds that the caller has waited for samples, those given, of which `rows` is a part of one, and the bytes of
+        data and labels read for them.
     """
 
     def __init__(

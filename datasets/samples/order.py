@@ -100,9 +100,8 @@ def plan_steps(
     """Yield the samples that one worker reads, step by step.
 
     A step's `batch` is cut into micro-batches, which never depend on the number of workers, as sums over what is run
-    at once round; of these a worker takes every `world`-th from `rank` on. A run that resumes at step s has taken
-    ``s * batch`` samples. A block's `views` come in a seeded order; from step `plain_from` on, if any, only view 0 is
-    shown.
+    at once round; of these a worker takes every `world`-th from `rank` on. A block's `views` come in a seeded order;
+    from step `plain_from` on, if any, only view 0 is shown.
     """
     for step in steps:
         shown = views if plain_from is None or step < plain_from else 1

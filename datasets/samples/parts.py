@@ -18,9 +18,9 @@ _WELL_DRAWS = 200  # of the validation wells, of which the one that spreads the 
 
 
 def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
-    """Deal square blocks of the map to the three parts, then clear the buffer between them.
+    """Deal square blocks of the map to the three parts, uint8 [*M], then clear the buffer between them.
 
-    Takes the labelled cells of each class in each column. Returns uint8 [*M]; columns without labels are `UNUSED`.
+    Takes the labelled cells of each class in each column; columns without labels are `UNUSED`.
     """
     shape = counts_KM.shape[1:]
     per_axis = [-(-size // config.block) for size in shape]
@@ -32,13 +32,12 @@ def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
 
 
 def deal(counts_KB: np.ndarray, fractions: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Deal blocks to parts so that each class is spread in the wanted fractions of training, validation and test.
+    """Deal blocks to parts, uint8 [B], so that each class is spread in the wanted fractions; `UNUSED` without labels.
 
     Iterative stratification of the labelled cells of each class in each block: the class with the fewest left is dealt
     first, while there is most freedom. Its first block goes to training, then one to each part that has none of it,
     every other to the part that still lacks most of that class, then most of all classes (after Sechidis et al. 2011,
-    "On the stratification of multi-label data", where a class of three blocks can miss in validation or test). Returns
-    uint8 [B]; blocks without labels are `UNUSED`.
+    "On the stratification of multi-label data", where a class of three blocks can miss in validation or test).
     """
     parts_B = np.zeros(counts_KB.shape[1], np.uint8)
     shares = np.asarray(fractions, float)

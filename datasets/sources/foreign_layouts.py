@@ -132,7 +132,6 @@ def _named(array: zarr.Array) -> list[str]:
 
 
 def _coordinate(array: zarr.Array, name: str) -> xr.Variable | None:
-    """Read a coordinate of numbers or dates."""
     dims = _dims(array) or ([name] if array.ndim == 1 else [])
     if not dims or array.dtype.kind not in "iufM":
         return None

@@ -72,7 +72,6 @@ def add_raster_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
 
 
 def _raw_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Variable | None:
-    """Take the labels as the source has them: from their own file or key, or from the reader."""
     if is_placed(config):
         return None
     if not (config.labels or config.labels_key):

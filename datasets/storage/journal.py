@@ -94,10 +94,7 @@ def forget(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, place: str | Path) -> Iterator[None]:
-    """Let no other process of this machine write `place` meanwhile: `InputError` where one does.
-
-    The lock is a file in `folder`.
-    """
+    """Let no other process of this machine write `place`, by a lock in `folder`: `InputError` where one does."""
     lock = _lock(folder, place)
     try:
         yield

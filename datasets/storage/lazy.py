@@ -46,7 +46,8 @@ def open_lazily(
 ) -> xr.Dataset:
     """Open all arrays of a group whose metadata are consolidated: values as stored, neither masked nor scaled.
 
-    Coordinates of dimensions are in memory, all else is backed by Dask in pieces of a shard.
+    Coordinates of dimensions are in memory, all else is backed by Dask in pieces of a shard. `InputError` where one
+    cannot be read here, or its dimensions have no names.
 
     Parameters
     ----------
@@ -54,11 +55,6 @@ def open_lazily(
         The store, its parsed ``zarr.json``, and that file's version, by which Dask tells an older store apart.
     sparse, lenient
         As `ArrayReader` takes it; variables that become lenient `StoredArray`s, each with a masked ``NAME_gone``.
-
-    Raises
-    ------
-    InputError
-        Where an array cannot be read here, or its dimensions have no names.
     """
     variables: dict[str, xr.Variable] = {}
     sources: dict[str, StoredArray] = {}
@@ -97,6 +93,6 @@ def open_lazily(
 def stored_array(array: xr.DataArray) -> StoredArray | None:
     """Find what lies behind a variable of `open_lazily`, so that a block is read without Dask's detour.
 
-    Nothing is found for a variable that was cut or computed with, for one in memory, or in another process.
+    None for one that was cut or computed with, in memory, or of another process.
     """
     return _BY_NAME.get(str(getattr(array.variable.data, "name", ""))) if array.chunks is not None else None

@@ -92,11 +92,8 @@ class Objects:
     def get(self, ask: Ask) -> Got:
         """Read an object or some bytes of it; what may pass by itself is tried again with growing pauses.
 
-        Raises
-        ------
-        InputError
-            `MissingObjectError` where there is none, `ReplacedObjectError` where its version is not the one asked for,
-            `AwayError` where the store does not answer in the end; any other where it refuses.
+        `MissingObjectError` where there is none, `ReplacedObjectError` where its version is not the one asked for,
+        `AwayError` where the store does not answer in the end, any other `InputError` where it refuses.
         """
         problem = ""
         for attempt in range(_ATTEMPTS):

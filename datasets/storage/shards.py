@@ -46,17 +46,8 @@ class Span:
 def plan_region(region: Cells, shape: Sequence[int], shard: Sequence[int], chunk: Sequence[int]) -> list[ShardPlan]:
     """Find the chunks that a region needs, shard by shard: every cell of it in exactly one piece.
 
-    Parameters
-    ----------
-    region
-        Cells along each dimension, without steps; what lies outside the array is left out.
-    shape, shard, chunk
-        Cells of each [D]; chunks divide shards, and the last shards may reach beyond the array.
-
-    Raises
-    ------
-    ValueError
-        Where chunks do not divide shards, or a slice has a step.
+    The region has no steps, and what of it lies outside the array is left out. Chunks divide shards, of which the last
+    may reach beyond the array.
     """
     if any(outer % inner for outer, inner in zip(shard, chunk, strict=True)):
         raise ValueError(f"chunks {tuple(chunk)} do not divide shards {tuple(shard)}")

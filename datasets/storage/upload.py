@@ -1,7 +1,6 @@
 """Write a Zarr store below a URI, its root last: what was only begun does not open.
 
-What it knows of itself (its root, its journal, what is being written and by whom) lies in it, below `BEGUN`, so that
-any machine can go on with it.
+Its root, its journal, what is being written and by whom lie in it, below `BEGUN`, so that any machine can go on.
 """
 
 import asyncio
