@@ -166,7 +166,6 @@ def _spark(counts: Sequence[int]) -> str:
 
 
 def _range(coordinate: xr.DataArray) -> str:
-    """First to last value, with the step where it is even, else the smallest to the largest."""
     if "names" in coordinate.attrs:
         return ", ".join(coordinate.attrs["names"])
     values = coordinate.values

@@ -100,8 +100,8 @@ def _header(file: segyio.SegyFile, config: ConvertConfig, name: str) -> np.ndarr
         return np.asarray(file.attributes(byte)[:], np.int64)
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         raise InputError(
-            f"{name}_byte is {byte}, at which no trace header field of {config.source} starts; common are 9, 189, 193, "
-            "21"
+            f"{name}_byte is {byte}, at which no trace header field of {config.source} starts; "
+            "common are 9, 189, 193, 21"
         ) from error
 
 

@@ -115,7 +115,7 @@ class LeakReport:
 
 
 def measure_leaks(split: xr.DataArray, buffer: int) -> LeakReport:
-    """Measure the distances between the parts of a split, which must be more than `buffer` cells."""
+    """Measure how far apart the parts of a split are, which must be more than `buffer` cells."""
     spacing = tuple(_spacing(split, str(dim)) for dim in split.dims)
     present = [code for code in (TRAIN, VALIDATION, TEST) if (split.values == code).any()]
     gaps = tuple(_measure(split, pair, buffer, spacing) for pair in combinations(present, 2))

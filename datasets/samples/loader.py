@@ -29,8 +29,7 @@ def plan_samples(
 ) -> tuple[list[Window], Order]:
     """Find the blocks that a run visits, those with training labels first, and its order, from what `Loader` takes.
 
-    `InputError` where no block or not every step would hold a training label, or blocks do not sit on the output's
-    grid.
+    `InputError` where no block or not every step would hold a training label, or blocks are off the output's grid.
     """
 
     def has_labels(window: Window) -> bool:
@@ -65,7 +64,7 @@ class Loader:
     augment_until
         Step from which samples are no longer flipped and swapped; None means never.
     workers, prefetch_bytes
-        Threads that read ahead, or 0 to read each sample when it is asked for; most bytes they do, one sample always.
+        Threads that read ahead, or 0 to read each sample when it is asked for; the most bytes, but always one sample.
     rank, world
         This rank and the number of ranks: rank r takes micro-batches r, r + world, ...
     rows

@@ -62,8 +62,8 @@ def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndar
     A column belongs to its nearest well. Of many seeded draws of the validation wells, the first is taken that leaves
     most classes to training, then most to validation.
 
-    Takes the labelled cells of each class in each column, the columns whose true classes are known, and the wells'
-    cells. Returns uint8 [*M].
+    Takes labelled cells of each class in each column, columns whose true classes are known, and the wells' cells.
+    Returns uint8 [*M].
     """
     shape = counts_KM.shape[1:]
     distance_M = np.full(shape, config.radius + 1)

@@ -7,8 +7,8 @@ view says the rest: a YAML file of a conversion's settings, with the store as it
 Volumes are told apart without reading their values: the attribute ``conversion``, and so
 `datasets.volume.Volume.digest`, has a hash of the list of the objects of data and mask, with size and version of each
 (of a file, when it was changed: copy a folder with its times). So a run that goes on notices a chunk that was replaced,
-added or removed. Where there is no listing, as behind ``https://``, the attribute says so, and changed values go
-unnoticed. Labels are told apart by their values.
+added or removed. Cloud stores list a thousand objects a request; where there is no listing, as behind ``https://``, the
+attribute says so, and changed values go unnoticed. Labels are told apart by their values.
 """
 
 import hashlib

@@ -67,7 +67,7 @@ class ArrayReader:
     def read_masked(self, region: Cells) -> tuple[np.ndarray, np.ndarray]:
         """Read a region as far as its chunks are there and sound.
 
-        The second array, bool, is true where the chunk is missing or broken, and the cells hold the fill value.
+        The second array, bool, is true where the chunk is missing or broken and the cells hold the fill value.
         `InputError` where the store refuses or does not answer, or an object was replaced meanwhile.
         """
         target = self._read(region, masked=True)
