@@ -22,20 +22,10 @@ _FILLS = (-32768.0, -9999.0, -99999.0, -999.25, 1e30, -1e30, -1e32, 9.96921e36, 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a user should know before training.
+    """Something that a user should know before training."""
 
-    Attributes
-    ----------
-    check
-        What was checked, in a word or two.
-    text
-        What was found, with the numbers.
-    way_out
-        What to do about it.
-    """
-
-    check: str
-    text: str
+    check: str  # what was checked, in a word or two
+    text: str  # what was found, with the numbers
     way_out: str
 
 
@@ -55,7 +45,6 @@ def check_values(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
 
 
 def _empty_entries(summary: xr.Dataset) -> Iterator[Finding]:
-    """Find bands or dates without a single cell of data."""
     empty = _where(summary["count"] == 0)
     if empty and summary["count"].dims:
         way = "leave them out of the source, or set data.validity"
@@ -63,7 +52,6 @@ def _empty_entries(summary: xr.Dataset) -> Iterator[Finding]:
 
 
 def _constant_entries(summary: xr.Dataset) -> Iterator[Finding]:
-    """Find bands or dates of one value throughout."""
     flat = _where((summary["count"] > 1) & (summary["minimum"] == summary["maximum"]))
     if flat:
         what = _list(flat) if summary["count"].dims else "the whole volume"
@@ -86,7 +74,6 @@ def _far_piles(summary: xr.Dataset) -> dict[float, list[tuple[str, int]]]:
 
 
 def _fill_values(summary: xr.Dataset) -> Iterator[Finding]:
-    """Find values that stand for no data."""
     for value, where in _far_piles(summary).items():
         text = f"{sum(cells for _, cells in where):,} cells hold {value:g}, far from all others{_in(where)}"
         yield Finding("no-data value", text, f"convert again with nodata: {value:g} if that stands for no data")
@@ -112,7 +99,6 @@ def _clipping(summary: xr.Dataset) -> Iterator[Finding]:
 
 
 def _dead_columns(summary: xr.Dataset) -> Iterator[Finding]:
-    """Find traces, or pixels over all bands and dates, that never change but count as data."""
     if "dead" not in summary or not summary["dead"].any():
         return
     dead = summary["dead"]
@@ -125,7 +111,6 @@ def _dead_columns(summary: xr.Dataset) -> Iterator[Finding]:
 
 
 def _uneven_steps(geometry: Geometry) -> Iterator[Finding]:
-    """Find dimensions of space whose cells are not equally far apart."""
     for dim, (low, high) in geometry.uneven.items():
         text = f"the steps along {dim} go from {low:g} to {high:g} {geometry.units[dim]}".rstrip()
         yield Finding("geometry", text, "a network takes all cells for equal: resample the source to even steps")
@@ -155,16 +140,14 @@ def _bins(geometry: Geometry) -> Iterator[Finding]:
 
 
 def _unmeasured(geometry: Geometry) -> Iterator[Finding]:
-    """Find dimensions of space that count cells but measure nothing."""
-    dims = geometry.unmeasured
-    if dims:
-        text = f"nothing says how far apart cells are along {', '.join(dims)}, so no map or section is true to scale"
+    if geometry.unmeasured:
+        dims = ", ".join(geometry.unmeasured)
+        text = f"nothing says how far apart cells are along {dims}, so no map or section is true to scale"
         way = "convert with coordinates and coordinate_units, or with x_byte and y_byte for SEG-Y"
         yield Finding("geometry", text, way)
 
 
 def _crs(geometry: Geometry) -> Iterator[Finding]:
-    """Find positions that nobody can place, and distances in degrees."""
     if geometry.placed and not geometry.crs:
         text = "positions without a coordinate reference system"
         yield Finding("CRS", text, "convert with crs, such as EPSG:32633")
@@ -194,7 +177,6 @@ def overall(summary: xr.Dataset) -> dict[str, Any]:
 
 
 def _entries(summary: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
-    """Every entry with data, with its name."""
     scalar = summary.drop_vars(["dead", "histogram", "edges"], errors="ignore")
     count = scalar["count"]
     return [

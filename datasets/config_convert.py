@@ -28,12 +28,12 @@ class ConvertConfig:
     more_sources
         Further sources of the area, whose bands follow those of `source` as channels: files, or settings of one such as
         ``{source: tmi.grd, crs: EPSG:28354}``. GeoTIFF, Geosoft or Surfer grids, netCDF, ENVI, or flight lines or
-        stations, which are gridded onto the cells of the first source. Of the settings below, each has its own `crs`,
+        stations, which are gridded onto the cells of the first. Of the settings below, each has its own `crs`,
         `format`, `key`, `dims`, `columns`, `xy_columns`, `table_columns`, `gridding`, `blank_distance` and `nodata`
-        (default: that of the conversion). `crs` is needed where the file does not say it, as Geosoft's, Surfer's and
-        tables do not; ``local`` where the first source's is.
+        (default: the conversion's). `crs` is needed where the file lacks it, as Geosoft's, Surfer's and tables do;
+        ``local`` where the first source's is.
     resample
-        How `more_sources` on other cells or in another coordinate system are brought to those of `source`: ``nearest``,
+        How `more_sources` on other cells or in another system are brought to those of `source`: ``nearest``,
         ``bilinear`` (of the nearest four) or ``average``, for finer grids. Empty refuses them.
     out
         Zarr store to write, as ``surveys/NAME.zarr`` or ``s3://bucket/NAME.zarr``.
@@ -44,7 +44,7 @@ class ConvertConfig:
     shape
         Shape that the array is brought to first: ``[156, 95, 95]`` for a scene flattened to (156, 9025).
     order
-        How a flattened array runs through its cells: ``C`` (last index first) or ``F`` (column-major, as MATLAB does).
+        How a flattened array runs through its cells: ``C`` (last index first) or ``F`` (column-major, as in MATLAB).
     dims
         Names of the array's dimensions; left-over axes of length 1 are dropped.
     transpose
@@ -56,8 +56,7 @@ class ConvertConfig:
         Their name in a .mat, .npz or netCDF file; attribute or column with the class of polygons and wells.
     horizons
         Files of picked surfaces, by rising vertical coordinate: tables with that and x and y or the map's dimensions,
-        or .npy grids. Class 0 lies before the first, 1 after it, and so on. Cells without picks on both sides are
-        unlabelled.
+        or .npy grids. Class 0 lies before the first, 1 after it, and so on, where both sides are picked.
     label_columns
         Columns of horizons and wells, where the file does not name them rightly.
     label_radius
@@ -65,7 +64,7 @@ class ConvertConfig:
     label_touched
         Whether a polygon labels all cells it touches, not only those whose centre it covers.
     labels_crs
-        Coordinate system of the labels' x and y, where their file does not say it and it is not the volume's.
+        Coordinate system of the labels, where their file does not say it and it is not the volume's.
     label_shape
         As `shape`, for the labels.
     label_dims
@@ -116,7 +115,7 @@ class ConvertConfig:
         Vertical dimension of a SEG-Y cube: ``twt`` (two-way time in ms) or ``depth``.
     columns
         Readings of a table of flight lines or stations (CSV, XYZ, ASEG-GDF2) to grid, each to a band; a single one of
-        several values, NAME[0], NAME[1] and so on, to layers.
+        several values, NAME[0], NAME[1], ..., to layers.
     xy_columns
         Columns of its positions. Default: easting and northing, x and y, or longitude and latitude.
     table_columns
@@ -209,7 +208,6 @@ class ConvertConfig:
 
 
 def _further(given: Any) -> ConvertConfig:
-    """Take an entry of `more_sources`, a file or a mapping of settings; refuse any other."""
     if isinstance(given, str):
         return ConvertConfig(given)
     if not isinstance(given, dict) or not set(given) <= set(_OF_FURTHER):
@@ -219,8 +217,7 @@ def _further(given: Any) -> ConvertConfig:
     if not given.get("source"):
         raise InputError(f"more_sources holds {given!r}, which names no source; write {{source: FILE, ...}}")
     for name, value in given.items():
-        wanted = _expected(name, value)
-        if wanted:
+        if wanted := _expected(name, value):
             raise InputError(f"more_sources has {name} = {value!r} for {given['source']}; it must be {wanted}")
     return ConvertConfig(**given)
 
@@ -257,13 +254,12 @@ def read_settings(path: Path) -> Any:
         raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         return settings
-    moved = dict(settings)
     for name, given in settings.items():
         if name in ("source", "labels", "valid", "extent"):
-            moved[name] = place(given)
+            settings[name] = place(given)
         elif name == "horizons":
-            moved[name] = [place(where) for where in given]
+            settings[name] = [place(where) for where in given]
         elif name == "coordinates":
             files = {dim: at for dim, at in given.items() if isinstance(at, str) and at.endswith((".json", ".npy"))}
-            moved[name] = {**given, **{dim: place(file) for dim, file in files.items()}}
-    return moved
+            settings[name] = {**given, **{dim: place(file) for dim, file in files.items()}}
+    return settings

@@ -27,22 +27,9 @@ _NOT_IDENTITY = (
 
 
 def convert(config: ConvertConfig) -> str | Path:
-    """Convert a source; where this was done already, with the same source and settings, nothing is.
+    """Convert a source to a Zarr store, and return its place; of the same source and settings it is made once only.
 
-    Parameters
-    ----------
-    config
-        Source, target, and what the source does not say of itself.
-
-    Returns
-    -------
-    pathlib.Path or str
-        The Zarr store.
-
-    Raises
-    ------
-    InputError
-        Where the source cannot be read or does not fit the settings, or the target cannot be written.
+    `InputError` where the source cannot be read or does not fit the settings, or the target cannot be written.
     """
     if not config.source or not config.out:
         raise InputError("convert needs a source and an out, such as --source cube.sgy --out surveys/cube.zarr")
@@ -73,11 +60,10 @@ def convert(config: ConvertConfig) -> str | Path:
     side_files = [path for path in (config.labels, *config.horizons, config.valid, config.extent) if path]
     side_files += [text for text in config.coordinates.values() if isinstance(text, str) and Path(text).is_file()]
     ds.attrs = _provenance(config, ds.attrs, files, side_files)
-    key = content_key(
-        {"attrs": ds.attrs, "settings": asdict(replace(config, overwrite=False)), "sizes": dict(ds.sizes)}
-    )
+    settings = asdict(replace(config, overwrite=False))
+    key = content_key({"attrs": ds.attrs, "settings": settings, "sizes": dict(ds.sizes)})
     out = config.out if is_remote(config.out) else Path(config.out)
-    if there and there.get("key") == key:
+    if there.get("key") == key:
         print(f"{config.out} is there already, of the same source and settings: nothing to do")
         return out
     return write_volume(

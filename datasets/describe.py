@@ -141,7 +141,6 @@ def _percentiles(summary: xr.Dataset, whole: dict[str, Any]) -> dict[str, float]
 
 
 def _entries(ds: xr.Dataset, summary: xr.Dataset) -> dict[str, str]:
-    """Say of each entry what means nothing of all together where they are unlike quantities."""
     count = summary["count"]
     if not 1 < count.size <= _FEW_ENTRIES:
         return {}
@@ -160,7 +159,6 @@ def _entries(ds: xr.Dataset, summary: xr.Dataset) -> dict[str, str]:
 
 
 def _spark(counts: Sequence[int]) -> str:
-    """Draw a histogram in 32 letters."""
     bars = "▁▂▃▄▅▆▇█"
     columns = np.add.reduceat(counts, np.linspace(0, len(counts), 32, endpoint=False).astype(int))
     heights = np.ceil(columns / max(columns.max(), 1) * len(bars)).astype(int)
@@ -168,7 +166,6 @@ def _spark(counts: Sequence[int]) -> str:
 
 
 def _range(coordinate: xr.DataArray) -> str:
-    """First to last value, with the step where it is even, else the smallest to the largest."""
     if "names" in coordinate.attrs:
         return ", ".join(coordinate.attrs["names"])
     values = coordinate.values

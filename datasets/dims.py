@@ -22,11 +22,6 @@ def entry_dims(sizes: Mapping[Any, int]) -> list[str]:
     return dims
 
 
-def map_dims(sizes: Mapping[Any, int]) -> list[str]:
-    """Dimensions that span the map."""
-    return [str(dim) for dim in sizes if dim not in NOT_HORIZONTAL]
-
-
 def refuse_unknown(option: str, named: Iterable[str], dims: Sequence[Hashable], way_out: str = "") -> None:
     """Raise `InputError` where a setting names dimensions that the data lack."""
     unknown = [dim for dim in named if dim not in dims]

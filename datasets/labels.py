@@ -13,23 +13,11 @@ _SHOWN = 20
 def encode_labels(
     values: np.ndarray, class_names: Mapping[int, str], where: str
 ) -> tuple[np.ndarray, dict[str, object]]:
-    """Turn label values into labels and attributes as `class_codes` and `label_attrs` make them.
+    """Turn label values, of which NaN is unlabelled, into what `class_codes` and `label_attrs` make of them.
 
-    Parameters
-    ----------
-    values
-        Labels as the source has them; NaN is unlabelled.
-    class_names
-        Value -> name of the class. Every other value is unlabelled.
-    where
-        Where the labels are from, for the error message.
-
-    Raises
-    ------
-    InputError
-        Where no names are given, or none of the named values occurs; it lists the values that do.
+    `InputError` without names, or where none of the named values occurs; it says `where` and lists the values that do.
     """
-    present = np.unique(values[np.isfinite(values)]) if values.dtype.kind == "f" else np.unique(values)
+    present = np.unique(values[np.isfinite(values)])
     shown = ", ".join(f"{value:g}" for value in present[:_SHOWN]) + (", ..." if len(present) > _SHOWN else "")
     if not class_names:
         raise InputError(f"the labels in {where} have the values {shown}; name the classes with class_names")

@@ -49,12 +49,10 @@ class LazyArray(BackendArray):
 def plain_array(
     path: Path, dtype: np.dtype, shape: tuple[int, ...], *, offset: int = 0, strides: tuple[int, ...] | None = None
 ) -> LazyArray:
-    """Open an array of numbers that lie in a file as they are.
+    """Open an array of numbers that lie in a file as they are, in its byte order; the result has the machine's.
 
     Parameters
     ----------
-    path, dtype, shape
-        File, type of a cell there in its byte order (the result has the machine's), cells along each axis.
     offset
         Bytes before the first cell.
     strides

@@ -25,21 +25,10 @@ NO_DATA = 255
 
 
 def no_data_cells(raw: np.ndarray, gone: Sequence[int], factor: int) -> np.ndarray:
-    """Find the output's cells for which the input says nothing at all.
+    """Find the output's cells for which the input, float32 [C, *N] with NaN for no data, says nothing at all.
 
-    Parameters
-    ----------
-    raw
-        float32 [C, *N], NaN = no data.
-    gone
-        Axes of N that the output lacks: a cell of it is empty where the whole of them is.
-    factor
-        How much coarser the output's grid is; a coarse cell is empty where all its cells are.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool [*ceil(remaining N / factor)].
+    A cell is empty where the axes `gone` of N, which the output lacks, are empty throughout, and on a grid coarser by
+    `factor` where all its cells are: bool [*ceil(remaining N / factor)].
     """
     empty = np.asarray(np.isnan(raw).all(axis=(0, *(axis + 1 for axis in gone))))
     if factor == 1:
@@ -50,9 +39,9 @@ def no_data_cells(raw: np.ndarray, gone: Sequence[int], factor: int) -> np.ndarr
 
 
 def coarsen_coordinates(source: xr.Dataset, dims: Sequence[str], factor: int) -> dict[str, xr.DataArray]:
-    """Carry the coordinates on `dims` over to a grid that is coarser by `factor`, as cell centres.
+    """Carry the coordinates on `dims`, with attributes, over to the cells' centres of a grid coarser by `factor`.
 
-    Attributes are kept. A last, incomplete cell is spaced like the others.
+    A last, incomplete cell is spaced like the others.
     """
     kept = {str(name): coord for name, coord in source.coords.items() if set(coord.dims) <= set(dims)}
     if factor == 1:
@@ -98,17 +87,8 @@ def lay_out(
 ) -> xr.Dataset:
     """Lay out the prediction of a volume, with its coordinates and without any value yet.
 
-    Parameters
-    ----------
-    source, dims, factor
-        The volume that is predicted, dimensions of the output, and how much coarser its grid is.
-    classes, attrs
-        Names of the K classes, and provenance.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``class`` uint8 (*dims) and ``probability`` float32 (class_name, *dims).
+    It has ``class`` uint8 (*dims) and ``probability`` float32 (class_name, *dims), on a grid coarser by `factor`, and
+    its provenance as `attrs`.
     """
     sizes = tuple(-(-source.sizes[dim] // factor) for dim in dims)
     return xr.Dataset(
@@ -132,7 +112,7 @@ def lay_out(
 
 @dataclass
 class Finished:
-    """Tells of a place on the output's grid whether an earlier process has written it, and counts cells by class."""
+    """Tells whether an earlier process has written a place on the output's grid, and counts cells by class."""
 
     journal: Journal | None = None
     counts: np.ndarray = field(default_factory=lambda: np.zeros(NO_DATA + 1, np.int64))
@@ -166,14 +146,13 @@ def write_prediction(
     no_data: str = "no cell holds data",
     speak: bool = False,
 ) -> np.ndarray:
-    """Write a prediction, piece by piece, as a Zarr v3 store in the place of what is there: all of it, or nothing.
+    """Write a prediction that `lay_out` laid out, piece by piece, as a Zarr v3 store: all of it, or nothing.
 
-    In a folder what was there stays until then. Below a URI it goes as soon as the first piece has come.
+    In a folder what was there stays until then. Below a URI it goes as soon as the first piece has come. Returns the
+    cells of each class, int64 [256], and at `NO_DATA` those without data.
 
     Parameters
     ----------
-    layout, path
-        What `lay_out` made, and where it goes.
     pieces
         Makes those that are not finished; together all cells, each once. None is held once it is written.
     block
@@ -182,11 +161,6 @@ def write_prediction(
         Hash of what is written and in which pieces: with one, the next process goes on where this one is stopped.
     no_data, speak
         Words of the refusal where no cell holds data, and whether it says that it goes on, or may be gone on with.
-
-    Returns
-    -------
-    numpy.ndarray
-        Cells of each class, int64 [256]; at `NO_DATA` those without data.
 
     Raises
     ------

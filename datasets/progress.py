@@ -8,10 +8,7 @@ _FIRST, _EVERY, _BAR_EVERY, _WIDTH = 0.5, 5.0, 0.2, 30
 
 
 class Progress:
-    """Counts the bytes that are done, from any thread, and says how far it is, if it may speak and the work is long.
-
-    An earlier process may have `done` some of them.
-    """
+    """Counts the bytes that are done, from any thread, and says how far it is, if it may speak and the work is long."""
 
     def __init__(self, label: str, total: int, *, speak: bool = True, done: int = 0) -> None:
         self.label = label

@@ -1,12 +1,9 @@
 """Mean and deviation of a volume, ignoring no data: from what is stored beside it, or in one pass of Dask.
 
 They are of all cells with data, in whatever part of the split: no label goes into them, but a network has so seen the
-test cells as unlabelled input.
-
-Shapes: C channels, N the cells along each dimension of space.
+test cells as unlabelled input. Shapes: C channels, N the cells along each dimension of space.
 """
 
-import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,20 +24,10 @@ from datasets.volume import Volume
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the data are normalised by.
+    """What the data are normalised by, float32 [C, 1 or N, ...], to be broadcast against [C, *N]."""
 
-    Attributes
-    ----------
-    mean, deviation
-        float32 [C, 1 or N, ...], to be broadcast against [C, *N]. An entry without data has mean 0; an entry without
-        data, or of one value only, has deviation 1.
-    valid_share
-        Share of the cells that hold data.
-    """
-
-    mean: np.ndarray
-    deviation: np.ndarray
-    valid_share: float
+    mean: np.ndarray  # 0 of an entry without data
+    deviation: np.ndarray  # 1 of an entry without data, or of one value only
 
 
 def masked_data(ds: xr.Dataset) -> xr.DataArray:
@@ -75,31 +62,22 @@ def measure(ds: xr.Dataset) -> xr.Dataset:
 
 def count_labels(labels: xr.DataArray) -> np.ndarray:
     """Count the cells of every value of a uint8 array, int64 [256], chunk by chunk."""
-    blocks = labels.chunk().data.to_delayed().ravel()
-    counts = dask.compute(*(dask.delayed(_bincount, pure=False)(block) for block in blocks))
+    count = dask.delayed(lambda block: np.bincount(block.ravel(), minlength=256), pure=False)
+    counts = dask.compute(*map(count, labels.chunk().data.to_delayed().ravel()))
     return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
-
-
-def _bincount(block: np.ndarray) -> np.ndarray:
-    return np.bincount(block.ravel(), minlength=256)
 
 
 def statistics(volume: Volume, keep: list[str] | None = None, stored: xr.Dataset | None = None) -> Statistics:
     """Measure the data, accumulated in float64 by merging the moments of the chunks.
 
+    `InputError` where `keep` names a dimension that the data lack, or no cell holds data.
+
     Parameters
     ----------
-    volume
-        The volume.
     keep
         Dimensions whose entries are each measured by themselves; all others share. None means the channel dimensions.
     stored
         What `read_summary` found beside the volume: where it tells the entries of `keep` apart, nothing is read.
-
-    Raises
-    ------
-    InputError
-        Where `keep` names a dimension that the data lack, or no cell holds data.
     """
     kept = list(volume.channel_dims) if keep is None else keep
     refuse_unknown("data.keep", kept, volume.dataset["data"].dims)
@@ -142,4 +120,4 @@ def _shape(volume: Volume, kept: list[str], *moments: xr.DataArray) -> Statistic
         full = np.broadcast_to(moment, (*channels, *within))
         return full.reshape(volume.n_channels, *within).astype(np.float32)
 
-    return Statistics(to_channels(mean), to_channels(deviation), float(count.sum() / math.prod(sizes.values())))
+    return Statistics(to_channels(mean), to_channels(deviation))

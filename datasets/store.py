@@ -35,6 +35,9 @@ _NO_STORE = "{} is not a Zarr store; make a volume from it with `python -m pipel
 def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error") -> xr.Dataset:
     """Open a volume lazily; the stored values of a converted one are not masked or scaled.
 
+    It has ``data`` and, where there are such, ``valid``, ``labels``, ``truth`` and ``wells``, backed by Dask.
+    `InputError` where there is no volume.
+
     Parameters
     ----------
     uri
@@ -43,16 +46,6 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
     missing
         Whether a missing or broken chunk of the data is an ``error`` that names it, once it is read, or no data
         (``mask``). Labels and masks must be whole.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``data`` and, where there are such, ``valid``, ``labels``, ``truth`` and ``wells``, backed by Dask.
-
-    Raises
-    ------
-    InputError
-        Where there is no volume.
     """
     where = str(uri)
     if is_view(where):
@@ -102,7 +95,6 @@ def open_node(uri: str) -> zarr.Group | zarr.Array:
 
 
 def _for_zarr(uri: str) -> Any:
-    """Return what zarr opens for reading: a folder's path, or a store."""
     return ObjectStore(Objects(uri).store, read_only=True) if is_remote(uri) else uri
 
 
@@ -177,19 +169,13 @@ def write_volume(
 def open_new(
     path: str | Path, key: str | None, *, overwrite: bool = True, speak: bool = False
 ) -> Iterator[tuple[Target, Journal]]:
-    """Open a store for writing: all of it appears, or nothing; parameters and errors as of `write_volume`.
+    """Open a folder or store for writing, and the journal of what an earlier process finished of it.
 
-    Yields
-    ------
-    target, journal
-        Folder or store to write to, and the pieces of it that an earlier process finished.
+    All of it appears, or nothing; parameters and errors as of `write_volume`.
     """
     if is_remote(path):
-        with (
-            open_upload(str(path), key, overwrite=overwrite) as (store, journal),
-            _spoken(journal, speak),
-            _kept(journal),
-        ):
+        upload = open_upload(str(path), key, overwrite=overwrite)
+        with upload as (store, journal), _spoken(journal, speak), _kept(journal):
             yield store, journal
         return
     refuse_existing(path, overwrite)

@@ -20,10 +20,7 @@ _DRAWN = 2**22  # that are not too many to draw: a picture of one plane takes so
 def viewable(uri: str | Path, dataset: xr.Dataset) -> xr.Dataset:
     """Coarsen the opened volume at `uri` for a picture; a small one stays as it is.
 
-    Returns
-    -------
-    xarray.Dataset
-        ``data`` and, where there are such, ``labels`` of the first cell of each cube.
+    What comes has ``data`` and, where there are such, ``labels`` of the first cell of each cube.
     """
     if dataset["data"].size <= _CELLS:
         return dataset

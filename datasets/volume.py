@@ -30,40 +30,18 @@ PART_CODES: dict[str, int] = {"train": 1, "validation": 2, "test": 3}
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume seen as channels over one to three dimensions of space.
+    """A volume seen as channels over one to three dimensions of space."""
 
-    Attributes
-    ----------
-    dataset
-        The store's content, lazy.
-    space
-        Dimensions that the network convolves over.
-    channel_dims
-        All other dimensions of the data, in stored order.
-    classes
-        Names of the label classes; empty without labels.
-    label_dims
-        The labels' dimensions, in the order of `space`.
-    read_slice
-        Axis of `space` that the labels lack -> cell at which the output is read.
-    """
-
-    dataset: xr.Dataset
-    space: tuple[str, ...]
-    channel_dims: tuple[str, ...]
-    classes: list[str]
-    label_dims: tuple[str, ...]
-    read_slice: dict[int, int]
+    dataset: xr.Dataset  # the store's content, lazy
+    space: tuple[str, ...]  # dimensions that the network convolves over
+    channel_dims: tuple[str, ...]  # all other dimensions of the data, in stored order
+    classes: list[str]  # names of the label classes; empty without labels
+    label_dims: tuple[str, ...]  # in the order of `space`
+    read_slice: dict[int, int]  # axis of `space` that the labels lack -> cell at which the output is read
 
     @classmethod
     def open(cls, config: DataConfig) -> "Volume":
-        """Open the volume of `config.source` and check the configuration against it.
-
-        Raises
-        ------
-        InputError
-            Where there is no volume, or it does not fit the configuration.
-        """
+        """Open the volume of `config.source`; `InputError` where there is none, or the configuration does not fit."""
         if not config.source:
             raise InputError("data.source is empty; name a volume made by `python -m pipeline convert` or `synthesize`")
         return cls.of(open_volume(config.source, missing=config.missing), config)
@@ -131,18 +109,7 @@ class Volume:
         return tuple(axis for axis, dim in enumerate(self.space) if dim not in NOT_HORIZONTAL)
 
     def read(self, block: tuple[slice, ...] | None = None) -> np.ndarray:
-        """Read the data of a block, or of the whole volume.
-
-        Parameters
-        ----------
-        block
-            Cells along each dimension of `space`.
-
-        Returns
-        -------
-        numpy.ndarray
-            float32 [C, *N]; NaN where there is no data.
-        """
+        """Read a block, cells along each dimension of `space`, or all: float32 [C, *N], NaN where there is no data."""
         where = self._cut(block)
         order = (*self.channel_dims, *self.space)
         values = _cells(self.dataset["data"], where, order).astype(np.float32)
@@ -165,28 +132,17 @@ class Volume:
         block: tuple[slice, ...] | None = None,
         factor: int = 1,
     ) -> np.ndarray:
-        """Read labels, of one part of the split or all.
+        """Read labels, int16 [*label dims]: class indices, or `IGNORE`; `InputError` where the volume has none.
 
         Parameters
         ----------
-        split
-            Part codes over some of the labels' dimensions; needed where `part` is given.
-        part
-            Part whose labels count; none means all. ``test`` reads the dense ``truth`` where the volume has one.
+        split, part
+            Part codes over some of the labels' dimensions, and the part whose labels count; none means all. ``test``
+            reads the dense ``truth`` where the volume has one.
         block
             Cells along each dimension of `space`.
         factor
             How much coarser the result is, a power of two; see `coarsen_labels`.
-
-        Returns
-        -------
-        numpy.ndarray
-            int16 [*label dims]: class index, or `IGNORE`.
-
-        Raises
-        ------
-        InputError
-            Where the volume has no labels.
         """
         if not self.label_dims:
             raise InputError("the volume has no labels; convert its source again with labels")
@@ -239,8 +195,7 @@ def _cells(array: xr.DataArray, where: Mapping[str, slice], order: Sequence[str]
 def coarsen_labels(labels: np.ndarray, factor: int, classes: int) -> np.ndarray:
     """Take the most frequent class of each cube of `factor` cells along every axis: [*N] -> int16 [*ceil(N / factor)].
 
-    Of equally frequent classes the first is taken, and `IGNORE` where no cell is labelled; the last cubes may be
-    incomplete.
+    Of equals the first is taken, and `IGNORE` where no cell is labelled; the last cubes may be incomplete.
     """
     padded = np.pad(labels, [(0, -size % factor) for size in labels.shape], constant_values=IGNORE)
     split_shape = [n for size in padded.shape for n in (size // factor, factor)]

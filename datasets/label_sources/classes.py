@@ -11,12 +11,12 @@ from datasets.labels import UNLABELLED
 
 
 def class_indices(values: pd.Series, class_names: Mapping[int, str], where: str) -> np.ndarray:
-    """Turn classes into uint8 indices in the order of `class_names` (value -> name), 255 where they are empty.
+    """Turn classes, values or names of `class_names`, into uint8 indices in its order, 255 where they are empty.
 
-    Each is a value or a name of these. `InputError` says `where`, in which file and column, one is unknown.
+    `InputError` says `where`, in which file and column, one is unknown.
     """
-    held = ", ".join(repr(_plain(value)) for value in values.dropna().unique()[:20])
     if not class_names:
+        held = ", ".join(repr(_plain(value)) for value in values.dropna().unique()[:20])
         raise InputError(f"{where} holds the classes {held}; name the classes with class_names, as in {{1: sand}}")
     known: dict[Any, int] = {key: code for code, named in enumerate(class_names.items()) for key in named}
     codes = np.full(len(values), UNLABELLED, np.uint8)

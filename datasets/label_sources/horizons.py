@@ -1,5 +1,6 @@
 """Labels between horizons: each class lies between two picked surfaces."""
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,9 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
                 for surface in surfaces_HM]  # fmt: skip
     values = xr.DataArray(values_Z, dims=[dim]).chunk({dim: pieces[dim]} if dim in pieces else {})
     labels = xr.full_like(surfaces[0] + values, UNLABELLED, np.uint8)
+    bounds: list[xr.DataArray | float] = [-np.inf, *surfaces, np.inf]
     for index, value in enumerate(config.class_names):
-        within = xr.ones_like(labels, bool)
-        if value > 0:
-            within = within & (values >= surfaces[value - 1])
-        if value < last:
-            within = within & (values < surfaces[value])
+        within = (values >= bounds[value]) & (values < bounds[value + 1])
         labels = labels.where(~within, np.uint8(index))
     return labels, "; ".join(text for _, text in pairs)
 
@@ -81,17 +79,14 @@ def _surface(
 
 
 def _refuse_crossing(surfaces_HM: np.ndarray, config: ConvertConfig, ds: xr.Dataset, dims: list[str]) -> None:
-    for lower in range(1, len(surfaces_HM)):
-        for upper in range(lower):
-            crossed = np.argwhere(surfaces_HM[upper] > surfaces_HM[lower])
-            if len(crossed):
-                cell = tuple(crossed[0])
-                where = ", ".join(
-                    f"{dim} {ds[dim].values[at] if dim in ds.coords else at}"
-                    for dim, at in zip(dims, cell, strict=True)
-                )
-                raise InputError(
-                    f"{config.horizons[upper]} crosses {config.horizons[lower]} in {len(crossed)} cells, the first at "
-                    f"{where}: {surfaces_HM[upper][cell]:g} is after {surfaces_HM[lower][cell]:g}; order horizons by "
-                    "rising coordinate, and edit the picks"
-                )
+    for (upper, upper_M), (lower, lower_M) in combinations(zip(config.horizons, surfaces_HM, strict=True), 2):
+        crossed = np.argwhere(upper_M > lower_M)
+        if len(crossed):
+            cell = tuple(crossed[0])
+            where = ", ".join(
+                f"{dim} {ds[dim].values[at] if dim in ds.coords else at}" for dim, at in zip(dims, cell, strict=True)
+            )
+            raise InputError(
+                f"{upper} crosses {lower} in {len(crossed)} cells, the first at {where}: {upper_M[cell]:g} is after "
+                f"{lower_M[cell]:g}; order horizons by rising coordinate, and edit the picks"
+            )

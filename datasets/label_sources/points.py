@@ -17,10 +17,7 @@ _DOWNWARD = ("twt", "depth", "time", "layer", "elevation", "z")
 
 
 def map_points(table: pd.DataFrame, path: Path, grid: MapGrid, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Take x and y of each row, in the coordinate system of the grid.
-
-    The table has them in `config.labels_crs` where that is set, else in the grid's own. `InputError` names `path`.
-    """
+    """Take x and y of each row, which are in `config.labels_crs` or else the grid's own system, in the latter."""
     x, y = (numbers(table, find_column(table, names, path, "label_columns"), path) for names in (_X_NAMES, _Y_NAMES))
     if not config.labels_crs:
         return x, y

@@ -20,6 +20,7 @@ from datasets.readers.arrays import reading
 
 _DEGREES = CRS.from_string("OGC:CRS84")  # what GeoJSON is in where it does not say (RFC 7946)
 _SHOWN = 20
+Shapes = list[dict[str, Any]]  # geometries as GeoJSON has them
 
 
 def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
@@ -62,7 +63,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
     return xr.DataArray(labels, dims=grid.dims), f"{path.name}: {seen} of {len(geometries)} polygons"
 
 
-def _read_geojson(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CRS | None]:
+def _read_geojson(path: Path) -> tuple[Shapes, pd.DataFrame, CRS | None]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         features = content["features"] if content["type"] == "FeatureCollection" else [content]
@@ -74,7 +75,7 @@ def _read_geojson(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CRS |
     return geometries, attributes, parse_crs(name, f"the CRS of {path}") if name else None
 
 
-def _read_geopackage(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CRS | None]:
+def _read_geopackage(path: Path) -> tuple[Shapes, pd.DataFrame, CRS | None]:
     try:
         import pyogrio
         import shapely
@@ -93,7 +94,7 @@ def _read_geopackage(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, CR
     return geometries, attributes, CRS.from_user_input(meta["crs"]) if meta["crs"] else None
 
 
-def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, path: Path) -> list[dict[str, Any]]:
+def _to_grid(geometries: Shapes, crs: CRS | None, grid: MapGrid, path: Path) -> Shapes:
     """Bring polygons to the coordinate system of the volume; if neither has one, they are taken as they are."""
     if grid.crs is None:
         if crs is not None:
@@ -106,7 +107,7 @@ def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, p
     if crs.equals(grid.crs, ignore_axis_order=True):
         return geometries
     try:
-        moved: list[dict[str, Any]] = rasterio.warp.transform_geom(crs.to_wkt(), grid.crs.to_wkt(), geometries)
+        moved: Shapes = rasterio.warp.transform_geom(crs.to_wkt(), grid.crs.to_wkt(), geometries)
     except rasterio.errors.RasterioError as error:
         raise InputError(
             f"{path} cannot go from {crs_name(crs)} to {crs_name(grid.crs)} ({error}); check its CRS"
@@ -114,7 +115,6 @@ def _to_grid(geometries: list[dict[str, Any]], crs: CRS | None, grid: MapGrid, p
     return moved
 
 
-def _corners(geometries: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """X and y of the corners of the polygons' boxes."""
+def _corners(geometries: Shapes) -> tuple[np.ndarray, np.ndarray]:
     boxes = np.array([rasterio.features.bounds(shape) for shape in geometries])
     return boxes[:, ::2], boxes[:, 1::2]

@@ -65,7 +65,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
 
 
 def _nearest(grid: MapGrid, x_W: np.ndarray, y_W: np.ndarray, radius: float) -> np.ndarray:
-    """Nearest well within `radius` of each cell of the map, the first of equals, or -1."""
+    """Nearest well within `radius` of each cell, the first of equals, or -1."""
     nearest = np.full(grid.shape, -1)
     distance = np.full(grid.shape, np.inf)
     row_W, column_W = grid.cells(x_W, y_W)

@@ -18,19 +18,9 @@ _USUAL_UNITS = {"twt": "ms", "depth": "m"}
 
 
 def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str], np.ndarray]) -> xr.Dataset:
-    """Attach coordinates, their units and the coordinate reference system.
+    """Attach coordinates, their units and the coordinate reference system; `load` takes an array of the source by key.
 
-    Parameters
-    ----------
-    ds, config
-        The data, and their conversion.
-    load
-        From a key of the source to its array.
-
-    Raises
-    ------
-    InputError
-        Where a coordinate does not fit its dimension, or a side file or CRS is not understood.
+    `InputError` where a coordinate does not fit its dimension, or a side file or CRS is not understood.
     """
     for dim, given in config.coordinates.items():
         if dim not in ds.dims:
@@ -95,7 +85,6 @@ def coordinate_variable(dim: str, values: np.ndarray) -> xr.Variable:
 
 
 def _add_extent(ds: xr.Dataset, path: Path) -> tuple[xr.Dataset, str]:
-    """Place the cells' centres within the bounds of a GeoJSON geometry."""
     if not {"x", "y"} <= set(ds.dims):
         raise InputError(f"extent needs the dimensions x and y, but the data have {list(ds['data'].dims)}; rename dims")
     try:

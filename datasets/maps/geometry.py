@@ -15,33 +15,18 @@ _COUNTS = ("", "1", "line", "slice", "cell", "trace")  # units that count cells 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where cells lie.
+    """Where cells lie."""
 
-    Attributes
-    ----------
-    cell, units
-        Dimension -> distance between the centres of neighbouring cells, none where it is unknown or not the same, and
-        its units.
-    uneven
-        Dimensions whose steps differ, with the smallest and the largest step.
-    azimuth
-        Horizontal dimension -> direction in which its cells follow each other, in degrees clockwise from north.
-    crooked
-        Horizontal dimensions along which one position jumps by half a cell, or one in a hundred by a twentieth.
-    crs
-        Name of the coordinate system, or empty.
-    placed, geographic
-        Whether there are positions, and whether they are degrees.
-    """
-
+    crs: str  # name of the coordinate system, or empty
+    geographic: bool  # whether positions are degrees
+    placed: bool  # whether there are positions
+    # Distance between the centres of neighbouring cells, none where it is unknown or not the same, and its units.
     cell: dict[str, float | None] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
-    uneven: dict[str, tuple[float, float]] = field(default_factory=dict)
-    azimuth: dict[str, float] = field(default_factory=dict)
+    uneven: dict[str, tuple[float, float]] = field(default_factory=dict)  # smallest and largest step, if they differ
+    azimuth: dict[str, float] = field(default_factory=dict)  # in which cells follow, degrees clockwise from north
+    # Horizontal dimensions along which one position jumps by half a cell, or one in a hundred by a twentieth.
     crooked: list[str] = field(default_factory=list)
-    crs: str = ""
-    geographic: bool = False
-    placed: bool = False
 
     @property
     def unmeasured(self) -> list[str]:

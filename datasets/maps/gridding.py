@@ -14,11 +14,7 @@ from datasets.config_convert import Gridding
 from datasets.errors import InputError
 from datasets.maps.map_grid import extent
 
-_INTERPOLATORS = {
-    "nearest": NearestNDInterpolator,
-    "linear": LinearNDInterpolator,
-    "cubic": CloughTocher2DInterpolator,
-}
+_INTERPOLATORS = {"nearest": NearestNDInterpolator, "linear": LinearNDInterpolator, "cubic": CloughTocher2DInterpolator}
 _MOST_CELLS = 100_000_000
 
 
@@ -52,26 +48,11 @@ def block_medians(x_N: np.ndarray, y_N: np.ndarray, values_NK: np.ndarray, size:
 def grid_readings(
     x_N: np.ndarray, y_N: np.ndarray, values_NK: np.ndarray, cells: Cells, method: Gridding, blank_distance: float
 ) -> np.ndarray:
-    """Interpolate readings at the centres of cells.
+    """Interpolate readings, NaN for none, at the centres of cells: float32 [K, Y, X], NaN for no data.
 
-    Parameters
-    ----------
-    x_N, y_N, values_NK, cells
-        Positions and readings, NaN where there is none, and the grid.
-    method
-        Between block medians: nearest, or over triangles linear or cubic (smooth), which end at the outermost readings.
-    blank_distance
-        Cells whose centre is farther than that from any reading are no data.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [K, Y, X]; NaN is no data.
-
-    Raises
-    ------
-    InputError
-        Where the readings span no area.
+    The method is between block medians: nearest, or over triangles linear or cubic (smooth), which end at the outermost
+    readings. Cells whose centre is farther than `blank_distance` from any reading are no data. `InputError` where the
+    readings span no area.
     """
     x_YX, y_YX = np.meshgrid(cells.x, cells.y)
     known_KN = np.isfinite(values_NK).T

@@ -33,10 +33,7 @@ class MapGrid:
     def of(cls, ds: xr.Dataset, purpose: str) -> "MapGrid":
         """Find the grid in the coordinates x and y, as dimensions or over two others (inline and crossline).
 
-        Raises
-        ------
-        InputError
-            Where there are none, or they are not evenly spaced; it says what the grid is needed for.
+        `InputError` where there are none, or they are not evenly spaced, says the `purpose` of the grid.
         """
         way_out = "give them with coordinates or extent"
         if not {"x", "y"} <= set(ds.coords):
@@ -128,10 +125,7 @@ def parse_crs(text: str, option: str) -> CRS:
 def project(x: np.ndarray, y: np.ndarray, source: CRS, target: CRS, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Bring points to another coordinate system; x is always east or longitude.
 
-    Raises
-    ------
-    InputError
-        Where a point cannot be there, as a longitude of 500000.
+    `InputError` says `where` a point cannot be there, as a longitude of 500000.
     """
     try:
         east, north = Transformer.from_crs(source, target, always_xy=True).transform(x, y)

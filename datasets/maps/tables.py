@@ -28,18 +28,9 @@ def table_suffix(path: str | Path) -> str:
 def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
     """Read a table of text.
 
-    Parameters
-    ----------
-    path
-        File; .xz and .gz are unpacked. Lines that start with ``/`` or ``#`` are comments, of which the last may name
-        the columns. ``*`` and empty fields are NaN.
-    columns, option
-        Names of the columns, where the file has none, and the setting that gives them.
-
-    Raises
-    ------
-    InputError
-        Where the file is missing, empty, no table, or does not name its columns.
+    Files .xz and .gz are unpacked. Lines that start with ``/`` or ``#`` are comments, of which the last before the rows
+    may name the columns; where the file does not, `columns`, which the setting `option` gives, does. ``*`` and empty
+    fields are NaN. `InputError` where the file is missing, empty, no table, or does not name its columns.
     """
     existing(path, "its name")
     first, comment, skipped = "", "", []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from datasets.dims import entry_dims, map_dims
+from datasets.dims import NOT_HORIZONTAL, entry_dims
 from datasets.measures.sketch import Sketch, from_arrays, is_exact, merge, sketch, to_arrays
 
 _SAMPLE = 32  # cells along each dimension that the centre is taken from
@@ -53,7 +53,7 @@ class Measuring:
     @property
     def columns(self) -> list[str]:
         """Dimensions of the map, if its cells have columns that can be judged."""
-        over = map_dims(self.sizes)
+        over = [dim for dim in self.sizes if dim not in NOT_HORIZONTAL]
         cells = math.prod(self.sizes[dim] for dim in over)
         deep = math.prod(self.sizes.values()) > cells
         return over if over and deep and cells <= _LARGEST_MAP else []
@@ -61,19 +61,9 @@ class Measuring:
     def measure(
         self, values: np.ndarray, valid: np.ndarray | None, where: Mapping[str, slice]
     ) -> dict[str, np.ndarray]:
-        """Measure one piece.
+        """Measure a piece of data and mask, if any, in stored order, which has the cells `where` along each dimension.
 
-        Parameters
-        ----------
-        values, valid
-            Data and mask of the piece, in stored order; without a mask all cells hold data.
-        where
-            Dimension -> cells of the piece.
-
-        Returns
-        -------
-        dict
-            Arrays that can be stored and handed to `Gathered`.
+        Returns arrays that can be stored and handed to `Gathered`.
         """
         dims = list(self.sizes)
         keep = valid

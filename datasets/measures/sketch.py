@@ -43,22 +43,12 @@ def is_exact(dtype: np.dtype) -> bool:
 
 
 def sketch(values_EP: Sequence[np.ndarray], keep_EP: Sequence[np.ndarray] | None, centre_E: np.ndarray) -> Sketch:
-    """Summarise values.
+    """Summarise the finite numbers of every entry, none or any; where it is said which to keep, only those count.
 
-    Parameters
-    ----------
-    values_EP
-        Numbers of every entry, none or any; those that are not finite do not count.
-    keep_EP
-        Cells that count, bool; none means all.
-    centre_E
-        Values that the bins are finest around; not used for types that are counted exactly.
+    The bins are finest around the centres, which are not used for types that are counted exactly.
     """
-    parts = []
-    for entry, values in enumerate(values_EP):
-        keep = None if keep_EP is None else keep_EP[entry]
-        parts.append(_one(values, keep, float(centre_E[entry])))
-    *moments, cells = zip(*parts, strict=True)
+    keep = [None] * len(values_EP) if keep_EP is None else keep_EP
+    *moments, cells = zip(*map(_one, values_EP, keep, centre_E.tolist()), strict=True)
     occupied = [np.flatnonzero(bins) for bins in cells]
     keys = np.concatenate([bins + entry * _BINS for entry, bins in enumerate(occupied)])
     counts = np.concatenate([own[bins] for own, bins in zip(cells, occupied, strict=True)])

@@ -20,14 +20,11 @@ _BESIDE = 3  # occupied bins that the smallest and the largest value are compare
 def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
     """Put what was measured into the form that is stored.
 
-    Returns
-    -------
-    xarray.Dataset
-        Over the entries' dimensions: ``count``, ``mean``, ``deviation``, ``minimum``, ``maximum``, the cells of exactly
-        these (``at_minimum``, ``at_maximum``) and the mean cells of the occupied bins beside them; with ``percentile``
-        the values at `SHARES`; with ``bin`` the ``histogram`` between its ``edges``, whose outermost bins reach to the
-        extremes. ``dead`` marks columns of the map that never change. The attribute ``overall``
-        holds the same of all entries together.
+    That is, over the entries' dimensions: ``count``, ``mean``, ``deviation``, ``minimum``, ``maximum``, the cells of
+    exactly these (``at_minimum``, ``at_maximum``) and the mean cells of the occupied bins beside them; with
+    ``percentile`` the values at `SHARES`; with ``bin`` the ``histogram`` between its ``edges``, whose outermost bins
+    reach to the extremes. ``dead`` marks columns of the map that never change. The attribute ``overall`` holds the same
+    of all entries together.
     """
     whole, dtype = gathered.sketch, plan.dtype
     dists = [distribution(whole, entry, dtype, float(plan.centre[entry])) for entry in range(plan.count)]

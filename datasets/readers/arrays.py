@@ -60,21 +60,10 @@ def read_array(config: ConvertConfig, load: Callable[[Path, str, str], np.ndarra
 def name_dims(
     array: np.ndarray | LazyArray, dims: list[str], shape: list[int], order: Literal["C", "F"], what: str
 ) -> xr.Variable:
-    """Bring an array to its shape and name its axes; left-over axes of length 1 are dropped.
+    """Bring an array to its shape, if one is given, and name its axes; left-over axes of length 1 are dropped.
 
-    Parameters
-    ----------
-    array, what
-        The array as it is in the file, and what it is, for the error message.
-    dims
-        Names of the axes.
-    shape, order
-        Shape to bring it to first, where that is not empty; ``C`` or ``F``: how the cells then follow each other.
-
-    Raises
-    ------
-    InputError
-        Where the numbers of cells or axes do not fit.
+    In the `order` ``C`` the last index runs fastest, in ``F`` the first. `InputError` says of `what` the numbers of
+    cells or axes do not fit.
     """
     if shape:
         if math.prod(shape) != math.prod(array.shape):

@@ -39,17 +39,17 @@ def _read_definition(path: Path) -> list[_Column]:
         found = _DEFINITION.match(line.strip())
         if not found or found[1].upper() == "COMM":
             continue
-        for entry in found[2].split(";"):
-            if not entry.strip() or entry.strip().upper() == "END DEFN":
+        for entry in map(str.strip, found[2].split(";")):
+            if not entry or entry.upper() == "END DEFN":
                 continue
-            gap = _GAP.fullmatch(entry.strip())
+            gap = _GAP.fullmatch(entry)
             if gap:
                 start += int(gap[1] or 1)
                 continue
             name, _, rest = (part.strip() for part in entry.partition(":"))
             shape = _FORMAT.fullmatch(rest.split(":")[0].split(",")[0].strip())
             if not name or not shape:
-                raise InputError(f"{path} defines a field as {entry.strip()!r}, which is not understood; correct it")
+                raise InputError(f"{path} defines a field as {entry!r}, which is not understood; correct it")
             repeat, text, width = int(shape[1] or 1), shape[2].upper() == "A", int(shape[3] or 1)
             null = _NULL.search(rest)
             for index in range(repeat):
@@ -63,10 +63,10 @@ def _read_definition(path: Path) -> list[_Column]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read the numbers of the .dat and the .dfn beside it, of which `path` is either, as float64 columns.
+    """Read the numbers of the .dat and the .dfn beside it, of which `path` is either, as float64, NaN for null.
 
-    A field of several values becomes NAME[0], NAME[1] and so on. Null values are NaN. `InputError` says which file is
-    missing, or which record does not fit the definition.
+    A field of several values becomes NAME[0], NAME[1] and so on. `InputError` says which file is missing, or which
+    record does not fit the definition.
     """
     dat, dfn = beside(path, ".dat"), beside(path, ".dfn")
     defined = _read_definition(dfn)

@@ -28,45 +28,75 @@ def read(config: ConvertConfig) -> xr.Dataset:
     ``bbl`` calls bad are not valid, and complex, compressed and rotated images are refused. See `datasets.readers`.
     """
     path, image = _files(Path(config.source))
-    header = _parse_header(path)
-    sizes = {
-        dim: _whole(header, path, name, least=1) for dim, name in (("band", "bands"), ("y", "lines"), ("x", "samples"))
-    }
-    dtype, offset, axes = _layout(header, path)
+    header = _Header(path)
+    sizes = {dim: header.whole(name, least=1) for dim, name in (("band", "bands"), ("y", "lines"), ("x", "samples"))}
+    dtype, offset, axes = _layout(header)
     refuse_short(image, offset + math.prod(sizes.values()) * dtype.itemsize, f"its header {path.name}")
     strides = {dim: math.prod(sizes[inner] for inner in axes[at + 1 :]) * dtype.itemsize for at, dim in enumerate(axes)}
     array = plain_array(
         image, dtype, tuple(sizes.values()), offset=offset, strides=tuple(strides[dim] for dim in sizes)
     )
-    ds = xr.Dataset({"data": array.variable(list(sizes))}, coords=_bands(header, path, sizes["band"]))
+    ds = xr.Dataset({"data": array.variable(list(sizes))}, coords=_bands(header, sizes["band"]))
     ds.attrs = {"files": [str(path), str(image)]}
     if "bbl" in header:
-        ds["valid"] = ("band", _numbers(header, path, "bbl", sizes["band"]) != 0)
+        ds["valid"] = ("band", header.numbers("bbl", sizes["band"]) != 0)
     if "data ignore value" in header:
-        ds.attrs["nodata"] = [_number(header["data ignore value"], path, "data ignore value")]
-    return _place(ds, header, path)
+        ds.attrs["nodata"] = [header.number(header["data ignore value"], "data ignore value")]
+    return _place(ds, header)
 
 
-def _parse_header(path: Path) -> dict[str, str]:
-    """Take a header apart: name in lower case -> text, without the braces of lists."""
-    text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
-    first, _, rest = text.partition("\n")
-    if first.strip() != "ENVI":
-        raise InputError(f"{path} is not an ENVI header: its first line is {first[:40]!r} and not ENVI; check the file")
-    header: dict[str, str] = {}
-    lines = iter(rest.split("\n"))
-    for line in lines:
-        name, equals, value = line.partition("=")
-        if not equals or line.lstrip().startswith(";"):
-            continue
-        value = value.strip()
-        while value.startswith("{") and "}" not in value:
-            more = next(lines, None)
-            if more is None:
-                raise InputError(f"{path} opens a list at {name.strip()!r} that is never closed; add the missing brace")
-            value += " " + more.strip()
-        header[" ".join(name.lower().split())] = value.strip("{} ").strip()
-    return header
+class _Header(dict[str, str]):
+    """Name in lower case -> text, without the braces of lists."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+        first, *rest = text.split("\n")
+        if first.strip() != "ENVI":
+            raise InputError(
+                f"{path} is not an ENVI header: its first line is {first[:40]!r} and not ENVI; check the file"
+            )
+        lines = iter(rest)
+        for line in lines:
+            name, equals, value = line.partition("=")
+            if not equals or line.lstrip().startswith(";"):
+                continue
+            value = value.strip()
+            while value.startswith("{") and "}" not in value:
+                more = next(lines, None)
+                if more is None:
+                    raise InputError(
+                        f"{path} opens a list at {name.strip()!r} that is never closed; add the missing brace"
+                    )
+                value += " " + more.strip()
+            self[" ".join(name.lower().split())] = value.strip("{} ").strip()
+
+    def text(self, name: str) -> str:
+        if not self.get(name):
+            raise InputError(f"{self.path} does not say its {name}; add a line {name} = ... to this ENVI header")
+        return self[name]
+
+    def number(self, text: str, name: str) -> float:
+        try:
+            return float(text)
+        except ValueError as error:
+            raise InputError(
+                f"{self.path} has {text!r} in {name}, which is no number; correct this ENVI header"
+            ) from error
+
+    def whole(self, name: str, least: int = 0) -> int:
+        number = self.number(self.text(name), name)
+        if number != int(number) or number < least:
+            raise InputError(f"{self.path} has {name} = {self[name]}; it must be a whole number of at least {least}")
+        return int(number)
+
+    def numbers(self, name: str, count: int) -> np.ndarray:
+        numbers = [self.number(part, name) for part in self[name].split(",") if part.strip()]
+        if len(numbers) != count:
+            raise InputError(
+                f"{self.path} lists {len(numbers)} values of {name}, but has {count} bands; correct the header"
+            )
+        return np.asarray(numbers)
 
 
 def _files(source: Path) -> tuple[Path, Path]:
@@ -84,9 +114,9 @@ def _files(source: Path) -> tuple[Path, Path]:
     raise InputError(f"no ENVI header beside {source}; put it there as {source.with_suffix('.hdr').name}")
 
 
-def _layout(header: dict[str, str], path: Path) -> tuple[np.dtype, int, tuple[str, ...]]:
+def _layout(header: _Header) -> tuple[np.dtype, int, tuple[str, ...]]:
     """Type of a cell in the file's byte order, bytes before the first, order of the axes."""
-    code = _whole(header, path, "data type")
+    path, code = header.path, header.whole("data type")
     if code in _COMPLEX:
         raise InputError(
             f"{path} describes complex numbers (data type {code}), which a volume cannot hold; export amplitude or "
@@ -98,44 +128,42 @@ def _layout(header: dict[str, str], path: Path) -> tuple[np.dtype, int, tuple[st
         raise InputError(f"{path} describes a compressed image, which cannot be read in parts; save it uncompressed")
     if any(float(part) for part in re.findall(r"[\d.]+", header.get("major frame offsets", ""))):
         raise InputError(f"{path} has major frame offsets, which this program does not read; save the image without")
-    interleave = _text(header, path, "interleave").lower()
+    interleave = header.text("interleave").lower()
     if interleave not in _AXES:
         raise InputError(f"{path} has the interleave {interleave!r}; it must be one of {list(_AXES)}")
-    order = _whole(header, path, "byte order") if "byte order" in header else 0
+    order = header.whole("byte order") if "byte order" in header else 0
     if order not in (0, 1):
         raise InputError(f"{path} has the byte order {order}; it must be 0 (little-endian) or 1 (big-endian)")
-    offset = _whole(header, path, "header offset") if "header offset" in header else 0
+    offset = header.whole("header offset") if "header offset" in header else 0
     return np.dtype(_TYPES[code]).newbyteorder(">" if order else "<"), offset, _AXES[interleave]
 
 
-def _bands(header: dict[str, str], path: Path, bands: int) -> dict[str, Any]:
-    """Numbers of the bands from 1, their names and wavelengths."""
+def _bands(header: _Header, bands: int) -> dict[str, Any]:
     attrs = {}
     if "band names" in header:
         names = [name.strip() for name in header["band names"].split(",")]
         if len(names) != bands:
-            raise InputError(f"{path} names {len(names)} bands, but has {bands}; correct its band names")
+            raise InputError(f"{header.path} names {len(names)} bands, but has {bands}; correct its band names")
         attrs["names"] = names
     coords: dict[str, Any] = {"band": ("band", np.arange(1, bands + 1), attrs)}
     if "wavelength" in header:
         unit = header.get("wavelength units", "").strip()
         short = {"nanometers": "nm", "micrometers": "um", "microns": "um", "wavenumber": "1/cm"}.get(unit.lower(), unit)
-        values = _numbers(header, path, "wavelength", bands)
+        values = header.numbers("wavelength", bands)
         coords["wavelength"] = ("band", values, {"units": short} if short.lower() not in ("", "unknown") else {})
     return coords
 
 
-def _place(ds: xr.Dataset, header: dict[str, str], path: Path) -> xr.Dataset:
-    """Add the cells' centres and the coordinate system from ``map info`` and ``coordinate system string``."""
+def _place(ds: xr.Dataset, header: _Header) -> xr.Dataset:
     if "map info" not in header:
         return ds
-    parts = [part.strip() for part in header["map info"].split(",")]
+    path, parts = header.path, [part.strip() for part in header["map info"].split(",")]
     if len(parts) < 7:
         raise InputError(f"{path} has a map info of {len(parts)} entries; it needs 7: projection, pixel, place, size")
     rotation = [part.partition("=")[2] for part in parts if part.lower().startswith("rotation")]
-    if rotation and _number(rotation[0], path, "rotation"):
+    if rotation and header.number(rotation[0], "rotation"):
         raise InputError(f"{path} describes an image rotated by {rotation[0]} degrees; resample it to north-up first")
-    column, row, east, north, width, height = (_number(part, path, "map info") for part in parts[1:7])
+    column, row, east, north, width, height = (header.number(part, "map info") for part in parts[1:7])
     # Pixel (1, 1) of map info is the outer corner of the first pixel, (1.5, 1.5) its centre.
     ds = ds.assign_coords(
         x=("x", east + (np.arange(ds.sizes["x"]) + 1.5 - column) * width),
@@ -151,30 +179,3 @@ def _named_crs(parts: list[str]) -> str:
     if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _WGS84:
         return f"EPSG:{(32700 if rest[1] == 'south' else 32600) + int(rest[0])}"
     return "EPSG:4326" if projection == "geographic lat/lon" and rest and rest[0] in _WGS84 else ""
-
-
-def _text(header: dict[str, str], path: Path, name: str) -> str:
-    if not header.get(name):
-        raise InputError(f"{path} does not say its {name}; add a line {name} = ... to this ENVI header")
-    return header[name]
-
-
-def _whole(header: dict[str, str], path: Path, name: str, least: int = 0) -> int:
-    number = _number(_text(header, path, name), path, name)
-    if number != int(number) or number < least:
-        raise InputError(f"{path} has {name} = {header[name]}; it must be a whole number of at least {least}")
-    return int(number)
-
-
-def _number(text: str, path: Path, name: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InputError(f"{path} has {text!r} in {name}, which is no number; correct this ENVI header") from error
-
-
-def _numbers(header: dict[str, str], path: Path, name: str, count: int) -> np.ndarray:
-    numbers = [_number(part, path, name) for part in header[name].split(",") if part.strip()]
-    if len(numbers) != count:
-        raise InputError(f"{path} lists {len(numbers)} values of {name}, but has {count} bands; correct the header")
-    return np.asarray(numbers)

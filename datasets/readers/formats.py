@@ -26,7 +26,7 @@ READERS: dict[str, Callable[[ConvertConfig], xr.Dataset]] = {
 def source_kind(source: str, wanted: str, option: str) -> str:
     """Tell the format of a file or ``tensorly:NAME``: the `wanted` one, or if ``auto`` what suffix and first bytes say.
 
-    `InputError` says where there is no such file, as the setting `option` names it, or its format is not known.
+    `InputError` where there is no such file, which the setting `option` names, or its format is not known.
     """
     if wanted == "tensorly" or source.startswith("tensorly:"):
         return "tensorly"

@@ -53,10 +53,7 @@ class _Grid:
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read (y, x), north first, NaN where the grid has its dummy value; see `datasets.readers`.
-
-    Grids of colours and rotated ones are refused.
-    """
+    """Read (y, x), north first, NaN for dummies; see `datasets.readers`. Colours and rotated grids are refused."""
     path = Path(config.source)
     with path.open("rb") as file:
         start = file.read(_HEADER_BYTES)

@@ -94,7 +94,6 @@ def _columns(table: pd.DataFrame, path: Path, config: ConvertConfig) -> list[str
 
 
 def _positions(table: pd.DataFrame, path: Path, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Take x and y of each reading in the coordinate system of the grid."""
     wanted = [[name] for name in config.xy_columns] or [list(_X_NAMES), list(_Y_NAMES)]
     columns = [find_column(table, names, path, "xy_columns") for names in wanted]
     x, y = (numbers(table, column, path) for column in columns)

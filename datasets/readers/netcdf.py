@@ -23,9 +23,8 @@ _CLASSIC = (b"CDF\x01", b"CDF\x02")
 def read(config: ConvertConfig) -> xr.Dataset:
     """Read one variable lazily with its coordinates, units, name and coordinate system; see `datasets.readers`.
 
-    CF's projected coordinates, longitudes and latitudes become x and y; `config.dims` renames all dimensions. Packed
-    variables (``scale_factor``, ``add_offset``) become floats with NaN; of any other, ``_FillValue`` and
-    ``missing_value`` mark no data.
+    CF's projected coordinates, longitudes and latitudes become x and y; `config.dims` renames all dimensions. Missing
+    values and packing are as `datasets.readers.cf.unpacked` says.
     """
     path = Path(config.source)
     ds = _open(path, config.key.rpartition("/")[0])
@@ -99,7 +98,6 @@ def _named(data: xr.DataArray, config: ConvertConfig) -> xr.DataArray:
 
 
 def _coordinates(data: xr.DataArray) -> dict[str, xr.Variable]:
-    """Coordinates along the data's dimensions: numbers, dates, and names of cells."""
     kept: dict[str, xr.Variable] = {}
     for name, coordinate in data.coords.items():
         values = coordinate.values

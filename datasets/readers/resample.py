@@ -45,15 +45,8 @@ def onto_grid(source: Raster, target: MapGrid, method: str, dtype: np.dtype) -> 
     """Resample all bands lazily; cells that the source does not cover, and its no data, are NaN.
 
     No data of one band leaves the others as they are, and a cell next to it takes what there is of its neighbours.
-
-    Parameters
-    ----------
-    source, target
-        What is resampled, and the cells that are wanted; both or neither have a coordinate system.
-    method
-        ``nearest``, ``bilinear`` (of the nearest four) or ``average`` (of all cells within a target cell).
-    dtype
-        Type of the result, float32 or float64.
+    Both or neither have a coordinate system. The method is ``nearest``, ``bilinear`` (of the nearest four) or
+    ``average`` (of all cells within a target cell), the type of the result float32 or float64.
     """
     shape = (source.bands, *target.shape)
     return LazyArray(shape, dtype, partial(_read, source, target, Resampling[method], dtype))
@@ -115,7 +108,6 @@ def _warp(
 
 
 def _window(grid: MapGrid, window: Window) -> dict[str, Any]:
-    """Place and size of a window, as rasterio wants them."""
     rows, columns = window
     transform = grid.transform() @ Affine.translation(columns[0], rows[0])
     return {"transform": transform, "height": len(rows), "width": len(columns)}
@@ -133,7 +125,6 @@ def _warp_band(values: np.ndarray, stored: dict[str, Any], wanted: dict[str, Any
 
 
 def _needed(source: MapGrid, target: MapGrid, window: Window) -> tuple[range, range] | None:
-    """Rows and columns of the source that a window of the target may need."""
     near, far = _systems(source, target)
     sides = [np.linspace(side[0] - 0.5, side[-1] + 0.5, _LATTICE) for side in window]
     x, y = target.positions(*(at.ravel() for at in np.meshgrid(*sides, indexing="ij")))

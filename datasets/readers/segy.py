@@ -29,17 +29,16 @@ def read(config: ConvertConfig) -> xr.Dataset:
     path = Path(config.source)
     endian = _find_endian(path) if config.endian == "auto" else config.endian
     with _open(path, endian) as file:
-        numbers = [_header(file, path, name, getattr(config, name)) for name in ("inline_byte", "crossline_byte")]
-        x, y = (_header(file, path, name, getattr(config, name)) for name in ("x_byte", "y_byte"))
+        inline, crossline, x, y = (_header(file, config, name) for name in ("inline", "crossline", "x", "y"))
         scale = file.attributes(segyio.TraceField.SourceGroupScalar)[:].astype(np.float64)
         alive = file.attributes(segyio.TraceField.TraceIdentificationCode)[:] != _DEAD
         samples, dtype = np.asarray(file.samples, np.float64), np.dtype(file.dtype)
         length = "ft" if file.bin[segyio.BinField.MeasurementSystem] == 2 else "m"
-        _check_lines(file, config, *numbers)
-    inlines, crosslines = _axis(numbers[0]), _axis(numbers[1])
+        _check_lines(file, config, inline, crossline)
+    inlines, crosslines = _axis(inline), _axis(crossline)
     shape = len(inlines), len(crosslines)
-    rows, columns = np.searchsorted(inlines, numbers[0]), np.searchsorted(crosslines, numbers[1])
-    _check_cube(config, shape, rows, columns, numbers)
+    rows, columns = np.searchsorted(inlines, inline), np.searchsorted(crosslines, crossline)
+    _check_cube(config, shape, rows * shape[1] + columns, inline, crossline)
 
     def placed(values: np.ndarray, empty: float) -> np.ndarray:
         cells = np.full(shape, empty, values.dtype)
@@ -95,17 +94,18 @@ def _open(path: Path, endian: str) -> segyio.SegyFile:
         ) from error
 
 
-def _header(file: segyio.SegyFile, path: Path, name: str, byte: int) -> np.ndarray:
+def _header(file: segyio.SegyFile, config: ConvertConfig, name: str) -> np.ndarray:
+    byte = getattr(config, f"{name}_byte")
     try:
         return np.asarray(file.attributes(byte)[:], np.int64)
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         raise InputError(
-            f"{name} is {byte}, at which no trace header field of {path} starts; common are 9, 189, 193, 21"
+            f"{name}_byte is {byte}, at which no trace header field of {config.source} starts; "
+            "common are 9, 189, 193, 21"
         ) from error
 
 
 def _check_lines(file: segyio.SegyFile, config: ConvertConfig, inline: np.ndarray, crossline: np.ndarray) -> None:
-    """Refuse gathers before stack and single lines, which have no cell numbers."""
     path, bytes_ = config.source, f"bytes {config.inline_byte} and {config.crossline_byte}"
     inlines, crosslines = len(np.unique(inline)), len(np.unique(crossline))
     if inlines > 1 and crosslines > 1:
@@ -130,21 +130,20 @@ def _axis(numbers: np.ndarray) -> np.ndarray:
 
 
 def _check_cube(
-    config: ConvertConfig, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray, numbers: list[np.ndarray]
+    config: ConvertConfig, shape: tuple[int, int], cells: np.ndarray, inline: np.ndarray, crossline: np.ndarray
 ) -> None:
-    path = config.source
+    path, traces = config.source, len(cells)
     bytes_ = f"header bytes {config.inline_byte} and {config.crossline_byte}"
-    cells, counts = np.unique(rows * shape[1] + columns, return_counts=True)
+    taken, counts = np.unique(cells, return_counts=True)
     if counts.max() > 1:
-        first = np.argmax(rows * shape[1] + columns == cells[counts.argmax()])
-        inline, crossline = (lines[first] for lines in numbers)
+        first = np.argmax(cells == taken[counts.argmax()])
         raise InputError(
-            f"{path} is not a cube after stack: {counts.max()} traces share inline {inline}, crossline {crossline} "
-            f"({bytes_}); stack it first, or {_WAY_OUT}"
+            f"{path} is not a cube after stack: {counts.max()} traces share inline {inline[first]}, crossline "
+            f"{crossline[first]} ({bytes_}); stack it first, or {_WAY_OUT}"
         )
-    if len(rows) < _LEAST_FILLED * shape[0] * shape[1]:
+    if traces < _LEAST_FILLED * shape[0] * shape[1]:
         raise InputError(
-            f"{path} is not a cube: its {len(rows)} traces would fill {len(rows) / shape[0] / shape[1]:.1%} of "
+            f"{path} is not a cube: its {traces} traces would fill {traces / shape[0] / shape[1]:.1%} of "
             f"{shape[0]} inlines x {shape[1]} crosslines ({bytes_}); {_WAY_OUT}"
         )
 

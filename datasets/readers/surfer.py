@@ -27,8 +27,6 @@ _BLANK_BY_VALUE = 2  # version of DSRB from which only the very value is blank
 
 @dataclass(frozen=True)
 class _Grid:
-    """Geometry of a grid, and where its numbers start in the file."""
-
     shape: tuple[int, int]
     x: tuple[float, float]
     y: tuple[float, float]
@@ -58,7 +56,6 @@ def read(config: ConvertConfig) -> xr.Dataset:
 
 
 def _header_7(file: BinaryIO, path: Path) -> _Grid:
-    """Walk through the tagged sections up to the numbers."""
     version, fields = 1, None
     while len(head := file.read(_TAG.size)) == _TAG.size:
         tag, size = _TAG.unpack(head)

@@ -13,19 +13,10 @@ from datasets.errors import InputError
 
 
 def tile(shape: Sequence[int], block: Sequence[int] | None) -> list[tuple[slice, ...]]:
-    """Blocks of one size that cover every cell; where they do not divide the volume, the last is moved inwards.
+    """Blocks of one size, none meaning the volume's, that cover every cell.
 
-    Parameters
-    ----------
-    shape
-        Cells of the volume along its space axes.
-    block
-        Cells of a block; none means the whole volume in one block.
-
-    Raises
-    ------
-    InputError
-        If the block has other axes than the volume, is empty, or is larger than the volume.
+    Where they do not divide the volume, the last is moved inwards. `InputError` where the block has other axes than
+    the volume, is empty, or is larger.
     """
     block = shape if block is None else block
     if len(block) != len(shape) or any(not 0 < edge <= size for edge, size in zip(block, shape, strict=True)):
@@ -33,26 +24,19 @@ def tile(shape: Sequence[int], block: Sequence[int] | None) -> list[tuple[slice,
             f"data.block is {list(block)}, but the volume has {list(shape)} cells; "
             "give one size from 1 to the volume's along each axis, or none for the whole volume"
         )
-    axes = []
-    for size, edge in zip(shape, block, strict=True):
-        axes.append([slice(start, start + edge) for start in (*range(0, size - edge, edge), size - edge)])
+    axes = [
+        [slice(start, start + edge) for start in (*range(0, size - edge, edge), size - edge)]
+        for size, edge in zip(shape, block, strict=True)
+    ]
     return list(product(*axes))
 
 
 @dataclass(frozen=True)
 class Window:
-    """A block with the cells around it that the network sees.
+    """A block with the cells around it that the network sees."""
 
-    Attributes
-    ----------
-    block
-        Cells of the volume on which a loss is taken.
-    seen
-        Cells of the volume that are read: these and the halo.
-    """
-
-    block: tuple[slice, ...]
-    seen: tuple[slice, ...]
+    block: tuple[slice, ...]  # cells of the volume on which a loss is taken
+    seen: tuple[slice, ...]  # cells of the volume that are read: these and the halo
 
     @property
     def core(self) -> tuple[slice, ...]:
@@ -80,19 +64,15 @@ def plan_windows(
     """Cover a volume with blocks, each amid its halo, on the network's output grid.
 
     All windows have one size. At an edge of the volume a window is moved inwards: nothing is made up, and the edge is
-    as sharp as where the whole volume is seen at once. An axis shorter than block and halo is seen whole.
+    as sharp as where the whole volume is seen at once. An axis shorter than block and halo is seen whole. `InputError`
+    where block or halo do not fit the volume or the output grid.
 
     Parameters
     ----------
     shape, block, halo
-        As `tile` takes them, and cells around a block, on either side, along each axis; none means none.
+        As `tile` takes them, and cells on either side of a block along each axis.
     factor
         How much coarser the network's output grid, and so the labels, is.
-
-    Raises
-    ------
-    InputError
-        Where block or halo do not fit the volume or the output grid.
     """
     reach = [0] * len(shape) if halo is None else list(halo)
     if len(reach) != len(shape) or any(cells < 0 or cells % factor for cells in reach):
@@ -101,9 +81,8 @@ def plan_windows(
             + (f", multiples of {factor} as the network's output grid needs" if factor > 1 else "")
         )
     windows = []
-    blocks = tile(shape, block)
     sizes = seen_sizes(shape, block, reach)
-    for cells in blocks:
+    for cells in tile(shape, block):
         if any(part.start % factor for part in cells):
             raise InputError(
                 f"data.block {list(block or shape)} puts a block at {[part.start for part in cells]}, which is not on "
@@ -121,22 +100,10 @@ def plan_windows(
 def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], multiple: int) -> list[Window]:
     """Cover a volume with blocks that a network maps one after the other, each amid its halo.
 
-    What is seen starts on a cell of the network's coarsest grid over the whole volume, so that a cell amid all that the
-    network reaches gets the very value that it has in the whole volume. At an edge a block sees the edge itself.
-
-    Parameters
-    ----------
-    shape
-        Cells of the volume along its space axes.
-    block, halo
-        Cells of a block, rounded down to multiples of `multiple` and to the volume, and on either side, rounded up.
-    multiple
-        Cells of the volume in a cell of the network's coarsest grid.
-
-    Raises
-    ------
-    InputError
-        Where block or halo have other axes than the volume, the halo is negative, or the block is empty.
+    What is seen starts on a cell of the network's coarsest grid, of `multiple` cells of the volume, so that a cell amid
+    all that the network reaches gets the very value that it has in the whole volume. For that blocks are rounded down,
+    and to the volume, and halos up. At an edge a block sees the edge itself. `InputError` where block or halo have
+    other axes than the volume, the halo is negative, or the block is empty.
     """
     if len(block) != len(shape) or min(block) < 1 or len(halo) != len(shape) or min(halo) < 0:
         raise InputError(
@@ -153,25 +120,21 @@ def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], mu
 
 
 def seen_sizes(shape: Sequence[int], block: Sequence[int] | None, halo: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the cells of a training block and its halo along each axis."""
+    """Cells of a training block and its halo along each axis."""
     around = halo or [0] * len(shape)
     return tuple(min(edge + 2 * cells, size) for edge, cells, size in zip(block or shape, around, shape, strict=True))
 
 
 def view_count(sizes: Sequence[int]) -> int:
-    """Count the views that keep the shape of a block with `sizes` cells along its horizontal axes.
-
-    These are 2 for one axis, 4 for two, 8 for two of equal size, 1 for none.
-    """
+    """Count the views that keep a block's shape: 1, 2 or 4 for 0, 1 or 2 horizontal axes, 8 for two of one size."""
     flips: int = 2 ** len(sizes)
     return flips * 2 if len(sizes) == 2 and sizes[0] == sizes[1] else flips
 
 
 def apply_view(array: np.ndarray, view: int, axes: Sequence[int]) -> np.ndarray:
-    """Show an array under a view: bit i of `view` flips ``axes[i]``, the bit after the last swaps the two axes.
+    """Show an array under a view: bit i of it flips the horizontal ``axes[i]``, the bit after the last swaps the two.
 
-    `view` is below ``view_count`` of the sizes along `axes`, the array's horizontal ones. The result is contiguous, as
-    torch refuses negative strides.
+    The result is contiguous, as torch refuses negative strides.
     """
     array = np.flip(array, tuple(axis for bit, axis in enumerate(axes) if view >> bit & 1))
     return np.ascontiguousarray(array.swapaxes(axes[0], axes[1]) if view >> len(axes) else array)

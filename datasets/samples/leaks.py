@@ -1,8 +1,8 @@
 """How far apart the parts of a split lie: proof that no label leaks from one into another, or the cells where one does.
 
-`datasets.samples.parts` makes a split by dilating masks. Its outcome is measured by other means, distance transforms,
-on the very codes by which training and scoring read their labels. Where a cell of the map stands for a column of the
-volume, no two labels of two parts are nearer to each other than their columns.
+`datasets.samples.parts` dilates masks. Its outcome is measured by other means, distance transforms, on the very codes
+by which training and scoring read labels. Where a cell of the map stands for a column of the volume, no two labels of
+two parts are nearer to each other than their columns.
 
 M cells along the dimensions of the map.
 """
@@ -26,59 +26,29 @@ Cell = tuple[int, ...]
 class Gap:
     """How far one part of a split is from another.
 
-    Attributes
-    ----------
-    parts
-        Names of the two parts.
-    counts
-        Cells of each on the map.
-    distance
-        Smallest Chebyshev distance between cells of the two (the larger of those along the axes), in cells; one cell
-        less lies between them.
-    nearest
-        Two such cells, one of each part; of several pairs one on a line along an axis, near the map's middle.
-    euclidean, metres
-        Smallest straight distance between the centres of two cells, in cells, and in metres where all steps are known.
-    along
-        Dimension -> smallest distance of two cells on one line along it; none where no line meets both parts.
-    histogram
-        Cells of the second part at the Chebyshev distance 0, 1, 2, ... from the first part.
-    violations, first_violation
-        Cells of the second part within the buffer of the first; the nearest cell of the first part, and the first such.
+    Distances are those of Chebyshev, the larger of those along the axes, in cells; one cell less lies between.
     """
 
     parts: tuple[str, str]
-    counts: tuple[int, int]
-    distance: int
-    nearest: tuple[Cell, Cell]
-    euclidean: float
-    metres: float | None
-    along: dict[str, int | None]
-    histogram: list[int]
-    violations: int
-    first_violation: tuple[Cell, Cell] | None
+    counts: tuple[int, int]  # cells of each part on the map
+    distance: int  # the smallest between cells of the two
+    nearest: tuple[Cell, Cell]  # at that distance; of several pairs one on a line along an axis, near the map's middle
+    euclidean: float  # smallest straight distance between the centres of two cells, in cells
+    metres: float | None  # the same, where all steps are known
+    along: dict[str, int | None]  # smallest on a line along each dimension; none where no line meets both parts
+    histogram: list[int]  # cells of the second part at the distance 0, 1, 2, ... from the first part
+    violations: int  # cells of the second part within the buffer of the first
+    first_violation: tuple[Cell, Cell] | None  # the first such, after the nearest cell of the first part
 
 
 @dataclass(frozen=True)
 class LeakReport:
-    """The distances between all parts of a split.
+    """The distances between all parts of a split."""
 
-    Attributes
-    ----------
-    split
-        Part codes over the map.
-    buffer
-        Cells of two parts must be farther apart than this (Chebyshev).
-    spacing
-        Metres from cell to cell along each dimension, where known.
-    gaps
-        One for each two parts that have cells.
-    """
-
-    split: xr.DataArray
-    buffer: int
-    spacing: tuple[float | None, ...]
-    gaps: tuple[Gap, ...]
+    split: xr.DataArray  # part codes over the map
+    buffer: int  # cells of two parts must be farther apart than this (Chebyshev)
+    spacing: tuple[float | None, ...]  # metres from cell to cell along each dimension, where known
+    gaps: tuple[Gap, ...]  # one for each two parts that have cells
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -145,15 +115,7 @@ class LeakReport:
 
 
 def measure_leaks(split: xr.DataArray, buffer: int) -> LeakReport:
-    """Measure the distances between the parts of a split.
-
-    Parameters
-    ----------
-    split
-        Part codes over the map, as a run keeps them.
-    buffer
-        Cells of two parts must be farther apart than this.
-    """
+    """Measure how far apart the parts of a split are, which must be more than `buffer` cells."""
     spacing = tuple(_spacing(split, str(dim)) for dim in split.dims)
     present = [code for code in (TRAIN, VALIDATION, TEST) if (split.values == code).any()]
     gaps = tuple(_measure(split, pair, buffer, spacing) for pair in combinations(present, 2))
@@ -161,7 +123,7 @@ def measure_leaks(split: xr.DataArray, buffer: int) -> LeakReport:
 
 
 def chebyshev(parts_M: np.ndarray, code: int) -> np.ndarray:
-    """Return the Chebyshev distance of every cell to the nearest cell of a part, in cells: int32 [*M]."""
+    """Chebyshev distance of every cell to the nearest cell of a part, in cells: int32 [*M]."""
     return distance_transform_cdt(parts_M != code, metric="chessboard")
 
 

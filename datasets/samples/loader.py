@@ -6,7 +6,7 @@ C channels, N the cells that the network sees along the space dimensions, L its 
 import math
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -27,17 +27,9 @@ Pair = tuple[np.ndarray, np.ndarray]
 def plan_samples(
     volume: Volume, split: xr.DataArray, data: DataConfig, *, factor: int, batch: int, seed: int, workers: int = 0
 ) -> tuple[list[Window], Order]:
-    """Find the blocks of a run and the order in which it visits them, from what `Loader` takes.
+    """Find the blocks that a run visits, those with training labels first, and its order, from what `Loader` takes.
 
-    Returns
-    -------
-    windows, order
-        The blocks that are visited, those with training labels first, and the order of the run's samples.
-
-    Raises
-    ------
-    InputError
-        Where no block or not every step would hold a training label, or blocks do not sit on the output's grid.
+    `InputError` where no block or not every step would hold a training label, or blocks are off the output's grid.
     """
 
     def has_labels(window: Window) -> bool:
@@ -60,7 +52,7 @@ class Loader:
     Parameters
     ----------
     volume, split
-        The volume and its split; only training labels are ever read.
+        Of whose labels only those that train are ever read.
     data
         Blocks, halo, and the share of samples with labels.
     factor
@@ -71,10 +63,8 @@ class Loader:
         Seed of order and views.
     augment_until
         Step from which samples are no longer flipped and swapped; None means never.
-    workers
-        Threads that read ahead; 0 reads each sample when it is asked for.
-    prefetch_bytes
-        Most bytes of samples that are read ahead; one sample always is.
+    workers, prefetch_bytes
+        Threads that read ahead, or 0 to read each sample when it is asked for; the most bytes, but always one sample.
     rank, world
         This rank and the number of ranks: rank r takes micro-batches r, r + world, ...
     rows
@@ -82,12 +72,11 @@ class Loader:
 
     Attributes
     ----------
-    windows, order
-        See `plan_samples`, also for what it refuses.
-    waited
-        Seconds that the caller has waited for samples.
-    samples_read, bytes_read
-        Samples given to the caller, `rows` being a part of one, and the bytes of data and labels read for them.
+    windows, order, plan
+        See `plan_samples`, also for what it refuses; and from a range of steps to this rank's samples of them.
+    waited, samples_read, bytes_read
+        Seconds that the caller has waited for samples, those given, of which `rows` is a part of one, and the bytes of
+        data and labels read for them.
     """
 
     def __init__(
@@ -118,7 +107,7 @@ class Loader:
         rows_read = self.windows[0].sizes[0] if rows is None else rows.stop - rows.start
         self._sizes = (rows_read, *self.windows[0].sizes[1:])
         views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
-        self._plan = partial(
+        self.plan = partial(
             plan_steps,
             self.order,
             batch=batch,
@@ -173,18 +162,15 @@ class Loader:
             labels = coarsen_labels(labels, self.factor, len(self.volume.classes))
         return np.ascontiguousarray(raw), np.ascontiguousarray(labels)
 
-    def plan(self, start: int, stop: int) -> Iterator[Sample]:
-        """Yield this rank's samples of the steps `start` to `stop`."""
-        return self._plan(range(start, stop))
-
     def steps(self, start: int, stop: int) -> Generator[list[Pair], None, None]:
         """Yield this rank's samples of each step: data float32 [C, *N] with NaN for no data, labels int16 [*L].
 
         They are read ahead; close it to end the threads early.
         """
         ahead = max(1, self.prefetch_bytes // self.sample_bytes)
-        with closing(read_ahead(self.plan(start, stop), self._sample, workers=self.workers, ahead=ahead)) as stream:
-            for _ in range(start, stop):
+        steps = range(start, stop)
+        with closing(read_ahead(self.plan(steps), self._sample, workers=self.workers, ahead=ahead)) as stream:
+            for _ in steps:
                 asked = time.perf_counter()
                 current = list(islice(stream, self._share))
                 self.waited += time.perf_counter() - asked

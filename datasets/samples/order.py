@@ -32,31 +32,21 @@ class Order:
     order. They are interleaved as evenly as whole numbers allow: any n samples in sequence hold ``n * share`` blocks
     with labels, rounded down or up, and no two steps differ by more than one.
 
-    Attributes
-    ----------
-    labelled, unlabelled
-        Number of blocks with and without labels, at least one of the former.
-    share
-        Share of the samples that have labels, above 0. At ``labelled / (labelled + unlabelled)`` both streams end
-        their passes together: an epoch that visits every block exactly once.
-    seed
-        Seed of orders and views, 0 or more.
+    With a share of ``labelled / (labelled + unlabelled)`` both streams end their passes together: an epoch that visits
+    every block exactly once.
     """
 
-    labelled: int
+    labelled: int  # blocks with labels, at least one
     unlabelled: int
-    share: Fraction
-    seed: int
+    share: Fraction  # of the samples that have labels, above 0
+    seed: int  # of orders and views, 0 or more
 
     @classmethod
     def of(cls, labelled: int, unlabelled: int, *, share: float | None, batch: int, seed: int) -> "Order":
         """Make the order of a run from ``data.labelled_share``; none takes every block once an epoch.
 
-        Raises
-        ------
-        InputError
-            Where some steps of `batch` samples over all workers would have no label: they would move the weights by
-            momentum and decay alone.
+        `InputError` where some steps of `batch` samples over all workers would have no label: they would move the
+        weights by momentum and decay alone.
         """
         natural = Fraction(labelled, labelled + unlabelled)
         exact = natural if share is None or not unlabelled else Fraction(str(share))
@@ -110,9 +100,8 @@ def plan_steps(
     """Yield the samples that one worker reads, step by step.
 
     A step's `batch` is cut into micro-batches, which never depend on the number of workers, as sums over what is run
-    at once round; of these a worker takes every `world`-th from `rank` on. A run that resumes at step s has taken
-    ``s * batch`` samples. A block's `views` come in a seeded order; from step `plain_from` on, if any, only view 0 is
-    shown.
+    at once round; of these a worker takes every `world`-th from `rank` on. A block's `views` come in a seeded order;
+    from step `plain_from` on, if any, only view 0 is shown.
     """
     for step in steps:
         shown = views if plain_from is None or step < plain_from else 1

@@ -18,17 +18,9 @@ _WELL_DRAWS = 200  # of the validation wells, of which the one that spreads the 
 
 
 def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
-    """Deal square blocks of the map to the three parts, then clear the buffer between them.
+    """Deal square blocks of the map to the three parts, uint8 [*M], then clear the buffer between them.
 
-    Parameters
-    ----------
-    counts_KM, config
-        Labelled cells of each class in each column; block size, fractions, buffer and seed.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*M]; columns without labels are `UNUSED`.
+    Takes the labelled cells of each class in each column; columns without labels are `UNUSED`.
     """
     shape = counts_KM.shape[1:]
     per_axis = [-(-size // config.block) for size in shape]
@@ -40,13 +32,12 @@ def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
 
 
 def deal(counts_KB: np.ndarray, fractions: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Deal blocks to parts so that each class is spread in the wanted fractions of training, validation and test.
+    """Deal blocks to parts, uint8 [B], so that each class is spread in the wanted fractions; `UNUSED` without labels.
 
     Iterative stratification of the labelled cells of each class in each block: the class with the fewest left is dealt
     first, while there is most freedom. Its first block goes to training, then one to each part that has none of it,
     every other to the part that still lacks most of that class, then most of all classes (after Sechidis et al. 2011,
-    "On the stratification of multi-label data", where a class of three blocks can miss in validation or test). Returns
-    uint8 [B]; blocks without labels are `UNUSED`.
+    "On the stratification of multi-label data", where a class of three blocks can miss in validation or test).
     """
     parts_B = np.zeros(counts_KB.shape[1], np.uint8)
     shares = np.asarray(fractions, float)
@@ -71,17 +62,8 @@ def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndar
     A column belongs to its nearest well. Of many seeded draws of the validation wells, the first is taken that leaves
     most classes to training, then most to validation.
 
-    Parameters
-    ----------
-    counts_KM, testable_M, wells_WM
-        Labelled cells of each class in each column, columns whose true classes are known, and cells of the wells.
-    config
-        Radius of the squares, number of validation wells, buffer and seed.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*M].
+    Takes labelled cells of each class in each column, columns whose true classes are known, and the wells' cells.
+    Returns uint8 [*M].
     """
     shape = counts_KM.shape[1:]
     distance_M = np.full(shape, config.radius + 1)
@@ -109,16 +91,8 @@ def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndar
 def split_points(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
     """Let a few single columns of each class train and validate, and all others, a buffer away, test.
 
-    Parameters
-    ----------
-    counts_KM, config
-        Labelled cells of each class in each column; points a class, buffer and seed. A class with fewer columns gives
-        training what it has.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*M].
+    Takes the labelled cells of each class in each column; a class with fewer columns than points gives training what it
+    has. Returns uint8 [*M].
     """
     rng = np.random.default_rng(config.seed)
     parts_M = np.zeros(counts_KM.shape[1:], np.uint8)

@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 def read_ahead(
     keys: Iterable[Key], read: Callable[[Key], Value], *, workers: int, ahead: int
 ) -> Generator[Value, None, None]:
-    """Yield ``read(key)`` of every key, in order.
+    """Yield ``read(key)`` of every key, in order; what it raises is raised when its turn comes.
 
     Threads: decompression and network release the interpreter's lock, and a fork of a process that has used Dask's or
     Zarr's threads may hang. Closing the iterator, or an exception, cancels what has not begun, waits for
@@ -22,9 +22,7 @@ def read_ahead(
     Parameters
     ----------
     keys
-        What to read, taken only as far as is read ahead; may be endless.
-    read
-        Reads one. What it raises is raised here when its turn comes.
+        Taken only as far as is read ahead; may be endless.
     workers
         Threads; 0 reads in the caller's thread when a value is asked for, nothing ahead.
     ahead

@@ -19,21 +19,13 @@ from datasets.volume import Volume
 
 
 def make_split(volume: Volume, config: SplitConfig) -> xr.DataArray:
-    """Divide the labelled cells of a volume's map into the three parts.
+    """Divide the labelled cells of a volume's map into `TRAIN`, `VALIDATION` and `TEST`; all others are `UNUSED`.
 
-    Where the labels also vary with depth or time, a cell of the map stands for its whole column.
+    Where the labels also vary with depth or time, a cell of the map stands for its whole column. The codes, uint8, have
+    the volume's coordinates and the attributes ``names``, ``method``, ``seed`` and ``buffer``.
 
-    Returns
-    -------
-    xarray.DataArray
-        uint8 over the dimensions of the map, with the volume's coordinates: `UNUSED`, `TRAIN`, `VALIDATION` or `TEST`.
-        Attributes: ``names`` of the codes, ``method``, ``seed``, ``buffer``.
-
-    Raises
-    ------
-    InputError
-        If there are no labels or wells, a dimension or a well is not the volume's, a class has no training label, or
-        a part that should get labels gets none.
+    `InputError` if there are no labels or wells, a dimension or a well is not the volume's, a class has no training
+    label, or a part that should get labels gets none.
     """
     dims = _map_dims(volume, config)
     if config.method == "blocks" and config.fractions[0] == 0:
@@ -58,13 +50,7 @@ def make_split(volume: Volume, config: SplitConfig) -> xr.DataArray:
 
 
 def label_counts(volume: Volume, split: xr.DataArray) -> dict[str, np.ndarray]:
-    """Count the labelled cells of each class in each part; ``test`` counts ``truth`` where the volume has it.
-
-    Returns
-    -------
-    dict
-        ``train``, ``validation``, ``test`` -> int64 [K].
-    """
+    """Count the labelled cells of each class in each part, int64 [K]; ``test`` counts ``truth`` where there is any."""
     dims = [str(dim) for dim in split.dims]
     counts_KM = _count_classes(volume, "labels", dims)
     truth_KM = _count_classes(volume, "truth", dims) if "truth" in volume.dataset else counts_KM
@@ -123,7 +109,6 @@ def _well_positions(volume: Volume, config: SplitConfig, dims: Sequence[str]) ->
 
 
 def _check(parts_M: np.ndarray, counts_KM: np.ndarray, classes: Sequence[str], config: SplitConfig) -> None:
-    """Refuse a split that leaves training without a class, or a part that should get labels without any."""
     seed = f"another split.seed than {config.seed}"
     if config.method == "blocks":
         wanted = [code for code, share in zip((TRAIN, VALIDATION, TEST), config.fractions, strict=True) if share > 0]

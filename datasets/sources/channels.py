@@ -24,8 +24,6 @@ _GRIDDED = ("geotiff", "geosoft", "surfer", "netcdf", "envi", "lines")
 
 @dataclass(frozen=True)
 class _Layer:
-    """A source, unread."""
-
     path: Path
     ds: xr.Dataset  # as `datasets.readers` says; ``data`` over y, x and perhaps one dimension of bands
     names: list[str]  # of its bands
@@ -55,16 +53,9 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
     resampled as `config.resample` says, and refused without. Flight lines and stations are gridded onto the cells. Each
     band has a mask of its own.
 
-    Returns
-    -------
-    xarray.Dataset
-        As `datasets.readers` says, with ``valid`` over all dimensions and the names of the bands; the attributes
-        ``resampling`` and ``gridding`` say what was done to which of them. No value of ``data`` marks no data any more.
-
-    Raises
-    ------
-    InputError
-        Where a source is no grid, does not say where it lies, or lies elsewhere.
+    What comes is as `datasets.readers` says, with ``valid`` over all dimensions and the names of the bands; the
+    attributes ``resampling`` and ``gridding`` say what was done to which. No value of ``data`` marks no data any more.
+    `InputError` where a source is no grid, does not say where it lies, or lies elsewhere.
     """
     first = _open(replace(config, more_sources=[]), None, config.crs)
     layers = [first, *(_other(other, first, config) for other in config.others)]
@@ -161,7 +152,6 @@ def _rises(ds: xr.Dataset, dim: str) -> bool:
 
 
 def _names(path: Path, ds: xr.Dataset, settings: ConvertConfig) -> list[str]:
-    """Names of a source's bands, as its file has them, or made of its own name."""
     dim = next((dim for dim in ds["data"].dims if dim not in ("y", "x")), None)
     known = ds[dim].attrs.get("names") if dim in ds.coords else None
     if known:
@@ -173,7 +163,7 @@ def _names(path: Path, ds: xr.Dataset, settings: ConvertConfig) -> list[str]:
 
 
 def _differs(layer: _Layer, first: _Layer, resample: str) -> bool:
-    """Whether a source is on other cells than the first; refuse it where nobody says how it is to be resampled."""
+    """Whether a source is on other cells than the first; refuse it where nobody says how to resample it."""
     grid, like = layer.grid, first.grid
     if (grid.crs is None) != (like.crs is None):
         raise _unlike(layer.path, LOCAL if layer.local else crs_name(grid.crs) if grid.crs is not None else "", first)

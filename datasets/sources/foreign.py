@@ -51,19 +51,9 @@ def is_view(where: str) -> bool:
 
 
 def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
-    """Open a store that is no converted volume, lazily, as `datasets.store.open_volume` has it.
+    """Open a store or view that is no converted volume, lazily, as `datasets.store.open_volume` has it.
 
-    Parameters
-    ----------
-    where
-        Path or URI of the store, or path of a view.
-    open_node
-        From a path or URI to its Zarr group or array.
-
-    Raises
-    ------
-    InputError
-        Where neither view nor store says which array is the volume, or it cannot be one.
+    `InputError` where neither view nor store says which array is the volume, or it cannot be one.
     """
     config = _read_view(Path(where)) if is_view(where) else ConvertConfig(source=where)
     for option in ("labels", "valid"):
@@ -135,7 +125,6 @@ def _find(node: Node, key: str, where: str, option: str) -> Layout:
 
 
 def _variable(array: zarr.Array, dims: list[str], where: str) -> xr.Variable:
-    """Name the axes of an array, still unread."""
     if not dims:
         raise InputError(
             f"{where} is a Zarr store, but not a converted volume: its array of shape {array.shape} does not name its "

@@ -37,19 +37,10 @@ class Layout:
 
 
 def find_layout(node: zarr.Group | zarr.Array, key: str, vertical: str = "twt") -> Layout:
-    """Find the array that is the volume.
+    """Find the array that is the volume: a store's only one, the one that it names, or that of the path `key`.
 
-    Parameters
-    ----------
-    node, key
-        The store's group or array, and the array's path in a group that has several and does not say which.
-    vertical
-        Name for the vertical dimension of an MDIO store that calls it ``sample``.
-
-    Raises
-    ------
-    LookupError
-        Where there is no such array, or no key and several; it lists them.
+    The vertical dimension of an MDIO store that calls it ``sample`` is named `vertical`. `LookupError` where there is
+    no such array, or no key and several, which it lists.
     """
     if isinstance(node, zarr.Array):
         if key:
@@ -141,7 +132,6 @@ def _named(array: zarr.Array) -> list[str]:
 
 
 def _coordinate(array: zarr.Array, name: str) -> xr.Variable | None:
-    """Read a coordinate of numbers or dates."""
     dims = _dims(array) or ([name] if array.ndim == 1 else [])
     if not dims or array.dtype.kind not in "iufM":
         return None

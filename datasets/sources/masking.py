@@ -23,22 +23,9 @@ def add_mask(ds: xr.Dataset, config: ConvertConfig, kind: str) -> xr.Dataset:
     What is known of whole traces or slices only takes a first pass over the source and is kept in memory, so that the
     mask of a piece needs nothing but the piece.
 
-    Parameters
-    ----------
-    ds
-        ``data``, lazy or in memory, and ``valid`` where the source says something.
-    config, kind
-        Conversion, and format of its source.
-
-    Returns
-    -------
-    xarray.Dataset
-        With ``valid`` over all dimensions of the data, unless nothing can be missing.
-
-    Raises
-    ------
-    InputError
-        Where `constant_pieces` names a dimension that the data lack.
+    Takes ``data``, lazy or in memory, and ``valid`` where the source, of the format `kind`, says something; after this
+    it has all dimensions of the data, unless nothing can be missing. `InputError` where `constant_pieces` names one
+    that the data lack.
     """
     refuse_unknown("constant_pieces", config.constant_pieces, ds["data"].dims)
     traces = _live_traces(ds["data"], config) if kind == "segy" else None

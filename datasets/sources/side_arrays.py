@@ -18,10 +18,7 @@ _LOADERS = {"matlab": matlab.load, "numpy": numpy.load, "netcdf": netcdf.load}
 def load_array(source: str, key: str, option: str) -> np.ndarray:
     """Load the array `key` of a file that the setting `option` names, its axes unnamed.
 
-    Raises
-    ------
-    InputError
-        Where there is no such file or array, or the format has no arrays.
+    `InputError` where there is no such file or array, or the format has no arrays.
     """
     array = _array(source, key, option)
     return array.load() if isinstance(array, LazyArray) else array
@@ -42,10 +39,7 @@ def _array(source: str, key: str, option: str) -> np.ndarray | LazyArray:
 def add_side_arrays(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
     """Add labels, as class indices, and mask from their own files or keys.
 
-    Raises
-    ------
-    InputError
-        Where an array cannot be read or does not fit the data, or the classes have no names.
+    `InputError` where an array cannot be read or does not fit the data, or the classes have no names.
     """
     if config.valid or config.valid_key:
         valid = read_mask(ds["data"], config)
@@ -78,7 +72,6 @@ def add_raster_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
 
 
 def _raw_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Variable | None:
-    """Take the labels as the source has them: from their own file or key, or from the reader."""
     if is_placed(config):
         return None
     if not (config.labels or config.labels_key):

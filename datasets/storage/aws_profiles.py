@@ -19,12 +19,7 @@ def profile_credentials() -> Any | None:
     """Return what gives obstore the credentials of a profile; none where the environment names others, or no profile.
 
     In the order of AWS's own tools: keys in the environment, then a profile (``AWS_PROFILE``, or ``default``), then
-    what the machine itself may do.
-
-    Raises
-    ------
-    InputError
-        Where ``AWS_PROFILE`` names a profile that is not there, or boto3 is not.
+    what the machine itself may do. `InputError` where the profile that ``AWS_PROFILE`` names, or boto3, is not there.
     """
     if any(os.environ.get(name) for name in _READ_BY_OBSTORE):
         return None

@@ -27,10 +27,7 @@ class CorruptChunkError(ValueError):
 class Decoder:
     """Turns the stored bytes of a chunk into its cells; the codecs are those of the metadata, in the order of encoding.
 
-    Raises
-    ------
-    InputError
-        Where one is not transpose, bytes, zstd, blosc, gzip or crc32c.
+    `InputError` where one is not transpose, bytes, zstd, blosc, gzip or crc32c.
     """
 
     def __init__(self, codecs: Sequence[Mapping[str, Any]], shape: Sequence[int], dtype: np.dtype) -> None:

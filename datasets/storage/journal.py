@@ -67,12 +67,7 @@ def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journ
     """Open the journal of a volume that is being written, for this process alone; removed at the end unless kept.
 
     It is a hidden neighbour of the volume's folder. Where something was begun, it goes on if its key, a hash of what is
-    being written, is the same; without a key never.
-
-    Raises
-    ------
-    InputError
-        Where another process writes the same volume.
+    being written, is the same; without a key never. `InputError` where another process writes the same volume.
     """
     folder = place.with_name(f".{place.name}.journal")
     with locked(folder, place):
@@ -99,10 +94,7 @@ def forget(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, place: str | Path) -> Iterator[None]:
-    """Let no other process of this machine write `place` meanwhile: `InputError` where one does.
-
-    The lock is a file in `folder`.
-    """
+    """Let no other process of this machine write `place`, by a lock in `folder`: `InputError` where one does."""
     lock = _lock(folder, place)
     try:
         yield

@@ -21,10 +21,11 @@ def plan_chunks(
     shard_bytes: int | None = None,
     within: bool = False,
 ) -> tuple[dict[Hashable, int], dict[Hashable, int] | None]:
-    """Choose chunks, and shards of up to 64 MiB for an array larger than that.
+    """Choose chunks, and shards of up to 64 MiB for an array larger than that: edges in cells, in the order of `sizes`.
 
     Without a block, chunks are of 1 to 2 MiB with edges as even as can be. With one, they are at most 1 MiB and divide
-    it, and shards are whole blocks wherever these fit, so that an aligned block reads nothing but itself.
+    it, and shards are whole blocks wherever these fit, so that an aligned block reads nothing but itself. Shards are
+    multiples of chunks, and none where one holds all.
 
     Parameters
     ----------
@@ -36,11 +37,6 @@ def plan_chunks(
         Largest shard; none means 64 MiB.
     within
         Whether shards divide the blocks, for arrays that are written block by block.
-
-    Returns
-    -------
-    chunks, shards
-        Edges in cells, in the order of `sizes`; shards are multiples of chunks, and none where one holds all.
     """
     limit = SHARD_BYTES if shard_bytes is None else shard_bytes
     fixed, blocks = (

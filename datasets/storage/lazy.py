@@ -23,14 +23,8 @@ _OPENED = count()  # tells two openings of one volume apart: each has a reader, 
 class StoredArray(LazyArray):
     """An array of a store as xarray's lazy indexing wants it.
 
-    Parameters
-    ----------
-    reader
-        Reads its regions.
-    masked
-        Whether it holds, in place of the values, where chunks are missing or broken.
-    lenient
-        Whether such cells hold the fill value, because a mask made with `masked` goes with them.
+    One that is `masked` holds, in place of the values, where chunks are missing or broken; in one that is `lenient`,
+    with which such a mask goes, their cells hold the fill value.
     """
 
     def __init__(self, reader: ArrayReader, *, masked: bool = False, lenient: bool = False) -> None:
@@ -50,7 +44,10 @@ class StoredArray(LazyArray):
 def open_lazily(
     objects: Objects, group: Mapping[str, Any], *, version: str | None, sparse: bool, lenient: Collection[str] = ()
 ) -> xr.Dataset:
-    """Open all arrays of a group whose metadata are consolidated.
+    """Open all arrays of a group whose metadata are consolidated: values as stored, neither masked nor scaled.
+
+    Coordinates of dimensions are in memory, all else is backed by Dask in pieces of a shard. `InputError` where one
+    cannot be read here, or its dimensions have no names.
 
     Parameters
     ----------
@@ -58,17 +55,6 @@ def open_lazily(
         The store, its parsed ``zarr.json``, and that file's version, by which Dask tells an older store apart.
     sparse, lenient
         As `ArrayReader` takes it; variables that become lenient `StoredArray`s, each with a masked ``NAME_gone``.
-
-    Returns
-    -------
-    xarray.Dataset
-        Stored values, neither masked nor scaled; coordinates of dimensions in memory, all else backed by Dask in
-        pieces of a shard.
-
-    Raises
-    ------
-    InputError
-        Where an array cannot be read here, or its dimensions have no names.
     """
     variables: dict[str, xr.Variable] = {}
     sources: dict[str, StoredArray] = {}
@@ -107,6 +93,6 @@ def open_lazily(
 def stored_array(array: xr.DataArray) -> StoredArray | None:
     """Find what lies behind a variable of `open_lazily`, so that a block is read without Dask's detour.
 
-    Nothing is found for a variable that was cut or computed with, for one in memory, or in another process.
+    None for one that was cut or computed with, in memory, or of another process.
     """
     return _BY_NAME.get(str(getattr(array.variable.data, "name", ""))) if array.chunks is not None else None

@@ -51,13 +51,7 @@ class ArrayLayout:
 
 
 def parse_layout(document: Mapping[str, Any], where: str) -> ArrayLayout:
-    """Read the parsed ``zarr.json`` of an array; `where` is the array as errors name it.
-
-    Raises
-    ------
-    InputError
-        Where it is not the description of a Zarr v3 array on a regular grid.
-    """
+    """Read the parsed ``zarr.json`` of an array; `InputError` says `where` it is not of Zarr v3 on a regular grid."""
     try:
         if document["zarr_format"] != 3 or document["node_type"] != "array":
             raise InputError(f"{where} is not a Zarr v3 array; convert its source again")

@@ -71,12 +71,8 @@ class Got:
 class Objects:
     """Objects in a folder, or below ``s3://bucket/prefix``, ``gs://``, ``az://container/prefix`` or ``https://``.
 
-    Pickles as its URI alone: whoever receives it connects with the credentials of its own environment.
-
-    Raises
-    ------
-    InputError
-        Where the scheme is not one of these, or there is no such folder.
+    Pickles as its URI alone: whoever receives it connects with the credentials of its own environment. `InputError`
+    where the scheme is not one of these, or there is no such folder.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -96,14 +92,8 @@ class Objects:
     def get(self, ask: Ask) -> Got:
         """Read an object or some bytes of it; what may pass by itself is tried again with growing pauses.
 
-        Raises
-        ------
-        MissingObjectError
-            Where there is none.
-        ReplacedObjectError
-            Where its version is not the one asked for.
-        InputError
-            Where the store refuses; `AwayError` where it does not answer in the end.
+        `MissingObjectError` where there is none, `ReplacedObjectError` where its version is not the one asked for,
+        `AwayError` where the store does not answer in the end, any other `InputError` where it refuses.
         """
         problem = ""
         for attempt in range(_ATTEMPTS):

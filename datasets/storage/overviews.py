@@ -21,10 +21,7 @@ FINE_ENOUGH = 256  # cells along a dimension that is not halved again
 
 
 def plan_levels(data: xr.DataArray) -> list[dict[str, int]]:
-    """By how much every level divides each dimension of the one before; no level for data of one piece.
-
-    Dimensions of quantities, such as bands and dates, stay as they are.
-    """
+    """By how much each level divides each dimension, but for bands and dates, of the one before; none for one piece."""
     if data.nbytes <= SHARD_BYTES:
         return []
     keep = entry_dims(data.sizes)
@@ -115,10 +112,7 @@ def masked(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
 
 
 def coarsen(values: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
-    """Average cubes of so many cells along every axis, leaving out NaN: float32 [*N] -> [*ceil(N / steps)].
-
-    A cube of NaN becomes NaN.
-    """
+    """Average cubes of so many cells along every axis, NaN aside if not all are: float32 [*N] -> [*ceil(N / steps)]."""
     held = np.isfinite(values)
     total, count = np.where(held, values, np.float32(0)), held.astype(np.uint16)
     for axis, step in enumerate(steps):

@@ -42,16 +42,9 @@ class _Target:
 
 
 class ArrayReader:
-    """Reads regions of an array; safe from several threads, pickles without what it has cached.
+    """Reads regions of the array named `path` of a store; safe from several threads, pickles without what is cached.
 
-    Parameters
-    ----------
-    objects
-        The store.
-    path, layout
-        The array's name in it, and its layout.
-    sparse
-        Whether chunks that are not stored hold the fill value, as the format allows; otherwise they are missing.
+    In a `sparse` one, chunks that are not stored hold the fill value, as the format allows; otherwise they are missing.
     """
 
     def __init__(self, objects: Objects, path: str, layout: ArrayLayout, *, sparse: bool = False) -> None:
@@ -65,38 +58,17 @@ class ArrayReader:
         return partial(ArrayReader, sparse=self.sparse), (self.objects, self.path, self.layout)
 
     def read(self, region: Cells) -> np.ndarray:
-        """Read a region.
+        """Read a region, cells along each dimension without steps.
 
-        Parameters
-        ----------
-        region
-            Cells along each dimension, without steps.
-
-        Returns
-        -------
-        numpy.ndarray
-            The cells, in the array's type.
-
-        Raises
-        ------
-        InputError
-            Where the store fails, an object was replaced meanwhile, or a chunk is broken or missing.
+        `InputError` where the store fails, an object was replaced meanwhile, or a chunk is broken or missing.
         """
         return self._read(region, masked=False).values
 
     def read_masked(self, region: Cells) -> tuple[np.ndarray, np.ndarray]:
         """Read a region as far as its chunks are there and sound.
 
-        Returns
-        -------
-        values, gone
-            The cells, and bool of the same shape: true where the chunk is missing or broken, and the cells hold the
-            fill value.
-
-        Raises
-        ------
-        InputError
-            Where the store refuses or does not answer, or an object was replaced meanwhile.
+        The second array, bool, is true where the chunk is missing or broken and the cells hold the fill value.
+        `InputError` where the store refuses or does not answer, or an object was replaced meanwhile.
         """
         target = self._read(region, masked=True)
         assert target.gone is not None

@@ -44,24 +44,10 @@ class Span:
 
 
 def plan_region(region: Cells, shape: Sequence[int], shard: Sequence[int], chunk: Sequence[int]) -> list[ShardPlan]:
-    """Find the chunks that a region needs, shard by shard.
+    """Find the chunks that a region needs, shard by shard: every cell of it in exactly one piece.
 
-    Parameters
-    ----------
-    region
-        Cells along each dimension, without steps; what lies outside the array is left out.
-    shape, shard, chunk
-        Cells of each [D]; chunks divide shards, and the last shards may reach beyond the array.
-
-    Returns
-    -------
-    list of ShardPlan
-        Every cell of the region in exactly one piece; nothing for an empty region.
-
-    Raises
-    ------
-    ValueError
-        Where chunks do not divide shards, or a slice has a step.
+    The region has no steps, and what of it lies outside the array is left out. Chunks divide shards, of which the last
+    may reach beyond the array.
     """
     if any(outer % inner for outer, inner in zip(shard, chunk, strict=True)):
         raise ValueError(f"chunks {tuple(chunk)} do not divide shards {tuple(shard)}")
@@ -105,7 +91,7 @@ def chunks_within(place: Sequence[int], shape: Sequence[int], shard: Sequence[in
 
 
 def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most: int) -> list[Span]:
-    """Merge byte ranges of one object into few requests.
+    """Merge byte ranges of one object into few requests, in order and apart but for ranges that overlap.
 
     The smallest gaps are closed first, as long as all bytes fetched in vain stay within a share of those wanted:
     that bounds the read amplification whatever the order of the chunks in the shard.
@@ -118,11 +104,6 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
         Largest gap that is ever closed, in bytes, and the share of the wanted bytes that all gaps may have.
     most
         Bytes above which no request grows, so that large reads travel over several connections.
-
-    Returns
-    -------
-    list of Span
-        In order, apart but for ranges that overlap.
     """
     order = sorted((index for index, (start, stop) in enumerate(ranges) if stop > start), key=lambda i: ranges[i])
     runs = _group(ranges, order, lambda last, start, _: start <= last.stop)  # without gaps

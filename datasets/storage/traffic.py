@@ -21,8 +21,3 @@ class Traffic:
             self.fetched += fetched
             self.used += used
             self.requests += requests
-
-    @property
-    def amplification(self) -> float:
-        """Bytes fetched per byte used; 1 before anything was read."""
-        return self.fetched / self.used if self.used else 1.0

@@ -1,7 +1,6 @@
 """Write a Zarr store below a URI, its root last: what was only begun does not open.
 
-What it knows of itself (its root, its journal, what is being written and by whom) lies in it, below `BEGUN`, so that
-any machine can go on with it.
+Its root, its journal, what is being written and by whom lie in it, below `BEGUN`, so that any machine can go on.
 """
 
 import asyncio
@@ -117,27 +116,12 @@ def was_begun(objects: Objects, key: str | None) -> bool:
 
 @contextmanager
 def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple[Store, Journal]]:
-    """Open a store at `uri` for writing, one that opens for others only once it is whole.
+    """Open a store at `uri` for writing, one that opens for others only once it is whole, and its journal.
 
     A cloud store cannot rename, so what is replaced is gone as soon as writing begins. Nor can it be locked: where two
-    machines write the same place, the one that began first stops at its next piece.
-
-    Parameters
-    ----------
-    key
-        Hash of what is written; where an earlier process wrote the same, its journal goes on. None never does.
-    overwrite
-        Whether a finished store is replaced.
-
-    Yields
-    ------
-    store, journal
-        What to write to, and its finished pieces.
-
-    Raises
-    ------
-    InputError
-        Where something is not to be replaced, the store refuses or does not answer, or another process writes there.
+    machines write the same place, the one that began first stops at its next piece. The journal of an earlier process
+    that wrote what has the same `key` goes on; without one never. `InputError` where something is not to be replaced,
+    the store refuses or does not answer, or another process writes there.
     """
     objects = Objects(uri)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

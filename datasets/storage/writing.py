@@ -46,19 +46,8 @@ def write_arrays(
 ) -> None:
     """Write a laid-out volume with its statistics and overviews, but for the pieces that the journal has.
 
-    Parameters
-    ----------
-    ds, encoding
-        Variables chunked by piece, and their chunks and shards for xarray.
-    target, journal
-        Folder or store, and the pieces that are there already.
-    overviews, no_data, speak
-        As `datasets.store.write_volume` has them; whether progress is printed.
-
-    Raises
-    ------
-    InputError
-        Where no cell holds data, and `no_data` says so.
+    Variables are chunked by piece, their chunks and shards are in `encoding`. `overviews` and `no_data`, the words of
+    an `InputError` where no cell holds data, are as in `datasets.store.write_volume`.
     """
     with zarr.config.set({"array.write_empty_chunks": True}):  # so that a chunk that is missing is seen to be missing
         plan = _measuring(ds, journal) if "data" in ds else None

@@ -19,7 +19,7 @@ _SPLINE_VARIANCE = 151 / 315  # mean over a cell of the sum of the squared cubic
 def white_noise(key: Sequence[int], start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
     """Draw independent standard normal numbers on the lattice from `start` up to `stop`: float32 [X, Y, Z].
 
-    Fields with different keys, of a seed and a stream, are independent. Lattice points may be negative.
+    Fields with different keys, of a seed and a stream, are independent.
     """
     block = np.empty([b - a for a, b in zip(start, stop, strict=True)], np.float32)
     tiles = [range(a // _TILE, (b - 1) // _TILE + 1) for a, b in zip(start, stop, strict=True)]

@@ -33,18 +33,11 @@ Block = tuple[slice, ...]  # along inline, crossline and depth
 
 
 def synthesize(config: SynthesisConfig) -> str | Path:
-    """Make a synthetic survey and write it as a volume; where the same is there already, nothing is done.
+    """Make a synthetic survey and write it as a volume, whose place is returned; the same is made once only.
 
-    Returns
-    -------
-    pathlib.Path or str
-        The store, with ``data`` (float32, in units of the signal's standard deviation), ``truth`` (uint8, 1 is salt),
-        ``labels`` (the truth within `radius` of a well, 255 elsewhere) and ``wells`` (cells along inline, crossline).
-
-    Raises
-    ------
-    InputError
-        If the place is taken or cannot be written, or the map is too small for the wells.
+    It has ``data`` (float32, in units of the signal's standard deviation), ``truth`` (uint8, 1 is salt), ``labels``
+    (the truth within `radius` of a well, 255 elsewhere) and ``wells`` (cells along inline, crossline). `InputError` if
+    the place is taken or cannot be written, or the map is too small for the wells.
     """
     if not config.out:
         raise InputError("out is empty; name the folder of the new volume, such as surveys/small.zarr")

@@ -155,7 +155,7 @@ def feed(run: Run, device: torch.device) -> Fed:
         step=alone,
         waiting=marks[-1][1] / (marks[-1][0] - marks[0][0]),
         waiting_warm=(marks[-1][1] - warm[1]) / (marks[-1][0] - warm[0]),
-        amplification=traffic.amplification,
+        amplification=traffic.fetched / traffic.used,
     )
 
 

@@ -245,7 +245,7 @@ def stamina(place: Place, sizes: Sizes, blocks: int) -> dict[str, float]:
     return {
         "blocks": blocks,
         "growth_mib": round(growth, 1),
-        "amplification": round(traffic.amplification, 3),
+        "amplification": round(traffic.fetched / traffic.used, 3),
         "requests_per_block": round(traffic.requests / blocks, 2),
     }
 
