@@ -120,8 +120,11 @@ class SplitConfig:
             )
         if self.points < 1 or self.validation_points < 0:
             raise InputError("split.points must be at least 1, split.validation_points at least 0")
-        if self.block < 1 or self.buffer < 0 or self.radius < 0:
-            raise InputError("split.block must be at least 1 cell, split.buffer and split.radius at least 0")
+        if self.block < 1 or min(self.buffer, self.radius, self.seed) < 0:
+            raise InputError(
+                f"split.block is {self.block}, split.buffer {self.buffer}, split.radius {self.radius:g}, split.seed "
+                f"{self.seed}; a block has 1 cell or more, and none of the others is below 0"
+            )
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """Configuration of a conversion. Imports nothing heavy."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from datasets.errors import InputError
 
@@ -15,6 +15,10 @@ _OF_FURTHER = [
     "source", "crs", "format", "key", "dims", "nodata", "columns", "xy_columns", "table_columns", "gridding",
     "blank_distance",
 ]  # fmt: skip
+_WANTED = {
+    str: "text", bool: "true or false", int: "a whole number", float | None: "a number",
+    list[str]: "a list such as [mag]",
+}  # fmt: skip
 
 
 @dataclass
@@ -216,23 +220,22 @@ def _further(given: Any) -> ConvertConfig:
         )
     if not given.get("source"):
         raise InputError(f"more_sources holds {given!r}, which names no source; write {{source: FILE, ...}}")
-    for name, value in given.items():
-        if wanted := _expected(name, value):
-            raise InputError(f"more_sources has {name} = {value!r} for {given['source']}; it must be {wanted}")
+    refuse_types(given, "more_sources", f" for {given['source']}")
     return ConvertConfig(**given)
 
 
-def _expected(name: str, value: object) -> str:
-    """Say what a setting of a further source must be, where it is not."""
-    choices = {"format": get_args(Format), "gridding": get_args(Gridding)}.get(name)
-    if choices:
-        return "" if value in choices else f"one of {', '.join(choices)}"
-    default = getattr(ConvertConfig, name, [])
-    if default is None:
-        return "" if value is None or (isinstance(value, int | float) and value is not True) else "a number"
-    if isinstance(default, str):
-        return "" if isinstance(value, str) else "text"
-    return "" if isinstance(value, list) and all(isinstance(item, str) for item in value) else "a list such as [mag]"
+def refuse_types(settings: Mapping[str, Any], where: str, whose: str = "") -> None:
+    """Refuse settings of a source, read from YAML, that are not of their types; others are passed over."""
+    from pydantic import TypeAdapter, ValidationError
+
+    hints = get_type_hints(ConvertConfig)
+    for name, value in settings.items():
+        try:
+            TypeAdapter(hint := hints.get(name, Any)).validate_python(value, strict=True)
+        except ValidationError as error:
+            choices = get_args(hint) if get_origin(hint) is Literal else ()
+            wanted = f"one of {', '.join(choices)}" if choices else _WANTED.get(hint, f"of the type {hint}")
+            raise InputError(f"{where} has {name} = {value!r}{whose}; it must be {wanted}") from error
 
 
 def changed(config: ConvertConfig, without: Collection[str] = ()) -> dict[str, Any]:
@@ -254,6 +257,7 @@ def read_settings(path: Path) -> Any:
         raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         return settings
+    refuse_types(settings, str(path))
     for name, given in settings.items():
         if name in ("source", "labels", "valid", "extent"):
             settings[name] = place(given)

@@ -128,6 +128,12 @@ def test_arrays_in_files_label_and_mask_a_store(tmp_path: Path, suffix: str) -> 
         ({"horizons": ["gone.csv"], "class_names": {0: "a"}}, r"no file at .*gone\.csv; check its name"),
         ({"labels_key": "mask", "labels": "survey.mdio", "class_names": {1: "a"}, "labels_dominant": 0.5},
          r"label_shape and labels_dominant are for labels from a file, but .*survey\.mdio is a store; take them out"),
+        ({"horizons": "top.csv"}, r"view\.yaml has horizons = 'top\.csv'; it must be a list such as \[mag\]$"),
+        ({"labels": 5}, r"view\.yaml has labels = 5; it must be text$"),
+        ({"coordinates": None}, r"view\.yaml has coordinates = None; it must be of the type dict\[str, "),
+        ({"nodata": False}, r"view\.yaml has nodata = False; it must be a number$"),
+        ({"label_touched": "yes"}, r"view\.yaml has label_touched = 'yes'; it must be true or false$"),
+        ({"vertical": "up"}, r"view\.yaml has vertical = 'up'; it must be one of twt, depth$"),
     ],
 )  # fmt: skip
 def test_refusals(tmp_path: Path, changes: dict[str, object], words: str) -> None:

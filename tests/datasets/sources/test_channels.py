@@ -287,6 +287,7 @@ def test_a_shift_is_another_grid(tmp_path: Path, shift: float) -> None:
         ([7], r"more_sources holds 7; an entry is a file, or a mapping of the settings \['source', 'crs', "),
         ([{"source": "a.csv", "columns": "mag"}], r"columns = 'mag' for a\.csv; it must be a list such as \[mag\]"),
         ([{"source": "a.csv", "nodata": "-"}], r"more_sources has nodata = '-' for a\.csv; it must be a number"),
+        ([{"source": "a.csv", "nodata": False}], r"more_sources has nodata = False for a\.csv; it must be a number"),
         ([{"source": "a.csv", "key": 1}], r"more_sources has key = 1 for a\.csv; it must be text"),
         ([{"source": "a.csv", "gridding": "spline"}], r"gridding = 'spline' .* must be one of nearest, linear, cubic"),
         (["gone.tif"], r"no file at gone\.tif; check more_sources"),
