@@ -122,7 +122,7 @@ class SplitConfig:
             raise InputError("split.points must be at least 1, split.validation_points at least 0")
         if self.block < 1 or min(self.buffer, self.radius, self.seed) < 0:
             raise InputError(
-                f"split.block is {self.block}, split.buffer {self.buffer}, split.radius {self.radius:g}, split.seed "
+                f"split.block is {self.block}, split.buffer {self.buffer}, split.radius {self.radius}, split.seed "
                 f"{self.seed}; a block has 1 cell or more, and none of the others is below 0"
             )
 
