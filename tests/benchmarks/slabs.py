@@ -1,4 +1,4 @@
-"""One volume on several ranks, a slab each: what each of them holds, what they send, and the time of a step.
+"""One volume on several ranks, a slab each: what each holds, what they send, and the time of a step and of a map.
 
     python -m tests.benchmarks.slabs                                  # processes of this machine, joined by gloo
     python -m tests.benchmarks.slabs --device cuda --slabs 1 2 4 8    # a GPU each, joined by NCCL
@@ -6,7 +6,7 @@
 Every rank is a process of its own, on one thread on the CPU. Peaks are those of one forward and backward pass above
 what is held before. Sent is what the rank in the middle sends in such a pass; beside it stands what halos would take: a
 row of states a face for each K, and a row of the hidden layer for each transpose. The loss, and the gradients that
-ranks add up, must be those of one rank.
+ranks add up, must be those of one rank. A map is a forward pass without gradients.
 """
 
 import argparse
@@ -84,6 +84,10 @@ def rank(number: int, count: int, port: int, mode: str, device_kind: str, quick:
         loss.backward()
         losses.append(float(loss.detach()))
 
+    @torch.no_grad()
+    def mapping() -> None:
+        network(x_BcN, slice(2), slab)
+
     task()
     if slab is not None:
         slab.sent = 0
@@ -94,8 +98,17 @@ def rank(number: int, count: int, port: int, mode: str, device_kind: str, quick:
     total = torch.tensor(losses[-1:], device=device)
     dist.all_reduce(gradient)
     dist.all_reduce(total)
-    seconds = min(_wall(task, device) for _ in range(3 if device.type == "cuda" else 1))
-    found = {"peak": peak, "sent": sent, "seconds": seconds, "loss": float(total), "gradient": gradient.cpu()}
+    network.zero_grad(set_to_none=True)
+    map_peak, rounds = peak_of(mapping, device), range(3 if device.type == "cuda" else 1)
+    found = {
+        "peak": peak,
+        "sent": sent,
+        "seconds": min(_wall(task, device) for _ in rounds),
+        "map_peak": map_peak,
+        "map_seconds": min(_wall(mapping, device) for _ in rounds),
+        "loss": float(total),
+        "gradient": gradient.cpu(),
+    }
     torch.save(found, Path(folder) / f"{number}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -143,6 +156,7 @@ def main() -> None:
     entries: list[dict[str, Any]] = []
     most = [1, 2, 4] if arguments.device == "cpu" else list(range(1, torch.cuda.device_count() + 1))
     heads = ["states", "slabs", "peak of a rank, MB", "of one rank's", "sent, MB", "as halos", "s", "error"]
+    heads += ["peak of a map, MB", "s a map"]
     rows = [heads]
     for mode in MODES:
         one: dict[str, Any] = {}
@@ -158,13 +172,16 @@ def main() -> None:
                 "sent": middle["sent"],
                 "halo": halo_bytes(network, edge, min(count - 1, 2)),
                 "seconds": max(found["seconds"] for found in ranks),
+                "map_peaks": [found["map_peak"] for found in ranks],
+                "map_seconds": max(found["map_seconds"] for found in ranks),
                 "gradient_error": same(ranks[0], one),
             }
             entries.append(entry)
             peak = max(entry["peaks"])
             rows.append([mode, str(count), f"{peak / 1e6:.0f}", f"{peak / max(one['peak'], 1):.2f}"])
             rows[-1] += [f"{entry['sent'] / 1e6:.1f}", f"{entry['halo'] / 1e6:.1f}", f"{entry['seconds']:.2f}"]
-            rows[-1].append(f"{entry['gradient_error']:.1e}")
+            rows[-1] += [f"{entry['gradient_error']:.1e}", f"{max(entry['map_peaks']) / 1e6:.0f}"]
+            rows[-1].append(f"{entry['map_seconds']:.2f}")
             progress(f"{mode}, {count} slabs: {peak / 1e6:.0f} MB a rank, {entry['seconds']:.2f} s")
             content = {"layers": LAYERS, "channels": CHANNELS, "edge": EDGE, "cases": entries}
             write_results(arguments.results, "slabs", arguments.device, content)

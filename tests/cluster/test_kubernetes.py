@@ -191,7 +191,9 @@ def test_services_find_their_pods_and_pods_their_volumes():
 
 
 def test_the_job_runs_a_command_that_exists_on_a_cluster_that_exists(monkeypatch):
-    from pipeline.cli import _by_name, _load
+    from pkgutil import resolve_name
+
+    from pipeline.cli import _by_name
     from pipeline.recipe import build, parse, recipe_parser
 
     spec = document("RayJob", "sweep")["spec"]
@@ -200,8 +202,8 @@ def test_the_job_runs_a_command_that_exists_on_a_cluster_that_exists(monkeypatch
     assert (python, dash, module) == ("python", "-m", "pipeline")
     command = COMMANDS[name]
     monkeypatch.chdir(ROOT)
-    parser = recipe_parser(_load(command.config))
-    config = build(_load(command.config), parser, parse(parser, _by_name(words, command.places, switch=False)))
+    parser = recipe_parser(resolve_name(command.config))
+    config = build(resolve_name(command.config), parser, parse(parser, _by_name(words, command.places, switch=False)))
     worker = document("RayCluster", "telegrapher")["spec"]["workerGroupSpecs"][0]
     assert config.cluster.address == "auto"
     assert config.cluster.gpu
