@@ -89,6 +89,11 @@ COMMANDS = {
         "pipeline.config:PredictConfig", "pipeline.mapping.predict", ("model", "source", "out"),
         (("overwrite", "replace the map of this name"),),
     ),
+    "export": Command(
+        "write a map as SEG-Y, with the trace headers of the survey's own file",
+        "datasets.config:ExportConfig", "datasets.export", ("map", "like", "out"),
+        (("overwrite", "replace the file of this name"),),
+    ),
     "batch": Command(
         "map every volume of a table with columns input and output, spread over a Ray cluster",
         "pipeline.config:BatchConfig", "pipeline.mapping.batch", ("model", "table"),

@@ -33,7 +33,7 @@ DOORS = {
     "matplotlib": "pipeline/pictures/curves pipeline/pictures/leaks pipeline/pictures/maps "
     "pipeline/pictures/style pipeline/pictures/sweep",
     "jinja2": "pipeline/report/page",
-    "segyio": "datasets/readers/segy",
+    "segyio": "datasets/export datasets/readers/segy",
     "rasterio": "datasets/label_sources/polygons datasets/maps/geotiff datasets/readers/geotiff "
     "datasets/readers/resample",
     "rioxarray": "datasets/maps/coordinates datasets/maps/geotiff datasets/readers/geotiff datasets/readers/netcdf",

@@ -27,9 +27,9 @@ def read(config: ConvertConfig) -> xr.Dataset:
     Missing and dead traces are not valid.
     """
     path = Path(config.source)
-    endian = _find_endian(path) if config.endian == "auto" else config.endian
-    with _open(path, endian) as file:
-        inline, crossline, x, y = (_header(file, config, name) for name in ("inline", "crossline", "x", "y"))
+    endian = find_endian(path) if config.endian == "auto" else config.endian
+    with open_file(path, endian) as file:
+        inline, crossline, x, y = (header_field(file, config, name) for name in ("inline", "crossline", "x", "y"))
         scale = file.attributes(segyio.TraceField.SourceGroupScalar)[:].astype(np.float64)
         alive = file.attributes(segyio.TraceField.TraceIdentificationCode)[:] != _DEAD
         samples, dtype = np.asarray(file.samples, np.float64), np.dtype(file.dtype)
@@ -64,7 +64,7 @@ def read(config: ConvertConfig) -> xr.Dataset:
     return ds
 
 
-def _find_endian(path: Path) -> str:
+def find_endian(path: Path) -> str:
     """Tell the byte order from the sample format, a small number that is nonsense in the other."""
     with path.open("rb") as file:
         file.seek(_FORMAT_OFFSET)
@@ -85,7 +85,8 @@ def _find_endian(path: Path) -> str:
     )
 
 
-def _open(path: Path, endian: str) -> segyio.SegyFile:
+def open_file(path: Path, endian: str) -> segyio.SegyFile:
+    """Open a file whatever its geometry; `InputError` where it is none."""
     try:
         return segyio.open(path, ignore_geometry=True, endian=endian)
     except (RuntimeError, OSError, ValueError) as error:
@@ -94,7 +95,8 @@ def _open(path: Path, endian: str) -> segyio.SegyFile:
         ) from error
 
 
-def _header(file: segyio.SegyFile, config: ConvertConfig, name: str) -> np.ndarray:
+def header_field(file: segyio.SegyFile, config: ConvertConfig, name: str) -> np.ndarray:
+    """Read a number of every trace's header; `InputError` where no field starts at the setting ``{name}_byte``."""
     byte = getattr(config, f"{name}_byte")
     try:
         return np.asarray(file.attributes(byte)[:], np.int64)
@@ -158,7 +160,7 @@ def _read_traces(path: Path, endian: str, index: np.ndarray, dtype: np.dtype, sa
     block = np.full((flat.size, kept), np.nan if dtype.kind == "f" else 0, dtype)
     order = np.argsort(flat, kind="stable")
     order = order[flat[order] >= 0]
-    with _open(path, endian) as file:
+    with open_file(path, endian) as file:
         # Runs of neighbouring traces are read at once.
         for run in np.split(order, np.flatnonzero(np.diff(flat[order]) != 1) + 1) if order.size else []:
             block[run] = file.trace.raw[int(flat[run[0]]) : int(flat[run[-1]]) + 1][:, cut[2]]

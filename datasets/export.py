@@ -1,0 +1,138 @@
+"""A map goes back to where its volume came from: SEG-Y with the headers of the survey's own file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import segyio
+import xarray as xr
+
+from datasets.config import ExportConfig
+from datasets.config_convert import ConvertConfig
+from datasets.errors import InputError
+from datasets.prediction import FORMAT, NO_DATA
+from datasets.progress import Progress
+from datasets.readers.segy import find_endian, header_field, open_file
+from datasets.store import open_node, refuse_existing
+
+EMPTY = -1.0
+"""Written where the map has no data, or no cell at all."""
+_PIECE_BYTES = 64 * 2**20
+_LINE = 76  # characters of a line of the textual header
+
+
+def export(config: ExportConfig, *, overwrite: bool = False) -> Path:
+    """Write a map over inline, crossline and time or depth as SEG-Y, all of it or nothing; returns the file.
+
+    Raises
+    ------
+    InputError
+        Where there is no such map, or it does not lie on the traces and samples of `like`.
+    """
+    if not (config.map and config.like and config.out):
+        raise InputError(
+            "export needs a map, a SEG-Y file to take the headers of, and a place: "
+            "python -m pipeline export maps/NAME.zarr SURVEY.sgy OUT.sgy"
+        )
+    array, text = _open_map(config)
+    like, out = Path(config.like), Path(config.out)
+    if not like.is_file():
+        raise InputError(f"no file at {like}; give the SEG-Y file that the volume was converted from")
+    if out.suffix.lower() not in (".sgy", ".segy") or out.resolve() == like.resolve():
+        raise InputError(f"{out} is the survey itself or does not end in .sgy or .segy; name another file to write")
+    refuse_existing(out, overwrite)
+    endian = find_endian(like) if config.endian == "auto" else config.endian
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with _aside(out) as partial, open_file(like, endian) as source:
+            rows, columns, samples = _place(array, source, config)
+            spec = segyio.spec()
+            spec.samples, spec.tracecount, spec.format, spec.endian = source.samples, source.tracecount, 5, endian
+            with segyio.create(partial, spec) as target:
+                target.text[0] = segyio.tools.create_text_header(dict(enumerate(text, 1)))
+                target.bin = source.bin
+                target.bin = {segyio.BinField.Format: spec.format, segyio.BinField.ExtendedHeaders: 0}
+                _write(array, source, target, rows, columns, samples)
+    except OSError as error:
+        raise InputError(f"{out} was not written ({error.strerror or error}); choose another place") from error
+    return out
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """Yield a place to write at first, which becomes `out` where nothing fails, and goes away otherwise."""
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        yield partial
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open_map(config: ExportConfig) -> tuple[xr.DataArray, list[str]]:
+    """Open what is wanted of a map over (inline, crossline, twt or depth), and say in lines what it is."""
+    node = open_node(config.map)
+    if node.attrs.get("format") != FORMAT:
+        raise InputError(f"{config.map} is no map; name a store that `python -m pipeline predict` wrote")
+    ds = xr.open_zarr(node.store, chunks=None, mask_and_scale=False)
+    array, names = ds["class"], list(ds["class"].attrs["class_names"])
+    vertical = [str(dim) for dim in array.dims if dim not in ("inline", "crossline")]
+    if array.ndim != 3 or len(vertical) != 1:
+        raise InputError(
+            f"{config.map} is over {', '.join(map(str, array.dims))}; SEG-Y takes a map over inline, crossline and twt "
+            "or depth"
+        )
+    if config.value not in ("class", *names):
+        raise InputError(f"value is {config.value!r}; take class, or for its probability one of {', '.join(names)}")
+    what = ", ".join(f"{index} {name}" for index, name in enumerate(names))
+    if config.value != "class":
+        array, what = ds["probability"][names.index(config.value)], f"probability of {config.value}"
+    said = [f"{what}; {EMPTY:g} no data", f"model {ds.attrs['model_version']}", f"map {Path(config.map).name}"]
+    lines = [line[at : at + _LINE] for line in said for at in range(0, len(line), _LINE)]
+    return array.transpose("inline", "crossline", *vertical), lines
+
+
+def _place(array: xr.DataArray, source: segyio.SegyFile, config: ExportConfig) -> tuple[np.ndarray, ...]:
+    """Find the row and column of the map of each trace, -1 for none, and the trace's sample of each of the map's."""
+    lines = ConvertConfig(config.like, inline_byte=config.inline_byte, crossline_byte=config.crossline_byte)
+    rows, columns = (
+        array.indexes[name].get_indexer(header_field(source, lines, name)) for name in ("inline", "crossline")
+    )
+    times = pd.Index(np.asarray(source.samples, np.float64))
+    near = abs(times[-1] - times[0]) / max(len(times) - 1, 1) / 100
+    samples = times.get_indexer(array.indexes[array.dims[2]], method="nearest", tolerance=near)
+    if not ((rows >= 0) & (columns >= 0)).any() or (samples < 0).any():
+        raise InputError(
+            f"{config.map} does not lie on the traces and samples of {config.like}; give the file that its volume was "
+            "converted from, and inline_byte and crossline_byte where the line numbers are elsewhere"
+        )
+    return rows, columns, samples
+
+
+def _write(
+    array: xr.DataArray,
+    source: segyio.SegyFile,
+    target: segyio.SegyFile,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    samples: np.ndarray,
+) -> None:
+    """Write all traces; the map is read a few inlines at once."""
+    empty = np.full(len(source.samples), EMPTY, np.float32)
+    missing = (rows < 0) | (columns < 0)
+    at_once = max(_PIECE_BYTES // (4 * array[0].size), 1)
+    with Progress("writing", 4 * len(rows) * len(empty)) as progress:
+        for trace in np.flatnonzero(missing):
+            target.header[trace], target.trace[trace] = source.header[trace], empty
+        for first in range(0, len(array), at_once):
+            piece = array[first : first + at_once].values
+            piece = (
+                np.where(piece == NO_DATA, EMPTY, piece) if piece.dtype == np.uint8 else np.nan_to_num(piece, nan=EMPTY)
+            )
+            for trace in np.flatnonzero(~missing & (rows >= first) & (rows < first + at_once)):
+                values = empty.copy()
+                values[samples] = piece[rows[trace] - first, columns[trace]]
+                target.header[trace], target.trace[trace] = source.header[trace], values
+                progress.add(values.nbytes)

@@ -1,0 +1,163 @@
+"""A map written as SEG-Y lies on the survey's own traces, under its own headers, whatever their order and layout."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import segyio
+import xarray as xr
+
+from datasets import export as module
+from datasets.config import ExportConfig
+from datasets.config_convert import ConvertConfig
+from datasets.convert import convert
+from datasets.errors import InputError
+from datasets.export import EMPTY, export
+from datasets.prediction import Labelled, lay_out, write_prediction
+from datasets.store import open_volume
+from tests.datasets.readers.test_segy_layouts import IBM, IEEE, write
+
+CELLS = [(10 + 2 * i, 300 + j) for i in range(5) for j in range(4) if (i, j) != (1, 2)]
+CLASSES, CUBE = ["rest", "salt"], ("inline", "crossline", "twt")
+
+
+def survey(folder: Path, code: int = IEEE, endian: str = "big", places: tuple[int, int] = (189, 193)) -> Path:
+    """A survey of 5 x 4 traces, in no order, of which one is missing."""
+    draw = np.random.default_rng(0)
+    cells = [CELLS[at] for at in draw.permutation(len(CELLS))]
+    write(folder / "survey.sgy", cells, draw.normal(size=(len(cells), 7)).astype(np.float32), code, endian, places, 1)
+    return folder / "survey.sgy"
+
+
+def write_map(
+    ds: xr.Dataset, path: Path, dims: tuple[str, ...] = ("inline", "crossline", "twt"), factor: int = 1
+) -> xr.Dataset:
+    """Write a map of drawn probabilities; the second inline has no data at its first sample."""
+    layout = lay_out(ds, dims, factor=factor, classes=CLASSES, attrs={"model_version": "salt/3"})
+    sizes = layout["class"].shape
+    salt = np.random.default_rng(1).random(sizes).astype(np.float32)
+    empty = np.zeros(sizes, bool)
+    empty[1, ..., 0] = True
+    piece = Labelled.of(tuple(slice(0, size) for size in sizes), np.stack([1 - salt, salt]), empty)
+    write_prediction(layout, lambda finished: iter([piece]), path)
+    return xr.open_zarr(path, mask_and_scale=False).load()
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Path, xr.Dataset]:
+    """A survey, and the map of its volume at ``map.zarr`` beside it."""
+    source = survey(tmp_path)
+    ds = open_volume(convert(ConvertConfig(str(source), out=str(tmp_path / "survey.zarr"))))
+    return source, write_map(ds, tmp_path / "map.zarr")
+
+
+def config(source: Path, **settings: object) -> ExportConfig:
+    folder = source.parent
+    return ExportConfig(str(folder / "map.zarr"), str(source), str(folder / "out.sgy"), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["class", "salt"])
+@pytest.mark.parametrize(("code", "endian", "places"), [(IBM, "big", (189, 193)), (IEEE, "little", (9, 21))])
+def test_every_trace_has_its_headers_and_the_maps_values(tmp_path, monkeypatch, code, endian, places, value):
+    monkeypatch.setattr(module, "_PIECE_BYTES", 1)  # an inline at once
+    source, bytes_ = (
+        survey(tmp_path, code, endian, places),
+        dict(zip(("inline_byte", "crossline_byte"), places, strict=True)),
+    )
+    ds = open_volume(convert(ConvertConfig(str(source), out=str(tmp_path / "survey.zarr"), **bytes_)))
+    found = write_map(ds, tmp_path / "map.zarr")
+    out = export(config(source, value=value, **bytes_))
+    expected = found["class"].values.astype(np.float32) if value == "class" else found["probability"][1].values
+    expected = np.where(found["class"].values == 255, EMPTY, expected)
+    inlines, crosslines = found["inline"].values.tolist(), found["crossline"].values.tolist()
+    with (
+        segyio.open(source, ignore_geometry=True, endian=endian) as before,
+        segyio.open(out, ignore_geometry=True, endian=endian) as after,
+    ):
+        assert after.tracecount == before.tracecount == len(CELLS)
+        np.testing.assert_array_equal(after.samples, before.samples)
+        for number in range(len(CELLS)):
+            header = before.header[number]
+            assert bytes(after.header[number].buf) == bytes(header.buf)
+            cell = inlines.index(header[places[0]]), crosslines.index(header[places[1]])
+            np.testing.assert_array_equal(after.trace[number], expected[cell])
+        text = after.text[0].decode("ascii", "replace")
+        assert ("0 rest, 1 salt; -1 no data" if value == "class" else "probability of salt; -1 no data") in text
+        assert "model salt/3" in text
+        assert after.bin[segyio.BinField.Format] == IEEE
+    again = open_volume(convert(ConvertConfig(str(out), out=str(tmp_path / "again.zarr"), **bytes_))).load()
+    valid = again["valid"].values
+    assert valid.sum() == len(CELLS) * 7
+    np.testing.assert_array_equal(again["data"].values[valid], expected[valid])
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_map_of_a_part_leaves_the_rest_empty(made, tmp_path):
+    source, found = made
+    write_map(
+        found.isel(inline=slice(2, 4), twt=slice(1, 6)).transpose("twt", ...),
+        tmp_path / "map.zarr",
+        ("twt", "crossline", "inline"),
+    )
+    part = xr.open_zarr(tmp_path / "map.zarr", mask_and_scale=False)["class"].load()
+    with segyio.open(export(config(source)), ignore_geometry=True) as after:
+        for number in range(after.tracecount):
+            inline, crossline = (after.header[number][byte] for byte in (189, 193))
+            expected = np.full(7, EMPTY, np.float32)
+            if inline in part["inline"]:
+                values = part.sel(inline=inline, crossline=crossline).values
+                expected[1:6] = np.where(values == 255, EMPTY, values)
+            np.testing.assert_array_equal(after.trace[number], expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"map": ""}, r"^export needs a map, a SEG-Y file to take the headers of, and a place: python -m"),
+        ({"map": "survey.zarr"}, r"survey\.zarr is no map; name a store that `python -m pipeline predict` wrote$"),
+        ({"map": "gone.zarr"}, r"no volume at .*gone\.zarr"),
+        ({"map": "flat.zarr"}, r"flat\.zarr is over inline, crossline; SEG-Y takes a map over inline, crossline"),
+        ({"map": "coarse.zarr"}, r"coarse\.zarr does not lie on the traces and samples of .*survey\.sgy; give"),
+        ({"like": "gone.sgy"}, r"no file at .*gone\.sgy; give the SEG-Y file that the volume was converted from$"),
+        ({"like": "note.txt"}, r"note\.txt is not SEG-Y: it ends within the file headers; check the file$"),
+        ({"like": "other.sgy"}, r"map\.zarr does not lie on the traces and samples of .*other\.sgy; give"),
+        ({"inline_byte": 190}, r"inline_byte is 190, at which no trace header field of .*survey\.sgy starts; common"),
+        ({"inline_byte": 21}, r"map\.zarr does not lie on the traces .*, and inline_byte and crossline_byte where"),
+        ({"value": "gas"}, r"^value is 'gas'; take class, or for its probability one of rest, salt$"),
+        ({"out": "out.zarr"}, r"out\.zarr is the survey itself or does not end in \.sgy or \.segy; name another file"),
+        ({"out": "survey.sgy"}, r"survey\.sgy is the survey itself or does not end in"),
+        ({"out": "there.sgy"}, r"there\.sgy exists already; choose another place, or pass --overwrite to replace it$"),
+        ({"out": "note.txt/out.sgy"}, r"note\.txt/out\.sgy was not written \(File exists\); choose another place$"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_refused_and_nothing_is_left(made, tmp_path, settings, words):
+    source, found = made
+    (tmp_path / "note.txt").write_text("not SEG-Y")
+    (tmp_path / "there.sgy").write_text("kept")
+    write_map(found.isel(twt=0, drop=True), tmp_path / "flat.zarr", ("inline", "crossline"))
+    write_map(found, tmp_path / "coarse.zarr", factor=2)
+    write(tmp_path / "other.sgy", [(1, 2), (1, 3), (2, 2)], np.ones((3, 7), np.float32), IEEE, "big", (189, 193))
+    before = sorted(tmp_path.iterdir())
+    places = {"map": "map.zarr", "like": source.name, "out": "out.sgy"} | settings
+    given: dict[str, Any] = {name: str(tmp_path / str(place)) if place else "" for name, place in places.items()}
+    given |= {name: value for name, value in settings.items() if name not in ("map", "like", "out")}
+    with pytest.raises(InputError, match=words):
+        export(ExportConfig(**given))
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "there.sgy").read_text() == "kept"
+
+
+def test_a_stop_in_the_middle_leaves_what_was_there(made, tmp_path, monkeypatch):
+    source, _ = made
+    out = export(config(source))
+    before = out.read_bytes()
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export(config(source), overwrite=True)
+    assert out.read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
