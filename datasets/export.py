@@ -55,6 +55,7 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> Path:
                 target.bin = source.bin
                 target.bin = {segyio.BinField.Format: spec.format, segyio.BinField.ExtendedHeaders: 0}
                 _write(array, source, target, rows, columns, samples)
+        print(f"wrote {out}: {((rows >= 0) & (columns >= 0)).sum()} of {len(rows)} traces lie on the map")
     except OSError as error:
         raise InputError(f"{out} was not written ({error.strerror or error}); choose another place") from error
     return out

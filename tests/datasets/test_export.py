@@ -93,7 +93,7 @@ def test_every_trace_has_its_headers_and_the_maps_values(tmp_path, monkeypatch, 
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_map_of_a_part_leaves_the_rest_empty(made, tmp_path):
+def test_a_map_of_a_part_leaves_the_rest_empty(made, tmp_path, capsys):
     source, found = made
     write_map(
         found.isel(inline=slice(2, 4), twt=slice(1, 6)).transpose("twt", ...),
@@ -109,6 +109,7 @@ def test_a_map_of_a_part_leaves_the_rest_empty(made, tmp_path):
                 values = part.sel(inline=inline, crossline=crossline).values
                 expected[1:6] = np.where(values == 255, EMPTY, values)
             np.testing.assert_array_equal(after.trace[number], expected)
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'out.sgy'}: 8 of 19 traces lie on the map\n"
 
 
 @pytest.mark.parametrize(
