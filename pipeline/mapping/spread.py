@@ -1,5 +1,6 @@
 """Calls spread over a Ray cluster: as many at once as there is room for, or all at once; the maps' only door to Ray."""
 
+import socket
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
@@ -129,9 +130,12 @@ class _Rank:
 
     def meet(self) -> tuple[str, int]:
         """Open a place to meet, and tell where it is."""
-        host = ray.util.get_node_ip_address()
-        self.store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
-        return host, self.store.port
+        place = socket.create_server((ray.util.get_node_ip_address(), 0))  # else it would listen on every interface
+        host, port = place.getsockname()
+        self.store = dist.TCPStore(
+            host, port, self.world, is_master=True, wait_for_workers=False, master_listen_fd=place.detach()
+        )
+        return host, port
 
     def call(self, function: Callable[..., Any], task: Any, threads: int, where: tuple[str, int]) -> Any:
         """Call the function."""
