@@ -100,6 +100,7 @@ class LayerBytes:
         self.cells = batch * shape.cells
         self.convolves = isinstance(shape.operator, Convolution)
         self.zeros = shape.operator.boundary == "zeros"
+        self.slab = slab  # the hidden tensors of which have the rows already that K^T reads beyond the faces
         self.wide = 1 + 2 * slab * shape.operator.reach / shape.sizes[0]
 
     def thin(self, kept: Kept) -> int:
@@ -180,7 +181,7 @@ class LayerBytes:
         """Book what a step by the force takes beside the spread tensor."""
         reach, ledger = self.shape.operator.reach, self.ledger
         if not self.convolves or self.zeros:
-            padded = self.thin(kept) * (1 + 2 * reach / self.shape.sizes[0]) if self.convolves else 0
+            padded = self.thin(kept) * (1 + 2 * reach / self.shape.sizes[0]) if self.convolves and not self.slab else 0
             in_place = self.convolves and not kept.converts
             ledger.touch(padded + (0 if in_place else self._piece(kept) * kept.adding))
             return

@@ -182,7 +182,8 @@ def check_training(config: RunConfig, volume: Volume, begun: Tiling | None = Non
 
 
 def _maps(segmenter: Segmenter, volume: Volume, slabs: int, memory: Memory) -> bool:
-    return prediction_peak(segmenter, Workload(share_of_worker(segmenter, volume.shape, slabs))) <= memory.size
+    work = Workload(share_of_worker(segmenter, volume.shape, slabs), slab=slabs > 1)
+    return prediction_peak(segmenter, work) <= memory.size
 
 
 def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: Memory, volume: Volume) -> str:

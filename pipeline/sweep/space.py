@@ -106,7 +106,7 @@ def trial_cost(config: RunConfig, volume: Volume) -> Cost:
     )
     return Cost(
         parameters=sum(parameter.numel() for parameter in segmenter.parameters()),
-        memory=max(training_peak(segmenter, work), prediction_peak(segmenter, Workload(mapped))),
+        memory=max(training_peak(segmenter, work), prediction_peak(segmenter, Workload(mapped, slab=work.slab))),
     )
 
 

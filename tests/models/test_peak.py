@@ -3,11 +3,13 @@
 import math
 import sys
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from models.config import NetworkConfig, SegmenterConfig
 from models.fit import largest_sizes, most_layers
@@ -24,16 +26,30 @@ def segmenter(network: NetworkConfig, space: int, channels: int) -> Segmenter:
     return Segmenter(config, torch.zeros(1, *[1] * space), torch.ones(1, *[1] * space))
 
 
+class Middle:
+    """The second of three slabs, whose neighbours send zeros: what it holds does not depend on the numbers."""
+
+    index, count = 1, 3
+
+    def trade(self, before: Tensor | None, after: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        assert before is not None
+        assert after is not None
+        return torch.zeros_like(before), torch.zeros_like(after)
+
+    def over_all(self, numbers: Tensor, how: Literal["sum", "max"]) -> Tensor:
+        return numbers.clone()
+
+
 def train(network: NetworkConfig, work: Workload, channels: int) -> None:
     """Take two steps of the optimiser on random data, one cell of 64 of it labelled."""
-    model = segmenter(network, len(work.sizes), channels)
+    model, slab = segmenter(network, len(work.sizes), channels), Middle() if work.slab else None
     optimiser = torch.optim.Adam(model.parameters())
     for _ in range(2):
         optimiser.zero_grad(set_to_none=True)
         target = torch.full((work.batch, *work.sizes), -1)
         target.view(-1)[::64] = 1
         raw = torch.randn(work.batch, channels, *work.sizes)
-        masked_cross_entropy(model(raw), target)[0].backward()
+        masked_cross_entropy(model(raw, slab), target)[0].backward()
         del raw, target
         optimiser.step()
 
@@ -92,6 +108,31 @@ def test_the_largest_piece_is_that_of_the_cut(batch: int, sizes: list[int], cell
     cells = math.prod(sizes)
     longest = max(piece.stop - piece.start for piece in cut_cells(cells, cell_bytes, weight_bytes))
     assert abs(cells_of_piece(cells, cell_bytes, weight_bytes) - longest) <= 1
+
+
+SLABS: dict[str, tuple[NetworkConfig, tuple[int, ...], int]] = {
+    "convolutions": (NetworkConfig(layers="8*2 d8 u8", repeat=2), (96, 512), 8),
+    "products": (NetworkConfig(layers="4*2"), (48, 96), 128),
+    "exact, bfloat16": (NetworkConfig(layers="8*2", force_dtype="bfloat16", state_bits=16), (192, 768), 16),
+    "3-D": (NetworkConfig(layers="8 d8 u8", repeat=2), (20, 64, 64), 8),
+    "3-D, all kept": (NetworkConfig(layers="8 d8 u8", repeat=2, kept_hidden=100), (20, 64, 64), 8),
+}
+"""Thin slabs: what lies beyond their faces counts."""
+
+
+@pytest.mark.parametrize("kind", SLABS)
+def test_a_slab_holds_what_was_predicted(kind: str) -> None:
+    config, sizes, channels = SLABS[kind]
+    work = Workload(sizes, labelled=math.prod(sizes) // 64, slab=True, optimiser="adam")
+    guess = training_peak(segmenter(config, len(sizes), channels), work)
+    assert guess == pytest.approx(live_peak(lambda: train(config, work, channels)), rel=0.1)
+
+    def predict() -> None:
+        with torch.no_grad():
+            segmenter(config, len(sizes), channels).probabilities(torch.randn(1, channels, *sizes), Middle())
+
+    guess = prediction_peak(segmenter(config, len(sizes), channels), Workload(sizes, slab=True))
+    assert guess == pytest.approx(live_peak(predict), rel=0.1)
 
 
 @settings(max_examples=8, deadline=None)
