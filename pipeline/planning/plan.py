@@ -16,7 +16,14 @@ from models.peak import Workload, parameter_bytes, prediction_peak, state_bytes,
 from models.segmenter import Segmenter
 from pipeline.amount import parse_amount, show_bytes
 from pipeline.config import PlanConfig
-from pipeline.planning.memory import Memory, memory_of_worker, scaled_axes, training_work, trial_segmenter
+from pipeline.planning.memory import (
+    Memory,
+    memory_of_worker,
+    scaled_axes,
+    share_of_worker,
+    training_work,
+    trial_segmenter,
+)
 
 COUNTED = (
     "counted beyond the process itself: weights, gradients, optimiser states, input, states, adjoint, temporaries; "
@@ -70,7 +77,8 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
     training, slabs = config.training, config.cluster.slabs
     work = training_work(config, segmenter, block)
     samples = len(share_of_rank(training.batch, training.micro_batch, 0, config.cluster.groups))
-    shapes, whole = layer_shapes(segmenter.network, work.sizes), layer_shapes(segmenter.network, shape)
+    mapping = Workload(share_of_worker(segmenter, shape, slabs), slab=work.slab)
+    shapes, mapped = layer_shapes(segmenter.network, work.sizes), layer_shapes(segmenter.network, mapping.sizes)
     full = sum(layer.full_kernel + layer.rank for layer in shapes)
     if config.memory is None:
         memory = memory_of_worker(config)
@@ -79,11 +87,12 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
     fits: dict[str, Any] = {}
     if memory is not None:
         largest = largest_sizes(segmenter, work, memory.size, training_peak)
+        volume = largest_sizes(segmenter, mapping, memory.size, prediction_peak)
         fits = {
             "memory": memory.size,
             "memory_where": memory.where,
             "largest_block": largest and (largest[0] * slabs, *largest[1:]),
-            "largest_volume": largest_sizes(segmenter, Workload(shape), memory.size, prediction_peak),
+            "largest_volume": volume and (volume[0] * slabs, *volume[1:]),
             "most_layers": most_layers(segmenter, work, memory.size),
         }
     return Plan(
@@ -100,8 +109,8 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
         training_flops=training_flops(shapes, samples),
         training_bytes=training_peak(segmenter, work),
         shape=shape,
-        prediction_flops=prediction_flops(whole),
-        prediction_bytes=prediction_peak(segmenter, Workload(shape)),
+        prediction_flops=prediction_flops(mapped),
+        prediction_bytes=prediction_peak(segmenter, mapping),
         stored_flops=training_flops(shapes, samples, stored=True),
         stored_bytes=stored_peak(segmenter, work),
         full_parameters=full,
@@ -139,6 +148,7 @@ def _subject(config: PlanConfig) -> tuple[Segmenter, tuple[int, ...], tuple[int,
 
 def describe_plan(p: Plan, assumed: str = "") -> str:
     """Lay a plan out as text."""
+    part = f"; one of {p.slabs} slabs)" if p.slabs > 1 else ")"
     rows = [
         ("network", f"{p.layers} layers, {p.channels[0]} to {p.channels[1]} channels"),
         ("parameters", f"{_count(p.parameters)} ({show_bytes(p.parameter_bytes)})"),
@@ -146,12 +156,11 @@ def describe_plan(p: Plan, assumed: str = "") -> str:
         (
             "training step",
             f"{show_bytes(p.training_bytes)} at its peak, {_count(p.training_flops)}FLOP "
-            f"({p.batch} samples of {_cells(p.block)}, {p.micro_batch} at once"
-            + (f"; one of {p.slabs} slabs)" if p.slabs > 1 else ")"),
+            f"({p.batch} samples of {_cells(p.block)}, {p.micro_batch} at once{part}",
         ),
         (
             "prediction",
-            f"{show_bytes(p.prediction_bytes)} at its peak, {_count(p.prediction_flops)}FLOP ({_cells(p.shape)})",
+            f"{show_bytes(p.prediction_bytes)} at its peak, {_count(p.prediction_flops)}FLOP ({_cells(p.shape)}{part}",
         ),
         ("stored activations", f"{show_bytes(p.stored_bytes)} at its peak, {_count(p.stored_flops)}FLOP a step"),
         ("full kernels", f"{_count(p.full_parameters)} ({show_bytes(p.full_bytes)})"),

@@ -1,6 +1,7 @@
 """`plan` as a user meets it, and recipes that are refused because they cannot fit."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,19 @@ def test_json_holds_the_same_and_overrides_count(recipe, tmp_path, capsys):
     assert grown < 6.2 * (deep["parameter_bytes"] - shallow["parameter_bytes"])
     assert shallow["memory"] == 2 * 10**9
     assert shallow["largest_volume"] > shallow["largest_block"] > [24, 24]
+
+
+def test_slabs_plan_the_part_of_a_worker(capsys):
+    plans = []
+    for slabs in ("1", "4"):
+        words = ["--json", "--memory", "8GB", "--cluster.workers", slabs, "--cluster.slabs", slabs]
+        assert cli.main(["plan", SEISMIC, *words]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    whole, part = plans
+    for kind in ("training", "prediction"):
+        assert part[f"{kind}_flops"] == pytest.approx(whole[f"{kind}_flops"] / 4, rel=0.05)
+        assert whole[f"{kind}_bytes"] / 4 < part[f"{kind}_bytes"] < whole[f"{kind}_bytes"] / 2
+    assert 3 < math.prod(part["largest_volume"]) / math.prod(whole["largest_volume"]) < 4.2
 
 
 def test_a_plan_needs_sizes_from_somewhere(capsys):
