@@ -73,7 +73,7 @@ def test_slabs_plan_the_part_of_a_worker(capsys):
     for kind in ("training", "prediction"):
         assert part[f"{kind}_flops"] == pytest.approx(whole[f"{kind}_flops"] / 4, rel=0.05)
         assert whole[f"{kind}_bytes"] / 4 < part[f"{kind}_bytes"] < whole[f"{kind}_bytes"] / 2
-    assert 3 < math.prod(part["largest_volume"]) / math.prod(whole["largest_volume"]) < 4.2
+    assert 3 < math.prod(part["largest_volume"]) / math.prod(whole["largest_volume"]) < 5  # no padded copy of a slab
 
 
 def test_a_plan_needs_sizes_from_somewhere(capsys):
