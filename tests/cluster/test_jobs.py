@@ -10,9 +10,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
+from datasets.store import open_node
 from pipeline import cli
 from pipeline.checkpoints.checkpoint import latest_checkpoint, read_meta
 from pipeline.run import Run
@@ -69,7 +71,7 @@ def recipe(runs: Path, volume: str, name: str, workers: int, steps: int, every: 
 
 
 def walk() -> str:
-    """The jobs of the page, as they are written there but smaller: a survey, a run of two workers, a sweep."""
+    """The jobs of the page, as they are written there but smaller: a survey, a run of two workers, a map, a sweep."""
     page = (ROOT / "cluster" / "README.md").read_text()
     blocks = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (block,) = [one for one in blocks if "synthesize" in one and "$PWD" in one]
@@ -102,7 +104,9 @@ def test_the_walk_of_the_page_ends_with_a_sweep(head, checkout):
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("succeeded") == 3
+    assert done.stdout.count("succeeded") == 4
+    assert "mapping 48 x 48 x 32 cells in one piece, in 2 slabs" in done.stdout
+    assert set(np.unique(open_node(str(checkout / "maps" / "small.zarr"))["class"][:])) <= {0, 1}
     assert Run.open(checkout / "runs" / "quickstart").read("metrics.json")["steps"] == 4
     table = (checkout / "runs" / "quickstart-sweep" / "trials.md").read_text()
     assert len(table.splitlines()) == 2 + 2
