@@ -20,7 +20,7 @@ class ClusterConfig:
     Attributes
     ----------
     workers
-        Ray Train workers; 0 trains in this process, without Ray.
+        Ray workers; 0 works in this process, without Ray.
     slabs
         Workers that share each sample, a slab of the first of `data.space` each, where it is too large for one; they
         train on it in one piece, to the values of one worker but for rounding.
@@ -35,7 +35,7 @@ class ClusterConfig:
     prefetch_bytes
         Bytes of samples that each worker holds ready at most beside the current step's; one sample always is.
     max_failures
-        Times that lost workers are started again from the newest checkpoint.
+        Times that lost workers are started again, a run from its newest checkpoint; not for a map in slabs.
     address
         Ray cluster to join: ``local`` starts one for this run, ``auto`` joins the one that RAY_ADDRESS names.
     """

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -15,9 +14,10 @@ from datasets.store import open_node
 from pipeline.config import BatchConfig, ClusterConfig
 from pipeline.mapping.predict import check_model, check_place
 from pipeline.mapping.table import Row, read_table
-from pipeline.mapping.volume_map import identity, map_to
-from pipeline.mapping.workers import share_of_machine
+from pipeline.mapping.volume_map import map_to
+from pipeline.mapping.workers import cores_taken, loaded, share_of_machine
 from pipeline.masking import without_secrets
+from pipeline.refusal import refusal
 from pipeline.registry.load import load_model
 from pipeline.scoring.scorer import Scorer
 from pipeline.tracking.store import store_uri
@@ -28,12 +28,14 @@ Result = tuple[State, float, str]
 
 @dataclass(frozen=True)
 class Task:
-    """One volume to map, and the place; the model goes by a name that always means the same weights."""
+    """One volume to map, by a model of that `digest`, and the place; `cores` as of `pipeline.mapping.workers.Order`."""
 
     model: str
     tracking_uri: str
+    digest: str
     source: str
     out: str
+    cores: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
                 raise InputError(f"{row.where}: {error}") from error
     print(f"{scorer.version}: {len(rows)} volumes, {len(outcomes)} of them finished before", flush=True)
     todo = [row for row in rows if row not in outcomes]
-    tasks = [Task(scorer.fixed, uri, row.source, row.out) for row in todo]
+    tasks = [Task(scorer.fixed, uri, scorer.digest, row.source, row.out, cores_taken(config.cluster)) for row in todo]
     for index, result in _results(tasks, scorer, config.cluster):
         outcomes[todo[index]] = outcome = Outcome(todo[index], *result)
         print(f"[{len(outcomes)}/{len(rows)}] {outcome}", flush=True)
@@ -120,7 +122,7 @@ def find_map(row: Row, scorer: Scorer) -> Literal["finished", "other", "unknown"
         volume = scorer.open(row.source)
     except InputError:
         return "unknown"
-    return "finished" if identity(scorer, volume).items() <= attrs.items() else "other"
+    return "finished" if scorer.identity(volume).items() <= attrs.items() else "other"
 
 
 def map_task(task: Task, threads: int) -> Result:
@@ -128,13 +130,8 @@ def map_task(task: Task, threads: int) -> Result:
 
     Others may work beside it: it fills as much of the machine's memory as its threads are of the machine's cores.
     """
-    return _map(lambda: _loaded(task.model, task.tracking_uri), task, threads, share=share_of_machine(threads))
-
-
-@lru_cache(maxsize=1)
-def _loaded(model: str, tracking_uri: str) -> Scorer:
-    """Load the model once for all volumes of a process."""
-    return load_model(model, tracking_uri=tracking_uri)
+    share = share_of_machine(threads, task.cores)
+    return _map(lambda: loaded(task.model, task.tracking_uri, task.digest), task, threads, share=share)
 
 
 def _map(
@@ -149,10 +146,8 @@ def _map(
             model(), task.source, task.out, share=share, cluster=cluster, tracking_uri=task.tracking_uri
         ).shares
         state = "mapped"
-    except InputError as error:
-        words = str(error)
     except Exception as error:
-        words = f"{type(error).__name__}: {error}"
+        words = refusal(error) or f"{type(error).__name__}: {error}"
     finally:
         torch.set_num_threads(before)
     return state, time.perf_counter() - began, " ".join(words.split())

@@ -16,8 +16,8 @@ from datasets.errors import InputError
 from pipeline.config import ClusterConfig
 from pipeline.training.worker import cluster, refuse_missing_gpus, threads_per_worker
 
-_ROOM_S = 600.0
-"""How long calls that start at once wait for room; a cluster may have to start machines first."""
+_SOON_S, _ROOM_S = 10.0, 600.0
+"""How long calls that start at once wait for room, without a word and then at most: machines may have to start."""
 
 
 def spread(
@@ -32,8 +32,7 @@ def spread(
     Yields
     ------
     int, object
-        Index of a task, and as they come its result, the error of input or system that it raised, or the `RayError`
-        that it was lost with.
+        Index of a task, and as they come its result, the error that it raised, or the `RayError` that it was lost with.
 
     Raises
     ------
@@ -73,9 +72,12 @@ def spread(
 
 
 def _cause(error: RayError) -> Exception:
-    """Return an error of input or system that a call raised itself, or what Ray made of another."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, ValueError | OSError) else error
+    """Return the error that a call raised itself, with Ray's as its own cause, or what Ray says of a lost process."""
+    if not isinstance(error, RayTaskError):
+        return error
+    cause: Exception = error.cause
+    cause.__cause__ = error
+    return cause
 
 
 def together(
@@ -93,6 +95,8 @@ def together(
         refuse_missing_gpus(config)
         group = placement_group([{"CPU": threads, "GPU": int(config.gpu)}] * world)
         try:
+            if not group.wait(_SOON_S):
+                print(f"waiting for room for {world} workers at once", flush=True)
             if not group.wait(_ROOM_S):
                 raise InputError(
                     f"the cluster had no room for {world} workers of {threads} CPU cores"
@@ -106,7 +110,11 @@ def together(
                 ).remote(rank, world)
                 for rank in range(world)
             ]
-            where = ray.get(ranks[0].meet.remote())
+            try:
+                where = ray.get(ranks[0].meet.remote())
+            except RayError as error:
+                yield 0, error
+                return
             calls = zip(ranks, tasks, strict=True)
             running = {rank.call.remote(function, task, threads, where): at for at, (rank, task) in enumerate(calls)}
             while running:

@@ -1,7 +1,6 @@
 """One volume to its map: mapped piece by piece, written as it comes, and drawn."""
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -39,12 +38,6 @@ class Mapped:
 
     written: list[str]
     shares: str
-
-
-def identity(scorer: Scorer, volume: Volume) -> dict[str, str]:
-    """Return what decides a map but for the place of its volume: two maps with the same attributes are the same."""
-    made = f"{volume.digest()} {volume.dataset.attrs.get('created', '')}"
-    return {"model_digest": scorer.digest, "input_digest": hashlib.sha256(made.encode()).hexdigest()}
 
 
 def pictures_beside(out: str) -> list[Path]:
@@ -122,7 +115,7 @@ def _plan(scorer: Scorer, volume: Volume, workers: Workers | None, share: float,
     """Plan the blocks, which depend on the memory that is free; or take those in which the same map was begun."""
     there = begun_attributes(out)
     begun = Tiling.from_json(json.loads(there.get("tiling", "null")))
-    if not identity(scorer, volume).items() <= there.items():
+    if not scorer.identity(volume).items() <= there.items():
         begun = None
     tiling = scorer.plan(volume, share, begun=begun) if workers is None else workers.plan(begun)
     if begun not in (None, tiling):
@@ -175,7 +168,7 @@ class _Map:
             "licence": str(attrs.get("licence", "")),
             "volume": without_secrets(self.source),
             "tiling": json.dumps(self.tiling and self.tiling.to_json()),
-            **identity(self.scorer, self.volume),
+            **self.scorer.identity(self.volume),
         }
         layout = lay_out(
             self.volume.dataset,

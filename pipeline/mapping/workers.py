@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from datasets.errors import AwayError
+from datasets.errors import AwayError, InputError
 from datasets.prediction import Labelled
 from datasets.storage.objects import is_remote
 from datasets.volume import Volume
@@ -23,44 +23,61 @@ from pipeline.scoring.scorer import Scorer
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker does: with which model, under a name that always means the same weights, and with which volume.
-
-    Attributes
-    ----------
-    tiling, start
-        Blocks in which the volume is mapped, and the first cell of the block that is meant.
-    slabs
-        Slabs in which it is mapped instead.
-    """
+    """What a worker does: with which model and which volume, and what both were when it was given."""
 
     model: str
     tracking_uri: str
     source: str
-    tiling: Tiling | None = None
-    start: tuple[int, ...] = ()
-    slabs: int = 1
+    identity: tuple[tuple[str, str], ...]
+    tiling: Tiling | None = None  # blocks in which the volume is mapped
+    start: tuple[int, ...] = ()  # the first cell of the block that is meant
+    slabs: int = 1  # slabs in which it is mapped instead
+    cores: int = 0  # that all workers take where they share this machine
 
     def open(self, threads: int) -> tuple[Scorer, Volume]:
         """Open model and volume, once for all that a process does with them."""
         torch.set_num_threads(threads)
-        return _opened(self.model, self.tracking_uri, self.source)
+        return _opened(self.model, self.tracking_uri, self.source, self.identity)
+
+    def share(self, threads: int) -> float:
+        """Return how much of the machine's memory a worker may fill."""
+        return share_of_machine(threads, self.cores)
 
 
 @lru_cache(maxsize=1)
-def _opened(model: str, tracking_uri: str, source: str) -> tuple[Scorer, Volume]:
+def _opened(model: str, tracking_uri: str, source: str, identity: tuple[tuple[str, str], ...]) -> tuple[Scorer, Volume]:
+    scorer = loaded(model, tracking_uri, dict(identity)["model_digest"])
+    volume = scorer.open(source)
+    if scorer.identity(volume) != dict(identity):
+        raise InputError(f"{source} has changed since this map was begun; the same command begins it anew")
+    return scorer, volume
+
+
+@lru_cache(maxsize=1)
+def loaded(model: str, tracking_uri: str, digest: str) -> Scorer:
+    """Load the model once for all that a process maps, and refuse another than the one that is meant."""
     scorer = load_model(model, tracking_uri=tracking_uri)
-    return scorer, scorer.open(source)
+    if scorer.digest != digest:
+        raise InputError(
+            f"{model} has another best checkpoint now ({scorer.version}); map when its run has ended, or register it"
+        )
+    return scorer
 
 
-def share_of_machine(threads: int) -> float:
+def cores_taken(cluster: ClusterConfig) -> int:
+    """Return the cores that all workers take of this machine, more than it has if need be; 0 where others run them."""
+    return cluster.workers * (cluster.cpus_per_worker or 1) if cluster.address == "local" else 0
+
+
+def share_of_machine(threads: int, cores: int) -> float:
     """Return the part of a machine's memory that goes with some of its cores, since others may work beside."""
-    return min(1.0, threads / (os.cpu_count() or 1))
+    return min(1.0, threads / max(os.cpu_count() or 1, cores))
 
 
 def plan_blocks(order: Order, threads: int) -> Tiling | None:
     """Plan the blocks by the memory of a worker; those of the order stay where they suit."""
     scorer, volume = order.open(threads)
-    return scorer.plan(volume, share_of_machine(threads), begun=order.tiling)
+    return scorer.plan(volume, order.share(threads), begun=order.tiling)
 
 
 def map_block(order: Order, threads: int) -> Labelled:
@@ -73,7 +90,7 @@ def map_block(order: Order, threads: int) -> Labelled:
 def map_slab(order: Order, threads: int, join: Callable[[str], int]) -> Labelled:
     """Map one slab while other workers map the others; `join` joins them by a backend, and tells this one's rank."""
     scorer, volume = order.open(threads)
-    scorer.check_slabs(volume, order.slabs, share_of_machine(threads))
+    scorer.check_slabs(volume, order.slabs, order.share(threads))
     rank = join("nccl" if scorer.device == "cuda" else "gloo")
     (piece,) = scorer.map(volume, slab=take_place(rank, order.slabs, order.slabs).slab)
     return scorer.label(piece)
@@ -103,7 +120,9 @@ class Workers:
         """
         scorer.segmenter.slabs(volume.shape[0], cluster.slabs)
         place = source if is_remote(source) else str(Path(source).resolve())
-        return cls(cluster, Order(scorer.fixed, tracking_uri, place, slabs=cluster.slabs), scorer, volume)
+        identity = tuple(scorer.identity(volume).items())
+        order = Order(scorer.fixed, tracking_uri, place, identity, slabs=cluster.slabs, cores=cores_taken(cluster))
+        return cls(cluster, order, scorer, volume)
 
     def plan(self, begun: Tiling | None) -> Tiling | None:
         """Plan the blocks, or keep those that were `begun`; in slabs there are none."""
@@ -111,10 +130,10 @@ class Workers:
             cells = " x ".join(map(str, self.volume.shape))
             print(f"mapping {cells} cells in one piece, in {self.cluster.slabs} slabs", flush=True)
             return None
-        from pipeline.mapping.spread import spread  # Ray is imported only where it is wanted
+        from pipeline.mapping.spread import RayError, spread  # Ray is imported only where it is wanted
 
         ((_, tiling),) = spread(plan_blocks, [replace(self.order, tiling=begun)], self.cluster)
-        return _found(tiling)
+        return _found(tiling, RayError)
 
     def map(self, tiling: Tiling | None, wanted: Wanted) -> Iterator[Labelled]:
         """Map what is `wanted`, in any order.
@@ -122,11 +141,11 @@ class Workers:
         Raises
         ------
         InputError
-            Where a worker's memory is too small, or the cluster has no room for all slabs at once.
+            Where a worker's memory is too small, model or volume changed, or there is no room for all slabs at once.
         AwayError
             Where workers are lost too often, or cannot read.
         """
-        from pipeline.mapping.spread import spread, together
+        from pipeline.mapping.spread import RayError, spread, together
 
         windows = [window for window in windows_of(self.volume.shape, self.scorer.grid, tiling) if wanted(window.block)]
         if self.cluster.slabs > 1:
@@ -136,14 +155,14 @@ class Workers:
             results = spread(map_block, orders, self.cluster)
         with closing(results):  # others may wait for one that failed
             for _, result in results:
-                yield _found(result)
+                yield _found(result, RayError)
                 del result
 
 
-def _found(result: Any) -> Any:
-    """Return what a worker found, or raise what kept it."""
-    if isinstance(result, ValueError | OSError):
-        raise result
-    if isinstance(result, Exception):
+def _found(result: Any, lost: type[Exception]) -> Any:
+    """Return what a worker found, or raise what it did not get over."""
+    if isinstance(result, lost):
         raise AwayError(f"a worker was lost ({' '.join(str(result).split())[:300]}); the same command tries again")
+    if isinstance(result, Exception):
+        raise result
     return result

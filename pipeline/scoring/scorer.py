@@ -50,7 +50,7 @@ class Scorer:
 
     @property
     def fixed(self) -> str:
-        """A name that always means these weights, for another process."""
+        """A name for another process, that means these weights as long as no run goes on in that folder."""
         return f"models:/{self.version}" if self.uri.startswith("models:/") else str(Path(self.uri).resolve())
 
     def plan(
@@ -155,6 +155,11 @@ class Scorer:
         for name, tensor in sorted(self.segmenter.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def identity(self, volume: Volume) -> dict[str, str]:
+        """Return what decides a map but for the place of its volume: two maps with the same attributes are the same."""
+        made = f"{volume.digest()} {volume.dataset.attrs.get('created', '')}"
+        return {"model_digest": self.digest, "input_digest": hashlib.sha256(made.encode()).hexdigest()}
 
     def open(self, source: str | Path) -> Volume:
         """Open a volume as this model sees it, without labels.

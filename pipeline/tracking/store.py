@@ -8,8 +8,13 @@ from pipeline.masking import without_secrets
 
 
 def store_uri(said: str | None, runs: Path | str) -> str:
-    """Return the URI that was said, or MLFLOW_TRACKING_URI, or that of SQLite in the folder of all runs."""
-    return said or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).resolve() / 'mlflow.db'}"
+    """Return the URI that was said, or MLFLOW_TRACKING_URI, or that of SQLite in the folder of all runs.
+
+    That of a SQLite file has its whole path: other processes have other folders.
+    """
+    uri = said or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs) / 'mlflow.db'}"
+    file = uri.removeprefix("sqlite:///")
+    return uri if file == uri else f"sqlite:///{Path(file).resolve()}"
 
 
 def lacks_file(uri: str) -> bool:

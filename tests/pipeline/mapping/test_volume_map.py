@@ -203,10 +203,12 @@ def test_a_task_beside_others_fills_its_share_of_the_memory(monkeypatch):
         return Mapped([], "")
 
     monkeypatch.setattr("pipeline.mapping.batch.map_to", noted)
-    monkeypatch.setattr("pipeline.mapping.batch.load_model", lambda *_, **__: None)
+    monkeypatch.setattr("pipeline.mapping.batch.loaded", lambda *_: None)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    state, _, words = map_task(Task("model", "uri", "volume.zarr", "map.zarr"), 2)
+    state, _, words = map_task(Task("model", "uri", "digest", "volume.zarr", "map.zarr"), 2)
     assert (state, words, told) == ("mapped", "", [0.25])
+    map_task(Task("model", "uri", "digest", "volume.zarr", "map.zarr", cores=32), 2)  # more workers than cores
+    assert told == [0.25, 0.0625]
 
 
 def test_an_array_larger_than_a_chunk_of_dask_can_be_written(tmp_path):

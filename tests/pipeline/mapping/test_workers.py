@@ -1,5 +1,6 @@
 """A volume mapped by workers has the values that one process gives it: in blocks, each by one, or in slabs by all."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -11,18 +12,22 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from ray.exceptions import NodeDiedError
 
 from datasets.errors import AwayError, InputError
 from models.config import ConfigError, NetworkConfig
+from models.peak import Workload, prediction_peak
 from pipeline import cli
+from pipeline.amount import show_bytes
 from pipeline.checkpoints.checkpoint import Meta, Snapshot
 from pipeline.config import BatchConfig, ClusterConfig, PredictConfig
 from pipeline.mapping.batch import batch
 from pipeline.mapping.predict import predict
-from pipeline.mapping.workers import Order, map_block, map_slab, plan_blocks
+from pipeline.mapping.workers import Order, Workers, _opened, cores_taken, loaded, map_block, map_slab, plan_blocks
 from pipeline.planning.memory import Memory
 from pipeline.planning.tiling import Tiling
 from pipeline.run import Run
+from pipeline.scoring.scorer import run_scorer
 from pipeline.training.loop import new_segmenter
 from pipeline.training.prepare import prepare
 from tests.pipeline.ranks.ranks import on_ranks
@@ -45,6 +50,23 @@ def deep(recipe) -> Run:
 
 def source_of(run: Run) -> str:
     return run.config.data.source
+
+
+def order_of(run: Run, **settings: Any) -> Order:
+    """What a worker is given of a run and its volume."""
+    scorer = run_scorer(run)
+    identity = tuple(scorer.identity(scorer.open(source_of(run))).items())
+    return Order(str(run.folder), run.tracking_uri, source_of(run), identity, **settings)
+
+
+@pytest.fixture(autouse=True)
+def fresh_processes() -> Iterator[None]:
+    """Let no test see what an earlier one has opened, nor how many threads it took."""
+    threads = torch.get_num_threads()
+    _opened.cache_clear()
+    loaded.cache_clear()
+    yield
+    torch.set_num_threads(threads)
 
 
 def same_maps(one: Path | str, other: Path | str) -> None:
@@ -92,7 +114,7 @@ def test_a_map_whose_worker_was_lost_goes_on_at_the_block(deep, tmp_path, in_thi
     alone = predict(PredictConfig(model, source, str(tmp_path / "alone.zarr")))
     config = PredictConfig(model, source, out, block=[8, 24], cluster=TWO)
     with monkeypatch.context() as patch:
-        lost = [(2, RuntimeError("its node\nis gone"))]
+        lost = [(2, NodeDiedError("its node\nis gone"))]
 
         def once(function: Callable[..., Any], tasks: Sequence[Any], config: ClusterConfig) -> Iterator[Result]:
             yield 1, function(tasks[1], 1)
@@ -109,7 +131,7 @@ def test_a_map_whose_worker_was_lost_goes_on_at_the_block(deep, tmp_path, in_thi
 
 
 def test_workers_plan_by_their_own_memory_and_keep_what_was_begun(deep, monkeypatch):
-    order = Order(str(deep.folder), deep.tracking_uri, source_of(deep))
+    order = order_of(deep)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     seen = []
 
@@ -121,13 +143,16 @@ def test_workers_plan_by_their_own_memory_and_keep_what_was_begun(deep, monkeypa
     monkeypatch.setattr("pipeline.scoring.scorer.plan_prediction", planned)
     assert plan_blocks(order, 2) == Tiling((8, 24), (REACH, 0))
     assert seen == [4_500_000]  # nine tenths of two cores' share
+    assert torch.get_num_threads() == 2
+    plan_blocks(replace(order, cores=8), 2)  # of more workers than there are cores for
+    assert seen[1:] == [2_250_000]
     begun = Tiling((12, 24), (24, 0))
     assert plan_blocks(replace(order, tiling=begun), 2) == begun
 
 
 def mapped_slab(rank: int, world: int, folder: str) -> None:
     run = Run.open(folder)
-    order = Order(folder, run.tracking_uri, source_of(run), slabs=world)
+    order = order_of(run, slabs=world)
     found = map_slab(order, 1, lambda backend: rank)
     np.savez(Path(folder) / f"slab-{rank}.npz", winner=found.winner, probability=found.probability)
 
@@ -138,7 +163,7 @@ def test_slabs_make_the_map_of_one_process(deep, states):
     deep.write("prepared.json", replace(deep.prepared, segmenter=config).to_json())
     on_ranks(mapped_slab, 3, str(deep.folder))
     slabs = [np.load(deep.folder / f"slab-{rank}.npz") for rank in range(3)]
-    order = Order(str(deep.folder), deep.tracking_uri, source_of(deep), start=(0, 0))
+    order = order_of(deep, start=(0, 0))
     whole = map_block(order, torch.get_num_threads())
     np.testing.assert_allclose(np.concatenate([slab["probability"] for slab in slabs], 1), whole.probability, atol=1e-5)
     assert np.mean(np.concatenate([slab["winner"] for slab in slabs]) != whole.winner) < 0.01
@@ -146,11 +171,69 @@ def test_slabs_make_the_map_of_one_process(deep, states):
 
 
 def test_a_slab_that_does_not_fit_is_refused_before_it_keeps_others_waiting(deep, monkeypatch):
-    monkeypatch.setattr("pipeline.scoring.scorer.memory_here", lambda cuda: Memory(1000, "free"))
-    order = Order(str(deep.folder), deep.tracking_uri, source_of(deep), slabs=2)
-    words = r"^mapping \[24, 24\] cells in 2 slabs needs [\d.]+ MB for each, but there are 0.001 MB free; take"
+    work = Workload((12, 24), slab=True)
+    need = prediction_peak(run_scorer(deep).segmenter, work)
+    assert need != prediction_peak(run_scorer(deep).segmenter, replace(work, slab=False))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("pipeline.scoring.scorer.memory_here", lambda cuda: Memory(2 * need, "free"))
+    order, joined = order_of(deep, slabs=2), []
+
+    def join(backend: str) -> int:
+        joined.append(backend)
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        map_slab(order, 2, join)
+    assert joined == ["gloo"]
+    words = rf"^mapping \[24, 24\] cells in 2 slabs needs {show_bytes(need)} for each, but there are .* free; take more"
     with pytest.raises(InputError, match=words):
-        map_slab(order, 64, lambda backend: pytest.fail("it joined the others"))
+        map_slab(order, 1, join)
+    with pytest.raises(InputError, match=words):
+        map_slab(replace(order, cores=5), 2, join)
+    assert joined == ["gloo"]
+
+
+def test_a_worker_refuses_another_model_or_volume_than_was_meant(deep, tmp_path):
+    order = order_of(deep, start=(0, 0))
+    (deep.checkpoints / "step-000002").mkdir()
+    weights = {name: value + 0.1 for name, value in new_segmenter(deep).state_dict().items()}
+    Snapshot(Meta(2, 0.9), weights, {}, deep.prepared.segmenter.to_json()).write(deep.checkpoints / "step-000002")
+    with pytest.raises(InputError, match=r"deep has another best checkpoint now \(deep \(step-000002\)\); map when"):
+        map_block(order, 1)
+    _, volume = order.identity
+    with pytest.raises(InputError, match=r"tiny\.zarr has changed since this map was begun; the same command begins"):
+        map_block(replace(order_of(deep), identity=(order_of(deep).identity[0], (volume[0], "another"))), 1)
+
+
+def test_workers_are_given_names_that_mean_the_same_elsewhere(deep, tmp_path, monkeypatch):
+    source = Path(source_of(deep))
+    monkeypatch.chdir(source.parent)
+    scorer = replace(run_scorer(deep), uri=os.path.relpath(deep.folder))
+    order = Workers.of(TWO, scorer, deep.volume, source.name, "uri").order
+    assert (order.model, order.source, order.cores) == (str(deep.folder), str(source), 2)
+    assert Workers.of(TWO, scorer, deep.volume, "s3://bucket/a.zarr", "uri").order.source == "s3://bucket/a.zarr"
+    assert replace(scorer, uri="models:/deep@champion", version="deep/3").fixed == "models:/deep/3"
+    assert cores_taken(ClusterConfig(workers=8)) == 8
+    assert cores_taken(ClusterConfig(workers=8, cpus_per_worker=4)) == 32
+    assert cores_taken(ClusterConfig(workers=8, address="auto")) == 0
+
+
+def test_the_other_workers_are_ended_at_once_where_one_fails(deep, tmp_path, in_this_process, monkeypatch):
+    ended = []
+
+    def fails(function: Callable[..., Any], tasks: Sequence[Any], config: ClusterConfig) -> Iterator[Result]:
+        try:
+            yield 0, ZeroDivisionError("a defect")
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr("pipeline.mapping.spread.spread", fails)
+    workers = Workers.of(
+        TWO, run_scorer(deep), run_scorer(deep).open(source_of(deep)), source_of(deep), deep.tracking_uri
+    )
+    with pytest.raises(ZeroDivisionError, match="a defect"):  # not said to be lost
+        list(workers.map(Tiling((8, 24), (REACH, 0)), lambda cells: True))
+    assert ended
 
 
 @pytest.mark.parametrize("config", [PredictConfig, BatchConfig])
