@@ -52,9 +52,7 @@ class Kept:
     @property
     def loading(self) -> int:
         """Bytes a number that loading takes at its fullest."""
-        if not self.converts:
-            return 0
-        return self.force + (SINGLE if self.half else 0)
+        return self.force + (SINGLE if self.half else 0) if self.converts else 0
 
     @property
     def adding(self) -> int:
@@ -99,9 +97,9 @@ class LayerBytes:
         self.shape, self.batch, self.ledger = shape, batch, ledger
         self.cells = batch * shape.cells
         self.convolves = isinstance(shape.operator, Convolution)
-        self.zeros = shape.operator.boundary == "zeros"
+        self.zeros, self.reach = shape.operator.boundary == "zeros", shape.operator.reach
         self.slab = slab  # the hidden tensors of which have the rows already that K^T reads beyond the faces
-        self.wide = 1 + 2 * slab * shape.operator.reach / shape.sizes[0]
+        self.wide = 1 + 2 * slab * self.reach / shape.sizes[0]
 
     def thin(self, kept: Kept) -> int:
         """Return the bytes of a hidden tensor, r M, with the rows beyond a slab."""
@@ -111,16 +109,14 @@ class LayerBytes:
         """Return the bytes of a hidden tensor that is ready for use: T r M for products."""
         return self.thin(kept) if self.convolves else int(self.shape.taps * self.thin(kept) / self.wide)
 
-    def _grown(self, reach: int, axes: int | None = None) -> float:
-        """Return by how much a grid grows that is padded at both ends of its first axes, by default all."""
-        sizes = self.shape.sizes[:axes]
-        return math.prod(1 + 2 * reach / size for size in sizes)
+    def _grown(self, reach: int, axes: slice = slice(None)) -> float:
+        """Return by how much a grid grows that is padded at both ends of some axes, by default all."""
+        return math.prod(1 + 2 * reach / size for size in self.shape.sizes[axes])
 
     def _folding(self, size: int, reach: int) -> float:
         """Return the bytes at the fullest moment of folding a padded grid, whose cells alone take `size`."""
-        wide = [size * self._grown(reach)]
-        for axis in range(len(self.shape.sizes)):  # folded axis by axis: the first axes are narrow already
-            wide.append(size * math.prod(1 + 2 * reach / cells for cells in self.shape.sizes[axis + 1 :]))
+        # Folded axis by axis: the first axes are narrow already.
+        wide = [size * self._grown(reach, slice(axis, None)) for axis in range(len(self.shape.sizes) + 1)]
         return max([wide[0] + wide[1]] + [wide[0] + a + b for a, b in itertools.pairwise(wide[1:])])
 
     def _piece(self, kept: Kept) -> int:
@@ -132,16 +128,14 @@ class LayerBytes:
 
     def _loaded_with_halo(self, kept: Kept) -> tuple[int, int]:
         """Return the bytes of what a convolution reads at once, and those at the fullest moment of making it."""
-        reach, rows = self.shape.operator.reach, self.shape.sizes[0]
         if self.zeros:
-            piece = self._piece(kept)
-            row = self.shape.channels * math.prod(self.shape.sizes[1:])
-            halo = min(2 * reach * row, max(rows * row - piece, 0) + 2 * reach * row)
-            loaded = (piece + halo) * kept.force
-            return loaded, max((piece + halo) * kept.loading, 2 * loaded)
+            numbers = self._piece(kept) + 2 * self.reach * self.shape.channels * math.prod(self.shape.sizes[1:])
+            loaded = numbers * kept.force
+            return loaded, max(numbers * kept.loading, 2 * loaded)
         sample = self.shape.channels * self.shape.cells
         stages = [sample * kept.loading] + [
-            int(sample * kept.force * self._grown(reach, axes)) for axes in range(1, len(self.shape.sizes) + 1)
+            int(sample * kept.force * self._grown(self.reach, slice(axes)))
+            for axes in range(1, len(self.shape.sizes) + 1)
         ]
         return stages[-1], max(a + b for a, b in itertools.pairwise(stages))
 
@@ -149,21 +143,20 @@ class LayerBytes:
         """Book what K x takes at its fullest; its result is held afterwards by who asked for it."""
         thin, ledger = self.thin(kept), self.ledger
         if not self.convolves:
-            planes, edge, reach = self.spread_bytes(kept), self.shape.operator.edge, self.shape.operator.reach
+            planes = self.spread_bytes(kept)
             if kept.converts:
                 piece = self._piece(kept)
                 product = piece // self.shape.channels * self.shape.taps * self.shape.rank * kept.force
                 ledger.touch(planes + max(piece * kept.loading, piece * kept.force + product))
-            padded = 0 if self.zeros else planes * (1 + 2 * reach / self.shape.sizes[0])
-            ledger.touch(planes + padded + planes / edge)
+            padded = 0 if self.zeros else planes * self._grown(self.reach, slice(1))
+            ledger.touch(planes + padded + planes / self.shape.operator.edge)
             return
         if self.zeros and not kept.converts:
             ledger.touch(thin)
             return
-        loaded, making = self._loaded_with_halo(kept)
         whole = self.shape.channels * self.shape.cells * kept.stored <= PIECE_BYTES["cpu"]
         cut = self.zeros and not whole
-        ledger.touch(thin + max(making, loaded))
+        ledger.touch(thin + self._loaded_with_halo(kept)[1])
         if cut or self.batch > 1:
             ledger.touch(thin * (1 + cut + (cut and self.batch > 1)))
 
@@ -171,22 +164,21 @@ class LayerBytes:
         """Book what spreading takes beside its argument; for convolutions nothing, they use the tensor itself."""
         if self.convolves:
             return
-        reach, planes, thin = self.shape.operator.reach, self.spread_bytes(kept), self.thin(kept)
+        planes, thin = self.spread_bytes(kept), self.thin(kept)
         if self.zeros:
-            self.ledger.touch(planes + thin * self._grown(reach))
-            return
-        self.ledger.touch(self._folding(planes, reach) + thin * self._grown(2 * reach))
+            self.ledger.touch(planes + thin * self._grown(self.reach))
+        else:
+            self.ledger.touch(self._folding(planes, self.reach) + thin * self._grown(2 * self.reach))
 
     def advance(self, kept: Kept) -> None:
         """Book what a step by the force takes beside the spread tensor."""
-        reach, ledger = self.shape.operator.reach, self.ledger
         if not self.convolves or self.zeros:
-            padded = self.thin(kept) * (1 + 2 * reach / self.shape.sizes[0]) if self.convolves and not self.slab else 0
+            padded = self.thin(kept) * self._grown(self.reach, slice(1)) if self.convolves and not self.slab else 0
             in_place = self.convolves and not kept.converts
-            ledger.touch(padded + (0 if in_place else self._piece(kept) * kept.adding))
+            self.ledger.touch(padded + (0 if in_place else self._piece(kept) * kept.adding))
             return
         sample = self.shape.channels * self.shape.cells
-        ledger.touch(max(self._folding(sample * kept.force, reach), sample * kept.adding))
+        self.ledger.touch(max(self._folding(sample * kept.force, self.reach), sample * kept.adding))
 
     def weight_gradient(self, kept: Kept) -> None:
         """Book what the gradient of the kernel takes, with its result."""
@@ -195,7 +187,7 @@ class LayerBytes:
             loaded, making = (0, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
             self.ledger.touch(2 * result + max(loaded + self._halves(kept), making))
         else:
-            self.ledger.touch(2 * result + (self._piece(kept) * kept.loading if kept.converts else 0))
+            self.ledger.touch(2 * result + self._piece(kept) * kept.loading)
 
     def _halves(self, kept: Kept) -> int:
         """Return the bytes of copies of a small sample in single precision that is cut into two for oneDNN."""
