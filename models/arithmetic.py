@@ -88,15 +88,7 @@ class FloatStates(Arithmetic):
 
 @dataclass(frozen=True)
 class GridStates(Arithmetic):
-    """States as whole numbers times 2^-grid_bits: recovered bit for bit at any depth.
-
-    Attributes
-    ----------
-    state_bits
-        32, or 16, which halves the memory of the states.
-    grid_bits
-        The grid's spacing is 2^-grid_bits; states reach 2^(state_bits - 1 - grid_bits).
-    """
+    """States as whole numbers of 32 or 16 bits times 2^-grid_bits: recovered bit for bit at any depth."""
 
     state_bits: int = 32
     grid_bits: int = 20
@@ -105,7 +97,6 @@ class GridStates(Arithmetic):
 
     @property
     def spacing(self) -> float:
-        """Distance between neighbouring numbers of the grid."""
         return 2.0**-self.grid_bits
 
     @property

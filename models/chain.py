@@ -49,16 +49,8 @@ class ChainLayer:
 class ChainPlan:
     """Static part of a chain; its weights travel beside it.
 
-    Attributes
-    ----------
-    layers, activation
-        The layers in order, and the pointwise s of all.
-    repeat
-        How often the input's channels are repeated to make the state's.
-    arithmetic
-        How states are kept between layers.
-    watch
-        Receives the inversion error of each backward pass.
+    The input's channels are repeated `repeat` times to make the state's, and `watch` receives the inversion error of
+    each backward pass.
     """
 
     layers: tuple[ChainLayer, ...]
@@ -320,10 +312,8 @@ def run(
 
     Parameters
     ----------
-    plan
-        Static part of the chain.
-    x_BcN
-        Input [B, c, *N].
+    plan, x_BcN
+        Static part of the chain, and its input [B, c, *N].
     parameters
         Kernel, bias and angles (or none) of each layer in turn.
     channels

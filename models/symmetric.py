@@ -24,10 +24,8 @@ class Pair:
     ----------
     state, increment
         X_j and D_j, [B, *N, C].
-    arithmetic
-        How they are kept.
-    dtype
-        Floating point of the network's input.
+    arithmetic, dtype
+        How they are kept, and floating point of the network's input.
     extremes
         Where given, receives the smallest and the largest numbers of each piece of the force and of the new state.
     slab
