@@ -121,7 +121,7 @@ class GridStates(Arithmetic):
 
     def load(self, stored: Tensor, dtype: torch.dtype) -> Tensor:
         if self.force_dtype is torch.float16:
-            return stored.to(torch.float32).mul_(self.spacing).to(torch.float16)
+            return self.decode(stored, torch.float32).to(torch.float16)
         return super().load(stored, dtype)
 
     def add(self, target: Tensor, force: Tensor) -> None:

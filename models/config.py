@@ -23,18 +23,10 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Layer:
-    """One telegraph layer: its block rank, and what happens to the grid before it.
+    """One telegraph layer: its block rank r, what happens to the grid before it, and the form of its kernel.
 
-    Attributes
-    ----------
-    rank
-        Channels r of the hidden layer.
-    resample
-        ``"coarsen"`` halves the grid and multiplies the channels by 2^d before the layer, ``"refine"`` undoes it.
-    pointwise
-        Whether the kernel is one cell wide.
-    groups
-        Groups of channels that are convolved apart: that many times fewer weights.
+    ``"coarsen"`` halves the grid and multiplies the channels by 2^d before the layer, ``"refine"`` undoes it. A
+    pointwise kernel is one cell wide; groups of channels are convolved apart, with that many times fewer weights.
     """
 
     rank: int

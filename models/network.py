@@ -56,14 +56,10 @@ def keep_hidden(layers: Sequence[ChainLayer], kernels: Iterable[Tensor], most: f
 class TelegraphNetwork(nn.Module):
     """Telegraph layers over 1, 2 or 3 space axes, invertible end to end.
 
-    Maps [B, c, *N] to the final state [B, C_out, *N_out], where N_out counts the padded grid.
-
     Parameters
     ----------
-    config
-        Layers, step, activation, padding and so on.
-    space, channels
-        Number of space axes d, and input channels c.
+    config, space, channels
+        Layers and their settings, number of space axes d, and input channels c.
 
     Attributes
     ----------
@@ -141,7 +137,7 @@ class TelegraphNetwork(nn.Module):
 
     @property
     def inversion_error(self) -> Tensor | None:
-        """Relative error of the input that the last backward pass recovered: a 0-d tensor, None before the first."""
+        """`Watch.error`, None before the first backward pass."""
         return self.watch.error
 
     def parameters_in_order(self) -> list[Tensor | None]:

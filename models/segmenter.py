@@ -24,7 +24,7 @@ class Segmenter(nn.Module):
     Attributes
     ----------
     classes, factor
-        Class names in the order of the logits, whose grid is coarser than the input's by this; below 1 it is finer.
+        As in `SegmenterConfig` and `TelegraphNetwork`.
 
     Raises
     ------

@@ -26,13 +26,8 @@ SINGLE = 4
 class Kept:
     """How one side of the chain, the states or the adjoint, is kept and worked on.
 
-    Attributes
-    ----------
-    stored, force
-        Bytes of a number as it is kept, and of one that the force is made of.
-    converts, grid, half
-        Whether a piece is converted before the force is computed, whether whole numbers are kept, and whether the force
-        is in float16, which takes a detour by float32.
+    A number has `stored` bytes as it is kept, and `force` bytes where the force is made of it, for which a piece may be
+    converted first. A `grid` has whole numbers; a force on it in `half`, float16, takes a detour by float32.
     """
 
     stored: int
@@ -96,6 +91,7 @@ class LayerBytes:
     def __init__(self, shape: LayerShape, batch: int, ledger: Ledger, slab: bool) -> None:
         self.shape, self.batch, self.ledger = shape, batch, ledger
         self.cells = batch * shape.cells
+        self.sample, self.row = shape.channels * shape.cells, shape.channels * math.prod(shape.sizes[1:])  # numbers
         self.convolves = isinstance(shape.operator, Convolution)
         self.zeros, self.reach = shape.operator.boundary == "zeros", shape.operator.reach
         self.slab = slab  # the hidden tensors of which have the rows already that K^T reads beyond the faces
@@ -129,12 +125,11 @@ class LayerBytes:
     def _loaded_with_halo(self, kept: Kept) -> tuple[int, int]:
         """Return the bytes of what a convolution reads at once, and those at the fullest moment of making it."""
         if self.zeros:
-            numbers = self._piece(kept) + 2 * self.reach * self.shape.channels * math.prod(self.shape.sizes[1:])
+            numbers = self._piece(kept) + 2 * self.reach * self.row
             loaded = numbers * kept.force
             return loaded, max(numbers * kept.loading, 2 * loaded)
-        sample = self.shape.channels * self.shape.cells
-        stages = [sample * kept.loading] + [
-            int(sample * kept.force * self._grown(self.reach, slice(axes)))
+        stages = [self.sample * kept.loading] + [
+            int(self.sample * kept.force * self._grown(self.reach, slice(axes)))
             for axes in range(1, len(self.shape.sizes) + 1)
         ]
         return stages[-1], max(a + b for a, b in itertools.pairwise(stages))
@@ -154,8 +149,7 @@ class LayerBytes:
         if self.zeros and not kept.converts:
             ledger.touch(thin)
             return
-        whole = self.shape.channels * self.shape.cells * kept.stored <= PIECE_BYTES["cpu"]
-        cut = self.zeros and not whole
+        cut = self.zeros and self.sample * kept.stored > PIECE_BYTES["cpu"]
         ledger.touch(thin + self._loaded_with_halo(kept)[1])
         if cut or self.batch > 1:
             ledger.touch(thin * (1 + cut + (cut and self.batch > 1)))
@@ -177,8 +171,7 @@ class LayerBytes:
             in_place = self.convolves and not kept.converts
             self.ledger.touch(padded + (0 if in_place else self._piece(kept) * kept.adding))
             return
-        sample = self.shape.channels * self.shape.cells
-        self.ledger.touch(max(self._folding(sample * kept.force, self.reach), sample * kept.adding))
+        self.ledger.touch(max(self._folding(self.sample * kept.force, self.reach), self.sample * kept.adding))
 
     def weight_gradient(self, kept: Kept) -> None:
         """Book what the gradient of the kernel takes, with its result."""
@@ -194,25 +187,21 @@ class LayerBytes:
         sizes, channels = self.shape.sizes, self.shape.channels
         if len(sizes) < 3 or self.batch > 1 or kept.force != SINGLE:
             return 0
-        row, pieces = channels * math.prod(sizes[1:]), self.zeros and kept.converts
-        rows = self._piece(kept) // row if pieces else sizes[0]
+        pieces = self.zeros and kept.converts
+        rows = self._piece(kept) // self.row if pieces else sizes[0]
         exchanged = exchanges(len(sizes), channels, 1, torch.float32, "cpu")
         numbers = (self.shape.rank if exchanged else channels) * rows * sizes[1]
         if numbers > ONEDNN_LEAST:
             return 0
         # Padded for an even number of rows; as the input for its halo too, and cut.
         copies = rows % 2 if exchanged else 1 + (not pieces or rows % 2)
-        return row * rows * SINGLE * copies + 2 * self.thin(kept)
+        return self.row * rows * SINGLE * copies + 2 * self.thin(kept)
 
     def resample(self, kept: Kept) -> None:
         """Book the pieces of a turn of the coarser or finer grid, done in place."""
         if not self.shape.resample:
             return
-        coarse = self.shape.resample == "coarsen"
-        sizes, channels = self.shape.sizes, self.shape.channels
-        finest = [size * 2 for size in sizes[1:]] if coarse else list(sizes[1:])
-        fine_channels = channels // 2 ** len(sizes) if coarse else channels
-        block = 2 * math.prod(finest) * fine_channels
-        blocks = max(1, self.cells * channels // block)
+        block = self.row if self.shape.resample == "coarsen" else 2 * self.row  # two rows of the finer grid
+        blocks = max(1, self.batch * self.sample // block)
         piece = cells_of_piece(blocks, block * kept.stored) * block
         self.ledger.touch(piece * (7 if kept.grid else kept.stored * (2 if self.shape.angles else 1)))

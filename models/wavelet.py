@@ -31,19 +31,9 @@ def axes_in_order(how: Resample, space: int) -> range:
 
 
 def coarsen(x_BNC: Tensor, angles_dC: Tensor | None = None) -> Tensor:
-    """Halve the grid and multiply the channels by 2^d; orthogonal, so its transpose is its inverse.
+    """Coarsen a state [B, *N, C], every size of N even, to [B, *N/2, 2^d C]; orthogonal, so its transpose undoes it.
 
-    Parameters
-    ----------
-    x_BNC
-        State [B, *N, C], every size of N even.
-    angles_dC
-        Angles beyond 45 degrees, in radians, for each axis and channel; none is Haar.
-
-    Returns
-    -------
-    Tensor
-        State [B, *N/2, 2^d C].
+    The angles, for each axis and channel, are those beyond 45 degrees, in radians; none is Haar.
     """
     for axis in axes_in_order("coarsen", x_BNC.dim() - 2):
         even, odd = x_BNC.unflatten(axis, (-1, 2)).unbind(axis + 1)
