@@ -88,15 +88,7 @@ class FloatStates(Arithmetic):
 
 @dataclass(frozen=True)
 class GridStates(Arithmetic):
-    """States as whole numbers times 2^-grid_bits: recovered bit for bit at any depth.
-
-    Attributes
-    ----------
-    state_bits
-        32, or 16, which halves the memory of the states.
-    grid_bits
-        The grid's spacing is 2^-grid_bits; states reach 2^(state_bits - 1 - grid_bits).
-    """
+    """States as whole numbers of 32 or 16 bits times 2^-grid_bits: recovered bit for bit at any depth."""
 
     state_bits: int = 32
     grid_bits: int = 20
@@ -105,7 +97,6 @@ class GridStates(Arithmetic):
 
     @property
     def spacing(self) -> float:
-        """Distance between neighbouring numbers of the grid."""
         return 2.0**-self.grid_bits
 
     @property
@@ -130,7 +121,7 @@ class GridStates(Arithmetic):
 
     def load(self, stored: Tensor, dtype: torch.dtype) -> Tensor:
         if self.force_dtype is torch.float16:
-            return stored.to(torch.float32).mul_(self.spacing).to(torch.float16)
+            return self.decode(stored, torch.float32).to(torch.float16)
         return super().load(stored, dtype)
 
     def add(self, target: Tensor, force: Tensor) -> None:

@@ -42,7 +42,7 @@ def fold(y: Tensor, axes: Sequence[int], reach: int, boundary: Boundary) -> Tens
         size = y.shape[axis] - 2 * reach
         cells = source_cells(size, reach, boundary, y.device)
         inner = y.narrow(axis, reach, size).clone(memory_format=torch.preserve_format)
-        for end in (slice(0, reach), slice(reach + size, None)):
-            inner.index_add_(axis, cells[end], y.narrow(axis, end.start, reach))
+        for start in (0, reach + size):
+            inner.index_add_(axis, cells[start : start + reach], y.narrow(axis, start, reach))
         y = inner
     return y

@@ -47,19 +47,7 @@ class ChainLayer:
 
 @dataclass(frozen=True)
 class ChainPlan:
-    """Static part of a chain; its weights travel beside it.
-
-    Attributes
-    ----------
-    layers, activation
-        The layers in order, and the pointwise s of all.
-    repeat
-        How often the input's channels are repeated to make the state's.
-    arithmetic
-        How states are kept between layers.
-    watch
-        Receives the inversion error of each backward pass.
-    """
+    """Static part of a chain, whose weights travel beside it; `watch` receives what each pass sees."""
 
     layers: tuple[ChainLayer, ...]
     activation: Pointwise
@@ -104,7 +92,8 @@ def _hidden(layer: ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
 
 def _biased(layer: ChainLayer, pair: Pair, kernel: Tensor, bias: Tensor) -> Tensor:
     """Return K x + b; b is added to rows of cells, as few channels alone do not fill a vector."""
-    z, b = _hidden(layer, pair, kernel), layer.operator.align(bias)
+    z = _hidden(layer, pair, kernel)
+    b = layer.operator.align(bias.to(z.dtype))
     if b.dim() > 1 or not z.is_contiguous():
         return z.add_(b)
     z.flatten(-2).add_(b.repeat(z.shape[-2]))
@@ -113,8 +102,7 @@ def _biased(layer: ChainLayer, pair: Pair, kernel: Tensor, bias: Tensor) -> Tens
 
 def _step_forward(plan: ChainPlan, layer: ChainLayer, pair: Pair, kernel: Tensor, bias: Tensor) -> Tensor:
     """Step the states in place, from j-1 and j to j and j+1; return z = K X_j + b."""
-    operator, force_type = layer.operator, pair.arithmetic.force_type(pair.dtype)
-    kernel, bias = kernel.to(force_type), bias.to(force_type)
+    operator, kernel = layer.operator, kernel.to(pair.arithmetic.force_type(pair.dtype))
     z = _biased(layer, pair, kernel, bias)
     force = plan.activation.value(z).mul_(-layer.weight / pair.arithmetic.loaded_unit)
     operator.advance(pair, operator.spread(operator.shut(force, pair), pair), kernel)
@@ -129,21 +117,20 @@ def _step_back(
     With z = K X_j + b, where it is kept, and w = K l_{j+1}, the force of the adjoint is -a K^T (s'(z) w), and the
     gradient of the kernel correlates X_j with s'(z) w and l_{j+1} with s(z).
     """
-    operator, force_type = layer.operator, states.arithmetic.force_type(states.dtype)
-    unit = states.arithmetic.loaded_unit
-    kernel_force = kernel.to(force_type)
+    operator, unit = layer.operator, states.arithmetic.loaded_unit
+    kernel = kernel.to(states.arithmetic.force_type(states.dtype))
     if z is None:
-        z = _biased(layer, states, kernel_force, bias.to(force_type))
-    pushed = plan.activation.slope(z).mul_(_hidden(layer, adjoint, kernel_force)).mul_(-layer.weight)
+        z = _biased(layer, states, kernel, bias)
+    pushed = plan.activation.slope(z).mul_(_hidden(layer, adjoint, kernel)).mul_(-layer.weight)
     bias_gradient = operator.bias_gradient(operator.own(pushed, adjoint))
     # The force of the states goes in their own units, so both products for the kernel have the same unit to undo.
     force = operator.shut(plan.activation.value(z).mul_(-layer.weight / unit), states)
     force = operator.spread(force, states)
     pushed = operator.spread(operator.shut(pushed, adjoint), adjoint)
-    kernel_gradient = operator.weight_gradient(states, pushed, kernel_force)
-    kernel_gradient = kernel_gradient.add_(operator.weight_gradient(adjoint, force, kernel_force)).mul_(unit)
-    operator.advance(states, force, kernel_force)
-    operator.advance(adjoint, pushed, kernel_force)
+    kernel_gradient = operator.weight_gradient(states, pushed, kernel)
+    kernel_gradient = kernel_gradient.add_(operator.weight_gradient(adjoint, force, kernel)).mul_(unit)
+    operator.advance(states, force, kernel)
+    operator.advance(adjoint, pushed, kernel)
     return kernel_gradient, bias_gradient
 
 
@@ -232,8 +219,7 @@ class ReversibleChain(torch.autograd.Function):
             g_x_BcN = None
             if ctx.needs_input_grad[3]:
                 # S_0 holds l_1 and the increment l_1 - l_2, the gradient of x, summed over its repeats.
-                copies = (plan.repeat, x_BcN.shape[1])
-                g_x_BcN = adjoint.increment.unflatten(-1, copies).sum(-2).movedim(-1, 1)
+                g_x_BcN = adjoint.increment.unflatten(-1, (plan.repeat, -1)).sum(-2).movedim(-1, 1)
             if power != 1:
                 for gradient in (g_x_BcN, *gradients):
                     if gradient is not None:
@@ -320,17 +306,12 @@ def run(
 
     Parameters
     ----------
-    plan
-        Static part of the chain.
-    x_BcN
-        Input [B, c, *N].
+    plan, x_BcN
+        Static part of the chain, and its input [B, c, *N].
     parameters
         Kernel, bias and angles (or none) of each layer in turn.
-    channels
-        Channels of the last state that are returned; none means all.
-    slab
-        Where given, the input is this slab of a volume, and the other ranks run theirs meanwhile; of the gradients of
-        the parameters, each rank gets its part of a sum.
+    channels, slab
+        As in `TelegraphNetwork.forward`; of the gradients of the parameters, each slab gets its part of a sum.
     """
     if torch.is_grad_enabled():
         return ReversibleChain.apply(plan, channels, slab, x_BcN, *parameters)

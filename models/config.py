@@ -13,6 +13,7 @@ Boundary = Literal["zeros", "reflect", "periodic"]
 Coarsening = Literal["haar", "learned"]
 
 SEGMENTER_FORMAT = 3  # version of SegmenterConfig's JSON and of a state dict's names; all up to this are read
+_RESAMPLE: dict[str, Resample] = {"": "", "d": "coarsen", "u": "refine"}
 _LAYER = re.compile(r"(?P<resample>[du]?)(?P<rank>[1-9]\d*)(?P<form>p|g[1-9]\d*)?(?:\*(?P<times>[1-9]\d*))?\Z")
 
 
@@ -22,18 +23,10 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Layer:
-    """One telegraph layer: its block rank, and what happens to the grid before it.
+    """One telegraph layer: its block rank r, what happens to the grid before it, and the form of its kernel.
 
-    Attributes
-    ----------
-    rank
-        Channels r of the hidden layer.
-    resample
-        ``"coarsen"`` halves the grid and multiplies the channels by 2^d before the layer, ``"refine"`` undoes it.
-    pointwise
-        Whether the kernel is one cell wide.
-    groups
-        Groups of channels that are convolved apart: that many times fewer weights.
+    ``"coarsen"`` halves the grid and multiplies the channels by 2^d before the layer, ``"refine"`` undoes it. A
+    pointwise kernel is one cell wide; groups of channels are convolved apart, with that many times fewer weights.
     """
 
     rank: int
@@ -62,13 +55,11 @@ def parse_layers(text: str) -> tuple[Layer, ...]:
                 f"network.layers: {token!r} is not a layer; write a block rank such as 8, d16 (coarsen first), "
                 "u8 (refine first), 16*3 (three layers), 16p (pointwise) or 16g4 (four groups)"
             )
-        rank, times = int(match["rank"]), int(match["times"] or 1)
-        resample: Resample = {"": "", "d": "coarsen", "u": "refine"}[match["resample"]]  # type: ignore[assignment]
-        form = match["form"] or ""
+        rank, times, form = int(match["rank"]), int(match["times"] or 1), match["form"] or ""
         groups = int(form[1:]) if form.startswith("g") else 1
         if rank % groups:
             raise ConfigError(f"network.layers: {token!r} has a rank of {rank}, which {groups} groups do not divide")
-        layers.append(Layer(rank, resample, form == "p", groups))
+        layers.append(Layer(rank, _RESAMPLE[match["resample"]], form == "p", groups))
         layers += [Layer(rank, "", form == "p", groups)] * (times - 1)
     if not layers:
         raise ConfigError("network.layers is empty; name at least one block rank, such as '8*4'")
@@ -182,8 +173,7 @@ class NetworkConfig:
     @property
     def steps(self) -> list[float]:
         """Step h of each layer."""
-        depth = len(parse_layers(self.layers))
-        return list(self.step) if isinstance(self.step, list) else [self.step] * depth
+        return list(self.step) if isinstance(self.step, list) else [self.step] * len(parse_layers(self.layers))
 
     @property
     def exact(self) -> bool:
@@ -202,12 +192,8 @@ class SegmenterConfig:
 
     Attributes
     ----------
-    network
-        The telegraph network.
-    space
-        Number of dimensions that the network convolves over: 1, 2 or 3.
-    channels
-        Channels of the raw data.
+    space, channels
+        Number of dimensions that the network convolves over (1, 2 or 3), and channels of the raw data.
     classes
         Class names in the order of the logits.
     validity

@@ -46,8 +46,7 @@ class Convolution(SymmetricOperator):
     def _turned(self, kernel: Tensor) -> Tensor:
         """Return the weight of K^T: [C, r / g, *taps]."""
         turned = kernel.flip(tuple(range(self.space))).unflatten(-2, (self.groups, -1))  # [*taps, g, r/g, C/g]
-        turned = turned.transpose(-1, -2).flatten(-3, -2)
-        return self._taps_last(turned)
+        return self._taps_last(turned.transpose(-1, -2).flatten(-3, -2))
 
     def _padding(self, first: int, others: int) -> list[int]:
         """Return the padding of the first axis and of the others, in the axes that the convolution has."""
@@ -82,8 +81,6 @@ class Convolution(SymmetricOperator):
         if self.boundary != "zeros":
             return [(slice(at, at + 1), slice(0, sizes[0])) for at in range(batch)]
         pieces = cut_grid(batch, sizes, channels * pair.state.element_size(), pair.state.device.type)
-        if not overhang:
-            return pieces
         starts, stops = {0: -overhang}, {sizes[0]: sizes[0] + overhang}
         return [
             (samples, slice(starts.get(rows.start, rows.start), stops.get(rows.stop, rows.stop)))

@@ -22,19 +22,7 @@ STORED_BACKWARD_PRODUCTS = 4
 
 @dataclass(frozen=True)
 class LayerShape:
-    """Static shape of one layer at work.
-
-    Attributes
-    ----------
-    operator, resample, keeps
-        As in `ChainLayer`.
-    sizes
-        Cells along each axis of its grid.
-    channels, rank
-        C and r.
-    angles
-        Learned angles of its resampling.
-    """
+    """Static shape of one layer at work: a `ChainLayer`'s, its grid, C, r, and the learned angles of its resampling."""
 
     operator: SymmetricOperator
     resample: Resample
@@ -85,7 +73,7 @@ def layer_shapes(network: TelegraphNetwork, sizes: Sequence[int]) -> list[LayerS
     ConfigError
         Where the sizes do not suit the layers.
     """
-    network.check_sizes(tuple(sizes))
+    network.check_sizes(sizes)
     grid, shapes = network.padded_sizes(sizes), []
     for layer, kernel, _, angles in with_weights(network.plan, network.parameters_in_order()):
         if layer.resample:

@@ -14,14 +14,9 @@ _MOST_UNITS = 2**20
 def largest_sizes(
     segmenter: Segmenter, work: Workload, memory: int, peak: Callable[[Segmenter, Workload], int]
 ) -> tuple[int, ...] | None:
-    """Return the largest grid of the same proportions that fits.
+    """Return the largest grid of the same proportions whose `training_peak` or `prediction_peak` fits, in bytes.
 
-    Parameters
-    ----------
-    segmenter, work
-        The network, on the meta device perhaps, and what it is given at once; labelled cells are scaled with the grid.
-    memory, peak
-        Bytes there are, and `training_peak` or `prediction_peak`.
+    A segmenter on the meta device is enough; labelled cells are scaled with the grid.
 
     Returns
     -------

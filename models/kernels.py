@@ -68,19 +68,10 @@ def convolution_weight_gradient(
     """Return the gradient of <convolve(x, weight), z> with respect to the weight, of `shape` [r, C / groups, *taps]."""
     if _misses_onednn(x_BCN, shape, groups):
         x_BCN, z_BrN, padding = _as_two_samples(x_BCN, z_BrN, padding)
-    ones = [1] * len(padding)
+    weight = x_BCN.new_empty(shape)  # only its shape is read
+    ones, zeros = [1] * len(padding), [0] * len(padding)
     _, gradient, _ = torch.ops.aten.convolution_backward(
-        z_BrN,
-        x_BCN,
-        x_BCN.new_empty(shape),  # only its shape is read
-        None,
-        ones,
-        padding,
-        ones,
-        False,
-        [0] * len(padding),
-        groups,
-        [False, True, False],
+        z_BrN, x_BCN, weight, None, ones, padding, ones, False, zeros, groups, [False, True, False]
     )
     return gradient
 

@@ -17,10 +17,8 @@ def masked_cross_entropy(
 
     Parameters
     ----------
-    logits_BKN
-        Logits [B, K, *N].
-    target_BN
-        Class indices [B, *N], of any integer type; -1 where there is no label.
+    logits_BKN, target_BN
+        Logits [B, K, *N], and class indices [B, *N] of any integer type; -1 where there is no label.
     weights_K
         Weight of each class; none means 1.
 

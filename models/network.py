@@ -56,16 +56,10 @@ def keep_hidden(layers: Sequence[ChainLayer], kernels: Iterable[Tensor], most: f
 class TelegraphNetwork(nn.Module):
     """Telegraph layers over 1, 2 or 3 space axes, invertible end to end.
 
-    Maps [B, c, *N] to the final state [B, C_out, *N_out], where N_out counts the padded grid.
-
     Parameters
     ----------
-    config
-        Layers, step, activation, padding and so on.
-    space
-        Number of space axes d.
-    channels
-        Input channels c.
+    config, space, channels
+        Layers and their settings, number of space axes d, and input channels c.
 
     Attributes
     ----------
@@ -112,7 +106,7 @@ class TelegraphNetwork(nn.Module):
                     )
                 state_channels, level = state_channels // bands, level - 1
             deepest = max(deepest, level)
-            edge = 1 if layer.pointwise else config.kernel
+            edge, per_group = 1 if layer.pointwise else config.kernel, state_channels // layer.groups
             if state_channels % layer.groups:
                 raise ConfigError(
                     f"network.layers: layer {number} has {state_channels} channels, which {layer.groups} groups do "
@@ -125,9 +119,8 @@ class TelegraphNetwork(nn.Module):
             if layer.resample and config.coarsening == "learned":
                 finer = state_channels // bands if layer.resample == "coarsen" else state_channels
                 self.angles[str(number - 1)] = nn.Parameter(torch.zeros(space, finer))
-            fan_in = state_channels // layer.groups * edge**space
-            deviation = config.init_gain / math.sqrt(fan_in * len(layers))
-            shape = (*[edge] * space, layer.rank, state_channels // layer.groups)
+            deviation = config.init_gain / math.sqrt(per_group * edge**space * len(layers))
+            shape = (*[edge] * space, layer.rank, per_group)
             self.kernels.append(nn.Parameter(torch.randn(shape) * deviation))
             self.biases.append(nn.Parameter(torch.zeros(layer.rank)))
         self.channels_out = state_channels
@@ -144,7 +137,7 @@ class TelegraphNetwork(nn.Module):
 
     @property
     def inversion_error(self) -> Tensor | None:
-        """Relative error of the input that the last backward pass recovered: a 0-d tensor, None before the first."""
+        """`Watch.error`, None before the first backward pass."""
         return self.watch.error
 
     def parameters_in_order(self) -> list[Tensor | None]:
@@ -152,7 +145,7 @@ class TelegraphNetwork(nn.Module):
         angles = [self.angles.get(str(at)) for at in range(len(self.kernels))]
         return [tensor for layer in zip(self.kernels, self.biases, angles, strict=True) for tensor in layer]
 
-    def check_sizes(self, sizes: tuple[int, ...]) -> None:
+    def check_sizes(self, sizes: Sequence[int]) -> None:
         """Refuse a grid that the coarsenings do not divide, where the configuration says so.
 
         Raises
@@ -238,7 +231,7 @@ class TelegraphNetwork(nn.Module):
         GridOverflowError
             Where exact states leave their grid.
         """
-        self.check_sizes(tuple(x_BcN.shape[2:]))
+        self.check_sizes(x_BcN.shape[2:])
         x_BcN = self.pad(x_BcN)
         parameters = self.parameters_in_order()
         if torch.compiler.is_exporting():

@@ -33,8 +33,6 @@ class Workload:
         Whether the sum of earlier micro-batches' gradients, in int64, is held already.
     slab
         Whether these are a slab's cells, whose hidden tensors have rows beyond its faces too.
-    optimiser
-        Its states are two numbers a weight, or one for sgd with momentum.
     """
 
     sizes: tuple[int, ...]
@@ -46,7 +44,7 @@ class Workload:
 
     @property
     def optimiser_states(self) -> int:
-        """Numbers that the optimiser keeps of a weight."""
+        """Numbers that the optimiser keeps of a weight: one for sgd, which has momentum."""
         return 1 if self.optimiser == "sgd" else 2
 
     @property
@@ -117,7 +115,7 @@ def _input(segmenter: Segmenter, work: Workload, ledger: Ledger) -> int:
     grid = network.padded_sizes(work.sizes)
     if list(work.sizes) != grid:
         padded = work.batch * network.channels * math.prod(grid) * SINGLE
-        ledger.touch(padded + padded * max(1, work.sizes[-1] / grid[-1]))
+        ledger.touch(2 * padded)
         ledger.drop(taken)
         taken = ledger.hold(padded)
     return raw * SINGLE + taken
@@ -145,7 +143,7 @@ def _forward(
 
 def _step(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], ledger: Ledger) -> None:
     """Book one micro-batch: input, forward pass, loss and backward pass."""
-    arithmetic = segmenter.network.plan.arithmetic
+    network, arithmetic = segmenter.network, segmenter.network.plan.arithmetic
     states, adjoint_kept = Kept.of(arithmetic), Kept.of(FloatStates(arithmetic.force_dtype))
     cells = work.batch * math.prod(segmenter.output_shape(work.sizes))
     target = ledger.hold(cells * _TARGET)
@@ -168,9 +166,8 @@ def _step(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], le
         ledger.hold(shape.parameters * SINGLE)
         layer.resample(states)
         layer.resample(adjoint_kept)
-    first = segmenter.network.channels * segmenter.network.config.repeat
-    grid = segmenter.network.padded_sizes(work.sizes)
-    piece = rows_of_piece(work.batch, grid, first * states.stored) * first
+    first = network.channels * network.config.repeat
+    piece = rows_of_piece(work.batch, network.padded_sizes(work.sizes), first * states.stored) * first
     ledger.touch(piece * (states.stored + 4 * SINGLE))  # the last two are float64
     ledger.drop(target, taken, pair, gradient, adjoint)
 

@@ -15,16 +15,7 @@ LEAST_ROWS = 8  # a piece is read with its halo: fewer rows would read much of t
 
 
 def cut_grid(batch: int, sizes: Sequence[int], cell_bytes: int, device: str = "cpu") -> list[tuple[slice, slice]]:
-    """Cut a state [batch, *sizes] along its batch and its first axis of space.
-
-    Parameters
-    ----------
-    batch
-        Samples.
-    sizes
-        Cells along each axis of space.
-    cell_bytes, device
-        Bytes of all channels of one cell, and the type of device that holds them.
+    """Cut a state [batch, *sizes], of `cell_bytes` bytes a cell, along its batch and its first axis of space.
 
     Returns
     -------
@@ -56,17 +47,10 @@ def _spans(length: int, pieces: int) -> list[slice]:
 
 
 def cut_cells(cells: int, cell_bytes: int, weight_bytes: int = 0, device: str = "cpu") -> list[slice]:
-    """Cut a state seen as a list of cells into even pieces.
+    """Cut a state seen as a list of cells, of `cell_bytes` bytes each, into even pieces.
 
-    Parameters
-    ----------
-    cells
-        Cells of all samples.
-    cell_bytes
-        Bytes of all channels of one cell.
-    weight_bytes
-        Bytes of a matrix that every piece is multiplied by: a piece is at least half as large, lest reading the matrix
-        takes longer than the products.
+    Where every piece is multiplied by a matrix of `weight_bytes`, it is at least half as large, lest reading the matrix
+    takes longer than the products.
     """
     return _spans(cells, _cell_pieces(cells, cell_bytes, weight_bytes, device))
 

@@ -83,14 +83,14 @@ class Products(SymmetricOperator):
 
     def spread(self, z: Tensor, pair: Pair) -> Tensor:
         """Shift the planes to every tap: [T r, M]."""
+        sizes, ends = pair.state.shape[1:-1], [self.reach] * (2 * self.space - 2)
         if self.boundary == "zeros":
-            ends = [self.reach] * (2 * self.space - 2) + [self.reach - self.overhang(pair)] * 2
-            padded = F.pad(z, ends)
-            planes = torch.stack([padded[window] for window in self._windows(pair.state.shape[1:-1])])
+            ends += [self.reach - self.overhang(pair)] * 2
         else:
-            padded = F.pad(z, [2 * self.reach] * (2 * self.space))
-            wide = torch.Size(size + 2 * self.reach for size in z.shape[2:])
-            planes = torch.stack([padded[window] for window in self._windows(wide)])
+            sizes, ends = torch.Size(size + 2 * self.reach for size in sizes), [2 * self.reach] * (2 * self.space)
+        padded = F.pad(z, ends)
+        planes = torch.stack([padded[window] for window in self._windows(sizes)])
+        if self.boundary != "zeros":
             planes = beyond.fold(planes, self._axes, self.reach, self.boundary)
         return planes.flatten(2).flatten(0, 1)
 

@@ -10,11 +10,7 @@ def reach(network: TelegraphNetwork) -> int | None:
 
     Each layer looks 2 (edge // 2) cells of its own grid around, once for K and once for K^T, and a coarse cell looks as
     far as the cells it covers. The widest view of all output cells between two multiples of the coarsest grid counts.
-
-    Returns
-    -------
-    int or None
-        None where the boundary is periodic, so that no part of the volume shows all that a cell depends on.
+    None where the boundary is periodic, so that no part of the volume shows all that a cell depends on.
     """
     if network.config.boundary == "periodic":
         return None

@@ -16,7 +16,7 @@ class ReadOut(nn.Module):
     config
         Classes, the channel of each, and the space axes that go.
     channels_out, factor
-        Channels of the final state, whose grid is coarser than the input's by this; below 1 it is finer.
+        As in `TelegraphNetwork`.
 
     Attributes
     ----------
@@ -38,11 +38,8 @@ class ReadOut(nn.Module):
                 f"the network ends with {channels_out} channels, too few for {classes} classes; "
                 f"set network.repeat to {enough} or more (it is {repeat})"
             )
-        if channels and (
-            len(channels) != classes
-            or len(set(channels)) != classes
-            or not all(0 <= channel < channels_out for channel in channels)
-        ):
+        different = len(channels) == len(set(channels)) == classes
+        if channels and not (different and all(0 <= channel < channels_out for channel in channels)):
             raise ConfigError(
                 f"network.read_channels is {channels}; name {classes} different channels, one for each class, "
                 f"from 0 to {channels_out - 1}"

@@ -18,15 +18,13 @@ class Segmenter(nn.Module):
 
     Parameters
     ----------
-    config
-        What the segmenter is built from.
-    mean, deviation
-        Statistics of the raw data, broadcast against [c, *N].
+    config, mean, deviation
+        What it is built from, and statistics of the raw data, broadcast against [c, *N].
 
     Attributes
     ----------
     classes, factor
-        Class names in the order of the logits, whose grid is coarser than the input's by this; below 1 it is finer.
+        As in `SegmenterConfig` and `TelegraphNetwork`.
 
     Raises
     ------
@@ -72,8 +70,8 @@ class Segmenter(nn.Module):
         ConfigError
             Where the sizes do not suit the network, or the output is read outside of them.
         """
-        self.network.check_sizes(tuple(space))
-        return self.readout.output_shape(tuple(space))
+        self.network.check_sizes(space)
+        return self.readout.output_shape(space)
 
     def normalise(self, raw_BcN: Tensor) -> Tensor:
         """Scale raw data to mean 0 and deviation 1; no data (NaN) becomes 0, and validity channels are appended."""

@@ -24,12 +24,10 @@ class Pair:
     ----------
     state, increment
         X_j and D_j, [B, *N, C].
-    arithmetic
-        How they are kept.
-    dtype
-        Floating point of the network's input.
+    arithmetic, dtype
+        How they are kept, and floating point of the network's input.
     extremes
-        Where given, receives the smallest and the largest numbers of each piece of the force and of the new state.
+        Where given, receives those of each piece of the force and of the new state.
     slab
         Where given, these are the rows of one slab, and others have the rest of the volume.
     """
@@ -68,8 +66,7 @@ class Pair:
 class SymmetricOperator(ABC):
     """K as a convolution C -> r, and K^T with the same weights.
 
-    Hidden tensors have a layout of the form's own. `spread` prepares one once for `advance` and
-    `weight_gradient`, which both read it. Those of a slab have an `overhang` of rows at either end.
+    Hidden tensors have a layout of the form's own.
 
     Attributes
     ----------
@@ -101,7 +98,7 @@ class SymmetricOperator(ABC):
         return bias
 
     def spread(self, z: Tensor, pair: Pair) -> Tensor:
-        """Prepare a hidden tensor of a pair for `advance` and `weight_gradient`, where the form needs that."""
+        """Prepare a hidden tensor once for `advance` and `weight_gradient`, where the form needs that."""
         return z
 
     def overhang(self, pair: Pair) -> int:

@@ -26,13 +26,8 @@ SINGLE = 4
 class Kept:
     """How one side of the chain, the states or the adjoint, is kept and worked on.
 
-    Attributes
-    ----------
-    stored, force
-        Bytes of a number as it is kept, and of one that the force is made of.
-    converts, grid, half
-        Whether a piece is converted before the force is computed, whether whole numbers are kept, and whether the force
-        is in float16, which takes a detour by float32.
+    A number has `stored` bytes as it is kept, and `force` bytes where the force is made of it, for which a piece may be
+    converted first. A `grid` has whole numbers; a force on it in `half`, float16, takes a detour by float32.
     """
 
     stored: int
@@ -52,9 +47,7 @@ class Kept:
     @property
     def loading(self) -> int:
         """Bytes a number that loading takes at its fullest."""
-        if not self.converts:
-            return 0
-        return self.force + (SINGLE if self.half else 0)
+        return self.force + (SINGLE if self.half else 0) if self.converts else 0
 
     @property
     def adding(self) -> int:
@@ -98,10 +91,11 @@ class LayerBytes:
     def __init__(self, shape: LayerShape, batch: int, ledger: Ledger, slab: bool) -> None:
         self.shape, self.batch, self.ledger = shape, batch, ledger
         self.cells = batch * shape.cells
+        self.sample, self.row = shape.channels * shape.cells, shape.channels * math.prod(shape.sizes[1:])  # numbers
         self.convolves = isinstance(shape.operator, Convolution)
-        self.zeros = shape.operator.boundary == "zeros"
+        self.zeros, self.reach = shape.operator.boundary == "zeros", shape.operator.reach
         self.slab = slab  # the hidden tensors of which have the rows already that K^T reads beyond the faces
-        self.wide = 1 + 2 * slab * shape.operator.reach / shape.sizes[0]
+        self.wide = 1 + 2 * slab * self.reach / shape.sizes[0]
 
     def thin(self, kept: Kept) -> int:
         """Return the bytes of a hidden tensor, r M, with the rows beyond a slab."""
@@ -111,16 +105,14 @@ class LayerBytes:
         """Return the bytes of a hidden tensor that is ready for use: T r M for products."""
         return self.thin(kept) if self.convolves else int(self.shape.taps * self.thin(kept) / self.wide)
 
-    def _grown(self, reach: int, axes: int | None = None) -> float:
-        """Return by how much a grid grows that is padded at both ends of its first axes, by default all."""
-        sizes = self.shape.sizes[:axes]
-        return math.prod(1 + 2 * reach / size for size in sizes)
+    def _grown(self, reach: int, axes: slice = slice(None)) -> float:
+        """Return by how much a grid grows that is padded at both ends of some axes, by default all."""
+        return math.prod(1 + 2 * reach / size for size in self.shape.sizes[axes])
 
     def _folding(self, size: int, reach: int) -> float:
         """Return the bytes at the fullest moment of folding a padded grid, whose cells alone take `size`."""
-        wide = [size * self._grown(reach)]
-        for axis in range(len(self.shape.sizes)):  # folded axis by axis: the first axes are narrow already
-            wide.append(size * math.prod(1 + 2 * reach / cells for cells in self.shape.sizes[axis + 1 :]))
+        # Folded axis by axis: the first axes are narrow already.
+        wide = [size * self._grown(reach, slice(axis, None)) for axis in range(len(self.shape.sizes) + 1)]
         return max([wide[0] + wide[1]] + [wide[0] + a + b for a, b in itertools.pairwise(wide[1:])])
 
     def _piece(self, kept: Kept) -> int:
@@ -132,16 +124,13 @@ class LayerBytes:
 
     def _loaded_with_halo(self, kept: Kept) -> tuple[int, int]:
         """Return the bytes of what a convolution reads at once, and those at the fullest moment of making it."""
-        reach, rows = self.shape.operator.reach, self.shape.sizes[0]
         if self.zeros:
-            piece = self._piece(kept)
-            row = self.shape.channels * math.prod(self.shape.sizes[1:])
-            halo = min(2 * reach * row, max(rows * row - piece, 0) + 2 * reach * row)
-            loaded = (piece + halo) * kept.force
-            return loaded, max((piece + halo) * kept.loading, 2 * loaded)
-        sample = self.shape.channels * self.shape.cells
-        stages = [sample * kept.loading] + [
-            int(sample * kept.force * self._grown(reach, axes)) for axes in range(1, len(self.shape.sizes) + 1)
+            numbers = self._piece(kept) + 2 * self.reach * self.row
+            loaded = numbers * kept.force
+            return loaded, max(numbers * kept.loading, 2 * loaded)
+        stages = [self.sample * kept.loading] + [
+            int(self.sample * kept.force * self._grown(self.reach, slice(axes)))
+            for axes in range(1, len(self.shape.sizes) + 1)
         ]
         return stages[-1], max(a + b for a, b in itertools.pairwise(stages))
 
@@ -149,21 +138,19 @@ class LayerBytes:
         """Book what K x takes at its fullest; its result is held afterwards by who asked for it."""
         thin, ledger = self.thin(kept), self.ledger
         if not self.convolves:
-            planes, edge, reach = self.spread_bytes(kept), self.shape.operator.edge, self.shape.operator.reach
+            planes = self.spread_bytes(kept)
             if kept.converts:
                 piece = self._piece(kept)
                 product = piece // self.shape.channels * self.shape.taps * self.shape.rank * kept.force
                 ledger.touch(planes + max(piece * kept.loading, piece * kept.force + product))
-            padded = 0 if self.zeros else planes * (1 + 2 * reach / self.shape.sizes[0])
-            ledger.touch(planes + padded + planes / edge)
+            padded = 0 if self.zeros else planes * self._grown(self.reach, slice(1))
+            ledger.touch(planes + padded + planes / self.shape.operator.edge)
             return
         if self.zeros and not kept.converts:
             ledger.touch(thin)
             return
-        loaded, making = self._loaded_with_halo(kept)
-        whole = self.shape.channels * self.shape.cells * kept.stored <= PIECE_BYTES["cpu"]
-        cut = self.zeros and not whole
-        ledger.touch(thin + max(making, loaded))
+        cut = self.zeros and self.sample * kept.stored > PIECE_BYTES["cpu"]
+        ledger.touch(thin + self._loaded_with_halo(kept)[1])
         if cut or self.batch > 1:
             ledger.touch(thin * (1 + cut + (cut and self.batch > 1)))
 
@@ -171,22 +158,20 @@ class LayerBytes:
         """Book what spreading takes beside its argument; for convolutions nothing, they use the tensor itself."""
         if self.convolves:
             return
-        reach, planes, thin = self.shape.operator.reach, self.spread_bytes(kept), self.thin(kept)
+        planes, thin = self.spread_bytes(kept), self.thin(kept)
         if self.zeros:
-            self.ledger.touch(planes + thin * self._grown(reach))
-            return
-        self.ledger.touch(self._folding(planes, reach) + thin * self._grown(2 * reach))
+            self.ledger.touch(planes + thin * self._grown(self.reach))
+        else:
+            self.ledger.touch(self._folding(planes, self.reach) + thin * self._grown(2 * self.reach))
 
     def advance(self, kept: Kept) -> None:
         """Book what a step by the force takes beside the spread tensor."""
-        reach, ledger = self.shape.operator.reach, self.ledger
         if not self.convolves or self.zeros:
-            padded = self.thin(kept) * (1 + 2 * reach / self.shape.sizes[0]) if self.convolves and not self.slab else 0
+            padded = self.thin(kept) * self._grown(self.reach, slice(1)) if self.convolves and not self.slab else 0
             in_place = self.convolves and not kept.converts
-            ledger.touch(padded + (0 if in_place else self._piece(kept) * kept.adding))
+            self.ledger.touch(padded + (0 if in_place else self._piece(kept) * kept.adding))
             return
-        sample = self.shape.channels * self.shape.cells
-        ledger.touch(max(self._folding(sample * kept.force, reach), sample * kept.adding))
+        self.ledger.touch(max(self._folding(self.sample * kept.force, self.reach), self.sample * kept.adding))
 
     def weight_gradient(self, kept: Kept) -> None:
         """Book what the gradient of the kernel takes, with its result."""
@@ -195,32 +180,28 @@ class LayerBytes:
             loaded, making = (0, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
             self.ledger.touch(2 * result + max(loaded + self._halves(kept), making))
         else:
-            self.ledger.touch(2 * result + (self._piece(kept) * kept.loading if kept.converts else 0))
+            self.ledger.touch(2 * result + self._piece(kept) * kept.loading)
 
     def _halves(self, kept: Kept) -> int:
         """Return the bytes of copies of a small sample in single precision that is cut into two for oneDNN."""
         sizes, channels = self.shape.sizes, self.shape.channels
         if len(sizes) < 3 or self.batch > 1 or kept.force != SINGLE:
             return 0
-        row, pieces = channels * math.prod(sizes[1:]), self.zeros and kept.converts
-        rows = self._piece(kept) // row if pieces else sizes[0]
+        pieces = self.zeros and kept.converts
+        rows = self._piece(kept) // self.row if pieces else sizes[0]
         exchanged = exchanges(len(sizes), channels, 1, torch.float32, "cpu")
         numbers = (self.shape.rank if exchanged else channels) * rows * sizes[1]
         if numbers > ONEDNN_LEAST:
             return 0
         # Padded for an even number of rows; as the input for its halo too, and cut.
         copies = rows % 2 if exchanged else 1 + (not pieces or rows % 2)
-        return row * rows * SINGLE * copies + 2 * self.thin(kept)
+        return self.row * rows * SINGLE * copies + 2 * self.thin(kept)
 
     def resample(self, kept: Kept) -> None:
         """Book the pieces of a turn of the coarser or finer grid, done in place."""
         if not self.shape.resample:
             return
-        coarse = self.shape.resample == "coarsen"
-        sizes, channels = self.shape.sizes, self.shape.channels
-        finest = [size * 2 for size in sizes[1:]] if coarse else list(sizes[1:])
-        fine_channels = channels // 2 ** len(sizes) if coarse else channels
-        block = 2 * math.prod(finest) * fine_channels
-        blocks = max(1, self.cells * channels // block)
+        block = self.row if self.shape.resample == "coarsen" else 2 * self.row  # two rows of the finer grid
+        blocks = max(1, self.batch * self.sample // block)
         piece = cells_of_piece(blocks, block * kept.stored) * block
         self.ledger.touch(piece * (7 if kept.grid else kept.stored * (2 if self.shape.angles else 1)))

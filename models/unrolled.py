@@ -3,7 +3,7 @@
 For `torch.export`, ONNX, and comparisons with plain autograd. B batch, C channels, N space.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,8 @@ from torch import Tensor
 
 from models.arithmetic import Arithmetic, GridStates
 from models.chain import ChainLayer, ChainPlan, repeated, with_weights
-from models.config import Resample
 from models.convolution import Convolution
 from models.wavelet import coarsen, refine
-
-_RESAMPLE: dict[Resample, Callable[..., Tensor]] = {"coarsen": coarsen, "refine": refine}
 
 
 def unrolled(plan: ChainPlan, x_BcN: Tensor, parameters: Sequence[Any]) -> Tensor:
@@ -41,7 +38,8 @@ def unrolled_step(
 ) -> tuple[Tensor, Tensor]:
     """Take one layer's resampling and leapfrog step out of place."""
     if layer.resample:
-        x, increment = (on_grid(plan.arithmetic, _RESAMPLE[layer.resample](state, angles)) for state in (x, increment))
+        resample = coarsen if layer.resample == "coarsen" else refine
+        x, increment = (on_grid(plan.arithmetic, resample(state, angles)) for state in (x, increment))
     form = layer.operator
     operator = Convolution(form.space, form.edge, form.boundary, form.groups)
     kernel, bias = (weight.to(plan.arithmetic.force_type(x.dtype)) for weight in (kernel, bias))

@@ -22,12 +22,8 @@ class GridOverflowError(ArithmeticError):
 class Watch:
     """Where the passes of a chain leave what they saw.
 
-    Attributes
-    ----------
-    error
-        Relative error of the input that the last backward pass recovered: a 0-d tensor.
-    warned, exact
-        Whether drift was warned of already, and whether there should be none.
+    The `error`, a 0-d tensor, is the relative one of the input that the last backward pass recovered. There should be
+    none where states are `exact`; it is `warned` of once.
     """
 
     error: Tensor | None = None
@@ -53,12 +49,7 @@ class Watch:
 class Extremes:
     """The smallest and the largest numbers of one layer, piece by piece, as 0-d tensors that are read when wanted.
 
-    Attributes
-    ----------
-    states
-        Of the resampled and the new state, in whole numbers.
-    forces
-        Of the force before it is rounded; NaN where one is.
+    Of the resampled and the new state they are whole numbers, of the force not rounded yet; NaN where one is.
     """
 
     states: list[Tensor] = field(default_factory=list)

@@ -31,19 +31,9 @@ def axes_in_order(how: Resample, space: int) -> range:
 
 
 def coarsen(x_BNC: Tensor, angles_dC: Tensor | None = None) -> Tensor:
-    """Halve the grid and multiply the channels by 2^d; orthogonal, so its transpose is its inverse.
+    """Coarsen a state [B, *N, C], every size of N even, to [B, *N/2, 2^d C]; orthogonal, so its transpose undoes it.
 
-    Parameters
-    ----------
-    x_BNC
-        State [B, *N, C], every size of N even.
-    angles_dC
-        Angles beyond 45 degrees, in radians, for each axis and channel; none is Haar.
-
-    Returns
-    -------
-    Tensor
-        State [B, *N/2, 2^d C].
+    The angles, for each axis and channel, are those beyond 45 degrees, in radians; none is Haar.
     """
     for axis in axes_in_order("coarsen", x_BNC.dim() - 2):
         even, odd = x_BNC.unflatten(axis, (-1, 2)).unbind(axis + 1)
@@ -52,20 +42,7 @@ def coarsen(x_BNC: Tensor, angles_dC: Tensor | None = None) -> Tensor:
 
 
 def refine(x_BNC: Tensor, angles_dC: Tensor | None = None) -> Tensor:
-    """Undo `coarsen`: double the grid and divide the channels by 2^d.
-
-    Parameters
-    ----------
-    x_BNC
-        State [B, *N, C], C divisible by 2^d.
-    angles_dC
-        As for `coarsen`; C counts the channels of the finer grid.
-
-    Returns
-    -------
-    Tensor
-        State [B, *2N, C / 2^d].
-    """
+    """Undo `coarsen`: a state [B, *N, 2^d C] becomes [B, *2N, C], with the angles of the finer grid's channels."""
     for axis in axes_in_order("refine", x_BNC.dim() - 2):
         low, high = x_BNC.chunk(2, dim=-1)
         x_BNC = torch.stack(_turned(low, high, axis, angles_dC), dim=axis + 1).flatten(axis, axis + 1)
@@ -107,19 +84,14 @@ def turn_axis(x_BNC: Tensor, axis: int, how: Resample, angles_dC: Tensor | None)
         first, second = turn(source[0][where], source[1][where], angle, forward=how == "coarsen")
         target[0][where] = first
         target[1][where] = second
-    batch, *sizes, channels = x_BNC.shape
-    if how == "coarsen":
-        sizes[axis - 1] //= 2
-        return x_BNC.view(batch, *sizes, 2 * channels)
-    sizes[axis - 1] *= 2
-    return x_BNC.view(batch, *sizes, channels // 2)
+    shape = list(x_BNC.shape)
+    halved, doubled = (axis, -1) if how == "coarsen" else (-1, axis)
+    shape[halved], shape[doubled] = shape[halved] // 2, shape[doubled] * 2
+    return x_BNC.view(shape)
 
 
 def _halves(x_BNC: Tensor, axis: int, how: Resample) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """View the memory of a state that is to be turned as (even, odd) and as (low, high), [P, A, C] each.
-
-    A are the cells behind the axis, C the channels of the finer side.
-    """
+    """View the memory of a state to be turned as (even, odd) and as (low, high), [P, A, C] each, C the finer side's."""
     inner, channels = math.prod(x_BNC.shape[axis + 1 : -1]), x_BNC.shape[-1] // (1 if how == "coarsen" else 2)
     return x_BNC.view(-1, 2, inner, channels).unbind(1), x_BNC.view(-1, inner, 2, channels).unbind(2)
 
