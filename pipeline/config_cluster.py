@@ -22,8 +22,8 @@ class ClusterConfig:
     workers
         Ray workers; 0 works in this process, without Ray.
     slabs
-        Workers that share each sample, or each volume that is mapped, a slab of the first of `data.space` each, where it
-        is too large for one: in one piece, to the values of one worker but for rounding.
+        Workers that share each sample, or each volume to map, a slab of the first of `data.space` each, where it is too
+        large for one: in one piece, to the values of one worker but for rounding.
     min_workers
         Workers to go on with where machines are lost, up to `workers` again as others join; 0 means `workers`.
     gpu
