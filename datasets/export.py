@@ -90,8 +90,9 @@ def _open_map(config: ExportConfig) -> tuple[xr.DataArray, list[str]]:
     what = ", ".join(f"{index} {name}" for index, name in enumerate(names))
     if config.value != "class":
         array, what = ds["probability"][names.index(config.value)], f"probability of {config.value}"
-    said = [f"{what}; {EMPTY:g} no data", f"model {ds.attrs['model_version']}", f"map {Path(config.map).name}"]
-    lines = [line[at : at + _LINE] for line in said for at in range(0, len(line), _LINE)]
+    said = [f"model {ds.attrs['model_version']}", f"map {Path(config.map).name}", f"{EMPTY:g} no data, {what}"]
+    plain = [line.encode("ascii", "replace").decode() for line in said]  # an EBCDIC header has no other letters
+    lines = [line[at : at + _LINE] for line in plain for at in range(0, len(line), _LINE)]
     return array.transpose("inline", "crossline", *vertical), lines
 
 

@@ -55,7 +55,7 @@ def test_the_page_from_top_to_bottom(
     with segyio.open("mine-classes.sgy", ignore_geometry=True) as file:
         assert file.tracecount == len(INLINES) * len(CROSSLINES)
         assert set(np.unique(file.trace.raw[:])) <= {0.0, 1.0, 2.0}
-        assert "0 overburden, 1 reservoir, 2 basement; -1 no data" in file.text[0].decode()
+        assert "-1 no data, 0 overburden, 1 reservoir, 2 basement" in file.text[0].decode()
     with segyio.open("mine-reservoir.sgy", ignore_geometry=True) as file:
         assert 0 <= file.trace.raw[:].min() < file.trace.raw[:].max() <= 1
     assert (tmp_path / "runs/mine/report.html").is_file()
