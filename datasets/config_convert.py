@@ -230,8 +230,9 @@ def refuse_types(settings: Mapping[str, Any], where: str, whose: str = "") -> No
 
     hints = get_type_hints(ConvertConfig)
     for name, value in settings.items():
+        hint = hints.get(name, Any)
         try:
-            TypeAdapter(hint := hints.get(name, Any)).validate_python(value, strict=True)
+            TypeAdapter(hint).validate_python(value, strict=True)
         except ValidationError as error:
             choices = get_args(hint) if get_origin(hint) is Literal else ()
             wanted = f"one of {', '.join(choices)}" if choices else _WANTED.get(hint, f"of the type {hint}")

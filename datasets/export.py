@@ -128,11 +128,11 @@ def _write(
     with Progress("writing", 4 * len(rows) * len(empty)) as progress:
         for trace in np.flatnonzero(missing):
             target.header[trace], target.trace[trace] = source.header[trace], empty
+            progress.add(empty.nbytes)
         for first in range(0, len(array), at_once):
             piece = array[first : first + at_once].values
-            piece = (
-                np.where(piece == NO_DATA, EMPTY, piece) if piece.dtype == np.uint8 else np.nan_to_num(piece, nan=EMPTY)
-            )
+            lacks = piece == NO_DATA if piece.dtype == np.uint8 else np.isnan(piece)
+            piece = np.where(lacks, np.float32(EMPTY), piece)
             for trace in np.flatnonzero(~missing & (rows >= first) & (rows < first + at_once)):
                 values = empty.copy()
                 values[samples] = piece[rows[trace] - first, columns[trace]]

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -141,21 +141,17 @@ def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | 
     )
 
 
+@dataclass
 class _Map:
     """A map that is being made; `progress` counts the bytes of the volume."""
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        volume: Volume,
-        source: str,
-        tiling: Tiling | None,
-        workers: Workers | None,
-        progress: Progress,
-    ) -> None:
-        self.scorer, self.volume, self.source, self.tiling = scorer, volume, source, tiling
-        self.workers, self.progress = workers, progress
-        self.counts = np.zeros(NO_DATA + 1, np.int64)
+    scorer: Scorer
+    volume: Volume
+    source: str
+    tiling: Tiling | None
+    workers: Workers | None
+    progress: Progress
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(NO_DATA + 1, np.int64))
 
     def write(self, out: str, speak: bool) -> None:
         d, attrs = self.scorer.description, self.volume.dataset.attrs

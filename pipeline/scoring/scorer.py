@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -146,7 +146,7 @@ class Scorer:
         empty = no_data_cells(piece.raw, list(d.read_slice), int(d.factor))
         return Labelled.of(piece.place, piece.found, empty)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the weights and of what goes in and comes out."""
         d = self.description

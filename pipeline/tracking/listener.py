@@ -9,7 +9,3 @@ class Listener:
 
     def progress(self, line: str) -> None:
         """Take one line for the terminal."""
-
-
-class Silent(Listener):
-    """A listener that hears nothing."""

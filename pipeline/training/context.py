@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from pipeline.checkpoints.storage import Store
-from pipeline.tracking.listener import Listener, Silent
+from pipeline.tracking.listener import Listener
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Context:
     store: Store = lambda snapshot, meta: None  # takes no snapshot on other ranks than 0, which only take part
     interrupted: Callable[[], bool] = lambda: False  # whether somebody asked this run to stop
     leaving: Callable[[], bool] = lambda: False  # whether this machine is about to go; a checkpoint is due at once then
-    listener: Listener = field(default_factory=Silent)  # only rank 0 speaks
+    listener: Listener = field(default_factory=Listener)  # only rank 0 speaks
 
 
 class Clock:

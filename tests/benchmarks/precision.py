@@ -10,7 +10,7 @@ import torch
 
 from pipeline.run import Run
 from pipeline.scoring.validation import validate
-from pipeline.tracking.listener import Silent
+from pipeline.tracking.listener import Listener
 from pipeline.training.context import Context
 from pipeline.training.loop import new_segmenter
 from tests.benchmarks.accuracy import fingerprint, train_best
@@ -27,7 +27,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class Errors(Silent):
+class Errors(Listener):
     """Remembers the largest error of the input that a backward pass recovered."""
 
     largest = 0.0

@@ -213,6 +213,7 @@ def test_workers_are_given_names_that_mean_the_same_elsewhere(deep, tmp_path, mo
     assert (order.model, order.source, order.cores) == (str(deep.folder), str(source), 2)
     assert Workers.of(TWO, scorer, deep.volume, "s3://bucket/a.zarr", "uri").order.source == "s3://bucket/a.zarr"
     assert replace(scorer, uri="models:/deep@champion", version="deep/3").fixed == "models:/deep/3"
+    assert scorer.digest is scorer.digest, "weights are hashed once, not for each volume of a table"
     assert cores_taken(ClusterConfig(workers=8)) == 8
     assert cores_taken(ClusterConfig(workers=8, cpus_per_worker=4)) == 32
     assert cores_taken(ClusterConfig(workers=8, address="auto")) == 0

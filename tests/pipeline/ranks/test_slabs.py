@@ -20,7 +20,7 @@ from pipeline.planning.memory import Memory, check_training
 from pipeline.planning.tiling import Piece, Tiling
 from pipeline.run import Run
 from pipeline.scoring.validation import predict_classes
-from pipeline.tracking.listener import Silent
+from pipeline.tracking.listener import Listener
 from pipeline.training.context import Context
 from pipeline.training.loop import Outcome, fit
 from pipeline.training.prepare import prepare
@@ -39,7 +39,7 @@ class Counted:
         return self.function(*arguments)
 
 
-class Kept(Silent):
+class Kept(Listener):
     """What a run told."""
 
     def __init__(self) -> None:

@@ -184,6 +184,7 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
     table = (folder / "trials.md").read_text()
     assert table in done.stdout
     assert "repeated" not in done.stdout, "Ray leaves out no line of a trial"
+    assert done.stdout.count("step 4/4") == 3
     assert "\x1b" not in done.stdout
     shown = cells([line for line in text[text.index(block) :].splitlines() if line.startswith("| ")])
     made = cells([line for line in table.splitlines() if line.startswith("| ")])
