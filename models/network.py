@@ -14,11 +14,13 @@ from torch.nn import functional as F
 from models.activations import ACTIVATIONS
 from models.arithmetic import choose_arithmetic
 from models.boundary import reflected
-from models.chain import ChainLayer, ChainPlan, Channels, run
+from models.chain import Channels, run
 from models.config import Boundary, ConfigError, NetworkConfig, parse_layers
 from models.convolution import Convolution
+from models.leapfrog import ChainLayer, ChainPlan
 from models.products import Products
 from models.slab import Slab, cut_slabs
+from models.stream import Parts, Stream
 from models.symmetric import SymmetricOperator
 from models.unrolled import unrolled
 from models.watch import Watch
@@ -67,6 +69,8 @@ class TelegraphNetwork(nn.Module):
         Channels of the final state, whose grid is coarser than the input's by this; below 1 it is finer.
     multiple
         Sizes of the padded grid are multiples of this.
+    stream
+        Where set, inputs that are not a slab pass through the device of the weights in turns, and may lie elsewhere.
 
     Notes
     -----
@@ -126,6 +130,7 @@ class TelegraphNetwork(nn.Module):
         self.channels_out = state_channels
         self.factor = 2.0**level
         self.multiple = 2**deepest
+        self.stream: Stream | None = None
         self.watch = Watch(exact=config.exact)
         self.plan = ChainPlan(
             layers=keep_hidden(plan, self.kernels, config.kept_hidden),
@@ -237,4 +242,10 @@ class TelegraphNetwork(nn.Module):
         if torch.compiler.is_exporting():
             state_BCN = unrolled(self.plan, x_BcN, parameters)
             return state_BCN if channels is None else state_BCN[:, channels]
-        return run(self.plan, x_BcN, parameters, channels, slab)
+        return run(self.plan, x_BcN, parameters, channels, self._parts(x_BcN.shape[2], slab))
+
+    def _parts(self, size: int, slab: Slab | None) -> Parts:
+        """Cut a padded first axis into the parts that are worked on in turns, if there are several."""
+        if self.stream is None or slab is not None:
+            return Parts([slice(None)], slab)
+        return Parts(self.slabs(size, self.stream.slabs), scratch=self.stream.scratch)

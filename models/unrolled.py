@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from models.arithmetic import Arithmetic, GridStates
-from models.chain import ChainLayer, ChainPlan, repeated, with_weights
+from models.chain import repeated, with_weights
 from models.convolution import Convolution
+from models.leapfrog import ChainLayer, ChainPlan
 from models.wavelet import coarsen, refine
 
 

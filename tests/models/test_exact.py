@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models import chain, convolution, pieces
-from models.chain import Pair
+from models import chain, convolution, leapfrog, pieces
 from models.config import NetworkConfig
+from models.leapfrog import ChainLayer, ChainPlan
 from models.network import TelegraphNetwork
 from models.products import Products
+from models.stream import Sides
+from models.symmetric import Pair
 from tests.models.reference import telegraph
 from tests.models.strategies import build, networks
 
@@ -71,25 +74,23 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch | None = None) -> None:
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.compared = 0
-        self._forward, self._back = chain._step_forward, chain._step_back
+        self._forward, self._back = chain.step_forward, chain.step_back
 
-    def forward(self, plan: chain.ChainPlan, layer: chain.ChainLayer, pair: Pair, *rest: Tensor) -> Tensor:
+    def forward(self, plan: ChainPlan, layer: ChainLayer, pair: Pair, *rest: Tensor) -> Tensor:
         self.kept.append((pair.state.clone(), pair.increment.clone()))
         return self._forward(plan, layer, pair, *rest)
 
-    def back(
-        self, plan: chain.ChainPlan, layer: chain.ChainLayer, states: Pair, adjoint: Pair, *rest: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def back(self, plan: ChainPlan, layer: ChainLayer, sides: Sides, *rest: Any) -> tuple[Tensor, Tensor]:
         state, increment = self.kept.pop()
-        assert torch.equal(states.state, state)
-        gradients = self._back(plan, layer, states, adjoint, *rest)
-        assert torch.equal(states.increment, -increment)
+        assert torch.equal(sides[0].state, state)
+        gradients = self._back(plan, layer, sides, *rest)
+        assert torch.equal(sides[0].increment, -increment)
         self.compared += 1
         return gradients
 
     def watch(self, network: TelegraphNetwork, x_BcN: Tensor) -> None:
         """Take one step, with every state compared."""
-        with patch.object(chain, "_step_forward", self.forward), patch.object(chain, "_step_back", self.back):
+        with patch.object(chain, "step_forward", self.forward), patch.object(chain, "step_back", self.back):
             step(network, x_BcN)
         assert self.compared == len(network.kernels)
         assert not self.kept
@@ -116,9 +117,9 @@ def test_every_state_of_random_architectures_is_recovered_bit_for_bit(data: st.D
 
 def summed_in_another_order() -> tuple[Callable[..., Tensor], list[bool]]:
     """The state half with its channels in reverse, which changes nothing but the order of the sums."""
-    true, differed = chain._hidden, []
+    true, differed = leapfrog.hidden, []
 
-    def hidden(layer: chain.ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
+    def hidden(layer: ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
         turned = Pair(pair.state.flip(-1), pair.increment, pair.arithmetic, pair.dtype)
         z = true(layer, turned, kernel.flip(-1))
         differed.append(not torch.equal(z, true(layer, pair, kernel)))
@@ -129,9 +130,9 @@ def summed_in_another_order() -> tuple[Callable[..., Tensor], list[bool]]:
 
 def stacked_halves() -> tuple[Callable[..., Tensor], list[bool]]:
     """The state half evaluated in a batch with another half, as a doubled batch would do."""
-    true, differed = chain._hidden, []
+    true, differed = leapfrog.hidden, []
 
-    def hidden(layer: chain.ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
+    def hidden(layer: ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
         both = torch.cat([pair.state, pair.state.flip(1)])
         z = true(layer, Pair(both, torch.zeros_like(both), pair.arithmetic, pair.dtype), kernel)
         batch = pair.state.shape[0]
@@ -152,7 +153,7 @@ def test_a_force_evaluated_in_another_way_is_noticed(
     Recorder().watch(network, x_BcN)
     state = network(x_BcN)
     hidden, differed = mutant()
-    with patch.object(chain, "_hidden", hidden):
+    with patch.object(leapfrog, "hidden", hidden):
         state.square().mean().backward()
     # Whether a stacked batch has other bits is up to the backend; a sum in another order has them everywhere.
     assert any(differed) or mutant is stacked_halves
@@ -175,7 +176,7 @@ def test_a_backend_whose_last_bits_depend_on_the_batch_is_handled_and_stacking_o
             assert error_of(network) == 0
         state = network(x_BcN)
         hidden, differed = stacked_halves()
-        with patch.object(chain, "_hidden", hidden):
+        with patch.object(leapfrog, "hidden", hidden):
             state.square().mean().backward()
     assert any(differed)
     assert error_of(network) > 0

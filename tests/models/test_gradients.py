@@ -9,9 +9,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models import boundary, chain, pieces
-from models.chain import Channels, Pair, run
+from models import boundary, chain, leapfrog, pieces
+from models.chain import Channels, run
 from models.network import TelegraphNetwork
+from models.stream import Shelf
+from models.symmetric import Pair
 from tests.models.reference import telegraph
 from tests.models.strategies import build, inputs, networks
 
@@ -178,16 +180,17 @@ def test_second_derivatives_are_refused_in_one_sentence() -> None:
 def scaled_input(factor: float) -> Callable[..., object]:
     true = chain._run_back
 
-    def back(plan: object, pair: Pair, adjoint: Pair, *rest: object) -> object:
-        gradients = true(plan, pair, adjoint, *rest)  # type: ignore[arg-type]
-        adjoint.increment.mul_(factor)
+    def back(plan: object, shelf: Shelf, *rest: object) -> object:
+        gradients = true(plan, shelf, *rest)  # type: ignore[arg-type]
+        for _, adjoint in shelf.each():
+            adjoint.increment.mul_(factor)
         return gradients
 
     return back
 
 
 def scaled_weights(factor: float, *, part: int) -> Callable[..., object]:
-    true = chain._step_back
+    true = chain.step_back
 
     def step(*arguments: object) -> tuple[Tensor, ...]:
         gradients = true(*arguments)  # type: ignore[arg-type]
@@ -197,17 +200,17 @@ def scaled_weights(factor: float, *, part: int) -> Callable[..., object]:
 
 
 def scaled_angles(factor: float) -> Callable[..., object]:
-    true = chain.angle_gradient
+    true = leapfrog.angle_gradient
     return lambda *arguments: true(*arguments) * factor
 
 
 def spoilt_start(spoil: Callable[[Pair], object]) -> Callable[..., object]:
     true = chain._start_adjoint
 
-    def start(*arguments: object) -> tuple[Pair, float]:
-        adjoint, power = true(*arguments)  # type: ignore[arg-type]
+    def start(*arguments: object) -> Pair:
+        adjoint = true(*arguments)  # type: ignore[arg-type]
         spoil(adjoint)
-        return adjoint, power
+        return adjoint
 
     return start
 
@@ -220,16 +223,16 @@ def one_layer_skipped(name: str) -> Callable[..., object]:
         calls[0] += 1
         if calls[0] != 2:
             return true(plan, layer, *rest)
-        for pair in [argument for argument in rest if isinstance(argument, Pair)]:
+        where, kernel, *_ = rest
+        for pair in [where] if isinstance(where, Pair) else where:  # type: ignore[attr-defined]
             pair.state.add_(pair.increment)
-        kernel, bias = rest[-3:-1] if name == "_step_back" else rest[-2:]
-        return torch.zeros_like(kernel), torch.zeros_like(bias)  # type: ignore[call-overload]
+        return torch.zeros_like(kernel), torch.zeros(kernel.shape[-2])  # type: ignore[attr-defined,call-overload]
 
     return step
 
 
 def bands_disordered(name: str, how: str) -> Callable[..., object]:
-    true = getattr(chain, name)
+    true = getattr(leapfrog, name)
 
     def turn(state: Tensor, *rest: object) -> Tensor:
         return true(state.flip(-1).contiguous() if how in rest else state, *rest)
@@ -250,11 +253,11 @@ SCALES = {"zeroed": 0.0, "halved": 0.5, "flipped": -1.0}
 MUTANTS: dict[str, tuple[object, str, Callable[[], Callable[..., object]]]] = {
     **{f"input gradient {n}": (chain, "_run_back", lambda f=f: scaled_input(f)) for n, f in SCALES.items()},
     **{
-        f"{name} gradient {n}": (chain, "_step_back", lambda f=f, part=part: scaled_weights(f, part=part))
+        f"{name} gradient {n}": (chain, "step_back", lambda f=f, part=part: scaled_weights(f, part=part))
         for part, name in enumerate(("kernel", "bias"))
         for n, f in SCALES.items()
     },
-    **{f"angle gradient {n}": (chain, "angle_gradient", lambda f=f: scaled_angles(f)) for n, f in SCALES.items()},
+    **{f"angle gradient {n}": (leapfrog, "angle_gradient", lambda f=f: scaled_angles(f)) for n, f in SCALES.items()},
     "adjoint without its state": (chain, "_start_adjoint", lambda: spoilt_start(lambda a: a.state.zero_())),
     "adjoint without its increment": (chain, "_start_adjoint", lambda: spoilt_start(lambda a: a.increment.zero_())),
     "adjoint's increment flipped": (chain, "_start_adjoint", lambda: spoilt_start(lambda a: a.increment.neg_())),
@@ -263,10 +266,14 @@ MUTANTS: dict[str, tuple[object, str, Callable[[], Callable[..., object]]]] = {
         "_start_adjoint",
         lambda: spoilt_start(lambda a: [half.copy_(half.roll(1, -1)) for half in (a.state, a.increment)]),
     ),
-    "layer skipped backward": (chain, "_step_back", lambda: one_layer_skipped("_step_back")),
-    "layer skipped forward": (chain, "_step_forward", lambda: one_layer_skipped("_step_forward")),
-    "bands disordered forward": (chain, "resample_in_place", lambda: bands_disordered("resample_in_place", "refine")),
-    "bands disordered backward": (chain, "turn_axis", lambda: bands_disordered("turn_axis", "refine")),
+    "layer skipped backward": (chain, "step_back", lambda: one_layer_skipped("step_back")),
+    "layer skipped forward": (chain, "step_forward", lambda: one_layer_skipped("step_forward")),
+    "bands disordered forward": (
+        leapfrog,
+        "resample_in_place",
+        lambda: bands_disordered("resample_in_place", "refine"),
+    ),
+    "bands disordered backward": (leapfrog, "turn_axis", lambda: bands_disordered("turn_axis", "refine")),
     "boundary dropped from the transpose": (boundary, "fold", edges_dropped),
 }
 

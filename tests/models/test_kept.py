@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models import chain
+from models import chain, leapfrog
 from models.config import NetworkConfig
 from models.network import TelegraphNetwork
 from tests.benchmarks.cases import even_hourglass
@@ -87,13 +87,13 @@ def test_exact_states_have_the_same_bits_whatever_is_kept(force: str) -> None:
 
 
 def test_what_is_kept_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, true = [], chain._hidden
+    calls, true = [], leapfrog.hidden
 
     def counted(*arguments: object) -> Tensor:
         calls.append(arguments)
         return true(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(chain, "_hidden", counted)
+    monkeypatch.setattr(leapfrog, "hidden", counted)
     for kept, layers in ((0, 0), (1.4, 3), (100, 7)):
         calls.clear()
         gradients(kept)
@@ -116,22 +116,22 @@ def test_nothing_stays_behind_after_a_backward_pass_nor_without_gradients() -> N
 
 
 def test_what_is_kept_goes_as_the_backward_pass_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, true, alive, left = build(2, "4*3", channels=6, kept_hidden=100), chain._step_back, [], []
+    network, true, alive, left = build(2, "4*3", channels=6, kept_hidden=100), chain.step_back, [], []
 
     def back(*arguments: object) -> tuple[Tensor, Tensor]:
-        alive.append(weakref.ref(arguments[-1]))
+        alive.append(weakref.ref(arguments[-1][0]))
         left.append(sum(reference() is not None for reference in alive))
         return true(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(chain, "_step_back", back)
+    monkeypatch.setattr(chain, "step_back", back)
     network(torch.randn(1, 6, 8, 8, dtype=torch.float64)).sum().backward()
     assert left == [1, 1, 1], "one at a time"
 
 
 def test_an_error_on_the_way_back_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     output = build(2, "4*3", channels=6, kept_hidden=100)(torch.randn(1, 6, 8, 8, dtype=torch.float64))
-    monkeypatch.setattr(chain, "_resample_back", lambda *_: 1 / 0)
+    monkeypatch.setattr(chain, "resample_back", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         output.sum().backward()
-    assert output.grad_fn.pair is None
+    assert output.grad_fn.shelf is None
     assert not output.grad_fn.kept

@@ -124,13 +124,13 @@ def test_drift_is_warned_of_once_with_the_switch_named() -> None:
 
 
 def test_exact_states_that_come_back_otherwise_are_warned_of_however_little_it_is() -> None:
-    network, true = grid_network(), chain._step_back
+    network, true = grid_network(), chain.step_back
 
     def other(*arguments: object) -> tuple[Tensor, Tensor]:
-        arguments[2].increment.view(-1)[0] += 1  # type: ignore[attr-defined]
+        arguments[2][0].increment.view(-1)[0] += 1  # type: ignore[attr-defined]
         return true(*arguments)  # type: ignore[arg-type]
 
-    with patch.object(chain, "_step_back", other):
+    with patch.object(chain, "step_back", other):
         network(torch.randn(1, 2, 8, 8)).square().mean().backward()
     assert 0 < float(network.inversion_error) < 1e-5
     with pytest.warns(RuntimeWarning, match="above 0: .* this device gave a force other bits the second time"):

@@ -1,0 +1,204 @@
+"""A volume whose slabs take turns gives what the whole volume gives, and what ranks in slabs give to the bit."""
+
+import errno
+import os
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models import pieces, stream
+from models.config import ConfigError
+from models.network import TelegraphNetwork
+from models.stream import FileShelf, Shelf, Stream
+from models.symmetric import Pair
+from models.watch import GridOverflowError
+from tests.models.slabs import in_slabs
+from tests.models.strategies import build, inputs, networks
+
+SIZES = {1: (16,), 2: (12, 6), 3: (12, 4, 6)}
+
+
+def step(network: TelegraphNetwork, x_BcN: Tensor, by: Stream | None) -> tuple[list[Tensor], float]:
+    """Return output, gradients of input and parameters, and inversion error of a network whose slabs take turns."""
+    network.stream, x_BcN = by, x_BcN.clone().requires_grad_()
+    output = network(x_BcN)
+    probe = torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(1))
+    loss = (probe * output).sum() + output.square().sum()
+    gradients = torch.autograd.grad(loss, [x_BcN, *network.parameters()], materialize_grads=True)
+    network.stream = None
+    return [output.detach(), *gradients], float(network.inversion_error or 0)
+
+
+def check(network: TelegraphNetwork, x_BcN: Tensor, by: Stream, *, tolerance: float = 1e-11) -> None:
+    """Compare output and all gradients of slabs in turns with those of the whole volume."""
+    whole, drift = step(network, x_BcN, None)
+    found, error = step(network, x_BcN, by)
+    for mine, true in zip(found, whole, strict=True):
+        assert mine.shape == true.shape
+        assert (mine - true).abs().max() <= tolerance * true.abs().max()
+    assert error == pytest.approx(drift, abs=1e-9)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("scratch", [False, True])
+@pytest.mark.parametrize(
+    ("space", "layers"),
+    [(1, "3 d4 u3p"), (2, "3*2 d4g2 u3"), (2, "1 d1*2 u2"), (3, "3 d2 u4"), (3, "2 u1 d2")],
+)
+def test_turns_give_what_the_whole_volume_gives(
+    space: int, layers: str, kernel: int, scratch: bool, tmp_path: Path
+) -> None:
+    network = build(space, layers, repeat=4, channels=6, kernel=kernel, coarsening="learned")
+    by = Stream(12 // (2 * (kernel - 1)), tmp_path if scratch else None)
+    check(network, torch.randn(2, 6, *SIZES[space], dtype=torch.float64), by)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_turns_of_random_networks(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    network = data.draw(networks(boundaries=("zeros",)))
+    x_BcN = data.draw(inputs(network))
+    least = network.multiple * max(network.config.kernel - 1, 2)
+    times = -(-data.draw(st.integers(2, 5), label="slabs at most") * least // x_BcN.shape[2])
+    x_BcN = x_BcN.repeat(1, 1, times, *[1] * (network.space - 1))
+    scratch = data.draw(st.sampled_from([None, tmp_path_factory.getbasetemp()]), label="scratch")
+    count = data.draw(st.integers(2, min(x_BcN.shape[2] // least, 5)), label="slabs")
+    with patch.dict(pieces.PIECE_BYTES, cpu=data.draw(st.sampled_from([2**9, 2**12, 2**21]), label="piece")):
+        check(network, x_BcN, Stream(count, scratch))
+
+
+@pytest.mark.parametrize("state_bits", [16, 32])
+@pytest.mark.parametrize("force_dtype", ["float32", "bfloat16", "float16"])
+def test_exact_states_stay_exact_and_have_the_bits_of_ranks(force_dtype: str, state_bits: int, tmp_path: Path) -> None:
+    network = build(
+        2, "3*4 d4g2*4 d40*4 u4*4 u3*4", repeat=8, dtype=torch.float32, init_gain=1.0, states="exact",
+        force_dtype=force_dtype, state_bits=state_bits, kept_hidden=0,
+    )  # fmt: skip
+    x_BcN = torch.randn(2, 2, 24, 8) / 4
+    network.stream = Stream(3, tmp_path)
+    output = network(x_BcN)
+    output.square().mean().backward()
+    assert float(network.inversion_error) == 0
+    by_ranks = in_slabs(network, x_BcN, 3, lambda output, rows: output.square().sum() / (3 * output.numel()))
+    assert torch.equal(output, by_ranks.output)
+
+
+def test_padded_samples_in_turns() -> None:
+    network = build(2, "3 d4 d2 u4 u3", repeat=2, padding="reflect")
+    check(network, torch.randn(3, 2, 19, 7, dtype=torch.float64), Stream(2))
+
+
+def test_only_the_channels_that_are_read_come_back() -> None:
+    network = build(2, "3 d4 u3", repeat=2)
+    x_BcN = torch.randn(1, 2, 16, 8, dtype=torch.float64)
+    with torch.no_grad():
+        whole = network(x_BcN)
+        network.stream = Stream(4)
+        assert torch.allclose(network(x_BcN, [3, 0]), whole[:, [3, 0]], rtol=1e-12)
+
+
+def test_what_leaves_the_grid_is_named() -> None:
+    network = build(2, "3 8 3", dtype=torch.float32, states="exact", grid_bits=20)
+    network.stream, x_BcN = Stream(3), torch.zeros(1, 2, 24, 8)
+    x_BcN[0, 0, 23, 0] = 1e6
+    with pytest.raises(GridOverflowError, match=r"^the input reaches 1e\+06, but"):
+        network(x_BcN)
+    x_BcN[0, 0, 23, 0] = 1.0
+    with torch.no_grad():
+        network.kernels[1].mul_(200)
+    with pytest.raises(GridOverflowError, match=r"^layer 2 of 3 "):
+        network(x_BcN)
+
+
+def test_slabs_too_thin_are_refused() -> None:
+    network = build(2, "3 d4 u3")
+    network.stream = Stream(4)
+    with pytest.raises(ConfigError, match=r"12 cells of the first axis of space are too few for 4 slabs: each needs 4"):
+        network(torch.zeros(1, 2, 12, 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("slabs", [3, 6])
+def test_no_more_than_two_slabs_are_in_memory_at_once(slabs: int, tmp_path: Path) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    most, true = [0], FileShelf._back
+
+    def back(shelf: FileShelf, tensor: Tensor, key: tuple[int, int, int]) -> Tensor:
+        found = true(shelf, tensor, key)
+        alive.append(weakref.ref(found))
+        most[0] = max(most[0], sum(reference() is not None for reference in alive))
+        return found
+
+    network = build(2, "3 d4 4 u3", repeat=2, coarsening="learned")
+    with patch.object(FileShelf, "_back", back):
+        check(network, torch.randn(1, 2, 24, 8, dtype=torch.float64), Stream(slabs, tmp_path))
+    assert most == [8], "state and increment, and those of the adjoint, of two slabs"
+
+
+def test_nothing_is_left_in_the_scratch_folder_also_after_an_error(tmp_path: Path) -> None:
+    network = build(2, "3 d4 u3")
+    x_BcN = torch.randn(1, 2, 16, 8, dtype=torch.float64)
+    check(network, x_BcN, Stream(2, tmp_path))
+    network.stream = Stream(2, tmp_path)
+    output = network(x_BcN)
+    assert not list(tmp_path.iterdir()), "the file has no name"
+    open_before = len(os.listdir("/proc/self/fd"))
+    del output
+    assert len(os.listdir("/proc/self/fd")) == open_before - 1
+
+
+def test_a_folder_that_is_missing_or_full_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    network = build(2, "3 d4 u3")
+    x_BcN = torch.randn(1, 2, 16, 8, dtype=torch.float64)
+    network.stream = Stream(2, tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="none"):
+        network(x_BcN)
+    network.stream = Stream(2, tmp_path)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with patch.object(os, "posix_fallocate", side_effect=full), pytest.raises(OSError, match=r"No space.*full"):
+        network(x_BcN)
+
+
+def nothing_met(*_: object) -> None:
+    """No slab learns what its neighbour has of the rows about their face."""
+
+
+def met_by_one(true: Callable[..., None]) -> Callable[..., None]:
+    def meet(operator: object, after: Pair, mine: Tensor, theirs: Tensor) -> None:
+        true(operator, after, mine, theirs.clone())
+
+    return meet
+
+
+def not_put_back(true: Callable[..., None]) -> Callable[..., None]:
+    def leave(shelf: FileShelf, at: int) -> None:
+        where, shelf._places[at, 0, 1] = shelf._places.get((at, 0, 1)), 0
+        true(shelf, at)
+        if where is not None:
+            shelf._places[at, 0, 1] = where
+
+    return leave
+
+
+MUTANTS: dict[str, tuple[object, str, Callable[..., object]]] = {
+    "faces not met": (stream, "_meet", nothing_met),
+    "faces met by one side": (stream, "_meet", met_by_one(stream._meet)),
+    "turns in another order": (Shelf, "each", lambda shelf: reversed(shelf._slabs)),
+    "an increment put in the wrong place": (FileShelf, "_leave", not_put_back(FileShelf._leave)),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_check_notices_turns_that_go_wrong(mutant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    network = build(2, "3 d4 u3", repeat=2)
+    x_BcN = torch.randn(1, 2, 16, 8, dtype=torch.float64)
+    check(network, x_BcN, Stream(3, tmp_path))
+    monkeypatch.setattr(*MUTANTS[mutant])  # type: ignore[arg-type]
+    with pytest.raises((AssertionError, RuntimeError)):
+        check(network, x_BcN, Stream(3, tmp_path))
