@@ -205,6 +205,7 @@ class FileShelf(Shelf):
         self._spare: list[Tensor] = []
 
     def add(self, pair: Pair) -> None:
+        """Put a new slab behind the others; its memory is not kept for the next."""
         super().add(pair)
         self._spare.clear()
 
