@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from models.arithmetic import FloatStates
-from models.cost import LayerShape, layer_shapes
+from models.cost import layer_shapes
 from models.pieces import rows_of_piece
 from models.segmenter import Segmenter
 from models.temporaries import SINGLE, Kept, LayerBytes, Ledger
@@ -33,6 +33,9 @@ class Workload:
         Whether the sum of earlier micro-batches' gradients, in int64, is held already.
     slab
         Whether these are a slab's cells, whose hidden tensors have rows beyond its faces too.
+    turns, away
+        Slabs of these cells that take turns (`models.stream`), and what is not in the memory that is planned: the
+        states that wait, or all that is as large as the volume.
     """
 
     sizes: tuple[int, ...]
@@ -41,6 +44,8 @@ class Workload:
     accumulates: bool = False
     slab: bool = False
     optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
+    turns: int = 1
+    away: Literal["", "states", "volume"] = ""
 
     @property
     def optimiser_states(self) -> int:
@@ -65,29 +70,47 @@ def state_bytes(segmenter: Segmenter, sizes: Sequence[int], batch: int = 1) -> i
     return cells * network.channels * network.config.repeat * Kept.of(network.plan.arithmetic).stored
 
 
+def waiting_bytes(segmenter: Segmenter, work: Workload, *, training: bool) -> int:
+    """Return the bytes of all states that take turns: X and D, and the adjoint's."""
+    state, kept = state_bytes(segmenter, work.sizes, work.batch), Kept.of(segmenter.network.plan.arithmetic)
+    return 2 * state + (2 * state // kept.stored * SINGLE if training else 0)
+
+
 def training_peak(segmenter: Segmenter, work: Workload) -> int:
     """Predict the peak of a training step after the first, in bytes; a segmenter on the meta device is enough."""
+    return training_ledgers(segmenter, work)[0].peak
+
+
+def training_ledgers(segmenter: Segmenter, work: Workload) -> tuple[Ledger, Ledger]:
+    """Book a training step; returns the ledger of the memory that is planned, and that of where the volume lies."""
     ledger, weights = Ledger(), parameter_bytes(segmenter)
-    shapes = layer_shapes(segmenter.network, work.sizes)
+    volume = Ledger() if work.away == "volume" else ledger
     ledger.hold((1 + work.optimiser_states) * weights)
     with ledger.holding(2 * weights if work.accumulates else 0):
-        _step(segmenter, work, shapes, ledger)
+        _step(segmenter, work, ledger, volume)
     # After the last backward pass: the sum beside the gradients, and a kernel's as float64 and int64.
     # The optimiser's own temporaries, when the sum has gone, are less.
+    shapes = layer_shapes(segmenter.network, work.sizes)
     ledger.touch(2 * weights + 4 * SINGLE * max(shape.kernel for shape in shapes))
-    return ledger.peak
+    return ledger, volume
 
 
 def prediction_peak(segmenter: Segmenter, work: Workload) -> int:
     """Predict the peak of computing probabilities without gradients, in bytes."""
+    return prediction_ledgers(segmenter, work)[0].peak
+
+
+def prediction_ledgers(segmenter: Segmenter, work: Workload) -> tuple[Ledger, Ledger]:
+    """Book a map, as `training_ledgers` does a step."""
     ledger = Ledger()
+    volume = Ledger() if work.away == "volume" else ledger
     ledger.hold(parameter_bytes(segmenter))
-    shapes = layer_shapes(segmenter.network, work.sizes)
-    held = _input(segmenter, work, ledger)
-    pair, out = _forward(segmenter, work, shapes, ledger)
-    ledger.drop(held, pair)
-    ledger.touch(out)  # probabilities beside logits
-    return ledger.peak
+    held = _input(segmenter, work, volume)
+    pair, out = _forward(segmenter, work, ledger, volume)
+    volume.drop(held)
+    ledger.drop(pair)
+    volume.touch(out)  # probabilities beside logits
+    return ledger, volume
 
 
 def stored_peak(segmenter: Segmenter, work: Workload) -> int:
@@ -121,68 +144,89 @@ def _input(segmenter: Segmenter, work: Workload, ledger: Ledger) -> int:
     return raw * SINGLE + taken
 
 
+def _turn(segmenter: Segmenter, work: Workload) -> tuple[int, ...]:
+    """Return the padded cells of the largest slab that takes a turn, or of all."""
+    first, *others = segmenter.network.padded_sizes(work.sizes)
+    multiple = segmenter.network.multiple
+    return (math.ceil(first // multiple / work.turns) * multiple, *others)
+
+
+def _layers(segmenter: Segmenter, work: Workload, ledger: Ledger) -> list[LayerBytes]:
+    """Return the layers as they work on all cells at once, or on a slab in its turn."""
+    slab = work.slab or work.turns > 1
+    return [
+        LayerBytes(shape, work.batch, ledger, slab)
+        for shape in layer_shapes(segmenter.network, _turn(segmenter, work) if work.turns > 1 else work.sizes)
+    ]
+
+
 def _forward(
-    segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], ledger: Ledger, *, training: bool = False
+    segmenter: Segmenter, work: Workload, ledger: Ledger, volume: Ledger, *, training: bool = False
 ) -> tuple[int, int]:
     """Run all layers forward, and hold what they keep for a backward pass; returns the bytes of states and result."""
-    kept, state = Kept.of(segmenter.network.plan.arithmetic), state_bytes(segmenter, work.sizes, work.batch)
+    kept = Kept.of(segmenter.network.plan.arithmetic)
+    whole, state = (state_bytes(segmenter, sizes, work.batch) for sizes in (work.sizes, _turn(segmenter, work)))
+    pair = ledger.hold(4 * state if work.away else 2 * whole)
     if kept.grid:
-        ledger.touch(state // kept.stored * 2 * SINGLE + state)
-    pair = ledger.hold(2 * state)
-    for shape in shapes:
-        layer = LayerBytes(shape, work.batch, ledger, work.slab)
+        ledger.touch(state // kept.stored * 2 * SINGLE - state)
+    for layer in _layers(segmenter, work, ledger):
         layer.resample(kept)
-        layer.hidden(kept)
-        with ledger.holding(2 * layer.thin(kept)):  # z and the force
-            layer.spread(kept)
-            with ledger.holding(0 if layer.convolves else layer.spread_bytes(kept)):
-                layer.advance(kept)
-        ledger.hold(layer.thin(kept) if training and shape.keeps else 0)
-    return pair, ledger.hold(work.batch * shapes[-1].cells * len(segmenter.classes) * SINGLE)
+        with ledger.holding(layer.thin(kept) if work.turns > 1 else 0):  # that of the slab before
+            layer.hidden(kept)
+            with ledger.holding(2 * layer.thin(kept)):  # z and the force
+                layer.spread(kept)
+                with ledger.holding(0 if layer.convolves else layer.spread_bytes(kept)):
+                    layer.advance(kept)
+        ledger.hold(layer.thin(kept) if training and layer.shape.keeps and work.turns == 1 else 0)
+    cells = layer_shapes(segmenter.network, work.sizes)[-1].cells
+    return pair, volume.hold(work.batch * cells * len(segmenter.classes) * SINGLE)
 
 
-def _step(segmenter: Segmenter, work: Workload, shapes: Sequence[LayerShape], ledger: Ledger) -> None:
+def _step(segmenter: Segmenter, work: Workload, ledger: Ledger, volume: Ledger) -> None:
     """Book one micro-batch: input, forward pass, loss and backward pass."""
     network, arithmetic = segmenter.network, segmenter.network.plan.arithmetic
     states, adjoint_kept = Kept.of(arithmetic), Kept.of(FloatStates(arithmetic.force_dtype))
     cells = work.batch * math.prod(segmenter.output_shape(work.sizes))
-    target = ledger.hold(cells * _TARGET)
-    taken = _input(segmenter, work, ledger)
-    pair, read = _forward(segmenter, work, shapes, ledger, training=True)
-    ledger.hold(cells)  # which cells are labelled
+    target = volume.hold(cells * _TARGET)
+    taken = _input(segmenter, work, volume)
+    pair, read = _forward(segmenter, work, ledger, volume, training=True)
+    volume.hold(cells)  # which cells are labelled
     chosen = work.labelled * len(segmenter.classes) * SINGLE
     indices = work.labelled * (len(work.sizes) + 1) * _INDEX
-    ledger.touch(indices + 3 * chosen)
-    ledger.hold(chosen + indices)
-    ledger.drop(read)
+    volume.touch(indices + 3 * chosen)
+    volume.hold(chosen + indices)
+    volume.drop(read)
     # The gradient of the logits is scattered into zeros, then widened once for each axis that is cut.
-    ledger.touch(2 * read)
-    gradient = ledger.hold(read)
-    numbers = work.batch * shapes[-1].cells * shapes[-1].channels
-    adjoint = ledger.hold(2 * numbers * SINGLE)
-    for shape in reversed(shapes):
-        layer = LayerBytes(shape, work.batch, ledger, work.slab)
-        _layer_back(layer, states, adjoint_kept)
-        ledger.hold(shape.parameters * SINGLE)
+    volume.touch(2 * read)
+    gradient = volume.hold(read)
+    adjoint = ledger.hold(pair // states.stored * SINGLE)
+    turns = work.turns > 1
+    for layer in reversed(_layers(segmenter, work, ledger)):
+        both = layer.thin(states) + layer.thin(adjoint_kept)  # of the slab before, as are the gradients
+        with ledger.holding((both + layer.shape.parameters * SINGLE) * turns):
+            _layer_back(layer, states, adjoint_kept, kept=layer.shape.keeps and not turns)
+        ledger.hold(layer.shape.parameters * SINGLE)
         layer.resample(states)
         layer.resample(adjoint_kept)
     first = network.channels * network.config.repeat
-    piece = rows_of_piece(work.batch, network.padded_sizes(work.sizes), first * states.stored) * first
+    piece = rows_of_piece(work.batch, _turn(segmenter, work), first * states.stored) * first
     ledger.touch(piece * (states.stored + 4 * SINGLE))  # the last two are float64
-    ledger.drop(target, taken, pair, gradient, adjoint)
+    ledger.drop(pair, adjoint)
+    volume.drop(target, taken, gradient)
 
 
-def _layer_back(layer: LayerBytes, states: Kept, adjoint: Kept) -> None:
-    """Book a layer's step back, in the order of `chain._step_back`."""
+def _layer_back(layer: LayerBytes, states: Kept, adjoint: Kept, *, kept: bool) -> None:
+    """Book a layer's step back, in the order of `leapfrog.read_back` and `step_back`."""
     ledger = layer.ledger
     thin, spread = layer.thin(states), layer.spread_bytes(states)
-    if layer.shape.keeps:
+    if kept:
         ledger.drop(thin)
     else:
         layer.hidden(states)
-    with ledger.holding(2 * thin):  # z, then what is pushed back through the activation
-        ledger.touch(layer.shape.rank * layer.cells)
+    with ledger.holding(thin):  # z
         layer.hidden(adjoint)
+        ledger.touch(2 * thin + layer.shape.rank * layer.cells)  # w, and what is pushed back through the activation
+        ledger.hold(thin)
         ledger.touch(max(thin, 0 if states.force == SINGLE else layer.shape.rank * layer.cells * SINGLE))
         force = ledger.hold(thin)
         layer.spread(states)
@@ -196,4 +240,4 @@ def _layer_back(layer: LayerBytes, states: Kept, adjoint: Kept) -> None:
             layer.weight_gradient(adjoint)
             layer.advance(states)
             layer.advance(adjoint)
-        ledger.drop(force, pushed)
+        ledger.drop(force, pushed, thin)

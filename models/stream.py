@@ -223,8 +223,8 @@ class FileShelf(Shelf):
         return torch.empty_like(tensor, device="meta")
 
     def _back(self, tensor: Tensor, key: Key) -> Tensor:
-        large = [at for at, spare in enumerate(self._spare) if spare.numel() >= tensor.nbytes]
-        spare = self._spare.pop(large[0]) if large else torch.empty(tensor.nbytes, dtype=torch.uint8)
+        large = [(spare.numel(), at) for at, spare in enumerate(self._spare) if spare.numel() >= tensor.nbytes]
+        spare = self._spare.pop(min(large)[1]) if large else torch.empty(tensor.nbytes, dtype=torch.uint8)
         found = spare[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         self._pass(os.preadv, found, key)
         return found.to(self._device)

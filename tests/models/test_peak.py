@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -14,9 +15,17 @@ from torch import Tensor
 from models.config import NetworkConfig, SegmenterConfig
 from models.fit import largest_sizes, most_layers
 from models.losses import masked_cross_entropy
-from models.peak import Workload, prediction_peak, training_peak
+from models.peak import (
+    Workload,
+    prediction_ledgers,
+    prediction_peak,
+    training_ledgers,
+    training_peak,
+    waiting_bytes,
+)
 from models.pieces import cells_of_piece, cut_cells, cut_grid, rows_of_piece
 from models.segmenter import Segmenter
+from models.stream import Stream
 from tests.benchmarks.planning import CASES, measure_apart, predicted
 from tests.models.tracking import live_peak
 
@@ -40,9 +49,10 @@ class Middle:
         return numbers.clone()
 
 
-def train(network: NetworkConfig, work: Workload, channels: int) -> None:
+def train(network: NetworkConfig, work: Workload, channels: int, by: Stream | None = None) -> None:
     """Take two steps of the optimiser on random data, one cell of 64 of it labelled."""
     model, slab = segmenter(network, len(work.sizes), channels), Middle() if work.slab else None
+    model.network.stream = by
     optimiser = torch.optim.Adam(model.parameters())
     for _ in range(2):
         optimiser.zero_grad(set_to_none=True)
@@ -118,6 +128,13 @@ SLABS: dict[str, tuple[NetworkConfig, tuple[int, ...], int]] = {
     "3-D, all kept": (NetworkConfig(layers="8 d8 u8", repeat=2, kept_hidden=100), (20, 64, 64), 8),
 }
 """Thin slabs: what lies beyond their faces counts."""
+TURNS: dict[str, tuple[NetworkConfig, tuple[int, ...], int, int]] = {
+    "convolutions": (NetworkConfig(layers="8*2 d8 u8", repeat=4), (192, 384), 8, 4),
+    "products": (NetworkConfig(layers="4*2"), (96, 96), 128, 3),
+    "exact, 16 bits": (NetworkConfig(layers="8*2", force_dtype="bfloat16", state_bits=16), (512, 384), 16, 8),
+    "learned, padded": (NetworkConfig(layers="8 d8 u8", repeat=4, coarsening="learned"), (383, 193), 8, 4),
+    "3-D": (NetworkConfig(layers="8 d8 u8", repeat=8), (40, 64, 64), 2, 5),
+}
 
 
 @pytest.mark.parametrize("kind", SLABS)
@@ -133,6 +150,36 @@ def test_a_slab_holds_what_was_predicted(kind: str) -> None:
 
     guess = prediction_peak(segmenter(config, len(sizes), channels), Workload(sizes, slab=True))
     assert guess == pytest.approx(live_peak(predict), rel=0.1)
+
+
+@pytest.mark.parametrize("away", ["", "states"])
+@pytest.mark.parametrize("kind", TURNS)
+def test_slabs_in_turns_hold_what_was_predicted(kind: str, away: Literal["", "states"], tmp_path: Path) -> None:
+    config, sizes, channels, turns = TURNS[kind]
+    work = Workload(sizes, labelled=math.prod(sizes) // 64, optimiser="adam", turns=turns, away=away)
+    by = Stream(turns, tmp_path if away else None)
+    guess = training_peak(segmenter(config, len(sizes), channels), work)
+    assert guess == pytest.approx(live_peak(lambda: train(config, work, channels, by)), rel=0.1)
+
+    def predict() -> None:
+        with torch.no_grad():
+            model = segmenter(config, len(sizes), channels)
+            model.network.stream = by
+            model.probabilities(torch.randn(1, channels, *sizes))
+
+    guess = prediction_peak(segmenter(config, len(sizes), channels), work)
+    assert guess == pytest.approx(live_peak(predict), rel=0.1)
+
+
+def test_what_lies_elsewhere_is_counted_there() -> None:
+    model = segmenter(NetworkConfig(layers="8*2 d8 u8", repeat=2), 2, 8)
+    here, away = (Workload((192, 192), labelled=576, turns=4, away=where) for where in ("states", "volume"))
+    for book in (training_ledgers, prediction_ledgers):
+        (both, same), (device, host) = book(model, here), book(model, away)
+        assert same is both
+        assert max(device.peak, host.peak) < both.peak <= device.peak + host.peak
+    training, mapping = (waiting_bytes(model, away, training=trains) for trains in (True, False))
+    assert training == 2 * mapping == 4 * 16 * 192 * 192 * 4
 
 
 @settings(max_examples=8, deadline=None)
