@@ -103,8 +103,8 @@ class Parts:
 AT_ONCE = Parts([slice(None)])
 
 
-_SPARE = 8
-"""Buffers of two slabs: fresh memory costs a fault a page, and what is freed need not go back to the system."""
+_AT_ONCE = 2
+"""Slabs on the device."""
 
 
 class Shelf:
@@ -202,7 +202,9 @@ class FileShelf(Shelf):
         self._device, self._folder, self._end = device, folder, 0
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # as long as this lives
         self._places: dict[Key, int] = {}
-        self._spare: list[Tensor] = []
+        # Fresh memory costs a fault a page, and what is freed need not go back to the system: buffers are used again.
+        self._spare: dict[tuple[int, int], list[Tensor]] = {}
+        self._most: dict[tuple[int, int], int] = {}
 
     def add(self, pair: Pair) -> None:
         """Put a new slab behind the others; its memory is not kept for the next."""
@@ -218,13 +220,17 @@ class FileShelf(Shelf):
             self._places[key], self._end = self._end, self._end + tensor.nbytes
         on_host = tensor.cpu()
         self._pass(os.pwritev, on_host, key)
-        if len(self._spare) < _SPARE:
-            self._spare.append(on_host.new_empty(0, dtype=torch.uint8).set_(on_host.untyped_storage()))
+        self._most[key[1:]] = max(self._most.get(key[1:], 0), tensor.nbytes)
+        kept = self._spare.setdefault(key[1:], [])
+        if len(kept) < _AT_ONCE:
+            kept.append(on_host.new_empty(0, dtype=torch.uint8).set_(on_host.untyped_storage()))
         return torch.empty_like(tensor, device="meta")
 
     def _back(self, tensor: Tensor, key: Key) -> Tensor:
-        large = [(spare.numel(), at) for at, spare in enumerate(self._spare) if spare.numel() >= tensor.nbytes]
-        spare = self._spare.pop(min(large)[1]) if large else torch.empty(tensor.nbytes, dtype=torch.uint8)
+        kept = self._spare.get(key[1:], [])
+        spare = kept.pop() if kept else torch.empty(0, dtype=torch.uint8)
+        if spare.numel() < tensor.nbytes:
+            spare = torch.empty(self._most[key[1:]], dtype=torch.uint8)
         found = spare[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         self._pass(os.preadv, found, key)
         return found.to(self._device)
