@@ -105,9 +105,9 @@ def prediction_ledgers(segmenter: Segmenter, work: Workload) -> tuple[Ledger, Le
     ledger = Ledger()
     volume = Ledger() if work.away == "volume" else ledger
     ledger.hold(parameter_bytes(segmenter))
-    held = _input(segmenter, work, volume)
+    held, passing = _input(segmenter, work, volume)
     pair, out = _forward(segmenter, work, ledger, volume)
-    volume.drop(held)
+    volume.drop(held, passing)
     ledger.drop(pair)
     volume.touch(out)  # probabilities beside logits
     return ledger, volume
@@ -123,8 +123,8 @@ def stored_peak(segmenter: Segmenter, work: Workload) -> int:
     return stored + 4 * largest + work.copies * parameter_bytes(segmenter)
 
 
-def _input(segmenter: Segmenter, work: Workload, ledger: Ledger) -> int:
-    """Hold a raw input, normalise and pad it; returns the bytes of both, the raw one and what the chain takes."""
+def _input(segmenter: Segmenter, work: Workload, ledger: Ledger) -> tuple[int, int]:
+    """Hold a raw input, normalise and pad it; returns its bytes with what the chain takes, and those that pass."""
     config, network = segmenter.config, segmenter.network
     raw = work.batch * config.channels * math.prod(work.sizes)
     ledger.hold(raw * SINGLE)
@@ -139,9 +139,8 @@ def _input(segmenter: Segmenter, work: Workload, ledger: Ledger) -> int:
     if list(work.sizes) != grid:
         padded = work.batch * network.channels * math.prod(grid) * SINGLE
         ledger.touch(2 * padded)
-        ledger.drop(taken)
-        taken = ledger.hold(padded)
-    return raw * SINGLE + taken
+        return raw * SINGLE + ledger.hold(padded), taken  # the caller holds what was padded until the chain returns
+    return raw * SINGLE + taken, 0
 
 
 def _turn(segmenter: Segmenter, work: Workload) -> tuple[int, ...]:
@@ -170,8 +169,8 @@ def _forward(
     if kept.grid:
         ledger.touch(state // kept.stored * 2 * SINGLE - state)
     for layer in _layers(segmenter, work, ledger):
-        layer.resample(kept)
         with ledger.holding(layer.thin(kept) if work.turns > 1 else 0):  # that of the slab before
+            layer.resample(kept)
             layer.hidden(kept)
             with ledger.holding(2 * layer.thin(kept)):  # z and the force
                 layer.spread(kept)
@@ -188,8 +187,9 @@ def _step(segmenter: Segmenter, work: Workload, ledger: Ledger, volume: Ledger) 
     states, adjoint_kept = Kept.of(arithmetic), Kept.of(FloatStates(arithmetic.force_dtype))
     cells = work.batch * math.prod(segmenter.output_shape(work.sizes))
     target = volume.hold(cells * _TARGET)
-    taken = _input(segmenter, work, volume)
+    taken, passing = _input(segmenter, work, volume)
     pair, read = _forward(segmenter, work, ledger, volume, training=True)
+    volume.drop(passing)
     volume.hold(cells)  # which cells are labelled
     chosen = work.labelled * len(segmenter.classes) * SINGLE
     indices = work.labelled * (len(work.sizes) + 1) * _INDEX

@@ -84,6 +84,7 @@ def turn_axis(x_BNC: Tensor, axis: int, how: Resample, angles_dC: Tensor | None)
         first, second = turn(source[0][where], source[1][where], angle, forward=how == "coarsen")
         target[0][where] = first
         target[1][where] = second
+        del first, second  # before the next two are made
     shape = list(x_BNC.shape)
     halved, doubled = (axis, -1) if how == "coarsen" else (-1, axis)
     shape[halved], shape[doubled] = shape[halved] // 2, shape[doubled] * 2
