@@ -1,6 +1,6 @@
 """One layer of the chain, forwards and back, in two halves: what is read of a slab, and the step that it leads to.
 
-Between the two, slabs that take turns add up their hidden rows (`models.stream`). The formulas stand in `models.chain`.
+Between the two, slabs that take turns add up their hidden rows (`models.shelf`). The formulas stand in `models.chain`.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 from models.activations import Pointwise
 from models.arithmetic import Arithmetic
 from models.config import Resample
-from models.stream import Sides
+from models.shelf import Sides
 from models.symmetric import Pair, SymmetricOperator
 from models.watch import Extremes, Watch
 from models.wavelet import UNDO, angle_gradient, axes_in_order, resample_in_place, turn_axis

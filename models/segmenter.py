@@ -57,6 +57,11 @@ class Segmenter(nn.Module):
         return self.network.watch
 
     @property
+    def home(self) -> torch.device:
+        """Where raw data are wanted and logits come out: beside the weights, or on the host if slabs take turns."""
+        return self.mean.device if self.network.stream is None else torch.device("cpu")
+
+    @property
     def uncut(self) -> list[int]:
         """Space axes only ever seen whole: the output lacks them, or each of their cells has its own scale."""
         scaled = [max(self.mean.shape[axis], self.deviation.shape[axis]) > 1 for axis in range(1, self.mean.dim())]
@@ -76,7 +81,10 @@ class Segmenter(nn.Module):
     def normalise(self, raw_BcN: Tensor) -> Tensor:
         """Scale raw data to mean 0 and deviation 1; no data (NaN) becomes 0, and validity channels are appended."""
         missing = torch.isnan(raw_BcN)
-        x_BcN = ((raw_BcN - self.mean) / self.deviation).masked_fill(missing, 0.0)
+        mean, deviation = self.mean, self.deviation
+        if mean.device != raw_BcN.device:
+            mean, deviation = mean.to(raw_BcN.device), deviation.to(raw_BcN.device)
+        x_BcN = ((raw_BcN - mean) / deviation).masked_fill(missing, 0.0)
         if self.config.validity:
             x_BcN = torch.cat([x_BcN, (~missing).to(x_BcN.dtype)], dim=1)
         return x_BcN

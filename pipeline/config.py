@@ -253,10 +253,17 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         _refuse_groups(self.cluster)
-        if self.cluster.slabs > 1 and self.block is not None:
+        slabs, turns, workers = self.cluster.slabs, self.cluster.turns, self.cluster.workers
+        if max(slabs, turns) > 1 and self.block is not None:
+            count, what = (slabs, "slab") if slabs > 1 else (turns, "turn")
             raise InputError(
-                f"block is {self.block}, but in {self.cluster.slabs} slabs a volume is mapped in one piece; leave out "
-                "block, or take 1 slab"
+                f"block is {self.block}, but in {count} {what}s a volume is mapped in one piece; leave out block, or "
+                f"take 1 {what}"
+            )
+        if turns > 1 and workers:
+            raise InputError(
+                f"cluster.turns is {turns} and cluster.workers {workers}, but slabs of a map take turns in this "
+                "process; set cluster.workers to 0"
             )
 
 

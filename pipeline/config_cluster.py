@@ -24,6 +24,11 @@ class ClusterConfig:
     slabs
         Workers that share each sample, or each volume to map, a slab of the first of `data.space` each, where it is too
         large for one: in one piece, to the values of one worker but for rounding.
+    turns
+        Slabs of each sample, or of each volume to map, that take turns on the device of one worker, so that a GPU, or
+        with `scratch` a memory, trains in one piece on a volume whose states it does not hold.
+    scratch
+        Folder on a fast disk of each worker where the states of slabs wait; none means the memory of the host.
     min_workers
         Workers to go on with where machines are lost, up to `workers` again as others join; 0 means `workers`.
     gpu
@@ -42,6 +47,8 @@ class ClusterConfig:
 
     workers: int = 1
     slabs: int = 1
+    turns: int = 1
+    scratch: str | None = None
     min_workers: int = 0
     gpu: bool = False
     cpus_per_worker: int = 0
@@ -62,7 +69,16 @@ class ClusterConfig:
             raise InputError(
                 f"cluster.min_workers is {self.min_workers}; it must lie between 0 and cluster.workers {self.workers}"
             )
-        refuse_below(1, self, "cluster", "slabs")
+        refuse_below(1, self, "cluster", "slabs", "turns")
+        if self.turns > 1 and self.slabs > 1:
+            raise InputError(
+                f"cluster.turns is {self.turns} and cluster.slabs {self.slabs}; a sample is shared by workers, or "
+                "passes through one of them in turns: set one of them to 1"
+            )
+        if self.scratch and self.turns == 1:
+            raise InputError(
+                f"cluster.scratch is {self.scratch}, but with cluster.turns 1 nothing waits there; raise cluster.turns"
+            )
         if self.workers % self.slabs or (self.slabs > 1 and not self.workers):
             raise InputError(
                 f"cluster.slabs is {self.slabs} and cluster.workers {self.workers}; each sample takes {self.slabs} "

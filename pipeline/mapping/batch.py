@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -28,7 +28,10 @@ Result = tuple[State, float, str]
 
 @dataclass(frozen=True)
 class Task:
-    """One volume to map, by a model of that `digest`, and the place; `cores` as of `pipeline.mapping.workers.Order`."""
+    """One volume to map, by a model of that `digest`, and the place; `cores` as of `pipeline.mapping.workers.Order`.
+
+    `cluster` says in which turns.
+    """
 
     model: str
     tracking_uri: str
@@ -36,6 +39,7 @@ class Task:
     source: str
     out: str
     cores: int = 0
+    cluster: ClusterConfig = field(default_factory=lambda: ClusterConfig(workers=0))
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
                 raise InputError(f"{row.where}: {error}") from error
     print(f"{scorer.version}: {len(rows)} volumes, {len(outcomes)} of them finished before", flush=True)
     todo = [row for row in rows if row not in outcomes]
-    tasks = [Task(scorer.fixed, uri, scorer.digest, row.source, row.out, cores_taken(config.cluster)) for row in todo]
+    cores, alone = cores_taken(config.cluster), replace(config.cluster, workers=0, slabs=1, min_workers=0)
+    tasks = [Task(scorer.fixed, uri, scorer.digest, row.source, row.out, cores, alone) for row in todo]
     for index, result in _results(tasks, scorer, config.cluster):
         outcomes[todo[index]] = outcome = Outcome(todo[index], *result)
         print(f"[{len(outcomes)}/{len(rows)}] {outcome}", flush=True)
@@ -143,7 +148,7 @@ def _map(
     state: State = "failed"
     try:
         words = map_to(
-            model(), task.source, task.out, share=share, cluster=cluster, tracking_uri=task.tracking_uri
+            model(), task.source, task.out, share=share, cluster=cluster or task.cluster, tracking_uri=task.tracking_uri
         ).shares
         state = "mapped"
     except Exception as error:

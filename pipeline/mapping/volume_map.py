@@ -87,7 +87,13 @@ def map_to(
 
             workers = Workers.of(cluster, scorer, volume, source, tracking_uri)
             stack.enter_context(joined(cluster))
-        tiling = _plan(scorer, volume, workers, share, out) if block is None else _blocks(scorer, volume, block, halo)
+        if cluster is not None and cluster.turns > 1:
+            scorer.take_turns(volume, cluster, share)
+            tiling = None
+        elif block is None:
+            tiling = _plan(scorer, volume, workers, share, out)
+        else:
+            tiling = _blocks(scorer, volume, block, halo)
         scorer.announce(volume, tiling)
         progress = Progress("mapping", 4 * volume.n_channels * math.prod(volume.shape), speak=speak)
         return _made(_Map(scorer, volume, source, tiling, workers, progress), out, speak)

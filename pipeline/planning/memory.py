@@ -2,10 +2,8 @@
 
 import contextlib
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 
@@ -19,16 +17,10 @@ from models.peak import Workload, prediction_peak, training_peak
 from models.reach import reach
 from models.segmenter import Segmenter
 from pipeline.amount import parse_amount, show_bytes
-from pipeline.config import RunConfig, TrainingConfig
+from pipeline.config import ClusterConfig, RunConfig, TrainingConfig
+from pipeline.planning.machine import Memory, memory_here
 from pipeline.planning.tiling import Tiling
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of memory that a worker may fill, and whose they are, for a sentence."""
-
-    size: int
-    where: str
+from pipeline.planning.turns import check_elsewhere, fewest_turns, turns_of
 
 
 def trial_segmenter(config: SegmenterConfig, scaled: Mapping[int, int] | None = None) -> Segmenter:
@@ -69,6 +61,12 @@ def share_of_worker(segmenter: Segmenter, sizes: tuple[int, ...], slabs: int) ->
     return (max(rows.stop - rows.start for rows in segmenter.slabs(sizes[0], slabs)), *sizes[1:])
 
 
+def map_work(cluster: ClusterConfig, segmenter: Segmenter, shape: tuple[int, ...], *, cuda: bool) -> Workload:
+    """Return what a worker holds at once of a volume that is mapped in one piece."""
+    turns = turns_of(cluster, cuda=cuda)
+    return Workload(share_of_worker(segmenter, shape, cluster.slabs), slab=cluster.slabs > 1, **turns)
+
+
 def training_work(config: RunConfig, segmenter: Segmenter, sizes: tuple[int, ...]) -> Workload:
     """Return what a worker holds at once of samples of `sizes` cells.
 
@@ -81,43 +79,8 @@ def training_work(config: RunConfig, segmenter: Segmenter, sizes: tuple[int, ...
         accumulates=_micro_batches(training.batch, training) > fewest,
         slab=config.cluster.slabs > 1,
         optimiser=training.optimiser,
+        **turns_of(config.cluster, cuda=config.cluster.gpu),
     )
-
-
-def memory_here(cuda: bool) -> Memory | None:
-    """Return the memory of this machine's GPU, or what its processes may still take; None where nobody knows."""
-    if cuda:
-        if not torch.cuda.is_available():
-            return None
-        free, _ = torch.cuda.mem_get_info()
-        free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return Memory(free, f"free on the GPU ({torch.cuda.get_device_name()})")
-    if sys.platform != "linux":
-        return None
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    room = _room_in_group(Path("/sys/fs/cgroup"))
-    if room is not None and room < available:
-        return Memory(room, "left of this container's limit")
-    return Memory(available, "available on this machine")
-
-
-def _room_in_group(folder: Path) -> int | None:
-    """Return what a container may still take by its control group, version 2 or 1; none where there is no limit."""
-    versions = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-    for limit, used in versions:
-        try:
-            most, taken = ((folder / name).read_text().strip() for name in (limit, used))
-            lines = (folder / limit).with_name("memory.stat").read_text().splitlines()
-        except OSError:
-            continue
-        if most == "max":
-            return None
-        # Files that were read or written lie in memory too, and give way.
-        statistics = dict(line.split() for line in lines)
-        cached = int(statistics.get("total_inactive_file", statistics.get("inactive_file", 0)))
-        return max(int(most) - int(taken) + cached, 0)
-    return None
 
 
 def memory_of_worker(config: RunConfig) -> Memory | None:
@@ -157,7 +120,8 @@ def check_training(config: RunConfig, volume: Volume, begun: Tiling | None = Non
         With the need, what there is, and what to change.
     """
     segmenter, work = planned_step(config, volume)
-    memory, slabs, tiling = memory_of_worker(config), config.cluster.slabs, begun
+    memory, slabs, tiling = memory_of_worker(config), max(config.cluster.slabs, config.cluster.turns), begun
+    segmenter.slabs(work.sizes[0], slabs)
     if memory is not None:
         sizes, need = work.sizes, training_peak(segmenter, work)
         if need > memory.size:
@@ -166,8 +130,12 @@ def check_training(config: RunConfig, volume: Volume, begun: Tiling | None = Non
                 f"{show_bytes(memory.size)} {memory.where}; {_ways_out(config, segmenter, work, memory, volume)}"
             )
         # A step on the whole volume needs more than a map of it.
-        if tiling is None and config.data.block is not None and not _maps(segmenter, volume, slabs, memory):
-            tiling = Tiling(tuple(config.data.block), tuple(config.data.halo or [0] * len(sizes)))
+        mapping = map_work(config.cluster, segmenter, volume.shape, cuda=config.cluster.gpu)
+        fits = config.data.block is None or prediction_peak(segmenter, mapping) <= memory.size
+        if tiling is None and not fits:
+            tiling = Tiling(tuple(config.data.block or ()), tuple(config.data.halo or [0] * len(sizes)))
+    if config.cluster.address == "local":
+        check_elsewhere(segmenter, work, config.cluster, memory_here(False), training=True)
     if tiling is not None:
         windows = plan_map(volume.shape, tiling.block, tiling.halo, segmenter.network.multiple)
         thinnest = min(window.sizes[0] for window in windows)
@@ -181,11 +149,6 @@ def check_training(config: RunConfig, volume: Volume, begun: Tiling | None = Non
     return tiling
 
 
-def _maps(segmenter: Segmenter, volume: Volume, slabs: int, memory: Memory) -> bool:
-    work = Workload(share_of_worker(segmenter, volume.shape, slabs), slab=slabs > 1)
-    return prediction_peak(segmenter, work) <= memory.size
-
-
 def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: Memory, volume: Volume) -> str:
     single, ways, slabs = replace(work, batch=1, labelled=0, accumulates=True), [], config.cluster.slabs
     lean = replace(segmenter.config, network=replace(segmenter.config.network, kept_hidden=0))
@@ -193,6 +156,9 @@ def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: M
         ways.append("set network.kept_hidden to 0")
     if work.batch > 1 and training_peak(segmenter, single) <= memory.size:
         ways.append("set training.micro_batch to 1")
+    turns = fewest_turns(segmenter, replace(work, away="states"), memory.size, training_peak)
+    if turns is not None and slabs == 1:
+        ways.append(f"let slabs take turns by cluster.turns {max(turns, work.turns)} and a cluster.scratch folder")
     block = largest_sizes(segmenter, work, memory.size, training_peak)
     if block is not None:
         ways.append(f"set data.block to {[block[0] * slabs, *block[1:]]} or less")
@@ -251,10 +217,12 @@ def plan_prediction(
     some = _tiling(largest, min(cut, default=0) // 4 // unit * unit, sizes, unit)
     if approximate:
         return some
+    turns = fewest_turns(segmenter, Workload(sizes, away="states"), memory.size, prediction_peak)
+    whole = f"in one piece by --cluster.turns {turns} and a --cluster.scratch folder, or " if turns else ""
     what = "the whole volume" if enough is None else f"{enough} cells"
     raise InputError(
         f"{problem}, and the network reaches {what}, too far for blocks of its size; cut the volume to "
-        f"{list(largest)} cells or less, or map it approximately by predict --block '{list(some.block)}' --halo "
+        f"{list(largest)} cells or less, or map it {whole}approximately by predict --block '{list(some.block)}' --halo "
         f"'{list(some.halo)}'"
     )
 

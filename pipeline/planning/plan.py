@@ -12,18 +12,19 @@ from datasets.volume import Volume
 from models.config import SegmenterConfig
 from models.cost import layer_shapes, parameter_count, prediction_flops, training_flops
 from models.fit import largest_sizes, most_layers
-from models.peak import Workload, parameter_bytes, prediction_peak, state_bytes, stored_peak, training_peak
+from models.peak import parameter_bytes, prediction_peak, state_bytes, stored_peak, training_peak
 from models.segmenter import Segmenter
 from pipeline.amount import parse_amount, show_bytes
 from pipeline.config import PlanConfig
+from pipeline.planning.machine import Memory
 from pipeline.planning.memory import (
-    Memory,
+    map_work,
     memory_of_worker,
     scaled_axes,
-    share_of_worker,
     training_work,
     trial_segmenter,
 )
+from pipeline.planning.turns import elsewhere
 
 COUNTED = (
     "counted beyond the process itself: weights, gradients, optimiser states, input, states, adjoint, temporaries; "
@@ -43,6 +44,9 @@ class Plan:
     state_bytes: int  # of one sample
     block: tuple[int, ...]  # cells of a sample
     slabs: int  # workers that share it
+    turns: int  # slabs of it that pass through a worker one after the other
+    host_bytes: int  # of a step in turns, beside what the device holds
+    scratch_bytes: int
     micro_batch: int  # samples at once
     batch: int  # samples of a step on one worker, as its operations and its peak
     training_flops: int
@@ -77,7 +81,8 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
     training, slabs = config.training, config.cluster.slabs
     work = training_work(config, segmenter, block)
     samples = len(share_of_rank(training.batch, training.micro_batch, 0, config.cluster.groups))
-    mapping = Workload(share_of_worker(segmenter, shape, slabs), slab=work.slab)
+    mapping = map_work(config.cluster, segmenter, shape, cuda=config.cluster.gpu)
+    host, scratch = elsewhere(segmenter, work, config.cluster, training=True)
     shapes, mapped = layer_shapes(segmenter.network, work.sizes), layer_shapes(segmenter.network, mapping.sizes)
     full = sum(layer.full_kernel + layer.rank for layer in shapes)
     if config.memory is None:
@@ -104,6 +109,9 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
         state_bytes=state_bytes(segmenter, block),
         block=block,
         slabs=slabs,
+        turns=config.cluster.turns,
+        host_bytes=host,
+        scratch_bytes=scratch,
         micro_batch=work.batch,
         batch=samples,
         training_flops=training_flops(shapes, samples),
@@ -148,7 +156,7 @@ def _subject(config: PlanConfig) -> tuple[Segmenter, tuple[int, ...], tuple[int,
 
 def describe_plan(p: Plan, assumed: str = "") -> str:
     """Lay a plan out as text."""
-    part = f"; one of {p.slabs} slabs)" if p.slabs > 1 else ")"
+    part = f"; one of {p.slabs} slabs)" if p.slabs > 1 else f"; in {p.turns} turns)" if p.turns > 1 else ")"
     rows = [
         ("network", f"{p.layers} layers, {p.channels[0]} to {p.channels[1]} channels"),
         ("parameters", f"{_count(p.parameters)} ({show_bytes(p.parameter_bytes)})"),
@@ -161,6 +169,11 @@ def describe_plan(p: Plan, assumed: str = "") -> str:
         (
             "prediction",
             f"{show_bytes(p.prediction_bytes)} at its peak, {_count(p.prediction_flops)}FLOP ({_cells(p.shape)}{part}",
+        ),
+        *(
+            (place, f"{show_bytes(size)} at a step's peak wait there for their turn")
+            for place, size in (("memory of host", p.host_bytes), ("scratch", p.scratch_bytes))
+            if size
         ),
         ("stored activations", f"{show_bytes(p.stored_bytes)} at its peak, {_count(p.stored_flops)}FLOP a step"),
         ("full kernels", f"{_count(p.full_parameters)} ({show_bytes(p.full_bytes)})"),

@@ -215,6 +215,8 @@ def machine_and_versions(run: Run | None) -> dict[str, Rows]:
     workers = f"{cluster.workers} on Ray ({cluster.address})" if cluster.workers else "this process, without Ray"
     if cluster.slabs > 1:
         workers += f", each sample in {cluster.slabs} slabs"
+    if cluster.turns > 1:
+        workers += f", each sample in {cluster.turns} turns"
     return {
         "machine": [
             ("processor", f"{noted['processor']}, {noted['cores']} cores{memory}"),

@@ -14,7 +14,8 @@ from pipeline.checkpoints.checkpoint import Meta, best_checkpoint, load_segmente
 from pipeline.pictures.curves import draw_confusion, draw_curves, draw_depths, draw_inversion
 from pipeline.pictures.run import draw_map, draw_parts
 from pipeline.planning.depth import Depth, memory_over_depth
-from pipeline.planning.memory import memory_here, plan_prediction, trial_segmenter
+from pipeline.planning.machine import memory_here
+from pipeline.planning.memory import plan_prediction, trial_segmenter
 from pipeline.run import Run
 from pipeline.scoring.leaks import picture_leaks
 from pipeline.scoring.metrics import confusion

@@ -23,8 +23,11 @@ from models.peak import Workload, prediction_peak
 from models.segmenter import Segmenter
 from pipeline.amount import show_bytes
 from pipeline.checkpoints.checkpoint import best_checkpoint, load_segmenter
-from pipeline.planning.memory import Memory, memory_here, plan_prediction, share_of_worker
+from pipeline.config import ClusterConfig
+from pipeline.planning.machine import Memory, memory_here
+from pipeline.planning.memory import map_work, plan_prediction, share_of_worker
 from pipeline.planning.tiling import OutputGrid, Piece, Tiling, Wanted, map_pieces
+from pipeline.planning.turns import check_elsewhere, stream_of
 from pipeline.ranks.slabs import RankSlab
 from pipeline.run import Run
 from pipeline.scoring.description import ModelDescription, describe_run
@@ -91,12 +94,32 @@ class Scorer:
 
     def check_slabs(self, volume: Volume, slabs: int, share: float = 1.0) -> None:
         """Raise `InputError` where a slab of a volume does not fit."""
-        sizes, memory = share_of_worker(self.segmenter, volume.shape, slabs), self._memory(share)
-        need = prediction_peak(self.segmenter, Workload(sizes, slab=True))
+        work = Workload(share_of_worker(self.segmenter, volume.shape, slabs), slab=True)
+        self._check(volume, f"{slabs} slabs", work, share, "slabs, or 1, to map it block by block")
+
+    def take_turns(self, volume: Volume, cluster: ClusterConfig, share: float = 1.0) -> None:
+        """Let slabs of a volume take turns from now on, in one piece.
+
+        Raises
+        ------
+        InputError, models.config.ConfigError
+            Where the volume cannot be cut so, or memory or disk are too small.
+        """
+        self.segmenter.slabs(volume.shape[0], cluster.turns)
+        work = map_work(cluster, self.segmenter, volume.shape, cuda=self.device == "cuda")
+        way = "turns" if cluster.scratch else "turns, or a cluster.scratch folder"
+        self._check(volume, f"{cluster.turns} turns", work, share, way)
+        check_elsewhere(self.segmenter, work, cluster, memory_here(False), training=False)
+        self.segmenter.network.stream = stream_of(cluster)
+        cells = " x ".join(map(str, volume.shape))
+        print(f"mapping {cells} cells in one piece, in {cluster.turns} turns", flush=True)
+
+    def _check(self, volume: Volume, how: str, work: Workload, share: float, way: str) -> None:
+        need, memory = prediction_peak(self.segmenter, work), self._memory(share)
         if memory is not None and need > memory.size:
             raise InputError(
-                f"mapping {list(volume.shape)} cells in {slabs} slabs needs {show_bytes(need)} for each, but there are "
-                f"{show_bytes(memory.size)} {memory.where}; take more slabs, or 1, to map it block by block"
+                f"mapping {list(volume.shape)} cells in {how} needs {show_bytes(need)} for each, but there are "
+                f"{show_bytes(memory.size)} {memory.where}; take more {way}"
             )
 
     def _memory(self, share: float, filled: float = 1.0) -> Memory | None:
@@ -134,7 +157,7 @@ class Scorer:
             volume.read,
             volume.shape,
             self.grid,
-            device=self.device,
+            device=self.segmenter.home,
             tiling=tiling,
             wanted=wanted,
             share=None if slab is None else partial(slab.share, self.segmenter),

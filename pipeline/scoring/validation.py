@@ -31,7 +31,7 @@ def _classify(
             run.volume.read,
             run.volume.shape,
             OutputGrid.of(model, list(run.volume.read_slice)),
-            device=device,
+            device=getattr(model, "home", device),
             tiling=run.prepared.tiling,
             wanted=wanted,
             rank=place.group,

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from datasets.errors import InputError
 from pipeline.config import RunConfig
-from pipeline.planning.memory import Memory, memory_of_worker
+from pipeline.planning.machine import Memory
+from pipeline.planning.memory import memory_of_worker
 
 Resources = dict[str, float]
 DRIVER: Resources = {"memory": 1e6}

@@ -9,11 +9,11 @@ from typing import Any
 from datasets.errors import InputError
 from datasets.volume import Volume
 from models.config import ConfigError, hourglass
-from models.peak import Workload, prediction_peak, training_peak
+from models.peak import prediction_peak, training_peak
 from pipeline.config import RunConfig
 from pipeline.config_cluster import refuse_below
 from pipeline.config_sweep import LAYOUT, SEARCHED, Range
-from pipeline.planning.memory import check_training, check_workers, planned_step, share_of_worker
+from pipeline.planning.memory import check_training, check_workers, map_work, planned_step
 
 Choice = dict[str, Any]
 """The value of each searched part: ``{"depth": 10, "rank": 8, "levels": 2, "rate": 0.003}``."""
@@ -101,12 +101,11 @@ class Cost:
 def trial_cost(config: RunConfig, volume: Volume) -> Cost:
     """Plan a trial's recipe on its volume; what cannot fit is an `InputError`, what cannot be a `ConfigError`."""
     segmenter, work = planned_step(config, volume)
-    mapped = (
-        work.sizes if check_training(config, volume) else share_of_worker(segmenter, volume.shape, config.cluster.slabs)
-    )
+    blocks = check_training(config, volume) is not None
+    mapping = map_work(config.cluster, segmenter, work.sizes if blocks else volume.shape, cuda=config.cluster.gpu)
     return Cost(
         parameters=sum(parameter.numel() for parameter in segmenter.parameters()),
-        memory=max(training_peak(segmenter, work), prediction_peak(segmenter, Workload(mapped, slab=work.slab))),
+        memory=max(training_peak(segmenter, work), prediction_peak(segmenter, mapping)),
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from models.segmenter import Segmenter
 from pipeline.checkpoints.checkpoint import best_checkpoint, load_segmenter, read_meta
 from pipeline.pictures.run import draw
+from pipeline.planning.turns import stream_of
 from pipeline.ranks.slabs import chosen_by_first
 from pipeline.report.card import model_card
 from pipeline.report.report import write_report
@@ -25,6 +26,7 @@ def map_best(run: Run, outcome: Outcome, device: torch.device) -> tuple[Path, Se
     """Map the run's volume with its best checkpoint; every rank takes part, and the first has the map."""
     best = chosen_by_first(lambda: best_checkpoint(run.folder), outcome.place, device)
     model = load_segmenter(best).to(device)
+    model.network.stream = stream_of(run.config.cluster)
     return best, model, predict_classes(model, run, device, outcome.place)
 
 

@@ -17,6 +17,7 @@ from datasets.samples.blocks import seen_sizes
 from datasets.samples.loader import Loader
 from models.segmenter import Segmenter
 from models.watch import GridOverflowError, Watch
+from pipeline.planning.turns import stream_of
 from pipeline.ranks.slabs import ALONE, Place, take_place
 from pipeline.run import Run
 from pipeline.scoring.validation import Known, validate
@@ -42,7 +43,9 @@ def new_segmenter(run: Run) -> Segmenter:
     prepared, kept = run.prepared, run.config.network.kept_hidden  # which a run that goes on may change
     network = replace(prepared.segmenter.network, kept_hidden=kept)
     config = replace(prepared.segmenter, network=network)
-    return Segmenter(config, torch.from_numpy(prepared.mean), torch.from_numpy(prepared.deviation))
+    segmenter = Segmenter(config, torch.from_numpy(prepared.mean), torch.from_numpy(prepared.deviation))
+    segmenter.network.stream = stream_of(run.config.cluster)
+    return segmenter
 
 
 def peak_memory(device: torch.device) -> float:

@@ -99,7 +99,7 @@ def train_step(
     DivergedError
         Before the optimiser moves the weights; loss and gradient are those of all ranks, so all of them raise it.
     """
-    device = weights.device
+    device, home = weights.device, getattr(model, "home", weights.device)
     host_weights = weights.cpu().numpy()
     # Whole numbers first, weights after: the label weight too has the same bits on any number of ranks.
     counts = sum((np.bincount(labels[labels >= 0], minlength=len(host_weights)) for _, labels in samples), np.zeros(1))
@@ -110,9 +110,9 @@ def train_step(
     loss_share, forward = 0.0, model if slab is None else partial(model, slab=slab)
     for start in range(0, len(samples), micro_batch):
         chosen = samples[start : start + micro_batch]
-        raw_BCN = torch.from_numpy(np.stack([raw for raw, _ in chosen])).to(device)
-        target_BL = torch.from_numpy(np.stack([labels for _, labels in chosen])).to(device)
-        loss_sum, _ = masked_cross_entropy(forward(raw_BCN), target_BL, weights)
+        raw_BCN = torch.from_numpy(np.stack([raw for raw, _ in chosen])).to(home)
+        target_BL = torch.from_numpy(np.stack([labels for _, labels in chosen])).to(home)
+        loss_sum, _ = masked_cross_entropy(forward(raw_BCN), target_BL, weights.to(home))
         (loss_sum / total).backward()
         gradient.add()
         loss_share += float(loss_sum.detach()) / total

@@ -16,7 +16,7 @@ from models.config import NetworkConfig
 from models.leapfrog import ChainLayer, ChainPlan
 from models.network import TelegraphNetwork
 from models.products import Products
-from models.stream import Sides
+from models.shelf import Sides
 from models.symmetric import Pair
 from tests.models.reference import telegraph
 from tests.models.strategies import build, networks

@@ -12,7 +12,7 @@ from torch import Tensor
 from models import boundary, chain, leapfrog, pieces
 from models.chain import Channels, run
 from models.network import TelegraphNetwork
-from models.stream import Shelf
+from models.shelf import Shelf
 from models.symmetric import Pair
 from tests.models.reference import telegraph
 from tests.models.strategies import build, inputs, networks

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models import pieces, stream
+from models import pieces, shelf
 from models.config import ConfigError
 from models.network import TelegraphNetwork
-from models.stream import FileShelf, Shelf, Stream
+from models.shelf import FileShelf, Shelf
+from models.stream import Stream
 from models.symmetric import Pair
 from models.watch import GridOverflowError
 from tests.models.slabs import in_slabs
@@ -129,8 +130,8 @@ def test_no_more_than_two_slabs_are_in_memory_at_once(slabs: int, tmp_path: Path
     alive: list[weakref.ref[Tensor]] = []
     most, true = [0], FileShelf._back
 
-    def back(shelf: FileShelf, tensor: Tensor, key: tuple[int, int, int]) -> Tensor:
-        found = true(shelf, tensor, key)
+    def back(mine: FileShelf, tensor: Tensor, key: tuple[int, int, int]) -> Tensor:
+        found = true(mine, tensor, key)
         alive.append(weakref.ref(found))
         most[0] = max(most[0], sum(reference() is not None for reference in alive))
         return found
@@ -148,9 +149,19 @@ def test_nothing_is_left_in_the_scratch_folder_also_after_an_error(tmp_path: Pat
     network.stream = Stream(2, tmp_path)
     output = network(x_BcN)
     assert not list(tmp_path.iterdir()), "the file has no name"
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_files = len(os.listdir("/proc/self/fd"))
     del output
-    assert len(os.listdir("/proc/self/fd")) == open_before - 1
+    assert len(os.listdir("/proc/self/fd")) == open_files - 1
+
+
+def test_two_forward_passes_before_a_backward_one_do_not_share_a_file(tmp_path: Path) -> None:
+    network, x_BcN = build(2, "3 d4 u3"), torch.randn(2, 1, 2, 16, 8, dtype=torch.float64)
+    sums = torch.zeros(2)
+    for network.stream in (None, Stream(2, tmp_path)):
+        first, second = network(x_BcN[0]), network(x_BcN[1])
+        gradients = torch.autograd.grad((first * second).sum(), list(network.parameters()))
+        sums = torch.stack([sums[1], torch.cat([g.flatten() for g in gradients]).norm()])
+    assert sums[0] == pytest.approx(float(sums[1]), rel=1e-12)
 
 
 def test_a_folder_that_is_missing_or_full_is_an_error_and_no_crash(tmp_path: Path) -> None:
@@ -177,19 +188,19 @@ def met_by_one(true: Callable[..., None]) -> Callable[..., None]:
 
 
 def not_put_back(true: Callable[..., None]) -> Callable[..., None]:
-    def leave(shelf: FileShelf, at: int) -> None:
-        where, shelf._places[at, 0, 1] = shelf._places.get((at, 0, 1)), 0
-        true(shelf, at)
+    def leave(mine: FileShelf, at: int) -> None:
+        where, mine._places[at, 0, 1] = mine._places.get((at, 0, 1)), 0
+        true(mine, at)
         if where is not None:
-            shelf._places[at, 0, 1] = where
+            mine._places[at, 0, 1] = where
 
     return leave
 
 
 MUTANTS: dict[str, tuple[object, str, Callable[..., object]]] = {
-    "faces not met": (stream, "_meet", nothing_met),
-    "faces met by one side": (stream, "_meet", met_by_one(stream._meet)),
-    "turns in another order": (Shelf, "each", lambda shelf: reversed(shelf._slabs)),
+    "faces not met": (shelf, "_meet", nothing_met),
+    "faces met by one side": (shelf, "_meet", met_by_one(shelf._meet)),
+    "turns in another order": (Shelf, "each", lambda mine: reversed(mine._slabs)),
     "an increment put in the wrong place": (FileShelf, "_leave", not_put_back(FileShelf._leave)),
 }
 

@@ -21,7 +21,8 @@ from models.config import NetworkConfig
 from pipeline.checkpoints.checkpoint import Meta, Snapshot
 from pipeline.mapping.batch import Task, map_task
 from pipeline.mapping.volume_map import Mapped, map_to
-from pipeline.planning.memory import Memory, _even
+from pipeline.planning.machine import Memory
+from pipeline.planning.memory import _even
 from pipeline.planning.tiling import Piece, Tiling
 from pipeline.scoring.scorer import Scorer, run_scorer
 from pipeline.training.loop import new_segmenter

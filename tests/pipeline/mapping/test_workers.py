@@ -24,7 +24,7 @@ from pipeline.config import BatchConfig, ClusterConfig, PredictConfig
 from pipeline.mapping.batch import batch
 from pipeline.mapping.predict import predict
 from pipeline.mapping.workers import Order, Workers, _opened, cores_taken, loaded, map_block, map_slab, plan_blocks
-from pipeline.planning.memory import Memory
+from pipeline.planning.machine import Memory
 from pipeline.planning.tiling import Tiling
 from pipeline.run import Run
 from pipeline.scoring.scorer import run_scorer

@@ -15,8 +15,8 @@ from pipeline import cli
 from pipeline.amount import parse_amount, show_bytes
 from pipeline.config import PredictConfig
 from pipeline.mapping.predict import predict
-from pipeline.planning import memory
-from pipeline.planning.memory import Memory
+from pipeline.planning import machine, memory
+from pipeline.planning.machine import Memory
 from pipeline.recipe import dump_recipe
 from pipeline.training.train import train
 
@@ -198,4 +198,4 @@ def test_a_container_has_the_memory_of_its_limit(tmp_path, files, room):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert memory._room_in_group(tmp_path) == room
+    assert machine._room_in_group(tmp_path) == room

@@ -22,7 +22,8 @@ from pipeline.checkpoints.checkpoint import best_checkpoint, load_segmenter
 from pipeline.config import PredictConfig, RegisterConfig
 from pipeline.mapping.predict import predict
 from pipeline.planning import memory
-from pipeline.planning.memory import Memory, plan_prediction
+from pipeline.planning.machine import Memory
+from pipeline.planning.memory import plan_prediction
 from pipeline.planning.tiling import OutputGrid, Tiling, map_pieces
 from pipeline.ranks.slabs import Place
 from pipeline.registry.register import register

@@ -16,7 +16,8 @@ from pipeline.checkpoints.checkpoint import Meta, Snapshot
 from pipeline.config import ClusterConfig, EvaluateConfig, RunConfig
 from pipeline.mapping.evaluate import evaluate
 from pipeline.planning import tiling as tiling_module
-from pipeline.planning.memory import Memory, check_training
+from pipeline.planning.machine import Memory
+from pipeline.planning.memory import check_training
 from pipeline.planning.tiling import Piece, Tiling
 from pipeline.run import Run
 from pipeline.scoring.validation import predict_classes

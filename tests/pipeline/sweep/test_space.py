@@ -14,7 +14,7 @@ from models.config import NetworkConfig
 from pipeline.config import RunConfig
 from pipeline.config_sweep import Range, SweepConfig
 from pipeline.planning import memory
-from pipeline.planning.memory import Memory
+from pipeline.planning.machine import Memory
 from pipeline.recipe import dump_recipe, load_recipe
 from pipeline.sweep import shares
 from pipeline.sweep.searcher import Search
