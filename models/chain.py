@@ -32,8 +32,9 @@ from models.leapfrog import (
     step_forward,
 )
 from models.pieces import cut_grid
+from models.shelf import Shelf
 from models.slab import Slab, largest_of_all
-from models.stream import AT_ONCE, Parts, Shelf
+from models.stream import AT_ONCE, Parts
 from models.symmetric import Pair
 from models.watch import Extremes, check_input, check_layers
 

@@ -20,7 +20,7 @@ from pipeline.amount import parse_amount, show_bytes
 from pipeline.config import ClusterConfig, RunConfig, TrainingConfig
 from pipeline.planning.machine import Memory, memory_here
 from pipeline.planning.tiling import Tiling
-from pipeline.planning.turns import check_elsewhere, fewest_turns, turns_of
+from pipeline.planning.turns import check_elsewhere, turns_of, turns_that_fit
 
 
 def trial_segmenter(config: SegmenterConfig, scaled: Mapping[int, int] | None = None) -> Segmenter:
@@ -121,7 +121,7 @@ def check_training(config: RunConfig, volume: Volume, begun: Tiling | None = Non
     """
     segmenter, work = planned_step(config, volume)
     memory, slabs, tiling = memory_of_worker(config), max(config.cluster.slabs, config.cluster.turns), begun
-    segmenter.slabs(work.sizes[0], slabs)
+    segmenter.slabs(work.sizes[0], config.cluster.turns)
     if memory is not None:
         sizes, need = work.sizes, training_peak(segmenter, work)
         if need > memory.size:
@@ -156,9 +156,6 @@ def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: M
         ways.append("set network.kept_hidden to 0")
     if work.batch > 1 and training_peak(segmenter, single) <= memory.size:
         ways.append("set training.micro_batch to 1")
-    turns = fewest_turns(segmenter, replace(work, away="states"), memory.size, training_peak)
-    if turns is not None and slabs == 1:
-        ways.append(f"let slabs take turns by cluster.turns {max(turns, work.turns)} and a cluster.scratch folder")
     block = largest_sizes(segmenter, work, memory.size, training_peak)
     if block is not None:
         ways.append(f"set data.block to {[block[0] * slabs, *block[1:]]} or less")
@@ -170,6 +167,9 @@ def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: M
                 if training_peak(segmenter, share) <= memory.size:
                     ways.append(f"share each sample by cluster.slabs {count} and as many cluster.workers")
                     break
+    turns = turns_that_fit(segmenter, work, memory.size, training_peak, cuda=config.cluster.gpu)
+    if turns and slabs == 1:
+        ways.append(f"let slabs take turns by {turns}")
     if not ways:
         return "no block is small enough: take a smaller network.repeat, lower ranks, or a machine with more memory"
     shorter = ", or set network.states to exact and network.state_bits to 16"
@@ -217,8 +217,8 @@ def plan_prediction(
     some = _tiling(largest, min(cut, default=0) // 4 // unit * unit, sizes, unit)
     if approximate:
         return some
-    turns = fewest_turns(segmenter, Workload(sizes, away="states"), memory.size, prediction_peak)
-    whole = f"in one piece by --cluster.turns {turns} and a --cluster.scratch folder, or " if turns else ""
+    turns = turns_that_fit(segmenter, Workload(sizes), memory.size, prediction_peak, cuda=False)
+    whole = f"in one piece by {turns}, or " if turns else ""
     what = "the whole volume" if enough is None else f"{enough} cells"
     raise InputError(
         f"{problem}, and the network reaches {what}, too far for blocks of its size; cut the volume to "

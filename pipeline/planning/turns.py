@@ -68,13 +68,14 @@ def check_elsewhere(
         )
 
 
-def fewest_turns(
-    segmenter: Segmenter, work: Workload, memory: int, peak: Callable[[Segmenter, Workload], int]
-) -> int | None:
-    """Return in how few turns, a power of two, a `training_peak` or `prediction_peak` fits; none where in none."""
-    with contextlib.suppress(ConfigError):
-        for count in (2**power for power in itertools.count(1)):
-            segmenter.slabs(work.sizes[0], count)
-            if peak(segmenter, replace(work, turns=count)) <= memory:
-                return count
+def turns_that_fit(
+    segmenter: Segmenter, work: Workload, memory: int, peak: Callable[[Segmenter, Workload], int], *, cuda: bool
+) -> str | None:
+    """Say in how few turns, a power of two, a `training_peak` or `prediction_peak` fits; none where in none."""
+    for away, scratch in (("volume", ""),) if cuda else (("", ""), ("states", " and a cluster.scratch folder")):
+        with contextlib.suppress(ConfigError):
+            for count in (2**power for power in itertools.count(1)):
+                segmenter.slabs(work.sizes[0], count)
+                if peak(segmenter, replace(work, turns=count, away=away)) <= memory:
+                    return f"cluster.turns {count}{scratch}"
     return None
