@@ -16,6 +16,7 @@ from models.pieces import rows_of_piece
 from models.segmenter import Segmenter
 from models.temporaries import SINGLE, Kept, LayerBytes, Ledger
 
+Away = Literal["", "states", "volume"]
 _TARGET, _INDEX = 2, 8  # int16 and int64
 
 
@@ -45,7 +46,7 @@ class Workload:
     slab: bool = False
     optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
     turns: int = 1
-    away: Literal["", "states", "volume"] = ""
+    away: Away = ""
 
     @property
     def optimiser_states(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets.errors import InputError
 from models.config import ConfigError
-from models.peak import Workload, prediction_ledgers, training_ledgers, waiting_bytes
+from models.peak import Away, Workload, prediction_ledgers, training_ledgers, waiting_bytes
 from models.segmenter import Segmenter
 from models.stream import Stream
 from pipeline.amount import show_bytes
@@ -72,6 +72,7 @@ def turns_that_fit(
     segmenter: Segmenter, work: Workload, memory: int, peak: Callable[[Segmenter, Workload], int], *, cuda: bool
 ) -> str | None:
     """Say in how few turns, a power of two, a `training_peak` or `prediction_peak` fits; none where in none."""
+    away: Away
     for away, scratch in (("volume", ""),) if cuda else (("", ""), ("states", " and a cluster.scratch folder")):
         with contextlib.suppress(ConfigError):
             for count in (2**power for power in itertools.count(1)):
