@@ -1,5 +1,6 @@
 """Where a run works: workers, what each of them takes, and how they share the samples. Imports nothing heavy."""
 
+import os
 from dataclasses import dataclass
 
 from datasets.errors import InputError
@@ -75,6 +76,7 @@ class ClusterConfig:
                 f"cluster.turns is {self.turns} and cluster.slabs {self.slabs}; a sample is shared by workers, or "
                 "passes through one of them in turns: set one of them to 1"
             )
+        self.scratch = self.scratch and os.path.abspath(self.scratch)  # workers have another current folder
         if self.scratch and self.turns == 1:
             raise InputError(
                 f"cluster.scratch is {self.scratch}, but with cluster.turns 1 nothing waits there; raise cluster.turns"

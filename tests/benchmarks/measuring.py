@@ -78,7 +78,12 @@ def figure(module: str, arguments: Sequence[str], here: Callable[[], float], dev
 
 
 def figure_apart(module: str, arguments: Sequence[str], *, memory: bool) -> float:
-    """Run a benchmark's module in a process of its own and return the figure on the last line that it prints.
+    """Return the figure that `answer_apart` gets."""
+    return float(answer_apart(module, arguments, memory=memory))
+
+
+def answer_apart(module: str, arguments: Sequence[str], *, memory: bool) -> str:
+    """Run a benchmark's module in a process of its own and return the last line that it prints.
 
     Raises
     ------
@@ -94,7 +99,7 @@ def figure_apart(module: str, arguments: Sequence[str], *, memory: bool) -> floa
     answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
     if answer.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{answer.stderr[-2000:]}")
-    return float(answer.stdout.splitlines()[-1])
+    return str(answer.stdout.splitlines()[-1])
 
 
 def device_name(device: str) -> str:

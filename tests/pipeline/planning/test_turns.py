@@ -149,6 +149,11 @@ def test_settings_that_contradict_each_other_are_refused(settings, words):
         ClusterConfig(**settings)
 
 
+def test_a_scratch_folder_is_the_same_for_workers_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ClusterConfig(turns=2, scratch="fast").scratch == str(tmp_path / "fast")
+
+
 def test_a_map_in_turns_has_neither_blocks_nor_workers():
     with pytest.raises(
         InputError, match=r"^block is \[8, 8\], but in 2 turns a volume is .*; leave out block, or take 1 turn$"
