@@ -185,7 +185,7 @@ def _start_adjoint(pair: Pair, g_BKN: Tensor, channels: Channels | None, power: 
     pair.state.sub_(pair.increment)
     pair.increment.neg_()
     state = torch.zeros(pair.state.shape, dtype=pair.dtype, device=pair.state.device)
-    g_BNK = g_BKN.to(state.device).movedim(1, -1)
+    g_BNK = g_BKN.movedim(1, -1)
     state[..., slice(None) if channels is None else channels] = g_BNK if power == 1 else g_BNK * power
     return Pair(state, state.clone(), FloatStates(pair.arithmetic.force_dtype), pair.dtype, slab=pair.slab)
 

@@ -99,11 +99,12 @@ class HostShelf(Shelf):
 
     def _away(self, tensor: Tensor, key: Key) -> Tensor:
         if key not in self._places:
-            self._places[key] = torch.empty(tensor.numel(), dtype=tensor.dtype, pin_memory=True)
+            pinned = self._device.type == "cuda"
+            self._places[key] = torch.empty(tensor.numel(), dtype=tensor.dtype, pin_memory=pinned)
         return self._places[key].view(tensor.shape).copy_(tensor)
 
     def _back(self, tensor: Tensor, key: Key) -> Tensor:
-        return tensor.to(self._device)
+        return tensor.to(self._device, copy=True)
 
 
 class FileShelf(Shelf):

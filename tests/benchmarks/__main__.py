@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.benchmarks.measuring import RESULTS, ROOT, progress
 
-SHARES = {"inversion": 0.2, "network": 0.3, "paper": 0.4, "pieces": 0.3, "memory": 0.6, "planning": 1.0}
+SHARES = {"inversion": 0.2, "network": 0.3, "paper": 0.4, "pieces": 0.3, "turns": 0.3, "memory": 0.6, "planning": 1.0}
 """What each may take, in this order, of the time that is then left."""
 
 

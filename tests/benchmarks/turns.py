@@ -38,7 +38,7 @@ TOLERANCE = 1e-3
 
 def measure(turns: int, scratch: Path | None, device: torch.device, *, quick: bool) -> dict[str, Any]:
     """Measure one step and one map."""
-    layers, repeat, edge = QUICK if quick else (LAYERS, REPEAT, EDGE)
+    layers, repeat, edge = QUICK if quick else (LAYERS, REPEAT, EDGE * (2 if device.type == "cuda" else 1))
     torch.manual_seed(0)
     config = SegmenterConfig(NetworkConfig(layers=layers, repeat=repeat), 3, 1, ["one", "other"])
     segmenter = Segmenter(config, torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)).to(device)

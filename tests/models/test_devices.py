@@ -3,10 +3,13 @@
 On a GPU, without Ray and what the other tests need: python -m pytest --noconftest -n0 tests/models/test_devices.py
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from models.network import TelegraphNetwork
+from models.stream import Stream
 from tests.models.strategies import build
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -50,6 +53,41 @@ def test_gradients_are_those_of_double_precision(
     for mine, theirs in zip(network.parameters(), true.parameters(), strict=True):
         difference = (mine.grad.cpu().double() - theirs.grad).norm()
         assert difference <= tolerance * theirs.grad.norm()
+
+
+@pytest.mark.parametrize(("device", "channels"), PLACES)
+@pytest.mark.parametrize("scratch", [False, True])
+@pytest.mark.parametrize("force", ["float32", "bfloat16"])
+@pytest.mark.parametrize("space", SIZES)
+def test_slabs_in_turns_are_exact_and_have_the_gradients_of_the_whole(
+    space: int, force: str, scratch: bool, channels: int, device: str, tmp_path: Path
+) -> None:
+    """Input and output lie on the host meanwhile."""
+    found = []
+    for by in (None, Stream(4, tmp_path if scratch else None)):
+        network = network_on(device, space, channels, states="exact", force_dtype=force, activation="tanh")
+        network.stream = by
+        output = network(volume(space, channels).to("cpu" if by else device))
+        output.square().mean().backward()
+        assert output.device.type == ("cpu" if by else device)
+        assert network.inversion_error == 0
+        found.append([parameter.grad for parameter in network.parameters()])
+    for mine, whole in zip(*found, strict=True):
+        assert (mine - whole).norm() <= {"float32": 1e-4, "bfloat16": 5e-2}[force] * whole.norm()
+
+
+@NEEDS_GPU
+def test_a_gpu_holds_two_slabs_of_a_volume_whose_slabs_take_turns() -> None:
+    network = build(3, "8*8", channels=64, dtype=torch.float32, init_gain=1.0).to("cuda")
+    x_BcN, peaks = torch.randn(1, 64, 96, 96, 96), []
+    for network.stream in (None, Stream(12), Stream(12)):  # the first of two sets libraries up
+        x_here = x_BcN.to("cuda") if network.stream is None else x_BcN
+        network.zero_grad(set_to_none=True)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        network(x_here, channels=slice(4)).square().mean().backward()
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+    assert peaks[2] <= 0.3 * peaks[0]
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
