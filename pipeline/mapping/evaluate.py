@@ -33,7 +33,9 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     target = test_labels(scorer, run.volume, run.split, str(run.folder))
     names = scorer.description.classes
     tiling = None if config.model else run.prepared.tiling
-    if tiling is None or not scorer.fits(tiling, run.volume):  # a run in slabs maps what one worker may not
+    if tiling is None and run.config.cluster.turns > 1:
+        scorer.take_turns(run.volume, run.config.cluster)
+    elif tiling is None or not scorer.fits(tiling, run.volume):  # a run in slabs maps what one worker may not
         tiling = scorer.plan(run.volume, approximate=True)
     matrix = count_hits(scorer, run.volume, target, tiling)
     measured = scores(matrix)

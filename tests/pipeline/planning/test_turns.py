@@ -19,8 +19,9 @@ from models.peak import Workload, training_peak
 from models.shelf import FileShelf
 from models.stream import Stream
 from pipeline import cli
-from pipeline.config import BatchConfig, ClusterConfig, PredictConfig, RunConfig
+from pipeline.config import BatchConfig, ClusterConfig, EvaluateConfig, PredictConfig, RunConfig
 from pipeline.mapping.batch import Task, batch, map_task
+from pipeline.mapping.evaluate import evaluate
 from pipeline.mapping.predict import predict
 from pipeline.planning import memory
 from pipeline.planning.machine import Memory
@@ -63,6 +64,9 @@ def test_a_run_in_turns_is_that_of_the_whole_volume(recipe, tmp_path, counted, s
     for name, weights in mine.items():
         assert (weights - theirs[name]).abs().max() <= 1e-3 * weights.abs().max(), name
     assert not list(tmp_path.glob("tmp*")), "the scratch file has no name"
+    counted.clear()
+    assert evaluate(EvaluateConfig(run=str(turns.folder))).miou == pytest.approx(other["test/miou"], abs=1e-6)
+    assert counted
 
 
 def test_a_run_goes_on_in_turns(recipe, tmp_path, counted):
