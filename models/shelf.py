@@ -6,8 +6,10 @@ away: two slabs are on the device at once, and each state travels there and back
 those of as many ranks, and exact states stay exact.
 """
 
+import errno
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,17 +73,13 @@ class Shelf:
 
     def _fetch(self, at: int) -> None:
         for side, pair in enumerate(self._slabs[at]):
-            pair.state, pair.increment = (
-                self._back(pair.state, (at, side, 0)),
-                self._back(pair.increment, (at, side, 1)),
-            )
+            pair.state = self._back(pair.state, (at, side, 0))
+            pair.increment = self._back(pair.increment, (at, side, 1))
 
     def _leave(self, at: int) -> None:
         for side, pair in enumerate(self._slabs[at]):
-            pair.state, pair.increment = (
-                self._away(pair.state, (at, side, 0)),
-                self._away(pair.increment, (at, side, 1)),
-            )
+            pair.state = self._away(pair.state, (at, side, 0))
+            pair.increment = self._away(pair.increment, (at, side, 1))
 
     def _away(self, tensor: Tensor, key: Key) -> Tensor:
         return tensor
@@ -91,7 +89,10 @@ class Shelf:
 
 
 class HostShelf(Shelf):
-    """Slabs of a device wait in the host's memory, in pages that it copies from and to at full speed."""
+    """Slabs of a device wait in the host's memory, in pages that it copies from and to at full speed.
+
+    The device's own queue keeps copies and work in order; the host never looks at what waits.
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -101,10 +102,10 @@ class HostShelf(Shelf):
         if key not in self._places:
             pinned = self._device.type == "cuda"
             self._places[key] = torch.empty(tensor.numel(), dtype=tensor.dtype, pin_memory=pinned)
-        return self._places[key].view(tensor.shape).copy_(tensor)
+        return self._places[key].view(tensor.shape).copy_(tensor, non_blocking=True)
 
     def _back(self, tensor: Tensor, key: Key) -> Tensor:
-        return tensor.to(self._device, copy=True)
+        return tensor.to(self._device, copy=True, non_blocking=True)
 
 
 class FileShelf(Shelf):
@@ -119,7 +120,8 @@ class FileShelf(Shelf):
     def __init__(self, device: torch.device, folder: Path) -> None:
         super().__init__()
         self._device, self._folder, self._end = device, folder, 0
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # as long as this lives
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._places: dict[Key, int] = {}
         # Fresh memory costs a fault a page, and what is freed need not go back to the system: buffers are used again.
         self._spare: dict[tuple[int, int], list[Tensor]] = {}
@@ -160,6 +162,8 @@ class FileShelf(Shelf):
         left, at = memoryview(buffer), self._places[key]
         while left:
             done = how(self._file.fileno(), [left], at)
+            if not done:
+                raise OSError(errno.EIO, "the scratch file was cut short", str(self._folder))
             left, at = left[done:], at + done
 
 

@@ -41,7 +41,7 @@ class Turn:
         return None, None
 
     def over_all(self, numbers: Tensor, how: Literal["sum", "max"]) -> Tensor:
-        """Return them as they are: the chain adds up by itself what it finds in the turns."""
+        """Return them as they are: the chain itself adds up over the turns."""
         return numbers
 
 

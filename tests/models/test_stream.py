@@ -211,6 +211,15 @@ def test_a_folder_that_is_missing_or_full_is_an_error_and_no_crash(tmp_path: Pat
         network(x_BcN)
 
 
+def test_a_scratch_file_that_was_cut_short_is_an_error_and_no_hang(tmp_path: Path) -> None:
+    network = build(2, "3 d4 u3")
+    network.stream = Stream(2, tmp_path)
+    output = network(torch.randn(1, 2, 16, 8, dtype=torch.float64))
+    output.grad_fn.shelf._file.truncate(100)
+    with pytest.raises(OSError, match="cut short"):
+        output.sum().backward()
+
+
 def nothing_met(*_: object) -> None:
     """No slab learns what its neighbour has of the rows about their face."""
 
