@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 _SAME = {"volume_digest": "volume", "split_digest": "split", "factor": "grid"}
-"""What two versions must have been tested on alike for their scores to compare."""
+"""What two versions must have in common for their scores to compare."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ def compare(new: Standing, champion: Standing | None) -> tuple[bool, str]:
         return True, f"{new.version} becomes champion: there was none."
     stays = f"{champion.version} stays champion, not {new.version}"
     if found := difference(new, champion):
-        reason = f"they were tested on {found}, so they do not compare; pass --force if you know better."
-        return False, f"{stays}: {reason}"
+        return False, f"{stays}: they were tested on {found}, so they do not compare; pass --force if you know better."
     scores = f"{new.miou:.4f} against {champion.miou:.4f} on the same test split"
     if new.miou > champion.miou:
         return True, f"{new.version} becomes champion in place of {champion.version}: test mIoU {scores}."

@@ -16,15 +16,14 @@ from models.unrolled import unrolled
 from pipeline.scoring.description import ModelDescription
 
 PROGRAM_PREFIX = "segmenter."
-"""What stands before the names of the network's weights in a program."""
+"""Before the names of the network's weights in a program."""
 _MOST_CELLS = 2**31
 
 
 def tolerance(network: NetworkConfig) -> float:
     """Return by how much the probabilities of a program may differ from the network's.
 
-    The last bit of a sum may decide to which of two numbers, of its own precision or of the grid of exact states, a
-    force is rounded.
+    The last bit of a sum may decide to which of two numbers, of its precision or of the exact grid, a force is rounded.
     """
     if network.state_bits == 16 or network.force_dtype != "float32":
         return 2e-2
@@ -75,8 +74,7 @@ def _pad(x: Tensor, axis: int, size: int, multiple: int, padding: str) -> Tensor
         return x.index_select(axis, torch.minimum(turned, 2 * size - 2 - turned))
     extended = x.index_select(axis, cells.clamp(max=size - 1))
     if padding == "zeros":
-        inside = (cells < size).to(x.dtype)
-        return extended * inside.view(-1, *[1] * (x.dim() - axis - 1))
+        return extended * (cells < size).to(x.dtype).view(-1, *[1] * (x.dim() - axis - 1))
     return extended
 
 
@@ -114,8 +112,8 @@ def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
 def example_batch(description: ModelDescription, extra: int = 0) -> np.ndarray:
     """Make a small input that a model accepts, of another size along each axis, and with a no-data cell.
 
-    It is float32 [2, C, *N], a batch of two, because the exporter takes a batch of one for a constant. Every axis is
-    `extra` coarse cells longer, for an input that the program was not traced with.
+    It is float32 [2, C, *N], because the exporter takes a batch of one for a constant. Every axis is `extra` coarse
+    cells longer, for an input that the program was not traced with.
     """
     d = description
     sizes = []

@@ -1,4 +1,4 @@
-"""Promotion: a version becomes champion if it beats the present one on the same test cells; and the way back."""
+"""A version becomes champion if it beats the present one on the same test cells; and the way back."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ from pipeline.training.prepare import split_digest
 
 
 def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = False) -> bool:
-    """Make a version the champion of its model if it is better; prints why, and tells whether the champion is another.
+    """Make a version champion if it is better; prints why, and tells whether the champion is another.
 
     Where both versions were tested on the same volume and split, their stored scores are compared; if not, both are
     scored anew on the test part of the new version. With `force` it becomes champion whatever the scores say, with
@@ -60,7 +60,6 @@ def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = Fals
 
 
 def _candidate(registry: Registry, model: str) -> Any:
-    """Find the version that is to become champion; none where the champion has no challenger."""
     if model.startswith("models:/"):
         return registry.find(model)
     registry.require(model)
@@ -86,9 +85,8 @@ def _score_both(registry: Registry, new: Any, old: Any, source: str | None) -> t
         )
     volume, split = _test_part(recipe, tested, source, start)
     print(f"{start}; scoring both on the test part of {label(new)} ...", flush=True)
-    old_folder = registry.fetch(old)
+    old_folder, where = registry.fetch(old), recipe.data.source
     measured = []
-    where = recipe.data.source
     for version, files in ((new, folder), (old, old_folder)):
         scorer = read_scorer(files, version, f"models:/{label(version)}")
         try:
@@ -102,7 +100,7 @@ def _score_both(registry: Registry, new: Any, old: Any, source: str | None) -> t
 
 
 def _test_part(recipe: RunConfig, stand: Standing, source: str | None, start: str) -> tuple[Volume, xr.DataArray]:
-    """Open a version's volume and draw its split again; both must be those that it was tested on."""
+    """Open a version's volume and draw its split again, both as it was tested on."""
     data = recipe.data if source is None else replace(recipe.data, source=source)
     way_out = "say where it lies with --source, or pass --force if you know better"
     if MASK in data.source:
@@ -126,14 +124,13 @@ def _test_part(recipe: RunConfig, stand: Standing, source: str | None, start: st
 
 
 def _seen(volume: Volume, split: xr.DataArray, theirs: RunConfig | None, new: Any, old: Any) -> str:
-    """Say how many of the test cells the champion has trained on, as far as that can be known."""
+    """Say what is known of the test cells that the champion has trained on."""
     who = f"{label(old)} trained or validated on"
     if theirs is not None and standing(old).volume_digest == standing(new).volume_digest:
         test = volume.read_labels(split, "test") >= 0
         known = make_split(volume, theirs.split)
         learned = (volume.read_labels(known, "train") >= 0) | (volume.read_labels(known, "validation") >= 0)
-        count = (test & learned).sum()
-        if not count:
+        if not (count := (test & learned).sum()):
             return f"none of these {test.sum()} test cells is one that {who}"
         return f"warning: {who} {count} of these {test.sum()} test cells, so its score is too high"
     source = new.tags.get("source_sha256")

@@ -37,7 +37,7 @@ _LONGEST_TEXT = 5000  # of MLflow's database column
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """A version that `register` made."""
+    """What `register` made."""
 
     name: str
     version: int
@@ -50,7 +50,7 @@ class RegisteredVersion:
 
 
 def register(config: RegisterConfig) -> RegisteredVersion:
-    """Put a run's best checkpoint into the registry: the first version is the champion, later ones challenge it.
+    """Register a run's best checkpoint: the first version is the champion, later ones challenge it.
 
     `InputError` where there is no finished run, or MLflow does not answer or does not know it; `RuntimeError` where the
     exported program does not compute what the network computes, and nothing is registered.

@@ -1,4 +1,4 @@
-"""Versions in MLflow's model registry: found by name, alias or number, loaded, and the aliases that point at them.
+"""Versions in MLflow's model registry: found and loaded, and the aliases that point at them.
 
 A registered model remembers its former champions, so that a promotion can be taken back.
 """
@@ -64,14 +64,14 @@ def label(version: ModelVersion) -> str:
 
 @dataclass(frozen=True)
 class Registry:
-    """A registry that answers, by its MLflow tracking URI and a client of it."""
+    """A registry that answers, by its MLflow URI and a client of it."""
 
     uri: str
     client: MlflowClient
 
     @classmethod
     def open(cls, uri: str, wanted: str) -> "Registry":
-        """Open the registry that should hold `wanted`; `InputError` where there is none, or MLflow does not answer."""
+        """Open the registry that should hold `wanted`; `InputError` where none is, or MLflow does not answer."""
         if lacks_file(uri):
             raise InputError(
                 f"no MLflow database at {uri.removeprefix('sqlite:///')}, so no {wanted}; register a model first, "
@@ -121,8 +121,7 @@ class Registry:
 
     def promote(self, version: ModelVersion, reason: str) -> None:
         """Make a version the champion; the one before is remembered."""
-        before = self.alias(version.name, CHAMPION)
-        if before is not None:
+        if before := self.alias(version.name, CHAMPION):
             self._remember(version.name, [*self._former(version.name, before), int(before.version)])
             self._note(before, "replaced", f"by {label(version)}")
         self._crown(version, reason)
@@ -131,7 +130,7 @@ class Registry:
             self.client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
-        """Make the former champion, which must still be there, champion again; returns it, and the one it replaces."""
+        """Make the last former champion that is still there champion again; returns it, and the one it replaces."""
         present = self.alias(name, CHAMPION)
         if present is None:
             raise InputError(f"{name} has no {CHAMPION}; {self._inventory()}")
@@ -181,8 +180,7 @@ class Registry:
             found = self.client.search_model_versions(f"name = '{model.name}'")
             newest = max((int(one.version) for one in found), default=0)
             aliases = "".join(f", @{alias} = {number}" for alias, number in sorted(model.aliases.items()))
-            numbers = f"1..{newest}" if newest > 1 else "1"
-            shown.append(f"models:/{model.name}/{numbers}{aliases}")
+            shown.append(f"models:/{model.name}/1{f'..{newest}' * (newest > 1)}{aliases}")
         if not shown:
             return "the registry is empty: fill it with `python -m pipeline register runs/NAME`"
         return f"there is {'; '.join(shown)}"
@@ -196,8 +194,8 @@ def standing(version: ModelVersion) -> Standing:
 def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
     """Make a version's network again, from its description and the weights of its program.
 
-    The program is for those who have none of our code. The network takes less memory, which can be planned, and runs on
-    a GPU. `InputError` where the version was not registered by this version of our program.
+    Unlike the program, for those without our code, it runs on a GPU, in less memory, which can be planned. `InputError`
+    where the version was not registered by this version of our program.
     """
     stored = next(folder.rglob(DESCRIPTION_FILE), None)
     if stored is None:

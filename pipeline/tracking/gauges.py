@@ -13,11 +13,10 @@ SHOWN = {
     "peak_memory_mib": "Peak memory of the worker so far, in MiB.",
     "inversion_error": "Relative error of the input that the last backward pass recovered.",
 }
-"""Numbers that are shown, with what they are."""
 
 
 class Gauges(Listener):
-    """Shows numbers on Ray, tagged by the run's name, and passes everything on to another listener."""
+    """Shows numbers, tagged by the run's name, and passes everything on to another listener."""
 
     def __init__(self, listener: Listener, run: str) -> None:
         self.listener = listener

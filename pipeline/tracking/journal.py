@@ -1,4 +1,4 @@
-"""What rank 0 writes down: each step's numbers as JSON lines in the run's folder, and the same to MLflow."""
+"""What rank 0 writes down: each step's numbers, as JSON lines in the run's folder and to MLflow."""
 
 from collections.abc import Mapping
 
@@ -22,21 +22,20 @@ def read_history(run: Run) -> list[dict[str, float]]:
 
 def measured_peak(run: Run) -> int:
     """Return the bytes rank 0 took to train: the allocator's peak on CUDA, else what its process grew by."""
-    peak = max(row["peak_memory_mib"] for row in read_history(run)) * 2**20
-    held = None if run.config.cluster.gpu else run.read("machine.json")["resident"]
-    return round(peak - (held or 0))
+    held = 0 if run.config.cluster.gpu else run.read("machine.json")["resident"] or 0
+    return round(max(row["peak_memory_mib"] for row in read_history(run)) * 2**20 - held)
 
 
 class Journal(Listener):
     """A listener that writes to the folder of a run and to MLflow."""
 
     def __init__(self, run: Run, tracker: Tracker) -> None:
-        self.run, self.tracker = run, tracker
+        self.tracker = tracker
         self._lines = Lines(run.folder / _NAME)
 
     @classmethod
     def open(cls, run: Run, run_id: str) -> "Journal":
-        """Open the journal of a run that MLflow knows as `run_id`, and note on which machine it goes on."""
+        """Open the journal of a run, `run_id` in MLflow, and note on which machine it goes on."""
         note_machine(run)
         return cls(run, Tracker(run.tracking_uri, run_id, run.outbox))
 

@@ -9,26 +9,21 @@ from typing import Any
 
 
 def rows_of(lines: Iterable[str | bytes]) -> Iterator[Any]:
-    """Read rows again; a line that was cut off when a process was killed is none."""
+    """Read rows again, without a line that a killed process left unfinished."""
     for line in lines:
         with suppress(json.JSONDecodeError):
             yield json.loads(line)
 
 
 class Lines:
-    """Adds rows to a file, each whole, and never stops the training over it.
-
-    A line that a killed process left unfinished is ended.
-    """
+    """Adds rows to a file, each whole, and never stops the training over it; ends a line that was left unfinished."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        self._waiting = b""
+        cut = len(self) and os.pread(self._file, 1, len(self) - 1) != b"\n"
+        self._waiting = b"\n" if cut else b""
         self._told = False
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            self._waiting = b"\n"
 
     def add(self, row: Any) -> None:
         """Add one row."""
@@ -50,15 +45,15 @@ class Lines:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no row, neither in the file nor waiting for it."""
-        return not len(self) and not self._waiting
+        """Whether no row is in the file or waits for it."""
+        return not (len(self) or self._waiting)
 
     def clear(self) -> None:
         """Empty the file."""
         os.ftruncate(self._file, 0)
 
     def take(self, start: int) -> bytes:
-        """Take all rows that wait for room, with those in the file from byte `start` on, and empty the file."""
+        """Take the rows that wait, if any, with those in the file from byte `start` on, and empty the file."""
         if not self._waiting:
             return b""
         rest = os.pread(self._file, len(self) - start, start) + self._waiting
@@ -68,8 +63,7 @@ class Lines:
 
     def put_back(self, rest: bytes) -> None:
         """Undo `take`: the rows come before all that were added since."""
-        since = os.pread(self._file, len(self), 0)
-        self._waiting = rest + since + self._waiting
+        self._waiting = rest + os.pread(self._file, len(self), 0) + self._waiting
         self.clear()
         self._write()
 

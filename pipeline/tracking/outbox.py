@@ -1,4 +1,4 @@
-"""What a server is still to be told: entries in a file, sent in order by a thread, however long the server is away."""
+"""What a server is still to be told: sent in order by a thread, however long the server is away."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -18,10 +18,9 @@ class RefusedError(Exception):
 
 
 class Outbox:
-    """Entries on their way to a server.
+    """Entries on their way to a server, in a file until they are sent; a killed process leaves the rest to the next.
 
-    Every entry is on disk before it is sent and stays there until it was; a process that is killed leaves the rest to
-    the next. So an entry may be sent twice, and sending must not mind.
+    So an entry may be sent twice, and sending must not mind.
 
     `send` raises `RefusedError` for entries that may be left out, and anything else where the server does not answer;
     `server` is its name for the user.
@@ -38,7 +37,7 @@ class Outbox:
         self._thread: threading.Thread | None = None
 
     def post(self, entry: Entry, *, later: bool = False) -> None:
-        """Add an entry; with `later` it waits for the next process that opens this outbox."""
+        """Add an entry; with `later` it waits for the next that opens this outbox."""
         with self._state:
             self._lines.add(entry)
         if not later and self._thread is None:
@@ -132,9 +131,8 @@ class Outbox:
                 file.seek(self._sent)
 
     def _deliver_the_rest(self) -> None:
-        """Send what a full disk has left in memory."""
         with self._state:
-            rest = self._lines.take(self._sent)
+            rest = self._lines.take(self._sent)  # what a full disk has left in memory
             if not rest:
                 return
             self._sent = 0

@@ -1,4 +1,4 @@
-"""What reading costs a run: time waited, samples and bytes read, and bytes fetched for each byte used."""
+"""What reading costs a run: time, samples, bytes read, and bytes fetched for each byte used."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,18 +26,14 @@ class ReadingMeter:
 
     @property
     def waiting_share(self) -> float:
-        """Share of this rank's step time since the last report that was spent waiting for samples."""
+        """Share of this rank's step time since the last report that it waited for samples."""
         now = self._now()
         return (now["waited_s"] - self._began["waited_s"]) / max(now["step_s"] - self._began["step_s"], 1e-9)
 
     def _now(self) -> dict[str, float]:
         loader, traffic = self._loader, self._traffic
-        now = {
-            "samples": float(loader.samples_read),
-            "read_mib": loader.bytes_read / 2**20,
-            "waited_s": loader.waited,
-            "step_s": loader.waited + self._worked,
-        }
+        now = {"samples": float(loader.samples_read), "read_mib": loader.bytes_read / 2**20}
+        now |= {"waited_s": loader.waited, "step_s": loader.waited + self._worked}
         if traffic is not None:
             now |= {"fetched_mib": traffic.fetched / 2**20, "used_mib": traffic.used / 2**20}
             now["requests"] = float(traffic.requests)

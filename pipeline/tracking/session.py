@@ -1,4 +1,4 @@
-"""Where and how a run was made: the command and the commit that started it, the machine and the versions it ran on."""
+"""Where and how a run was made: command, commit, machine and versions."""
 
 import contextlib
 import os
@@ -26,9 +26,9 @@ def note_start(run: Run) -> None:
 
 
 def note_machine(run: Run) -> None:
-    """Write the run's ``machine.json``: the machine of the process that trains, before it builds the network.
+    """Write the run's ``machine.json`` in the process that trains, before it builds the network.
 
-    The peak of this process' resident memory starts anew here: it is that of the training, not of its preparation.
+    The peak of its resident memory starts anew here: it is that of the training, not of its preparation.
     """
     with contextlib.suppress(OSError):  # another system than Linux, or a container that keeps /proc to itself
         Path("/proc/self/clear_refs").write_text("5")
@@ -54,5 +54,5 @@ def _field(path: str, name: str) -> str | None:
 
 
 def _memory(path: str, name: str) -> int | None:
-    """Read one of Linux' amounts of memory, given in KiB, as bytes."""
+    """Read as bytes what Linux gives in KiB."""
     return int((_field(path, name) or "0").split()[0]) * 1024 or None

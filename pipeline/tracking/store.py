@@ -10,7 +10,7 @@ from pipeline.masking import without_secrets
 def store_uri(said: str | None, runs: Path | str) -> str:
     """Return the URI that was said, or MLFLOW_TRACKING_URI, or that of SQLite in the folder of all runs.
 
-    That of a SQLite file has its whole path: other processes have other folders.
+    A SQLite file has its whole path: other processes have other folders.
     """
     uri = said or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs) / 'mlflow.db'}"
     file = uri.removeprefix("sqlite:///")
@@ -18,7 +18,7 @@ def store_uri(said: str | None, runs: Path | str) -> str:
 
 
 def lacks_file(uri: str) -> bool:
-    """Tell whether a store is a SQLite database without a file, which it would get by being opened."""
+    """Tell whether a store is SQLite without a file, which it would get by being opened."""
     file = uri.removeprefix("sqlite:///")
     return file != uri and not Path(file).is_file()
 

@@ -72,7 +72,7 @@ def create_run(
     Artifacts of a new experiment go into the folder `artifacts` where the store is SQLite; a server has its own place.
     """
     client = connect(uri)
-    marks = dict(tags) | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+    marks = {**tags, MLFLOW_PARENT_RUN_ID: parent} if parent else dict(tags)
     experiment_id = _experiment(client, experiment, artifacts if uri.startswith("sqlite:") else None)
     run_id: str = client.create_run(experiment_id, run_name=name, tags=marks).info.run_id
     shown = [Param(key, without_secrets(str(value))[:6000]) for key, value in parameters.items()]
@@ -83,9 +83,8 @@ def create_run(
 def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
-        location = None if artifacts is None else artifacts.resolve().as_uri()
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=artifacts.resolve().as_uri() if artifacts else None)
         except MlflowException:
             found = client.get_experiment_by_name(name)  # somebody else made it in between
             if found is None:
@@ -94,11 +93,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
 
 
 class Tracker:
-    """Feeds one run.
-
-    With a file as `outbox`, for what MLflow has not got yet, nothing here waits for MLflow or fails with it; without,
-    each call sends at once.
-    """
+    """Feeds one run, at once, or by a file as `outbox`: then nothing here waits for MLflow or fails with it."""
 
     def __init__(self, uri: str, run_id: str, outbox: Path | None = None) -> None:
         self.uri, self.run_id = uri, run_id
@@ -157,15 +152,14 @@ class Tracker:
             raise
 
     def _send_all(self, entries: list[Entry]) -> None:
-        """Send entries in order; numbers that follow each other travel together. Sending twice changes nothing."""
-        if self._client is None:
-            self._client = connect(self.uri)
+        """Send entries in order, metrics in a row together; sending twice changes nothing."""
+        client = self._client = self._client or connect(self.uri)
         for kind, group in itertools.groupby(entries, key=lambda entry: entry[0]):
             if kind == "metrics":
-                self._client.log_batch(self.run_id, metrics=[Metric(*row) for entry in group for row in entry[1]])
+                client.log_batch(self.run_id, metrics=[Metric(*row) for entry in group for row in entry[1]])
                 continue
             for _, *what in group:
-                self._send_one(self._client, kind, *what)
+                self._send_one(client, kind, *what)
 
     def _send_one(self, client: MlflowClient, kind: str, *what: Any) -> None:
         if kind == "tag":
