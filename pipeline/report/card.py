@@ -1,4 +1,4 @@
-"""The model card: what a registered model is, what it learned from, how good it is, and where it ends."""
+"""The model card: what a model is, what it learned from, how good it is, and where it ends."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,22 +39,26 @@ def _reach(d: ModelDescription) -> str:
 
 
 def _data(d: ModelDescription) -> str:
-    t = d.training
-    lines = ["## Data and split", ""]
+    t, split = d.training, d.training["split"]
     known = [key for key in ("title", "source", "licence", "source_sha256") if t.get(key)]
-    lines += [f"- {key.replace('_', ' ')}: {t[key]}" for key in known]
-    lines.append(f"- shape: {' x '.join(f'{size} {dim}' for dim, size in zip(d.space, t['shape'], strict=True))}")
-    split = t["split"]
-    lines.append(f"- split: {split_in_words(split)}")
-    lines.append(f"- buffer between the parts: {split['buffer']} cells; seed {split['seed']}")
-    lines.append(f"- split digest: {t['split_digest']}; volume digest: {t['volume_digest']}")
-    lines += ["", f"| labelled cells | {' | '.join(d.classes)} |", "|---" * (len(d.classes) + 1) + "|"]
-    lines += [f"| {part} | {' | '.join(map(str, cells))} |" for part, cells in t["labelled_cells"].items()]
+    lines = [
+        "## Data and split",
+        "",
+        *(f"- {key.replace('_', ' ')}: {t[key]}" for key in known),
+        f"- shape: {' x '.join(f'{size} {dim}' for dim, size in zip(d.space, t['shape'], strict=True))}",
+        f"- split: {split_in_words(split)}",
+        f"- buffer between the parts: {split['buffer']} cells; seed {split['seed']}",
+        f"- split digest: {t['split_digest']}; volume digest: {t['volume_digest']}",
+        "",
+        f"| labelled cells | {' | '.join(d.classes)} |",
+        "|---" * (len(d.classes) + 1) + "|",
+        *(f"| {part} | {' | '.join(map(str, cells))} |" for part, cells in t["labelled_cells"].items()),
+    ]
     return "\n".join(lines)
 
 
 def split_in_words(split: Mapping[str, Any]) -> str:
-    """Say which labels train, validate and test, from the settings of a `SplitConfig`."""
+    """Say which labels train, validate and test by the settings of a `SplitConfig`."""
     if split["method"] == "wells":
         near = f"cells within {split['radius']} of the wells train and validate"
         return f"{near} ({split['validation_wells']} wells validate), all others test"

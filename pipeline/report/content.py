@@ -33,7 +33,6 @@ CONTENTS = {
     "machine": "Machine",
     "again": "Make it again",
 }
-"""Anchor and title of each section of the page."""
 
 
 def describe(found: Evidence) -> dict[str, Any]:
@@ -71,8 +70,7 @@ def _state(found: Evidence) -> str:
     steps = found.run.config.training.steps
     last = int(found.history[-1]["step"]) if found.history else 0
     if found.ended:
-        early = f", {steps} were allowed: it stopped early" if last < steps else ""
-        return f"finished after {last} steps{early}"
+        return f"finished after {last} steps" + f", {steps} were allowed: it stopped early" * (last < steps)
     word = "interrupted" if found.interrupted else "not ended (still at work, or killed)"
     kept = f"best checkpoint so far of step {found.best.step}" if found.best else "no checkpoint yet"
     return f"{word} at step {last} of {steps}; {kept}"
@@ -105,22 +103,20 @@ def _tiles(found: Evidence) -> list[tuple[str, str, str]]:
 def _what(found: Evidence, own: Depth | None) -> Rows:
     run, made, volume = found.run, found.run.prepared.segmenter, found.volume
     network, split = made.network, run.config.split
-    rows: Rows = []
-    if volume is not None:
+    if volume is None:
+        rows: Rows = [("volume", without_secrets(run.config.data.source))]
+    else:
         sizes = volume.dataset["data"].sizes
-        rows += [
+        rows = [
             ("volume", attribute(found, "title")),
             ("cells", ", ".join(f"{dim} {size}" for dim, size in zip(volume.space, volume.shape, strict=True))),
             ("channels", ", ".join(f"{dim} {sizes[dim]}" for dim in volume.channel_dims) or "1"),
+            *((key, text) for key in ("source", "licence") if (text := attribute(found, key))),
         ]
-        rows += [(key, text) for key in ("source", "licence") if (text := attribute(found, key))]
-    else:
-        rows.append(("volume", without_secrets(run.config.data.source)))
     layers = f"{own.layers} layers: {network.layers}" if own else network.layers
-    states = "exact" if network.exact else "float32"
     rows += [
         ("classes", str(len(made.classes))),
-        ("network", f"{layers}; states {states}, force {network.force_dtype}"),
+        ("network", f"{layers}; states {'exact' if network.exact else 'float32'}, force {network.force_dtype}"),
         ("seen at once", " x ".join(map(str, found.block)) + " cells" if found.block else "not known"),
     ]
     if "parameters" in found.metrics:
@@ -150,9 +146,7 @@ def _classes(found: Evidence) -> dict[str, Any]:
     return {
         "class_heads": ["class", *counted, *scored],
         "classes": list(zip(names, *columns, strict=True)),
-        "colours": [
-            "#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in class_colours(len(names))
-        ],
+        "colours": [f"#{bytes(round(255 * part) for part in colour).hex()}" for colour in class_colours(len(names))],
     }
 
 
@@ -166,8 +160,7 @@ def _memory(found: Evidence, own: Depth | None) -> Rows:
     if found.peak is not None:
         before = found.run.read("machine.json").get("resident")
         held = f"; {show_bytes(before)} before it built the network" if before else ""
-        gpu = found.run.config.cluster.gpu
-        what = "peak of the GPU's allocator" if gpu else f"all that the process held{held}"
+        what = "peak of the GPU's allocator" if found.run.config.cluster.gpu else f"all that the process held{held}"
         rows.append(("measured", f"{show_bytes(found.peak)}, {what}"))
     return rows
 
@@ -206,9 +199,8 @@ def _reading(found: Evidence) -> Rows:
 
 
 def machine_and_versions(run: Run | None) -> dict[str, Rows]:
-    """Say on which machine and by which versions a run was made, where it noted that."""
-    noted = run.read("machine.json") if run else {}
-    if run is None or not noted:
+    """Say on which machine and by which versions a run was made, where that is noted."""
+    if run is None or not (noted := run.read("machine.json")):
         return {"machine": [], "versions": []}
     cluster = run.config.cluster
     memory = f", {show_bytes(noted['memory'])} of memory" if noted.get("memory") else ""

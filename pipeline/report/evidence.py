@@ -1,4 +1,4 @@
-"""What a run's folder proves: its numbers and its pictures, the missing ones computed and drawn."""
+"""What a run's folder proves: its numbers and pictures, the missing ones computed and drawn."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ class Evidence:
     """What is known of a run."""
 
     run: Run
-    history: list[dict[str, float]]  # the numbers of every step
+    history: list[dict[str, float]]  # of every step
     ended: bool  # whether it came to its end
     interrupted: bool  # or was asked to stop before; neither where it was killed or is at work
     best: Meta | None  # checkpoint; none where it has none yet, or none any more
@@ -72,7 +72,6 @@ def gather(run: Run, aside: Path) -> Evidence:
         found.pictures = {name: path for name, path in kept.items() if path.is_file()}
     _draw_what_lacks(found, aside)
     _measure_memory(found, aside)
-    _draw_inversion(found, aside)
     return found
 
 
@@ -84,7 +83,6 @@ def _best(run: Run) -> Meta | None:
 
 
 def _place(found: Evidence, aside: Path, name: str) -> Path:
-    """Note a picture that is drawn into `aside`, and say where."""
     found.pictures[name] = aside / f"{name}.png"
     return found.pictures[name]
 
@@ -103,10 +101,13 @@ def _draw_what_lacks(found: Evidence, aside: Path) -> None:
             _map(found, volume, _place(found, aside, "prediction"))
     if "confusion" in lacking and found.matrix is not None:
         draw_confusion(found.matrix, run.prepared.segmenter.classes, _place(found, aside, "confusion"))
+    errors = {row["step"]: row["inversion_error"] for row in found.history if "inversion_error" in row}
+    if any(error > 0 for error in errors.values()):
+        draw_inversion(list(errors), list(errors.values()), _place(found, aside, "inversion"))
 
 
 def _map(found: Evidence, volume: Volume, path: Path) -> None:
-    """Map the volume with the best checkpoint, draw it, and count its hits where nobody has yet."""
+    """Map the volume, draw that, and count its hits where nobody has yet."""
     run = found.run
     model = load_segmenter(best_checkpoint(run.folder))
     factor = int(model.factor)
@@ -134,9 +135,3 @@ def _measure_memory(found: Evidence, aside: Path) -> None:
         found.depths = memory_over_depth(run.config, run.prepared.segmenter, found.block)
         # The memory of a process holds its libraries too, which would pass for the network's.
         draw_depths(found.depths, found.peak if gpu else None, _place(found, aside, "memory"))
-
-
-def _draw_inversion(found: Evidence, aside: Path) -> None:
-    errors = {row["step"]: row["inversion_error"] for row in found.history if "inversion_error" in row}
-    if any(error > 0 for error in errors.values()):
-        draw_inversion(list(errors), list(errors.values()), _place(found, aside, "inversion"))

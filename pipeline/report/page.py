@@ -10,7 +10,7 @@ from datasets.provenance import code_version, now
 
 
 def write_page(template: str, content: Mapping[str, object], out: Path) -> Path:
-    """Lay content out by a template beside this file, in the place of an earlier page; texts are escaped."""
+    """Lay content out by a template of this folder, in place of an earlier page; texts are escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -15,18 +15,18 @@ from pipeline.tracking.store import lacks_file
 
 
 def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
-    """Write the page of a run or a sweep, log it to its MLflow run where that answers, and return its place.
+    """Write the page of a run or a sweep, log it to MLflow where that answers, and return its place.
 
     A page at another place than the run's folder is replaced only with `overwrite`. `InputError` where there is no run,
     or the page cannot go where it should.
     """
     if not config.run:
         raise InputError("name the folder of a run: python -m pipeline report runs/NAME")
-    sweep = (Path(config.run) / "sweep.json").is_file()
-    run = None if sweep else Run.open(config.run)  # refused before a folder is made for the page
-    out = _place(Path(config.out), overwrite) if config.out is not None else None
+    folder = Path(config.run)
+    run = None if (folder / "sweep.json").is_file() else Run.open(folder)  # refused before the page gets a folder
+    out = None if config.out is None else _place(Path(config.out), overwrite)
     if run is None:
-        page, uri, run_id = write_sweep_report(Path(config.run), out)
+        page, uri, run_id = write_sweep_report(folder, out)
     else:
         page, uri, run_id = write_report(run, out), run.tracking_uri, run.read("tracking.json").get("run_id", "")
     print(f"report:      {page}")
@@ -52,7 +52,7 @@ def _place(out: Path, overwrite: bool) -> Path:
 
 
 def _log(uri: str, run_id: str, page: Path) -> str:
-    """Upload the page to an MLflow run, and say what became of it. The page is there either way."""
+    """Upload the page, and say what became of that."""
     from pipeline.tracking.tracker import Tracker  # MLflow takes two seconds to import, and the page is written by then
 
     if not run_id:

@@ -17,14 +17,12 @@ from pipeline.report.evidence import Evidence
 
 def commands(found: Evidence) -> list[str]:
     """Return the command lines that make the run again."""
-    run = found.run
-    started = sessions(found)
-    lines = installed(started[-1][2] if started else "unknown")
-    recipe, source = volume_recipe(found), run.config.data.source
+    config, started, recipe = found.run.config, sessions(found), volume_recipe(found)
+    lines, source = installed(started[-1][2] if started else "unknown"), config.data.source
     if recipe is not None:
-        verb, source = recipe[0], _here(source)
-        lines.append(f".venv/bin/python -m pipeline {verb} volume.yaml")
-    again = ["--data.source", without_secrets(source), "--name", f"{run.config.name}-again"]
+        source = _here(source)
+        lines.append(f".venv/bin/python -m pipeline {recipe[0]} volume.yaml")
+    again = ["--data.source", without_secrets(source), "--name", f"{config.name}-again"]
     lines.append(f".venv/bin/python -m pipeline train run.yaml {shlex.join(again)}")
     return lines
 
@@ -42,7 +40,7 @@ def portable(config: RunConfig) -> str:
 
 
 def volume_recipe(found: Evidence) -> tuple[str, str] | None:
-    """Return the command that made the volume and its recipe, as the volume itself remembers them."""
+    """Return the command that made the volume and its recipe, as the volume remembers them."""
     if found.volume is None:
         return None
     attrs, out = found.volume.dataset.attrs, _here(found.run.config.data.source)
@@ -55,7 +53,7 @@ def volume_recipe(found: Evidence) -> tuple[str, str] | None:
 
 
 def digests(found: Evidence) -> list[tuple[str, str]]:
-    """Return the SHA-256 of volume, split and the volume's source, as far as they are known."""
+    """Return the SHA-256 of volume, split and source, as far as they are known."""
     prepared, source = found.run.prepared, attribute(found, "source_sha256")
     rows = [("volume", prepared.volume_digest), ("split", prepared.split_digest), ("source", source)]
     return [row for row in rows if row[1]]

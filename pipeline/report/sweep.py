@@ -34,7 +34,7 @@ _PICTURES = {
 
 
 def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str, str]:
-    """Write the page of a sweep, into its folder by default; returns it, and URI and id of the sweep's MLflow run."""
+    """Write the page of a sweep, into its folder by default; returns it, and URI and id of its MLflow run."""
     config = load_recipe(folder / "config.yaml")
     state = json.loads((folder / "sweep.json").read_text())
     page = write_page("sweep.html.j2", _describe(folder, config, state), out or folder / "report.html")
@@ -42,7 +42,6 @@ def write_sweep_report(folder: Path, out: Path | None = None) -> tuple[Path, str
 
 
 def _describe(folder: Path, config: RunConfig, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Put all that is known of a sweep into what the template shows; `state` is its ``sweep.json``."""
     found, refused = read_trials(folder) or {}, turned_away(folder)
     rows: list[Row] = found.get("rows", [])
     failed = [without_secrets(error.strip().splitlines()[-1]) for error in found.get("failed", [])]
@@ -91,9 +90,8 @@ def _what(config: RunConfig, memory: int | None) -> Rows:
             said = ", ".join(map(str, domain))
         rows.append((TITLES.get(name, name), said))
     most = {"max": "highest", "min": "lowest"}
-    wanted = [f"{most[DIRECTIONS[name]]} {TITLES.get(name, name)}" for name in sweep.objectives]
     rows += [
-        ("objectives", ", ".join(wanted)),
+        ("objectives", ", ".join(f"{most[DIRECTIONS[name]]} {TITLES.get(name, name)}" for name in sweep.objectives)),
         ("budget", f"{sweep.trials} trials of at most {config.training.steps} steps"),
         ("stopping", "ASHA stops weak trials" if sweep.stops_early else "every trial runs to its end"),
         ("scored on", "the validation part; the test part stays unseen"),
@@ -104,14 +102,18 @@ def _what(config: RunConfig, memory: int | None) -> Rows:
 def _unfinished(run: Run) -> dict[str, str]:
     history = read_history(run)
     scored = [row["validation/miou"] for row in history if "validation/miou" in row]
-    facts = {"trial": run.config.name, "layers": run.config.network.layers, "steps so far": str(len(history))}
-    return facts | {f"best {TITLES['score']}": show("score", max(scored)) if scored else "-"}
+    return {
+        "trial": run.config.name,
+        "layers": run.config.network.layers,
+        "steps so far": str(len(history)),
+        f"best {TITLES['score']}": show("score", max(scored)) if scored else "-",
+    }
 
 
 def _commands(config: RunConfig, code: str, *, finished: bool) -> list[str]:
     tune = ".venv/bin/python -m pipeline tune sweep.yaml"
     why = "retrain, test and register the best" if finished else "go on with this one"
-    more = ["--resume", *(["--finish"] if finished else []), "--runs", config.runs]
+    more = ["--resume", *["--finish"] * finished, "--runs", config.runs]
     if config.cluster.address != "local":
         more += ["--cluster.address", config.cluster.address]
     return [
