@@ -1,6 +1,6 @@
 """Checkpoints: tensors and plain JSON in a folder named by its step, never a pickle of our classes.
 
-``SHA256SUMS`` is written last: a checkpoint counts only where `sha256sum -c SHA256SUMS` would find every file whole.
+A checkpoint counts only where `sha256sum -c SHA256SUMS` would find every file whole; that is written last.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _FILES = ("model.pt", "training.pt", "segmenter.json", "meta.json")
 
 @dataclass(frozen=True)
 class Meta:
-    """A checkpoint's optimiser steps, and its mean IoU on the validation part."""
+    """A checkpoint's optimiser steps, and mean IoU on the validation part."""
 
     step: int
     score: float
@@ -49,7 +49,7 @@ class Snapshot:
     meta: Meta
     model: dict[str, Any]  # state of the network with its normalisation
     training: dict[str, Any]  # states of optimiser, schedule and random numbers, and the `Progress`
-    segmenter: Any  # configuration of the network as JSON
+    segmenter: Any  # the network's configuration as JSON
 
     def write(self, folder: Path) -> None:
         """Write it into an empty folder, which the caller renames as a whole."""
@@ -60,7 +60,7 @@ class Snapshot:
 
 
 def folder_name(step: int) -> str:
-    """Name the folder of a step: repeating the step writes to the same place."""
+    """Name the folder of a step."""
     return f"step-{step:06d}"
 
 
@@ -87,7 +87,7 @@ class _Summed:
 
 
 def _write(path: Path, content: Any) -> str:
-    """Write a text, or by torch anything else, through to the disk; returns the file's SHA-256."""
+    """Write a text, or by torch anything else, through to the disk; returns its SHA-256."""
     with path.open("wb", buffering=0) as file:
         summed = _Summed(file)
         try:
@@ -155,9 +155,9 @@ def _step(folder: Path) -> int:
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
-    """List the whole checkpoints below a folder, oldest first; the others are named aloud.
+    """List the whole checkpoints below a folder, oldest first, and print the others.
 
-    Where there are checkpoints but none is whole, that is an `InputError`.
+    `InputError` where there are checkpoints but none is whole.
     """
     faults = {path: fault(path) for path in all_checkpoints(folder)}
     broken = [f"{path.name}: {text}" for path, text in faults.items() if text]
@@ -178,7 +178,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def best_checkpoint(run: Path) -> Path:
-    """Return the whole checkpoint with the best validation score, of equals the earliest; none is an `InputError`."""
+    """Return the whole checkpoint of the best score, of equals the earliest; none is an `InputError`."""
     found = whole_checkpoints(run / "checkpoints")
     if not found:
         raise InputError(f"{run} has no checkpoint yet; go on with it by `python -m pipeline train ... --resume`")
@@ -193,9 +193,9 @@ def _score(folder: Path) -> float:
 
 
 def keep_best_and_two(folder: Path, newest: Path) -> None:
-    """Delete all but the best checkpoint, the newest and the one before it.
+    """Delete all but the best checkpoint, `newest` and the one before it.
 
-    Those of later steps than the newest are broken: training has gone back behind them.
+    Those of later steps are broken: training has gone back behind them.
     """
     found = [path for path in all_checkpoints(folder) if _step(path) <= _step(newest) and (path / _SUMS).is_file()]
     best = max(found, key=_score)

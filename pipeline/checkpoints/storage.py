@@ -1,4 +1,4 @@
-"""Where checkpoints go: a folder, written behind the training, with patience for a disk that fails, is full or slow."""
+"""Where checkpoints go: a folder, written behind the training, with patience for a disk that fails or is slow."""
 
 import shutil
 import time
@@ -38,7 +38,7 @@ def directory_storage(checkpoints: Path) -> Store:
 
 
 class Behind:
-    """Stores checkpoints in a thread while training goes on; one at a time, so one snapshot is held."""
+    """Stores checkpoints in a thread, one at a time, so that one snapshot is held."""
 
     def __init__(self, checkpoints: Path, store: Store) -> None:
         self.checkpoints, self.store = checkpoints, store
@@ -49,7 +49,7 @@ class Behind:
         self._slow = False
 
     def __call__(self, snapshot: Snapshot | None, meta: Meta) -> None:
-        """Take one checkpoint, once the one before is written."""
+        """Take a checkpoint, once the one before is written."""
         busy, began = self._pending is not None and not self._pending.done(), time.monotonic()
         self._settle(_FAILURES)
         if busy and not self._slow and time.monotonic() - began > _SLOW_S:
@@ -87,7 +87,7 @@ class Behind:
 
 @contextmanager
 def stored_behind(checkpoints: Path) -> Iterator[Behind]:
-    """Yield a store that writes behind the training, and wait for its last write at the end."""
+    """Yield a store that writes behind the training, and wait for its last write."""
     behind = Behind(checkpoints, directory_storage(checkpoints))
     try:
         yield behind

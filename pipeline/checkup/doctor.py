@@ -1,4 +1,4 @@
-"""A volume before a recipe: what its blocks cost to read, which labels each part gets, what is likely to go wrong."""
+"""A volume before a recipe: what its blocks cost to read, which labels each part gets, what may go wrong."""
 
 import time
 from dataclasses import dataclass, field
@@ -26,20 +26,20 @@ _SAMPLE_SECONDS, _SAMPLE_BLOCKS = 3.0, 4
 class Epoch:
     """One pass over the blocks with training labels."""
 
-    blocks: int  # with training labels
+    blocks: int
     of: int  # blocks in all
     block: list[int]  # their cells along the space dimensions
     used: int  # uncompressed bytes of data and mask in the blocks
     fetched: int  # and in the chunks that are read for them
-    stored: int | None  # bytes fetched, as stored; none where that is not known
-    objects: float  # mean number of objects of the store (shards, else chunks) that a block touches
+    stored: int | None  # bytes fetched, as stored, where that is known
+    objects: float  # of the store (shards, else chunks) that a block touches on average
     seconds: float  # of one process that reads block after block, estimated from a few
     amplification: float  # bytes fetched for each byte used
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a recipe makes of a volume; nothing without a split."""
+    """What a recipe makes of a volume, if that can be split."""
 
     counts: dict[str, list[int]] = field(default_factory=dict)  # part -> labelled cells of each class
     epoch: Epoch | None = None
@@ -48,7 +48,7 @@ class Trial:
 def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place: str) -> tuple[Trial, list[Finding]]:
     """Draw a recipe's split and plan its reading; what is likely to go wrong, or refused, becomes a finding.
 
-    Of the opened volume, `valid_share` of the cells hold data; its size at `place` is measured on this machine's disk.
+    `valid_share` of the volume's cells hold data; its size at `place` is measured on this machine's disk.
     """
     findings = []
     if valid_share < 0.99 and not config.data.validity:
@@ -78,8 +78,7 @@ def _label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[F
             way = "its scores leave them out: try another split.seed"
             found.append((f"{part} has no label of {', '.join(missing)}", way))
     trained = counts["train"][counts["train"] > 0]
-    times = trained.max() / trained.min() if trained.size else 1.0
-    if times > _UNEQUAL:
+    if trained.size and (times := trained.max() / trained.min()) > _UNEQUAL:
         text = f"the largest class has {times:.0f} times the training labels of the smallest"
         found.append((text, "keep training.class_weights at sqrt or inverse, and read the scores class by class"))
     return [Finding("labels", text, way) for text, way in found]
@@ -97,7 +96,6 @@ def _reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
 
 
 def _plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, ...]], place: str) -> Epoch:
-    """Plan the reading of all blocks with training labels, and read a few to see how long it takes."""
     wanted = [block for block in blocks if (volume.read_labels(split, "train", block) != IGNORE).any()]
     cost = _cost(volume, wanted)
     names = [name for name in ("data", "valid") if name in volume.dataset]
@@ -131,7 +129,7 @@ def _cost(volume: Volume, blocks: list[tuple[slice, ...]]) -> ReadCost:
 
 
 def _compression(dataset: xr.Dataset, names: list[str], folder: Path) -> float | None:
-    """Count stored bytes for each byte of the arrays; none where the store is no folder here."""
+    """Return stored bytes a byte of the arrays; none where the store is no folder here."""
     if not folder.is_dir():
         return None
     stored = sum(file.stat().st_size for name in names for file in (folder / name).rglob("*") if file.is_file())

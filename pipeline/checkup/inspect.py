@@ -33,7 +33,7 @@ _WIDTH = 110  # letters in a line of a finding
 
 @dataclass(frozen=True)
 class Report:
-    """All that `inspect` finds out; `trial` is none without a recipe."""
+    """All that `inspect` finds out, without a recipe no `trial`."""
 
     description: Description
     geometry: Geometry
@@ -55,7 +55,7 @@ class Report:
 def inspect(config: InspectConfig, *, json: bool = False) -> Path:
     """Print what a volume holds and what is wrong with it, draw it, and return the picture's place.
 
-    `InputError` where there is no volume or no recipe.
+    `InputError` where volume or recipe is missing.
     """
     report = examine(config)
     print(dumps(asdict(report), indent=1, default=str) if json else f"{report}\npicture: {report.picture}")
@@ -63,7 +63,7 @@ def inspect(config: InspectConfig, *, json: bool = False) -> Path:
 
 
 def examine(config: InspectConfig) -> Report:
-    """Look at a volume, by itself or before a recipe, and draw it; parameters and errors as `inspect`."""
+    """Look at a volume and draw it; parameters and errors as `inspect`."""
     if not config.source and not config.recipe:
         raise InputError("name a volume: python -m pipeline inspect VOLUME.zarr")
     if _is_recipe(config.source):
@@ -93,8 +93,8 @@ def _is_recipe(source: str) -> bool:
     """Tell a recipe from a view of a store of others, which names its source at the top."""
     if not source.endswith((".yaml", ".yml")):
         return False
-    lines = Path(source).read_text().splitlines() if Path(source).is_file() else []
-    return not any(line.startswith("source:") for line in lines)
+    path = Path(source)
+    return not (path.is_file() and any(line.startswith("source:") for line in path.read_text().splitlines()))
 
 
 def _draw(dataset: xr.Dataset, picture: Path) -> None:
@@ -106,9 +106,8 @@ def _draw(dataset: xr.Dataset, picture: Path) -> None:
     volume = Volume.of(dataset, DataConfig(space=dims))
     labels = volume.read_labels() if volume.label_dims == tuple(dims) else None
     image = backdrop(volume.read(), range(len(dims)), colour="band" in data.dims)
-    unit = str(data.attrs.get("units", ""))
-    name = str(data.attrs.get("long_name", "data"))
-    quantity = f"{name} ({unit})" if unit not in ("", "1") else name
+    unit, name = str(data.attrs.get("units", "")), str(data.attrs.get("long_name", "data"))
+    quantity = name if unit in ("", "1") else f"{name} ({unit})"
     draw_volume(image, labels, volume.classes, grid_axes(dataset, dims), picture, quantity=fill(quantity, _LABEL))
 
 

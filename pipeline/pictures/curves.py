@@ -21,7 +21,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path) -
     cells = matrix.sum(axis=1)
     share = 100 * matrix / np.maximum(cells, 1)[:, None]
     classes = len(class_names)
-    letters = max(len(name) for name in class_names)
+    letters = max(map(len, class_names))
     side = max(CELL * classes, 1.9)
     width = side + 0.062 * (letters + 9) + 1.2
     scale = min(WIDTH / width, 1)
@@ -117,7 +117,7 @@ def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: Path) 
     """Draw the relative error of the recovered input over the steps; 0 lies at the bottom."""
     known = np.asarray(errors, np.float64)
     shown = known[known > 0]
-    floor = float(shown.min()) / 10 if shown.size else 1e-12
+    floor = shown.min() / 10 if shown.size else 1e-12
     with picture(path, 2.2, 6.4) as figure:
         ax = figure.subplots()
         ax.plot(steps, np.maximum(known, floor), color=CLASS_COLOURS[0], linewidth=1.2)
@@ -125,7 +125,7 @@ def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: Path) 
         ax.annotate("a run warns here", (1, DRIFT), (0, -3), xycoords=("axes fraction", "data"),
                     textcoords="offset points", ha="right", va="top", color=WRONG, fontsize=7)  # fmt: skip
         ax.set_yscale("log")
-        ax.set_ylim(floor / 3, max(10 * DRIFT, 3 * float(known.max())))
+        ax.set_ylim(floor / 3, max(10 * DRIFT, 3 * known.max()))
         ax.set(xlabel="step", ylabel="error of the recovered input")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.grid()

@@ -33,13 +33,9 @@ _BUFFER = "#ecc5ca"
 def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path: Path) -> None:
     """Draw the parts of a split with their smallest distance, a close-up of it, and all distances.
 
-    The two parts shown are training and test, unless only others leak.
-
-    Parameters
-    ----------
-    parts
-        Codes 0 unused, 1 train, 2 validation, 3 test over the map of one to three axes; of three, the plane of the
-        first two is drawn that the nearest test cell lies in.
+    The two parts shown are training and test, unless only others leak. `parts` has codes 0 unused, 1 train,
+    2 validation, 3 test over the map of one to three axes; of three, the plane of the first two is drawn that the
+    nearest test cell lies in.
     """
     gap = report.focus
     plane, flat_axes = _plane(parts, gap, axes)
@@ -67,7 +63,6 @@ def draw_leaks(parts: np.ndarray, report: LeakReport, axes: Sequence[Axis], path
 
 
 def _plane(parts: np.ndarray, gap: Gap | None, axes: Sequence[Axis]) -> tuple[np.ndarray, list[Axis]]:
-    """Make a map of rows and columns from one of one to three axes."""
     if len(axes) == 1:
         return parts[None], [Axis("", 1), axes[0]]
     rest = gap.nearest[1][2:] if gap else tuple(size // 2 for size in parts.shape[2:])
@@ -81,7 +76,6 @@ def _centre(cell: Sequence[int], axes: Sequence[Axis]) -> tuple[float, float]:
 
 
 def _parts(ax: Axes, plane: np.ndarray, axes: Sequence[Axis]) -> None:
-    """Show the codes of parts, and one more for the buffer."""
     show(ax, paint(plane, np.vstack([PART_RGB, to_rgb(_BUFFER)])), *axes)
     if len(plane) == 1:
         ax.set_yticks([])
@@ -102,8 +96,7 @@ def _close_up(
     zone = chebyshev(plane, first) <= report.buffer if (plane == first).any() else np.zeros(plane.shape, bool)
     codes = np.where(zone & (plane == UNUSED), len(PART_RGB), plane)
     _parts(ax, codes[tuple(cut)], near)
-    origin = np.array([part.start for part in cut])
-    for cell in np.argwhere((zone & (plane == second))[tuple(cut)]) + origin:
+    for cell in np.argwhere((zone & (plane == second))[tuple(cut)]) + [part.start for part in cut]:
         _outline(ax, cell, axes, WRONG)
     for cell in pair:
         _outline(ax, cell, axes, "black")
@@ -127,11 +120,9 @@ def _distances(ax: Axes, report: LeakReport, gap: Gap) -> None:
     ax.axvspan(0.5, report.buffer + 0.5, color=_BUFFER, linewidth=0)
     ax.bar(np.arange(len(counts)), counts, width=1.0, color=colour, linewidth=0)
     if report.buffer:
-        text = f"{gap.violations:,} of {gap.counts[1]:,} within the buffer"
-        ink = WRONG if gap.violations else "black"
+        text, ink = f"{gap.violations:,} of {gap.counts[1]:,} within the buffer", WRONG if gap.violations else "black"
         ax.text(0.98, 0.97, text, transform=ax.transAxes, ha="right", va="top", fontsize=7, color=ink)
-    ax.set(xlim=(0.5, len(counts) - 0.5), ylim=(0, 1.25 * counts.max()))
+    ax.set(xlim=(0.5, len(counts) - 0.5), ylim=(0, 1.25 * counts.max()), title=f"distances of {second} from {first}")
     ax.set(xlabel=f"cells to the nearest {first} cell", ylabel=f"{second} cells")
-    ax.set_title(f"distances of {second} from {first}")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, integer=True))

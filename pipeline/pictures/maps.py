@@ -1,6 +1,6 @@
 """Pictures of volumes: the split on the map, sections through the data, predictions beside the labels.
 
-N the space dimensions, L the label dimensions; a volume of three dimensions is drawn as three sections.
+N the space dimensions, L the label dimensions.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ SPLIT_COLUMNS = 3  # below a map of half the picture's width
 
 
 def _height(planes: Sequence[Section], columns: int, legend_rows: float, *, bar: bool = False) -> float:
-    """Estimate the height in inches that panels, their titles and numbers, and the legend fill."""
+    """Estimate the height in inches of panels with titles and numbers, and of the legend."""
     width = (WIDTH - (1.4 if bar else 0.7)) / columns - 0.15
     room = 0.6 if len(planes) == 1 else 0.72
     return sum(plane.aspect * width + room for plane in planes) + 0.2 * ceil(legend_rows) + 0.1
@@ -50,10 +50,9 @@ def _data(ax: Axes, plane: Section, background: np.ndarray, limits: tuple[float,
     ax.set_facecolor(NO_DATA)
     image = plane.cut(background)
     if image.ndim == 3:
-        filled = np.concatenate([np.nan_to_num(image), np.isfinite(image).all(axis=-1, keepdims=True)], axis=-1)
+        filled = np.dstack([np.nan_to_num(image), np.isfinite(image).all(axis=-1)])
         return show(ax, filled, plane.rows, plane.columns)
-    low, high = limits
-    return show(ax, image, plane.rows, plane.columns, cmap="gray", vmin=low, vmax=high)
+    return show(ax, image, plane.rows, plane.columns, cmap="gray", vmin=limits[0], vmax=limits[1])
 
 
 def _bar(figure: Figure, drawn: Any, ax: Any, label: str, shrink: float) -> None:
@@ -61,7 +60,6 @@ def _bar(figure: Figure, drawn: Any, ax: Any, label: str, shrink: float) -> None
 
 
 def _no_data(background: np.ndarray) -> list[Patch]:
-    """Make the legend of the colour that shows through where there is no data, if anywhere."""
     return [] if np.isfinite(background).all() else [class_patch("no data", NO_DATA)]
 
 
@@ -72,7 +70,7 @@ def _common_class(labels: np.ndarray) -> int:
 
 
 def _as_map(axes: Sequence[Axis], *grids: np.ndarray) -> tuple[list[Axis], list[np.ndarray]]:
-    """Give a grid of one axis a row axis, so that it is drawn as a map of one row."""
+    """Make a map of one row from a grid of one axis."""
     if len(axes) > 1:
         return list(axes), list(grids)
     return [Axis("", 1), *axes], [grid[None] for grid in grids]
@@ -83,12 +81,8 @@ def draw_split(
 ) -> None:
     """Draw which labels train, validate and test.
 
-    Parameters
-    ----------
-    labels
-        Class indices [*map] or [*map, depth], negative where unlabelled; along the depth the labelled share is shown.
-    split
-        Codes 0 unused, 1 train, 2 validation, 3 test over the map (one or two axes).
+    `labels` has class indices [*map] or [*map, depth], negative where unlabelled; along the depth the labelled share is
+    shown. `split` has codes 0 unused, 1 train, 2 validation, 3 test over the map (one or two axes).
     """
     axes, (codes,) = _as_map(axes, split)
     labels = labels.reshape(*codes.shape, -1)
@@ -126,13 +120,9 @@ def draw_volume(
 ) -> None:
     """Draw a volume: an image beside its labels, or three sections with labels laid over.
 
-    Parameters
-    ----------
-    background, labels
-        float [*N], or [*N, 3] for colours, as `backdrop` makes it, and class indices over the same extent, negative
-        where unlabelled.
-    quantity, title
-        Name and units of the data, for the colour bar, and what the classes are, over their panel.
+    `background` is float [*N], or [*N, 3] for colours, as `backdrop` makes it; `labels` has class indices over the same
+    extent, negative where unlabelled. `quantity`, the data's name and units, stands at the colour bar, `title` over the
+    classes.
     """
     colours = class_colours(len(class_names))
     handles: list[Patch] = []
@@ -141,8 +131,7 @@ def draw_volume(
         handles, bare = class_patches(class_names, labels), _common_class(labels)
         _, (labels,) = _as_map(axes, labels)
     axes, (background,) = _as_map(axes, background)
-    planes = sections(axes, labels)
-    limits = grey_limits(background)
+    planes, limits = sections(axes, labels), grey_limits(background)
     grey = background.ndim == len(axes)
     beside = len(planes) == 1 and labels is not None
     if bare >= 0 and not beside:
@@ -177,28 +166,23 @@ def draw_prediction(
 ) -> None:
     """Draw data, labels, prediction and errors side by side; one row of a map, three rows of a 3-D volume.
 
-    Parameters
-    ----------
-    background
-        float [*L], or [*L, 3] for colours, as `backdrop` makes it.
-    target, prediction
-        Class indices [*L]; the target is negative where unlabelled, and the other cells are scored.
+    `background` is float [*L], or [*L, 3] for colours, as `backdrop` makes it; `target` and `prediction` have class
+    indices [*L], the target negative where unlabelled, and the other cells are scored.
     """
     colours = class_colours(len(class_names))
     axes, (background, target, prediction) = _as_map(axes, background, target, prediction)
-    planes = sections(axes, target)
-    limits = grey_limits(background)
+    planes, limits = sections(axes, target), grey_limits(background)
     labelled = target >= 0
     verdicts = np.array([to_rgb(RIGHT), to_rgb(WRONG)])
     handles = class_patches(class_names, target, prediction) + _no_data(background)
     handles += [class_patch("right", RIGHT), class_patch("wrong", WRONG)]
-    share = float(((target != prediction) & labelled).sum() / max(labelled.sum(), 1))
+    share = ((target != prediction) & labelled).sum() / max(labelled.sum(), 1)
     with picture(path, _height(planes, 4, len(handles) / LEGEND_COLUMNS)) as figure:
         rows = figure.subplots(len(planes), 4, squeeze=False, height_ratios=[plane.aspect for plane in planes])
         for plane, panels in zip(planes, rows, strict=True):
             _data(panels[0], plane, background, limits)
-            true, found = (plane.cut(grid).astype(np.int64) for grid in (target, prediction))
-            wrong = np.where(true < 0, -1, (true != found).astype(np.int64))
+            true, found = plane.cut(target), plane.cut(prediction)
+            wrong = np.where(true < 0, -1, true != found)
             errors = f"errors: {share:.1%} of the labelled"
             layers = (("labels", true, colours), ("prediction", found, colours), (errors, wrong, verdicts))
             for ax, (title, grid, palette) in zip(panels[1:], layers, strict=True):

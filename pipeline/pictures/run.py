@@ -18,8 +18,7 @@ def draw(
 ) -> list[Path]:
     """Draw the split, the prediction beside the labels, scores and learning curves; returns all pictures of the run.
 
-    The prediction has class indices [*L] on a grid that is coarser by `factor`, `matrix` is the confusion matrix of the
-    test part, and `history` has the numbers of every step.
+    The prediction has class indices [*L] on a grid coarser by `factor`; `matrix` is the test part's confusion matrix.
     """
     folder = run.pictures
     draw_parts(run, folder / "split.png")

@@ -1,4 +1,4 @@
-"""What a picture shows of a volume: an image behind its labels, and the sections that lie where the labels show most.
+"""What a picture shows of a volume: an image behind its labels, and sections.
 
 C channels, N the space dimensions, L the label dimensions.
 """
@@ -14,17 +14,9 @@ from pipeline.pictures.style import VERTICAL, Axis, aspect_of, present_classes
 def backdrop(raw_CN: np.ndarray, keep: Sequence[int], *, colour: bool = False) -> np.ndarray:
     """Reduce a volume, NaN for no data, to what a picture can show behind its labels.
 
-    Parameters
-    ----------
-    keep
-        Space axes that stay, those of the labels; all others and the channels are averaged over.
-    colour
-        Whether red, green and blue are the means of the last, middle and first third of what is averaged over.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [*L], or [*L, 3] within 0..1 stretched between the percentiles 2 and 98; NaN where there is no data.
+    The space axes `keep`, those of the labels, stay; all others and the channels are averaged over. With `colour` red,
+    green and blue are the means of the last, middle and first third of these. Returns float32 [*L], or [*L, 3] within
+    0..1 stretched between the percentiles 2 and 98; NaN where there is no data.
     """
     raw_LX = np.moveaxis(raw_CN, [1 + axis for axis in keep], range(len(keep)))
     features = raw_LX.reshape(*raw_LX.shape[: len(keep)], -1)
@@ -41,8 +33,7 @@ def backdrop(raw_CN: np.ndarray, keep: Sequence[int], *, colour: bool = False) -
 def _mean(features: np.ndarray) -> np.ndarray:
     """Average over the last axis without its NaN; NaN where all are."""
     valid = np.isfinite(features)
-    total = np.where(valid, features, 0).sum(axis=-1, dtype=np.float64)
-    count = valid.sum(axis=-1)
+    total, count = np.where(valid, features, 0).sum(axis=-1, dtype=np.float64), valid.sum(axis=-1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
@@ -74,8 +65,8 @@ class Section:
 def sections(axes: Sequence[Axis], labels: np.ndarray | None = None) -> list[Section]:
     """Choose what to draw of a grid of two or three axes: the map itself, or three sections.
 
-    Each section lies where the labels show most: the sum over classes of the square root of their cells is largest
-    there, so that small classes are seen. Without labels (class indices, negative for none) it is the middle.
+    Each section lies where the sum over classes of the square root of their cells is largest, so that small classes are
+    seen; without labels (class indices, negative for none) in the middle.
     """
     if len(axes) == 2:
         return [Section(axes[0], axes[1])]

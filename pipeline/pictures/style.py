@@ -1,4 +1,4 @@
-"""The common look of all pictures: figures without pyplot's state, class colours, axes in real units."""
+"""The common look of all pictures: figures without pyplot, class colours, axes in real units."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ CLASS_COLOURS = (
 # From Paul Tol's muted set: none is a class colour.
 PART_COLOURS = {"unused": "#b5b5b5", "train": "#332288", "validation": "#ddcc77", "test": "#44aa99"}
 PART_RGB = np.array([to_rgb(colour) for colour in PART_COLOURS.values()])
-"""float [4, 3], by the split's codes 0 to 3 as in `datasets.samples.parts.PART_NAMES`."""
+"""float [4, 3], by the codes 0 to 3 of `datasets.samples.parts.PART_NAMES`."""
 RIGHT, WRONG, NO_DATA = "#c3d7e8", "#b2182b", "#f4e3c8"
 
 _LOOK: dict[Any, Any] = {
@@ -60,7 +60,7 @@ def picture(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]
 
 @dataclass(frozen=True)
 class Axis:
-    """One dimension of a grid as a picture needs it; its coordinate counts cells by default."""
+    """One dimension of a grid; its coordinate counts cells by default."""
 
     name: str
     size: int  # in cells
@@ -113,7 +113,7 @@ def grid_axes(dataset: Any, dims: Sequence[str]) -> list[Axis]:
 def class_colours(classes: int) -> np.ndarray:
     """Return an RGB colour for each class, float [K, 3]; after 20 they start again, darker."""
     listed = len(CLASS_COLOURS)
-    return np.array([np.array(to_rgb(CLASS_COLOURS[k % listed])) * 0.6 ** (k // listed) for k in range(classes)])
+    return np.array([np.multiply(to_rgb(CLASS_COLOURS[k % listed]), 0.6 ** (k // listed)) for k in range(classes)])
 
 
 def paint(index: np.ndarray, colours: np.ndarray, alpha: float = 1.0) -> np.ndarray:
@@ -158,10 +158,9 @@ def present_classes(*maps: np.ndarray) -> list[int]:
 
 
 def aspect_of(rows: Axis, columns: Axis) -> float:
-    """Return height / width of a panel.
+    """Return height / width of a panel: to scale where both axes share a unit, else of square cells.
 
-    True to scale where both axes share a unit; else square cells; never flatter than 0.35 or steeper than 1.5, so that
-    a thin section stays readable.
+    It is never flatter than 0.35 or steeper than 1.5, so that a thin section stays readable.
     """
     same = rows.unit == columns.unit != ""
     height = rows.size * abs(rows.step if same else 1.0)
@@ -174,9 +173,9 @@ def show(
 ) -> Any:
     """Draw a grid [rows, columns] or [rows, columns, colour] in the coordinates of its axes.
 
-    Row 0 is at the top, except where the row coordinate is a northing that grows, so that north is up. The grid may be
-    coarser or finer than its axes. If `bare`, names and ticks stay as they are; a panel to the right of the first needs
-    no row `labels`. The rest goes to ``imshow``.
+    Row 0 is at the top, except where rows are a northing that grows, so that north is up. The grid may be coarser or
+    finer than its axes. If `bare`, names and ticks stay as they are; a panel to the right of the first needs no row
+    `labels`. The rest goes to ``imshow``.
     """
     top, bottom = rows.edges
     drawn = ax.imshow(image, extent=(*columns.edges, bottom, top), aspect="auto", origin="upper", **how)

@@ -25,7 +25,7 @@ def _title(name: str) -> str:
 
 
 class Scale:
-    """Places the values that all trials have on one axis between 0 and 1."""
+    """Places all trials' values on one axis between 0 and 1."""
 
     def __init__(self, name: str, values: Sequence[Any]) -> None:
         self._listed = sorted(set(values))
@@ -54,11 +54,10 @@ def _costs(objectives: Sequence[str]) -> list[str]:
 
 
 def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: Path) -> None:
-    """Draw ranked trials as lines across what varies and the objectives, coloured by score; the best is thick."""
+    """Draw ranked trials as lines across what varies and the objectives, coloured by score, the best thick."""
     searched = _varied(rows) or list(rows[0]["choice"])
-    costs = _costs(objectives)
     columns = {name: [row["choice"][name] for row in rows] for name in searched}
-    columns |= {name: [row[name] for row in rows] for name in (*costs, "score")}
+    columns |= {name: [row[name] for row in rows] for name in (*_costs(objectives), "score")}
     scales = {name: Scale(name, values) for name, values in columns.items()}
     scores = np.array([row["score"] for row in rows])
     norm, colours = Normalize(scores.min(), max(scores.max(), scores.min() + 1e-9)), mpl.colormaps["cividis"]
@@ -78,7 +77,7 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: Path) ->
             ax.axvline(at, color="0.6", linewidth=0.7, zorder=0)
             for value in scale.ticks():
                 ax.annotate(
-                    show(name if name not in searched else "", value),
+                    show("" if name in searched else name, value),
                     (at, scale.place(value)),
                     xytext=(-4, 0),
                     textcoords="offset points",
@@ -96,7 +95,7 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: Path) ->
 
 
 def draw_pareto(rows: Sequence[Row], objectives: Sequence[str], path: Path) -> None:
-    """Draw the score over each other objective, one at least; trials on the Pareto front of all together are filled."""
+    """Draw the score over each other objective, one at least; trials on the Pareto front of all are filled."""
     costs = _costs(objectives)
     with picture(path, 3.0) as figure:
         for ax, cost in zip(np.atleast_1d(figure.subplots(1, len(costs), sharey=True)), costs, strict=True):
@@ -146,8 +145,7 @@ def _draw_front(ax: Axes, rows: Sequence[Row], cost: str) -> None:
 def draw_trials(trials: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draw score over depth, one colour a block rank, beside the best score of each pair.
 
-    Each trial has ``depth``, ``rank``, ``score`` and ``steps``; one of fewer steps than the longest was stopped early
-    and is drawn hollow.
+    Each trial has ``depth``, ``rank``, ``score`` and ``steps``; one of fewer steps than the longest is drawn hollow.
     """
     scored = [trial for trial in trials if np.isfinite(trial["score"])]
     depths, ranks = (sorted({int(trial[part]) for trial in scored}) for part in ("depth", "rank"))
@@ -178,8 +176,7 @@ def draw_trials(trials: Sequence[Mapping[str, float]], path: Path) -> None:
             handle.set_facecolor(colour)
         drawn = table.imshow(best, cmap="cividis", aspect="auto", origin="lower")
         for row, column in np.argwhere(np.isfinite(best)):
-            low = best[row, column] < (np.nanmin(best) + np.nanmax(best)) / 2
-            colour = "white" if low else "black"
+            colour = "white" if best[row, column] < (np.nanmin(best) + np.nanmax(best)) / 2 else "black"
             table.text(column, row, f"{best[row, column]:.3f}", ha="center", va="center", color=colour)
         table.set_xticks(range(len(depths)), map(str, depths))
         table.set_yticks(range(len(ranks)), map(str, ranks))
