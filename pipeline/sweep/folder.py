@@ -18,7 +18,7 @@ from pipeline.training.prepare import check_place
 from pipeline.training.train import check_unchanged, put_back
 
 _FREE = ("cluster.address", "runs")
-"""Settings that a resumed sweep may change; by all others its trials would be other trials."""
+"""Settings that a resumed sweep may change without making its trials others."""
 
 
 def has_result(folder: Path) -> bool:
@@ -34,7 +34,7 @@ def _is_sweep(folder: Path) -> bool:
 def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Keep the sweep that is to be replaced until the new one has a result; without one, put it back.
 
-    A folder that is in the way or no sweep is refused, and so is a sweep to go on with that is not there.
+    A folder in the way or of no sweep is refused, and so is to go on with a sweep that is not there.
     """
     old = folder.with_name(f".{folder.name}.replaced")
     if resume:
@@ -61,7 +61,7 @@ def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Non
 
 
 def begin(folder: Path, config: RunConfig, state: dict[str, Any]) -> None:
-    """Write down what a resumed sweep needs: its recipe, and MLflow run and planned memory in `state`."""
+    """Write down what a resumed sweep needs: recipe, and `state`, with MLflow run and planned memory."""
     (folder / "config.yaml").write_text(dump_recipe(config))
     (folder / "sweep.json").write_text(json.dumps(state, indent=1))
 
@@ -75,17 +75,15 @@ def started_with(folder: Path, config: RunConfig) -> str | None:
     if said == known or (config.tracking.uri is None and not lacks_file(known)):
         return known
     must_know(said, json.loads((folder / "sweep.json").read_text())["run_id"], f"sweep of {folder}", known)
-    for place in (folder, *folder.glob("trial-*")):
-        recipe, tracking = place / "config.yaml", place / "tracking.json"
-        if recipe.is_file():
-            before = load_recipe(recipe)
-            recipe.write_text(dump_recipe(replace(before, tracking=replace(before.tracking, uri=said))))
-        if tracking.is_file():
-            tracking.write_text(json.dumps(json.loads(tracking.read_text()) | {"uri": said}, indent=1))
+    for recipe in (folder / "config.yaml", *folder.glob("trial-*/config.yaml")):
+        before = load_recipe(recipe)
+        recipe.write_text(dump_recipe(replace(before, tracking=replace(before.tracking, uri=said))))
+    for tracking in folder.glob("trial-*/tracking.json"):
+        tracking.write_text(json.dumps(json.loads(tracking.read_text()) | {"uri": said}, indent=1))
     return said
 
 
 def reopen(folder: Path, config: RunConfig) -> dict[str, Any]:
-    """Return the state that `begin` wrote; another recipe than the sweep was started with is refused."""
+    """Return the state that `begin` wrote; another recipe than the sweep's is refused."""
     check_unchanged(folder, load_recipe(folder / "config.yaml"), config, _FREE)
     return json.loads((folder / "sweep.json").read_text())

@@ -14,7 +14,7 @@ from pipeline.tracking.journal import read_history
 class Halving(ASHAScheduler):
     """ASHA over the validation score of the trials in a sweep's folder.
 
-    Tune's driver, when it is restored, hands its scheduler every trial again but no scores; these lie in their folders.
+    Tune's driver, when restored, hands its scheduler every trial again but no scores; these lie in their folders.
     """
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
@@ -24,12 +24,12 @@ class Halving(ASHAScheduler):
             mode="max",
             grace_period=config.sweep.grace * config.training.validate_every,
             reduction_factor=config.sweep.reduction,
-            max_t=10**9,  # the recipe ends a training, and not its scheduler, so that it can close its run
+            max_t=10**9,  # the recipe ends a training, so that it can close its run
         )
         self.folder = folder
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take a new trial, or one from before the driver was restored with the scores it had reached."""
+        """Take a new trial, or one from before the driver was restored, with its scores."""
         super().on_trial_add(tune_controller, trial)
         place = self.folder / trial_name(trial.trial_id)
         if not (place / "prepared.json").is_file():

@@ -1,4 +1,4 @@
-"""What is left of a sweep: table, pictures, page, and the best configuration as a finished run."""
+"""What is left of a sweep: table, pictures, page, and the best as a finished run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,8 @@ from pipeline.trials import DIRECTIONS, TURNED_AWAY, Row, in_words, rank_trials,
 def report(config: RunConfig, folder: Path, tracker: Tracker, ended: list[Row], failed: list[str]) -> list[Row]:
     """Rank, print and draw the trials, hand table, pictures and page to folder and MLflow; returns them, best first.
 
-    `ended` has choice, report and name of each trial that came to its end or was stopped, `failed` the others' errors.
-    `RuntimeError` where no trial came to a score.
+    `ended` has a row of each trial that came to its end or was stopped, `failed` the others' errors. `RuntimeError`
+    where no trial came to a score.
     """
     refused = turned_away(folder)
     tracker.metrics(0, {"trials": len(ended), "failed": len(failed), "turned_away": len(refused)})
@@ -74,7 +74,7 @@ def best_name(config: RunConfig) -> str:
 
 
 def check_best(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to finish the best of a sweep where an earlier one is in the way: the test part is for one model."""
+    """Refuse to finish the best where an earlier one is in the way: the test part is for one model."""
     place = (Path(config.runs) / best_name(config)).resolve()
     if not place.exists() or overwrite:
         return
@@ -88,7 +88,7 @@ def check_best(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
 
 
 def finish_best(config: RunConfig, best: Row, tracker: Tracker, *, resume: bool, overwrite: bool) -> None:
-    """Retrain the best trial, score it once on the test part, and register it; `tracker` is that of the sweep.
+    """Retrain the best trial, score it once on the test part, and register it; `tracker` is the sweep's.
 
     `resume` goes on with a retraining that was cut off.
     """

@@ -15,14 +15,14 @@ from pipeline.config_sweep import Range
 from pipeline.sweep.space import Choice
 
 _GUIDED, _DRAWS = 20, 400
-"""Draws by TPE for one trial, which may insist on what is known, and draws after which the space is exhausted."""
+"""Draws by TPE, which may insist on what is known, and draws after which the space is exhausted."""
 
 
 class Search(Searcher):
     """Suggests choices to Ray Tune; its state survives the driver.
 
     Ray's own `OptunaSearch` can neither refuse what it drew nor avoid to draw it again. `refusal` says why a choice
-    cannot run; each that is turned away becomes a line of the file `log`.
+    cannot run; each such becomes a line of the file `log`.
     """
 
     def __init__(
@@ -53,8 +53,7 @@ class Search(Searcher):
                 self.study.tell(trial, state=TrialState.FAIL)  # nothing learnt, and nothing held against it
                 continue
             self.seen.add(key)
-            reason = self.refusal(choice)
-            if reason is None:
+            if (reason := self.refusal(choice)) is None:
                 self.numbers[trial_id] = trial.number
                 return choice
             self.study.tell(trial, state=TrialState.PRUNED)  # TPE keeps away from it
@@ -64,8 +63,7 @@ class Search(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn from a trial that ended."""
-        number = self.numbers.pop(trial_id, None)
-        if number is None:
+        if (number := self.numbers.pop(trial_id, None)) is None:
             return
         if error or not result or any(name not in result for name in self.metric):
             self.study.tell(number, state=TrialState.FAIL)
@@ -78,7 +76,7 @@ class Search(Searcher):
         Path(checkpoint_path).write_bytes(pickle.dumps(state))
 
     def restore(self, checkpoint_path: str) -> None:
-        """Read it back; this program wrote it in the sweep's folder."""
+        """Read back what this program wrote in the sweep's folder."""
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
 
 

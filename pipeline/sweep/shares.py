@@ -9,12 +9,12 @@ from pipeline.planning.memory import memory_of_worker
 
 Resources = dict[str, float]
 DRIVER: Resources = {"memory": 1e6}
-"""What the driver of a trial with several workers holds: no core, which would starve them; Ray wants something."""
+"""What the driver of several workers holds: no core, which would starve them; Ray wants something."""
 
 
 def check_shares(config: RunConfig) -> None:
     """Refuse shares that no trial can have."""
-    gpus, workers = config.sweep.gpus, config.cluster.workers
+    gpus = config.sweep.gpus
     if config.cluster.min_workers:
         raise InputError(
             f"cluster.min_workers is {config.cluster.min_workers}, but every trial of a sweep has cluster.workers; "
@@ -27,7 +27,7 @@ def check_shares(config: RunConfig) -> None:
         )
     if gpus < 1 and not config.cluster.gpu:
         raise InputError(f"sweep.gpus is {gpus:g}, but cluster.gpu is false; set that to true")
-    if gpus < 1 and workers > 1:
+    if gpus < 1 and config.cluster.workers > 1:
         raise InputError(
             f"sweep.gpus is {gpus:g}, but the workers of one trial cannot share a GPU (NCCL refuses it); set it to 1, "
             "or cluster.workers to 1"
@@ -48,7 +48,7 @@ def trial_share(config: RunConfig) -> Resources:
 def trials_at_once(config: RunConfig, total: Mapping[str, float]) -> int:
     """Return how many trials run at once: `sweep.concurrent`, or as many as `total` resources hold.
 
-    Where not even one fits this machine, that is refused; a cluster that was joined may grow.
+    That not even one fits this machine is refused; a cluster that was joined may grow.
     """
     workers = max(config.cluster.workers, 1)
     need = {kind: amount * workers for kind, amount in worker_share(config).items()}
@@ -67,7 +67,7 @@ def trials_at_once(config: RunConfig, total: Mapping[str, float]) -> int:
 
 
 def memory_of_trial(config: RunConfig, at_once: int) -> Memory | None:
-    """Return what a worker of a trial may fill: what `training.memory` says, or its share of this machine."""
+    """Return what a worker of a trial may fill: `training.memory`, or its share of this machine."""
     found = memory_of_worker(config)
     if found is None or config.training.memory is not None:
         return found

@@ -1,6 +1,6 @@
-"""One trial of a sweep: trained in Tune's own process, or by Ray Train on several workers, and reported as it goes.
+"""One trial of a sweep: trained in Tune's own process, or by Ray Train on workers, and reported as it goes.
 
-A trial never sees the test part: it is searched by validation alone.
+A trial never sees the test part.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from pipeline.training.prepare import prepare
 from pipeline.training.train import open_tracking
 
 REFUSED = "refused.txt"
-"""Why a trial cannot go on, in its folder: Tune tries a trial again that fails, and cannot tell who was lost."""
+"""Why a trial cannot go on: Tune tries again one that fails, and cannot tell who was lost."""
 _TRIES, _AGAIN_S = 30, 10.0
 
 
@@ -41,7 +41,7 @@ def trial_name(trial_id: str) -> str:
 
 
 class _Gauge:
-    """What a trial reports at each validation; what its run has reached already is where counting begins."""
+    """What a trial reports at each validation, from what its run has reached already on."""
 
     def __init__(self, run: Run, cost: Cost, run_id: str) -> None:
         reached = [read_meta(path) for path in whole_checkpoints(run.checkpoints)]
@@ -62,7 +62,7 @@ class _Gauge:
 
 
 class _Relay(TuneReportCallback):
-    """Passes what the workers report to Ray Train on to Ray Tune, as the trial's report."""
+    """Passes what the workers report to Ray Train on to Ray Tune."""
 
     def __init__(self, gauge: _Gauge) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) ->
             _train_here(run, gauge, config.sweep.gpus)
         newest = latest_checkpoint(run.checkpoints)
         if newest is not None and read_meta(newest).step == gauge.first:
-            # It had ended before the driver was killed; without a report Tune would not count it.
+            # It ended before the driver was killed; without a report Tune would not count it.
             ray.tune.report(gauge.read(gauge.first, gauge.best))
     except Exception as error:
         Tracker(run.tracking_uri, run_id, run.outbox).end("FAILED")
@@ -109,7 +109,7 @@ def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) ->
 
 
 def _patiently(work: Callable[[], str]) -> str:
-    """Wait for an MLflow that is away for a while: a trial that cannot be entered there would be lost."""
+    """Wait for an MLflow that is away: a trial that cannot be entered there would be lost."""
     for _ in range(_TRIES - 1):
         try:
             return work()
@@ -123,7 +123,7 @@ def _train_here(run: Run, gauge: _Gauge, gpus: float) -> None:
     torch.set_num_threads(run.config.cluster.cpus_per_worker)
     device = torch.device("cuda" if run.config.cluster.gpu else "cpu")
     if device.type == "cuda" and gpus < 1:
-        torch.cuda.set_per_process_memory_fraction(gpus)  # a share is a share: nobody takes a neighbour's memory
+        torch.cuda.set_per_process_memory_fraction(gpus)  # nobody takes a neighbour's memory
     resume = latest_checkpoint(run.checkpoints)
     with contextlib.closing(Journal.open(run, gauge.run_id)) as journal, stored_behind(run.checkpoints) as keep:
 

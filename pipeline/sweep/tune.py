@@ -1,4 +1,4 @@
-"""Sweeps with Ray Tune: Optuna's TPE chooses, the planner turns away, ASHA stops the weak, MLflow keeps all."""
+"""Sweeps with Ray Tune: Optuna's TPE chooses, the planner refuses, ASHA stops the weak, MLflow keeps all."""
 
 import json
 import os
@@ -39,7 +39,7 @@ from pipeline.trials import DIRECTIONS, TURNED_AWAY, Row, forget_trials, in_word
 
 
 class _Closer(ray.tune.Callback):
-    """Says how a trial ended and closes its MLflow run, as soon as Tune is done with it."""
+    """Says how a trial ended and closes its MLflow run, as soon as it did."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,7 +76,7 @@ def _close_trial(place: Path, status: Status, *, only_running: bool = False) -> 
 
 
 def _collect(results: Any) -> tuple[list[Row], list[str]]:
-    """Return a row for each trial that came to its end or was stopped, and the others' errors."""
+    """Return rows and errors as `report` takes them."""
     rows, failed = [], []
     for result in results:
         if result.error is not None:
@@ -88,10 +88,10 @@ def _collect(results: Any) -> tuple[list[Row], list[str]]:
 
 
 def tune(config: RunConfig, *, resume: bool = False, overwrite: bool = False, finish: bool = False) -> list[Row]:
-    """Run a sweep on the validation part, and print and return its trials, best first; the test part stays unseen.
+    """Run a sweep on the validation part, and print and return its trials, best first.
 
-    With `finish` the best is retrained, scored once on the test part, and registered. A recipe that cannot work is an
-    `InputError` or a `ConfigError` before any trial starts.
+    With `finish` the best is retrained, scored once on the test part, which stays unseen otherwise, and registered. A
+    recipe that cannot work is an `InputError` or a `ConfigError` before any trial starts.
     """
     config = absolute(config)
     check_space(config)
@@ -99,22 +99,22 @@ def tune(config: RunConfig, *, resume: bool = False, overwrite: bool = False, fi
     Volume.open(config.data)  # refused before anything is made
     folder = (Path(config.runs) / f"{config.name}-sweep").resolve()
     with alone(folder):
-        said = started_with(folder, config) if resume else config.tracking.uri
-        uri = store_uri(said, folder.parent)
+        uri = store_uri(started_with(folder, config) if resume else config.tracking.uri, folder.parent)
         experiment = config.tracking.experiment or config.name
         config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
         if finish:
             check_best(config, resume=resume, overwrite=overwrite)
         with sweep_folder(folder, resume=resume, overwrite=overwrite):
             state = reopen(folder, config) if resume else _begin(config, folder)
-            rows = _search(_within(config, state["memory"]), folder, Tracker(uri, state["run_id"], folder / OUTBOX))
+            tracker = partial(Tracker, uri, state["run_id"], folder / OUTBOX)
+            rows = _search(_within(config, state["memory"]), folder, tracker())
     if finish:
-        finish_best(config, rows[0], Tracker(uri, state["run_id"], folder / OUTBOX), resume=resume, overwrite=overwrite)
+        finish_best(config, rows[0], tracker(), resume=resume, overwrite=overwrite)
     return rows
 
 
 def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Check all that can be checked before Ray starts, and open the sweep's MLflow run."""
+    """Check what can be checked before Ray starts, and open the sweep's MLflow run."""
     at_once = 1
     if config.cluster.address == "local":
         cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * (config.cluster.cpus_per_worker or 1))
@@ -172,11 +172,9 @@ def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
 
 
 def _tuner(config: RunConfig, folder: Path, parent: str) -> ray.tune.Tuner:
-    sweep = config.sweep
-    trainable = ray.tune.with_resources(
-        ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent), trial_share(config)
-    )
-    place = folder / "tune"
+    sweep, place = config.sweep, folder / "tune"
+    trial = ray.tune.with_parameters(run_trial, config=config, folder=str(folder), parent=parent)
+    trainable = ray.tune.with_resources(trial, trial_share(config))
     if ray.tune.Tuner.can_restore(str(place)):
         return ray.tune.Tuner.restore(str(place), trainable, resume_unfinished=True, resume_errored=True)
     search = Search(
