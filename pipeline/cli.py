@@ -1,7 +1,6 @@
-"""The command line: one parser per subcommand over its configuration dataclass. Imports nothing heavy before the work.
+"""The command line: one parser a subcommand over its configuration. Imports nothing heavy before the work.
 
-A refusal of input ends with one sentence on stderr and exit code 2, work that failed in part with 1, an interruption
-with 130.
+A refusal ends with one sentence on stderr and exit code 2, work that failed in part with 1, an interruption with 130.
 """
 
 import sys
@@ -23,8 +22,8 @@ class Command:
     summary: str
     config: str  # module:Class
     module: str
-    places: tuple[str, ...]  # settings that may be given by position
-    flags: tuple[tuple[str, str], ...] = ()  # switches passed on as keyword arguments, with their help
+    places: tuple[str, ...]  # settings by position
+    flags: tuple[tuple[str, str], ...] = ()  # passed on as keyword arguments, with their help
 
 
 _RUN = "pipeline.config:RunConfig"
@@ -117,7 +116,7 @@ commands:
 
 
 def _by_name(words: Sequence[str], places: Sequence[str], switch: bool) -> list[str]:
-    """Turn leading words without dashes into the settings they stand for, and a bare --overwrite into its value."""
+    """Name the settings that leading words without dashes stand for, and give a bare --overwrite its value."""
     named: list[str] = []
     rest = list(words)
     for place in places:
@@ -128,7 +127,7 @@ def _by_name(words: Sequence[str], places: Sequence[str], switch: bool) -> list[
 
 
 def run_command(name: str, words: Sequence[str]) -> None:
-    """Parse the words of one subcommand and do its work."""
+    """Parse a subcommand's words and do its work."""
     command = COMMANDS[name]
     config = resolve_name(command.config)
     prog, places = f"python -m pipeline {name}", " ".join(f"[{place.upper()}]" for place in command.places)
@@ -137,8 +136,7 @@ def run_command(name: str, words: Sequence[str]) -> None:
     )
     for flag, text in command.flags:
         parser.add_argument(f"--{flag}", action="store_true", default=SUPPRESS, help=text)  # no part of a recipe
-    switch = "overwrite" in config.__dataclass_fields__
-    parsed = parse(parser, _by_name(words, command.places, switch))
+    parsed = parse(parser, _by_name(words, command.places, "overwrite" in config.__dataclass_fields__))
     flags = {flag: bool(parsed.pop(flag, False)) for flag, _ in command.flags}
     resolve_name(f"{command.module}:{name}")(build(config, parser, parsed), **flags)
 

@@ -1,4 +1,4 @@
-"""The whole way once, with the commands that a user would type."""
+"""The whole way once, by the commands that a user would type."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,9 @@ class QuickstartConfig:
 
 
 def quickstart(config: QuickstartConfig, *, overwrite: bool = False) -> None:
-    """Make a survey, train on it, register the model, map the whole volume, score the map, and write a report.
+    """Make a survey, train on it, register the model, map the volume, score the map, and write a report.
 
-    `InputError` where a recipe is missing, or an earlier quickstart is in the way and `overwrite` does not replace it.
+    `InputError` where a recipe is missing, or an earlier quickstart is in the way without `overwrite`.
     """
     from pipeline.cli import run_command
     from pipeline.recipe import load_recipe

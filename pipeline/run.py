@@ -1,4 +1,4 @@
-"""The folder of a run: what was decided before the first step, and where its results go."""
+"""The folder of a run: what was decided before it began, and where its results go."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from pipeline.recipe import load_recipe
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `pipeline.training.prepare.prepare` found out before the first step.
+    """What `prepare` found out before the first step.
 
     Two runs compare only where both digests agree: SHA-256 of the volume's identity, and of the split.
     """
@@ -33,7 +33,7 @@ class Prepared:
     counts: dict[str, list[int]]  # labelled cells of each class, by part of the split
     volume_digest: str
     split_digest: str
-    tiling: Tiling | None = None  # in which the volume is validated and mapped; none means in one piece
+    tiling: Tiling | None = None  # in which the volume is validated and mapped, if not in one piece
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and numbers."""
@@ -57,12 +57,12 @@ class Prepared:
 
 
 OUTBOX = "mlflow-outbox.jsonl"
-"""What MLflow has not got yet of a run or a sweep, in its folder."""
+"""What MLflow has not got yet, in the folder of a run or a sweep."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A prepared run; its folder is an absolute path, because workers have another current folder."""
+    """A prepared run; its folder is absolute, because workers have another current folder."""
 
     folder: Path
     config: RunConfig
@@ -98,7 +98,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints, one folder a step."""
+        """Folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     @property
@@ -108,12 +108,12 @@ class Run:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's URI: the one that the run was started with, or SQLite beside the runs."""
+        """MLflow's URI: that of the recipe, or SQLite beside the runs."""
         return self.config.tracking.uri or f"sqlite:///{self.folder.parent / 'mlflow.db'}"
 
     @property
     def outbox(self) -> Path:
-        """What MLflow has not got yet; see `pipeline.tracking.outbox`."""
+        """File of `pipeline.tracking.outbox`."""
         return self.folder / OUTBOX
 
     def read(self, name: str) -> dict[str, Any]:

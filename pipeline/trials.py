@@ -1,4 +1,4 @@
-"""The trials of a sweep as a table: which are best, and which nobody beats in every objective at once."""
+"""The trials of a sweep as a table: which are best, and which none beats in every objective at once."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,25 +16,24 @@ DIRECTIONS = {"score": "max", "parameters": "min", "memory": "min", "peak": "min
 
 
 def pareto_front(rows: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[bool]:
-    """Tell of each trial whether no other is at least as good in all objectives and better in one."""
+    """Tell of each trial whether none is at least as good in all objectives and better in one."""
     signs = {name: -1 if DIRECTIONS[name] == "max" else 1 for name in objectives}
     values = [[sign * row[name] for name, sign in signs.items()] for row in rows]
-
-    def beaten(mine: list[float]) -> bool:
-        return any(other != mine and all(his <= own for his, own in zip(other, mine, strict=True)) for other in values)
-
-    return [not beaten(mine) for mine in values]
+    return [
+        not any(other != mine and all(his <= own for his, own in zip(other, mine, strict=True)) for other in values)
+        for mine in values
+    ]
 
 
 def rank_trials(rows: Sequence[Row], objectives: Sequence[str], steps: int) -> list[Row]:
-    """Sort trials by score, of equals the smaller first; note which are on the Pareto front or took fewer `steps`."""
+    """Sort trials by score, of equals the smaller first; note which are on the Pareto front or were stopped."""
     front = pareto_front(rows, objectives)
     noted = [{**row, "front": on, "stopped": row["step"] < steps} for row, on in zip(rows, front, strict=True)]
     return sorted(noted, key=lambda row: (-row["score"], row["parameters"], row["trial"]))
 
 
 def show(name: str, value: Any) -> str:
-    """Write one value of a trial for a table or a picture."""
+    """Write one value of a trial."""
     if name == "parameters":
         return f"{value:,}"
     if name in ("memory", "peak"):
@@ -62,16 +61,16 @@ def in_words(choice: Mapping[str, Any]) -> str:
 
 
 def trial_texts(row: Row, objectives: Sequence[str]) -> dict[str, str]:
-    """Write a ranked trial, title -> text, with its place on the front of several objectives."""
+    """Write a ranked trial, title -> text, and of several objectives whether it is on the front."""
     choice = {name: row["choice"][name] for name in SEARCHED if name in row["choice"]}
-    found = {name: row[name] for name in DIRECTIONS if name in row}  # sweeps of earlier programs measured no peak
+    found = {name: row[name] for name in DIRECTIONS if name in row}  # earlier sweeps measured no peak
     texts = {TITLES.get(name, name): show(name, value) for name, value in (choice | found).items()}
     front = {"Pareto front": "yes" * row["front"]} if len(objectives) > 1 else {}
     return {"trial": row["trial"], **texts, "steps": f"{row['step']}{' (stopped)' * row['stopped']}", **front}
 
 
 def trials_table(rows: Sequence[Row], objectives: Sequence[str]) -> str:
-    """Lay out ranked trials as Markdown, the score among the last columns."""
+    """Lay out ranked trials as Markdown."""
     texts = [trial_texts(row, objectives) for row in rows]
     last = [title for title in (TITLES["score"], "Pareto front", "trial") if title in texts[0]]
     heads = [*(title for title in texts[0] if title not in last), *last]
@@ -89,7 +88,7 @@ def turned_away(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_trials(folder: Path, rows: list[Row], failed: list[str]) -> None:
-    """Keep the ranked trials of a sweep, and the errors of those that failed."""
+    """Keep the ranked trials of a sweep, and the errors of the others."""
     (folder / _TRIALS).write_text(json.dumps({"rows": rows, "failed": failed}, indent=1))
 
 
@@ -100,5 +99,5 @@ def read_trials(folder: Path) -> dict[str, Any] | None:
 
 
 def forget_trials(folder: Path) -> None:
-    """Take back that a sweep came to its end: it goes on."""
+    """Forget what `write_trials` kept: the sweep goes on."""
     (folder / _TRIALS).unlink(missing_ok=True)

@@ -32,7 +32,7 @@ class Meta:
 
 
 def copied(value: Any) -> Any:
-    """Copy a state's tensors to the host's memory, so that training may change its own."""
+    """Copy a state's tensors to the host, so that training may change its own."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
@@ -44,7 +44,7 @@ def copied(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint in memory; training may go on while it is written."""
+    """A checkpoint in memory, written while training goes on."""
 
     meta: Meta
     model: dict[str, Any]  # state of the network with its normalisation
@@ -52,7 +52,7 @@ class Snapshot:
     segmenter: Any  # the network's configuration as JSON
 
     def write(self, folder: Path) -> None:
-        """Write it into an empty folder, which the caller renames as a whole."""
+        """Write it into an empty folder, which the caller renames."""
         plain = (json.dumps(part, indent=1) for part in (self.segmenter, asdict(self.meta)))
         contents = (self.model, self.training, *plain)
         sums = {name: _write(folder / name, content) for name, content in zip(_FILES, contents, strict=True)}
@@ -65,7 +65,7 @@ def folder_name(step: int) -> str:
 
 
 class _Summed:
-    """A file that sums what passes, and keeps the system's error, which torch.save hides."""
+    """A file that hashes what passes, and keeps the system's error, which torch.save hides."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sum = file, hashlib.sha256()
@@ -145,7 +145,7 @@ def rebuild(config: dict[str, Any], state: Mapping[str, torch.Tensor]) -> Segmen
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoints below a folder, oldest first, without a look inside."""
+    """List the checkpoints below a folder, oldest first, unread."""
     found = (path for path in folder.glob("step-*") if path.is_dir() and path.name.removeprefix("step-").isdigit())
     return sorted(found, key=_step)
 

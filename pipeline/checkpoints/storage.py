@@ -63,7 +63,7 @@ class Behind:
         self._pending = self._thread.submit(self.store, snapshot, meta)
 
     def close(self) -> None:
-        """Wait for the last checkpoint; an `InputError` where it could not be written."""
+        """Wait for the last checkpoint; `InputError` where it was not written."""
         self._thread.shutdown()
         self._settle(1)
 

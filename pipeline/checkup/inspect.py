@@ -83,7 +83,7 @@ def examine(config: InspectConfig) -> Report:
     if recipe is not None:
         trial, found = try_recipe(recipe, dataset, description.valid_share, place)
         findings += found
-    beside = Path(Path(place).name if is_remote(place) else place)  # the picture of a remote volume is drawn here
+    beside = Path(Path(place).name if is_remote(place) else place)  # a remote volume's picture is drawn here
     picture = Path(config.picture or beside.with_suffix(".png"))
     _draw(viewable(place, dataset), picture)
     return Report(description, where, trial, findings, picture)
@@ -98,7 +98,7 @@ def _is_recipe(source: str) -> bool:
 
 
 def _draw(dataset: xr.Dataset, picture: Path) -> None:
-    """Draw the map of a volume whose labels are one, and three sections through any other."""
+    """Draw the map of a volume whose labels are one, three sections through any other."""
     data = dataset["data"]
     shown = dataset["labels"].dims if "labels" in dataset else data.dims
     flat = not {"inline", "crossline"} & set(data.dims)

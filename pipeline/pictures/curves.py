@@ -36,8 +36,8 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path) -
             ax.text(column, row, f"{cell:.0f}", ha="center", va="center", color=colour, fontsize=size)
         ax.set_xticks(range(classes), class_names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
         ax.set_yticks(range(classes), [f"{name} ({n:,})" for name, n in zip(class_names, cells, strict=True)])
-        ax.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
-        ax.set_yticks(np.arange(classes - 1) + 0.5, minor=True)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_ticks(np.arange(classes - 1) + 0.5, minor=True)
         ax.grid(which="minor", color="white", linewidth=0.8)
         ax.tick_params(which="both", length=0)
         ax.spines[:].set_visible(False)
@@ -51,7 +51,7 @@ def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[list[floa
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw loss, learning rate and validation scores from the numbers of every step."""
+    """Draw loss, learning rate and validation scores."""
     with picture(path, 2.5) as figure:
         loss_ax, score_ax, rate_ax = figure.subplots(1, 3, width_ratios=[1, 1, 0.7])
         steps, losses = _series(history, "loss")
@@ -87,7 +87,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def draw_depths(depths: Sequence[Depth], measured: float | None, path: Path) -> None:
-    """Draw the predicted peak of a training step over depth, and in bytes what the run measured."""
+    """Draw the predicted peak of a training step over depth, and the run's in bytes."""
     (own,) = (depth for depth in depths if depth.own)
     layers = [depth.layers for depth in depths]
     with picture(path, 3.2, 5.0) as figure:

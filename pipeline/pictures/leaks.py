@@ -25,7 +25,7 @@ from pipeline.pictures.style import (
     show,
 )
 
-_AROUND = 6  # cells around the two nearest ones that are shown at least
+_AROUND = 6  # cells shown around the two nearest at least
 _ROOM = 1.05  # inches for titles, numbers and legend
 _BUFFER = "#ecc5ca"
 

@@ -43,7 +43,7 @@ def draw_map(run: Run, prediction: np.ndarray, factor: int, part: Part, path: Pa
     image = backdrop(read_for_viewing(run.config.data.source, volume), keep, colour="band" in volume.channel_dims)
     thin = (slice(None, None, factor),) * len(keep)
     if image.shape[: len(keep)] == tuple(volume.shape[axis] for axis in keep):
-        image = image[thin]  # a last, incomplete coarse cell is drawn like the others
+        image = image[thin]  # a last, incomplete cell like the others
     axes = grid_axes(volume.dataset.isel(dict(zip(volume.label_dims, thin, strict=True))), volume.label_dims)
     target = volume.read_labels(run.split, part, factor=factor)
     draw_prediction(image, target, prediction, volume.classes, axes, path)

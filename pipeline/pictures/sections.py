@@ -43,10 +43,10 @@ class Section:
 
     rows: Axis
     columns: Axis
-    fixed: int | None = None  # axis of the grid that is cut; none for a map
+    fixed: int | None = None  # axis that is cut; none for a map
     position: int = 0  # of the cut among its cells
     cells: int = 1
-    flip: bool = False  # whether the two axes that stay are swapped
+    flip: bool = False  # whether the axes that stay are swapped
     title: str = ""
 
     @property

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-WIDTH, DPI = 8.4, 150  # inches, and dots an inch: a picture fills a README's column one and a half times
+WIDTH, DPI = 8.4, 150  # inches, and dots an inch
 LEGEND_COLUMNS = 6
 VERTICAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})  # drawn downwards in a section
 
@@ -51,7 +51,7 @@ _LOOK: dict[Any, Any] = {
 
 @contextmanager
 def picture(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
-    """Make a figure of `height` x `width` inches in the common look, and save it as PNG when the block ends."""
+    """Make a figure of `height` x `width` inches, and save it as PNG when the block ends."""
     with mpl.rc_context(_LOOK):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
@@ -64,7 +64,7 @@ class Axis:
 
     name: str
     size: int  # in cells
-    first: float = 0.0  # coordinate of the first cell's centre
+    first: float = 0.0  # cell's centre
     step: float = 1.0  # to the next
     units: str = ""  # of the coordinate; empty where it counts cells
 
@@ -106,7 +106,7 @@ class Axis:
 
 
 def grid_axes(dataset: Any, dims: Sequence[str]) -> list[Axis]:
-    """Describe dimensions of an xarray object by its coordinates and their ``units``."""
+    """Describe dimensions of an xarray object by their coordinates."""
     return [Axis.of(dim, dataset[dim].values, str(dataset[dim].attrs.get("units", ""))) for dim in dims]
 
 
@@ -117,7 +117,7 @@ def class_colours(classes: int) -> np.ndarray:
 
 
 def paint(index: np.ndarray, colours: np.ndarray, alpha: float = 1.0) -> np.ndarray:
-    """Colour a map of class indices: RGBA float [..., 4], transparent where the index is negative."""
+    """Colour class indices: RGBA float [..., 4], transparent where the index is negative."""
     rgba = np.zeros((*index.shape, 4))
     shown = index >= 0
     rgba[shown, :3] = colours[index[shown].astype(np.int64)]
@@ -131,7 +131,7 @@ def class_patch(name: str, colour: Any) -> Patch:
 
 
 def class_patches(names: Sequence[str], *maps: np.ndarray) -> list[Patch]:
-    """Make the legend of class maps, for the classes in any of them."""
+    """Make the legend of the classes in any of the maps."""
     colours = class_colours(len(names))
     return [class_patch(names[k], tuple(colours[k])) for k in present_classes(*maps)]
 
@@ -144,7 +144,7 @@ def legend_below(
 
 
 def part_patches(codes: np.ndarray, counts: np.ndarray, what: str) -> list[Patch]:
-    """Make the legend of a split's codes, with counts, for the parts that occur."""
+    """Make the legend of the parts that occur, with counts."""
     return [
         Patch(facecolor=colour, label=f"{part}: {count:,} {what}")
         for code, ((part, colour), count) in enumerate(zip(PART_COLOURS.items(), counts, strict=True))

@@ -15,7 +15,7 @@ from pipeline.config_sweep import SEARCHED
 from pipeline.pictures.style import CLASS_COLOURS, picture
 from pipeline.trials import DIRECTIONS, TITLES, Row, show
 
-_LOGARITHMIC = ("step", "rate", "parameters", "memory", "peak", "time")  # all others but the score are placed evenly
+_LOGARITHMIC = ("step", "rate", "parameters", "memory", "peak", "time")  # others but the score are even
 _COSTS = {"memory": "planned memory (MB)", "peak": "measured peak (MB)", "time": "seconds a step"}
 
 

@@ -22,12 +22,12 @@ class Standing:
 
     @classmethod
     def of(cls, version: str, tags: dict[str, str]) -> "Standing":
-        """Read the standing of a version; what its tags lack stays empty and compares with nothing."""
+        """Read a version's standing; what its tags lack stays empty and compares with nothing."""
         return cls(version, float(tags.get("test_miou", "nan")), *(tags.get(key, "") for key in _SAME))
 
 
 def difference(new: Standing, champion: Standing) -> str:
-    """Say what two versions were tested on that differs; empty where their scores compare."""
+    """Say what differs in what two versions were tested on; empty where they compare."""
     for key, thing in _SAME.items():
         mine, theirs = getattr(new, key), getattr(champion, key)
         if mine != theirs or not mine:

@@ -110,7 +110,7 @@ def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
 
 
 def example_batch(description: ModelDescription, extra: int = 0) -> np.ndarray:
-    """Make a small input that a model accepts, of another size along each axis, and with a no-data cell.
+    """Make a small input that a model accepts, of different sizes along the axes, with a no-data cell.
 
     It is float32 [2, C, *N], because the exporter takes a batch of one for a constant. Every axis is `extra` coarse
     cells longer, for an input that the program was not traced with.

@@ -1,4 +1,4 @@
-"""A model by its name: a version of the registry, or the best checkpoint of a run's folder."""
+"""A model by its name: a registered version, or a run's best checkpoint."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def load_model(uri: str, *, tracking_uri: str) -> Scorer:
     `InputError`, which lists what there is, where there is no such model, or MLflow does not answer.
     """
     if uri.startswith("models:/"):
-        from pipeline.registry import versions  # MLflow takes seconds to import, and a folder does not need it
+        from pipeline.registry import versions  # imports MLflow for seconds, which a folder does not need
 
         return versions.load_registered(uri, tracking_uri=tracking_uri)
     if (Path(uri) / "prepared.json").is_file():

@@ -73,7 +73,7 @@ def _candidate(registry: Registry, model: str) -> Any:
 
 
 def _score_both(registry: Registry, new: Any, old: Any, source: str | None) -> tuple[Standing, Standing]:
-    """Score two versions on the test part of the first, and say what the second may have seen of it."""
+    """Score both on the test part of `new`, and say what `old` may have seen of it."""
     tested = standing(new)
     start = f"{label(new)} and {label(old)} were tested on {difference(tested, standing(old))}"
     folder = registry.fetch(new)

@@ -1,4 +1,4 @@
-"""MLflow's model registry: a run's best checkpoint becomes a version that needs none of our code."""
+"""A run's best checkpoint becomes a version in MLflow's registry, which needs none of our code."""
 
 import json
 import tempfile
@@ -41,7 +41,7 @@ class RegisteredVersion:
 
     name: str
     version: int
-    champion: bool  # as the first is; any other is a challenger
+    champion: bool  # else challenger
 
     @property
     def uri(self) -> str:
@@ -52,8 +52,8 @@ class RegisteredVersion:
 def register(config: RegisterConfig) -> RegisteredVersion:
     """Register a run's best checkpoint: the first version is the champion, later ones challenge it.
 
-    `InputError` where there is no finished run, or MLflow does not answer or does not know it; `RuntimeError` where the
-    exported program does not compute what the network computes, and nothing is registered.
+    `InputError` where there is no finished run, or MLflow does not answer or know it; `RuntimeError` where the exported
+    program does not compute what the network does, and nothing is registered.
     """
     run = Run.open(config.run)
     uri, name = config.tracking_uri or run.tracking_uri, config.name or run.config.name
@@ -81,7 +81,20 @@ def register(config: RegisterConfig) -> RegisteredVersion:
             logged = _log(Exportable(segmenter).eval(), description, card, run, metrics)
         client.set_terminated(run_id, record.info.status, record.info.end_time)  # as before
         _verify(logged.model_uri, segmenter, description)
-        return _enter(Registry(uri, client), name, logged, record, description, card, metrics)
+        try:
+            client.get_registered_model(name)
+        except MlflowException:
+            text = f"{' x '.join(description.space)} to {', '.join(description.classes)}"
+            client.create_registered_model(name, description=text)
+        tags, text, model = _tags(name, description, metrics, record), card[:_LONGEST_TEXT], logged.model_id
+        made = client.create_model_version(name, logged.model_uri, run_id, tags=tags, description=text, model_id=model)
+        registered = RegisteredVersion(name, int(made.version), Registry(uri, client).enter(made))
+    print(f"registered {registered.uri}")
+    if registered.champion:
+        print(f"{label(made)} is the champion: it is the first.")
+    else:
+        print(f"{label(made)} is the challenger; `python -m pipeline promote {name}` compares it with the champion.")
+    return registered
 
 
 def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metrics: dict[str, Any]) -> ModelInfo:
@@ -105,7 +118,7 @@ def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metr
             signature=signature,
             input_example=example_batch(d),
             serialization_format="pt2",
-            validate_serving_input=False,  # would load the program once more, which takes long; `_verify` does more
+            validate_serving_input=False,  # would load the program once more; `_verify` does
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"],
             extra_files=[str(Path(folder) / file) for file in beside],
             metadata=d.to_json(),
@@ -114,7 +127,7 @@ def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metr
 
 
 def _verify(model_uri: str, segmenter: Segmenter, d: ModelDescription) -> None:
-    """Compare the stored program with the network on sizes that it was not traced with."""
+    """Compare the stored program with the network on sizes other than the traced."""
     stored, allowed = mlflow.pytorch.load_model(model_uri), tolerance(segmenter.config.network)
     for extra in (1, d.multiple):
         raw = torch.from_numpy(example_batch(d, extra)[:1])
@@ -127,25 +140,11 @@ def _verify(model_uri: str, segmenter: Segmenter, d: ModelDescription) -> None:
             )
 
 
-def _enter(
-    registry: Registry,
-    name: str,
-    logged: ModelInfo,
-    record: Record,
-    d: ModelDescription,
-    card: str,
-    metrics: dict[str, Any],
-) -> RegisteredVersion:
-    client = registry.client
-    try:
-        client.get_registered_model(name)
-    except MlflowException:
-        client.create_registered_model(name, description=f"{' x '.join(d.space)} to {', '.join(d.classes)}")
-    learned = d.training
-    miou, factor = float(metrics["test/miou"]), f"{d.factor:g}"
-    tags = {
+def _tags(name: str, d: ModelDescription, metrics: dict[str, Any], record: Record) -> dict[str, str]:
+    learned, miou = d.training, float(metrics["test/miou"])
+    return {
         **{f"test_{key}": repr(metrics[f"test/{key}"]) for key in MEANS},
-        **Standing(name, miou, learned["volume_digest"], learned["split_digest"], factor).tags(),
+        **Standing(name, miou, learned["volume_digest"], learned["split_digest"], f"{d.factor:g}").tags(),
         "classes": json.dumps(d.classes),
         "space": json.dumps(d.space),
         "channel_dims": json.dumps(dict(zip(d.channel_dims, d.channel_sizes, strict=True))),
@@ -158,14 +157,3 @@ def _enter(
         "shape": json.dumps(learned["shape"]),
         "code_version": record.data.tags.get("code_version", "unknown"),
     }
-    text, run_id = card[:_LONGEST_TEXT], record.info.run_id
-    made = client.create_model_version(
-        name, logged.model_uri, run_id, tags=tags, description=text, model_id=logged.model_id
-    )
-    registered = RegisteredVersion(name, int(made.version), registry.enter(made))
-    print(f"registered {registered.uri}")
-    if registered.champion:
-        print(f"{label(made)} is the champion: it is the first.")
-    else:
-        print(f"{label(made)} is the challenger; `python -m pipeline promote {name}` compares it with the champion.")
-    return registered

@@ -80,7 +80,7 @@ class Registry:
         return cls(uri, connect(uri))
 
     def find(self, model: str) -> ModelVersion:
-        """Find a version by its URI; `InputError`, which lists what there is, where there is none."""
+        """Find a version by its URI; `InputError`, which lists what there is, where none is."""
         match = _parse(model)
         try:
             if match["alias"]:
@@ -99,7 +99,7 @@ class Registry:
             return None
 
     def require(self, name: str) -> None:
-        """Raise `InputError` where there is no registered model of this name."""
+        """Raise `InputError` where no registered model has this name."""
         try:
             self.client.get_registered_model(name)
         except MlflowException as error:
@@ -111,7 +111,7 @@ class Registry:
             return Path(mlflow.artifacts.download_artifacts(f"models:/{label(version)}"))
 
     def enter(self, version: ModelVersion) -> bool:
-        """Give a new version its alias; tells whether it is the champion, as the first is."""
+        """Give a new version its alias; tells whether it is the champion: the first."""
         first = self.alias(version.name, CHAMPION) is None
         if first:
             self._crown(version, "the first version")
@@ -155,7 +155,7 @@ class Registry:
         return back, present
 
     def _former(self, name: str, present: ModelVersion) -> list[int]:
-        """Return former champions, oldest first; the present one among them is left of a move that was cut short."""
+        """Return former champions, oldest first, without the present one, which a move cut short leaves there."""
         former = json.loads(self.client.get_registered_model(name).tags.get(FORMER, "[]"))
         while former and former[-1] == int(present.version):
             former.pop()
@@ -213,7 +213,7 @@ def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
 
 
 def read_recipe(folder: Path) -> RunConfig | None:
-    """Read the configuration among a version's files, if it has one."""
+    """Read the recipe among a version's files, if any."""
     stored = next(folder.rglob(RECIPE_FILE), None)
     return None if stored is None else load_recipe(stored)
 

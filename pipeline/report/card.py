@@ -8,7 +8,7 @@ from pipeline.scoring.metrics import MEANS
 
 
 def model_card(name: str, description: ModelDescription, metrics: dict[str, Any]) -> str:
-    """Write the card of the registered model `name` in Markdown; `metrics` are its run's ``metrics.json``."""
+    """Write the card of the model `name` in Markdown; `metrics` are its run's ``metrics.json``."""
     d = description
     return "\n\n".join([_what(name, d), _data(d), _scores(metrics), _limits(d), _use(name, d)]) + "\n"
 

@@ -36,7 +36,7 @@ CONTENTS = {
 
 
 def describe(found: Evidence) -> dict[str, Any]:
-    """Put all that is known of a run into what the template shows."""
+    """Put what is known of a run into what the template shows."""
     run, own = found.run, next((depth for depth in found.depths if depth.own), None)
     return {
         "name": run.config.name,

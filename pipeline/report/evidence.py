@@ -31,18 +31,18 @@ class Evidence:
 
     run: Run
     history: list[dict[str, float]]  # of every step
-    ended: bool  # whether it came to its end
-    interrupted: bool  # or was asked to stop before; neither where it was killed or is at work
-    best: Meta | None  # checkpoint; none where it has none yet, or none any more
-    metrics: dict[str, Any]  # its ``metrics.json``; empty where that is of another checkpoint than the best
+    ended: bool
+    interrupted: bool  # asked to stop; neither where it was killed or is at work
+    best: Meta | None  # checkpoint, if it has one
+    metrics: dict[str, Any]  # ``metrics.json``; empty where that is not of the best checkpoint
     volume: Volume | None = None
-    missing: str = ""  # why the volume is not here any more
+    missing: str = ""  # why the volume is not here
     part: Part = "test"  # of the split, that is shown
-    matrix: np.ndarray | None = None  # its confusion [K true, K predicted]; none without a checkpoint
+    matrix: np.ndarray | None = None  # its confusion [K true, K predicted], with a checkpoint
     leaks: dict[str, Any] = field(default_factory=dict)  # content of ``leaks.json``
-    block: tuple[int, ...] | None = None  # cells that the network sees at once, where they are known
-    depths: list[Depth] = field(default_factory=list)  # predicted memory over depth, where it is known
-    peak: float | None = None  # of the worst step in bytes; of the GPU's allocator, or of the whole process on a CPU
+    block: tuple[int, ...] | None = None  # cells that the network sees at once, if known
+    depths: list[Depth] = field(default_factory=list)  # predicted memory, if known
+    peak: float | None = None  # in bytes, of the GPU's allocator, or of the whole process on a CPU
     pictures: dict[str, Path] = field(default_factory=dict)  # name -> PNG
 
 

@@ -35,7 +35,7 @@ def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
 
 
 def write_report(run: Run, out: Path | None = None) -> Path:
-    """Write the page of a run, into its folder where `out` names no other place."""
+    """Write the page of a run, into its folder by default."""
     with tempfile.TemporaryDirectory() as aside:
         return write_page("report.html.j2", describe(gather(run, Path(aside))), out or run.folder / "report.html")
 
@@ -53,7 +53,7 @@ def _place(out: Path, overwrite: bool) -> Path:
 
 def _log(uri: str, run_id: str, page: Path) -> str:
     """Upload the page, and say what became of that."""
-    from pipeline.tracking.tracker import Tracker  # MLflow takes two seconds to import, and the page is written by then
+    from pipeline.tracking.tracker import Tracker  # takes two seconds, and the page is written by then
 
     if not run_id:
         return "not logged: it has no MLflow run"
@@ -61,6 +61,6 @@ def _log(uri: str, run_id: str, page: Path) -> str:
         return f"not logged: there is no {uri.removeprefix('sqlite:///')}"
     try:
         Tracker(uri, run_id).artifact(page)
-    except Exception as error:  # the store decides the type: HTTP, SQL, file system, a run deleted there
+    except Exception as error:  # of HTTP, SQL, the file system, a run deleted there
         return f"not logged: {reason(error)}"
     return f"logged as {page.name}"

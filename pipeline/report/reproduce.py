@@ -34,7 +34,7 @@ def installed(code: str) -> list[str]:
 
 
 def portable(config: RunConfig) -> str:
-    """Write settings as a recipe for any machine: local Ray, results in ``runs``, MLflow beside them."""
+    """Write a recipe for any machine: local Ray, results in ``runs``, MLflow beside them."""
     cluster, tracking = replace(config.cluster, address="local"), replace(config.tracking, uri=None)
     return without_secrets(dump_recipe(replace(config, runs="runs", cluster=cluster, tracking=tracking)))
 
@@ -72,7 +72,7 @@ def sessions(found: Evidence) -> list[tuple[str, str, str]]:
 
 
 def attribute(found: Evidence, name: str) -> str:
-    """Return what the volume says of itself, such as its title; empty where it says nothing."""
+    """Return what the volume says of itself, such as its title, or nothing."""
     return "" if found.volume is None else without_secrets(str(found.volume.dataset.attrs.get(name, "")))
 
 

@@ -1,4 +1,4 @@
-"""The folder of a sweep: begun, gone on with, or replaced only once the new sweep has a result."""
+"""The folder of a sweep: begun, gone on with, or replaced once the new one has a result."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Non
             raise InputError(f"--resume: there is no sweep at {folder}; start it without --resume")
     else:
         ours = _is_sweep(folder) or not folder.exists() or not any(folder.iterdir())
-        if old.exists() and ours and not has_result(folder):  # the driver that wanted to replace it was killed
+        if old.exists() and ours and not has_result(folder):  # the driver that replaced it was killed
             put_back(old, folder)
         check_place(folder, "sweep", is_one=_is_sweep(folder), overwrite=overwrite)
         if folder.exists():

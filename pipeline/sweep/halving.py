@@ -1,4 +1,4 @@
-"""Asynchronous successive halving, which a killed driver does not make forget what it has compared."""
+"""Asynchronous successive halving, which outlives a killed driver."""
 
 from pathlib import Path
 from typing import Any

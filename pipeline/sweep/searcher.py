@@ -43,14 +43,14 @@ class Search(Searcher):
         self.numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Choice | str | None:  # type: ignore[override]  # or FINISHED
-        """Draw a choice for a new trial, or say that none is left."""
+        """Draw a choice for a trial, or say that none is left."""
         for draw in range(_DRAWS):
             self.study.sampler = self.guided if draw < _GUIDED else self.blind
             trial = self.study.ask()
             choice = {name: _value(trial, name, domain) for name, domain in self.domains.items()}
             key = json.dumps(choice, sort_keys=True)
             if key in self.seen:
-                self.study.tell(trial, state=TrialState.FAIL)  # nothing learnt, and nothing held against it
+                self.study.tell(trial, state=TrialState.FAIL)  # nothing held against it
                 continue
             self.seen.add(key)
             if (reason := self.refusal(choice)) is None:

@@ -41,7 +41,7 @@ def worker_share(config: RunConfig) -> Resources:
 
 
 def trial_share(config: RunConfig) -> Resources:
-    """Return what Tune reserves for a trial: its one worker, or the driver of those that Train reserves."""
+    """Return what Tune reserves for a trial: its worker, or the driver of those that Train reserves."""
     return dict(DRIVER) if config.cluster.workers > 1 else worker_share(config)
 
 

@@ -36,7 +36,7 @@ _TRIES, _AGAIN_S = 30, 10.0
 
 
 def trial_name(trial_id: str) -> str:
-    """Name a trial's run, its folder, and Ray's folder for its logs."""
+    """Name a trial's run and folder, and Ray's for its logs."""
     return f"trial-{trial_id}"
 
 
@@ -73,7 +73,7 @@ class _Relay(TuneReportCallback):
 
 
 def run_trial(choice: Choice, *, config: RunConfig, folder: str, parent: str) -> None:
-    """Train a choice, here or on workers; recipe, folder and MLflow run are the sweep's."""
+    """Train a choice; recipe, folder and MLflow run are the sweep's."""
     place = Path(folder) / trial_name(ray.tune.get_context().get_trial_id())
     if (place / REFUSED).is_file():
         raise InputError((place / REFUSED).read_text())

@@ -70,7 +70,7 @@ def _close_trial(place: Path, status: Status, *, only_running: bool = False) -> 
     try:
         if not only_running or connect(uri).get_run(run_id).info.status == "RUNNING":
             Tracker(uri, run_id).end(status)
-    except Exception:  # MLflow is away, and its client decides the type; the sweep must not end over that
+    except Exception:  # MLflow is away, which must not end the sweep
         if not only_running:
             Tracker(uri, run_id, place / OUTBOX).end(status)
 
@@ -153,7 +153,7 @@ def _search(config: RunConfig, folder: Path, tracker: Tracker) -> list[Row]:
     Tracker(tracker.uri, tracker.run_id).reopen()
     forget_trials(folder)
     for refused in folder.glob(f"trial-*/{REFUSED}"):
-        refused.unlink()  # whoever goes on may have put right what it says
+        refused.unlink()  # what it says may have been put right
     try:
         # SIGTERM, as `ray job stop` sends it, ends the sweep as Ctrl-C does.
         with cluster(config.cluster), handled(signal.default_int_handler, signal.SIGTERM):

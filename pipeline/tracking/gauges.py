@@ -1,4 +1,4 @@
-"""The numbers of a run as gauges on Ray: what Prometheus reads of each node, and Grafana shows, while it trains."""
+"""The numbers of a run as Ray's gauges, which Prometheus reads and Grafana shows while it trains."""
 
 from ray.util.metrics import Gauge
 
@@ -26,7 +26,7 @@ class Gauges(Listener):
         }
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Show the numbers of one step; those of the last validation stay."""
+        """Show a step's numbers; those of the last validation stay."""
         self.listener.metrics(step, values)
         for key, value in {"step": step, **values}.items():
             if key in self._gauges:

@@ -12,7 +12,7 @@ _NAME = "history.jsonl"
 
 
 def read_history(run: Run) -> list[dict[str, float]]:
-    """Read the numbers of every step, oldest first; of a step that was taken twice, the later."""
+    """Read every step's numbers, oldest first; of a step taken twice, the later."""
     path = run.folder / _NAME
     if not path.is_file():
         return []
@@ -21,13 +21,13 @@ def read_history(run: Run) -> list[dict[str, float]]:
 
 
 def measured_peak(run: Run) -> int:
-    """Return the bytes rank 0 took to train: the allocator's peak on CUDA, else what its process grew by."""
+    """Return the bytes that training took on rank 0: CUDA's peak, else what its process grew by."""
     held = 0 if run.config.cluster.gpu else run.read("machine.json")["resident"] or 0
     return round(max(row["peak_memory_mib"] for row in read_history(run)) * 2**20 - held)
 
 
 class Journal(Listener):
-    """A listener that writes to the folder of a run and to MLflow."""
+    """Writes to a run's folder and to MLflow."""
 
     def __init__(self, run: Run, tracker: Tracker) -> None:
         self.tracker = tracker
@@ -49,6 +49,6 @@ class Journal(Listener):
         print(line, flush=True)
 
     def close(self) -> None:
-        """Hand MLflow what waits, as far as it answers."""
+        """Hand MLflow what waits, if it answers."""
         self._lines.close()
         self.tracker.close()

@@ -1,4 +1,4 @@
-"""A file that grows by lines of JSON; what a full disk refuses waits in memory for the next line."""
+"""A file of JSON lines that grows; what a full disk refuses waits in memory for the next line."""
 
 import json
 import os
@@ -62,12 +62,12 @@ class Lines:
         return rest
 
     def put_back(self, rest: bytes) -> None:
-        """Undo `take`: the rows come before all that were added since."""
+        """Undo `take`: its rows come before those added since."""
         self._waiting = rest + os.pread(self._file, len(self), 0) + self._waiting
         self.clear()
         self._write()
 
     def close(self) -> None:
-        """Write what waits, if there is room by now, and close the file."""
+        """Write what waits, if there is room, and close the file."""
         self._write()
         os.close(self._file)

@@ -14,7 +14,7 @@ _BATCH = 200
 
 
 class RefusedError(Exception):
-    """The server answered, and will never take what it was sent."""
+    """The server will never take what it was sent."""
 
 
 class Outbox:
@@ -45,7 +45,7 @@ class Outbox:
             self._thread.start()
 
     def flush(self) -> bool:
-        """Try to send everything now; tells whether the server has got it all."""
+        """Try to send everything now; tells whether that worked."""
         with self._state:
             if self._thread is None:
                 return self._lines.empty
@@ -110,7 +110,7 @@ class Outbox:
                 print(f"{self._server} refuses {entries[0][0]} and perhaps more ({reason(error)})", flush=True)
 
     def _batches(self) -> Iterator[tuple[list[Entry], int]]:
-        """Yield whole lines of the file with the place where they end; empty the file at its end."""
+        """Yield whole lines of the file and where they end; empty the file at its end."""
         with self.path.open("rb") as file:
             file.seek(self._sent)
             while True:

@@ -13,7 +13,7 @@ _SUMMED = ("samples", "read_mib", "fetched_mib", "used_mib", "requests", "waited
 
 
 class ReadingMeter:
-    """Measures this rank's loader between two reports, and the traffic of its store, also for the validation."""
+    """Measures this rank's loader between two reports, and its store's traffic, also for the validation."""
 
     def __init__(self, loader: Loader, traffic: Traffic | None = None) -> None:
         self._loader, self._traffic = loader, traffic
@@ -40,7 +40,7 @@ class ReadingMeter:
         return now
 
     def report(self, device: torch.device) -> dict[str, float]:
-        """Return the numbers since the last report, summed over the ranks, and start anew; every rank takes part.
+        """Return the numbers since the last report, summed over the ranks, and start anew; all take part.
 
         They are ``reading/samples``, ``read_mib``, ``waited_s``, ``step_s`` (all ranks' seconds), ``waiting_share`` and
         with `traffic` ``fetched_mib``, ``used_mib``, ``requests`` and ``amplification``. NCCL sums on `device`.
@@ -60,7 +60,7 @@ def _with_ratios(total: Mapping[str, float]) -> dict[str, float]:
 
 
 def summarise_reading(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Sum the reports in a run's history, those before a restart included; empty where nothing was reported.
+    """Sum the reports in a run's history, also those before a restart; empty where there is none.
 
     Keys as in `ReadingMeter.report`, without the prefix, and ``warm_waiting_share``: without the first report, whose
     first sample nobody could read ahead.

@@ -17,7 +17,7 @@ LIBRARIES = ("torch", "numpy", "ray", "mlflow", "zarr", "xarray", "dask", "obsto
 
 
 def note_start(run: Run) -> None:
-    """Note when, by which command and commit a run was started or resumed, and forget how it ended before."""
+    """Note when, how and from which commit a run was started or resumed, and forget how it ended."""
     (run.folder / "outcome.json").unlink(missing_ok=True)
     typed = Path(sys.argv[0]).parent.name == "pipeline"  # by a user; else another program called us
     command = ["-m", "pipeline", *sys.argv[1:]] if typed else []
@@ -30,7 +30,7 @@ def note_machine(run: Run) -> None:
 
     The peak of its resident memory starts anew here: it is that of the training, not of its preparation.
     """
-    with contextlib.suppress(OSError):  # another system than Linux, or a container that keeps /proc to itself
+    with contextlib.suppress(OSError):  # not Linux, or a container without /proc
         Path("/proc/self/clear_refs").write_text("5")
     machine = {
         "at": now(),
@@ -47,9 +47,8 @@ def note_machine(run: Run) -> None:
 
 def _field(path: str, name: str) -> str | None:
     """Read one of Linux' ``name : value`` files; None on other systems."""
-    if not Path(path).is_file():
-        return None
-    found = re.search(rf"^{name}\s*:\s*(.+)$", Path(path).read_text(), re.MULTILINE)
+    text = Path(path).read_text() if Path(path).is_file() else ""
+    found = re.search(rf"^{name}\s*:\s*(.+)$", text, re.MULTILINE)
     return found[1] if found else None
 
 

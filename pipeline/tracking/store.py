@@ -8,7 +8,7 @@ from pipeline.masking import without_secrets
 
 
 def store_uri(said: str | None, runs: Path | str) -> str:
-    """Return the URI that was said, or MLFLOW_TRACKING_URI, or that of SQLite in the folder of all runs.
+    """Return the URI `said`, or MLFLOW_TRACKING_URI, or that of SQLite in the folder of all runs.
 
     A SQLite file has its whole path: other processes have other folders.
     """

@@ -1,4 +1,4 @@
-"""MLflow runs: created and ended by the driver, fed by rank 0, which may restart in between."""
+"""MLflow runs: created and ended by the driver, fed by rank 0."""
 
 import itertools
 import logging
@@ -41,7 +41,7 @@ def connect(uri: str) -> MlflowClient:
 
 
 def must_know(uri: str, run_id: str, what: str, before: str) -> None:
-    """Refuse to go on with `what`, begun with the store `before`, in a store that does not know its MLflow run."""
+    """Refuse to go on with `what`, begun in the store `before`, in one that does not know its MLflow run."""
     if not lacks_file(uri):
         try:
             connect(uri).get_run(run_id)
@@ -67,9 +67,9 @@ def create_run(
     artifacts: Path | None = None,
     parent: str | None = None,
 ) -> str:
-    """Create a run, with its experiment where that does not exist; returns its id.
+    """Create a run, and its experiment if need be; returns its id.
 
-    Artifacts of a new experiment go into the folder `artifacts` where the store is SQLite; a server has its own place.
+    With SQLite, a new experiment's artifacts go into the folder `artifacts`; a server has its own place.
     """
     client = connect(uri)
     marks = {**tags, MLFLOW_PARENT_RUN_ID: parent} if parent else dict(tags)
@@ -132,7 +132,7 @@ class Tracker:
             self._outbox.flush()
 
     def close(self) -> None:
-        """Send what waits, as far as MLflow answers, and end."""
+        """Send what waits, if MLflow answers, and end."""
         if self._outbox:
             self._outbox.close()
 

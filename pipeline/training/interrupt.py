@@ -9,7 +9,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None]:
-    """Handle some signals meanwhile, where this is the main thread, the only one that may."""
+    """Handle some signals meanwhile, in the main thread, the only one that may."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -22,7 +22,7 @@ def handled(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None
 
 
 def on_interrupt(ask: Callable[[], object]) -> contextlib.AbstractContextManager[None]:
-    """Call `ask` at the first Ctrl-C or SIGTERM; the second is the usual end."""
+    """Call `ask` at the first Ctrl-C or SIGTERM; the second acts as usual."""
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handler(number: int, frame: object) -> None:

@@ -23,16 +23,16 @@ UNSCORED = -1.0
 
 @dataclass
 class Progress:
-    """Early-stopping record and data cursor; part of every checkpoint."""
+    """Early-stopping record and data cursor, in every checkpoint."""
 
-    step: int = 0  # optimiser steps taken; all ranks together have taken ``step * training.batch`` samples
+    step: int = 0  # of the optimiser; all ranks together took ``step * training.batch`` samples
     best_score: float = -math.inf  # mean IoU on the validation part
     best_step: int = 0
     stale: int = 0  # validations since then
 
 
 class Training:
-    """Model, optimiser, schedule and record of one run."""
+    """Model, optimiser, schedule and record of a run."""
 
     def __init__(self, run: Run, context: Context, build: Callable[[Run], nn.Module]) -> None:
         self.run, self.context = run, context
@@ -57,7 +57,7 @@ class Training:
             torch.cuda.set_rng_state(state["random_cuda"], device)
 
     def _set_rate(self, recipe: TrainingConfig) -> None:
-        """Take the resumed run's peak rate, which may be another than the checkpoint's."""
+        """Take the resumed run's peak rate, which may differ from the checkpoint's."""
         if self.schedule.base_lrs == [recipe.rate]:
             return
         rate = recipe.rate * rate_factor(self.progress.step, recipe)
@@ -81,14 +81,14 @@ class Training:
         for name, value in self.model.state_dict().items():
             if not torch.isfinite(value).all():
                 raise InputError(f"step {meta.step}: {name} is no longer finite; {self.way_out()}")
-        if self.context.rank != 0:
-            self.context.store(None, meta)
-            return
-        segmenter = self.run.prepared.segmenter.to_json()
-        self.context.store(Snapshot(meta, copied(self.model.state_dict()), copied(self._state()), segmenter), meta)
+        snapshot = None
+        if self.context.rank == 0:
+            segmenter = self.run.prepared.segmenter.to_json()
+            snapshot = Snapshot(meta, copied(self.model.state_dict()), copied(self._state()), segmenter)
+        self.context.store(snapshot, meta)
 
     def way_out(self) -> str:
-        """Say what helps a run whose numbers are no longer finite."""
+        """Say what helps where numbers are no longer finite."""
         recipe = self.run.config.training
         clip = f"a training.clip below {recipe.clip:g}" if recipe.clip else "a training.clip such as 1"
         return (
@@ -99,7 +99,8 @@ class Training:
 
     def judge(self, score: float) -> None:
         """Note a validation score."""
-        if score > self.progress.best_score:
-            self.progress.best_score, self.progress.best_step, self.progress.stale = score, self.progress.step, 0
+        record = self.progress
+        if score > record.best_score:
+            record.best_score, record.best_step, record.stale = score, record.step, 0
         else:
-            self.progress.stale += 1
+            record.stale += 1

@@ -1,6 +1,6 @@
 """Ray Train around the loop: the cluster, its workers, restarts, signals.
 
-Ray's controller, a process of its own, reads this file to launch the workers; so what only they need is imported late.
+Ray's controller, a process of its own, reads this file too; so what only the workers need is imported late.
 """
 
 import contextlib
@@ -49,27 +49,27 @@ class _Bell:
         return self.rung
 
     def refuse(self, rank: int, text: str) -> int:
-        """Note that a rank cannot go on, nor would by trying again; tells how many said so."""
+        """Note that a rank cannot go on even if it tries again; tells how many said so."""
         self.refusals[rank] = text
         return len(self.refusals)
 
     def refusal(self) -> str | None:
-        """Return the refusal of the lowest rank that refused."""
+        """Return the refusal of the lowest rank, if any."""
         return self.refusals[min(self.refusals)] if self.refusals else None
 
 
 _notice = threading.Event()
 _WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _AGREE_S = 5.0
-"""How long a refusing worker waits for the others to refuse as well."""
+"""How long a refusing worker waits for the others to do so."""
 _STARTS = 3
 """How often Ray is started where it is late."""
 _RESIZE_S = 60.0
-"""How often an elastic run looks for machines that have joined; the larger group starts from the newest checkpoint."""
+"""How often an elastic run looks for new machines; the larger group starts from the newest checkpoint."""
 
 
 def _heed_sigterm() -> None:
-    """Turn this worker's first SIGTERM into a wish to stop; Ray would end it without a checkpoint."""
+    """Make this worker's first SIGTERM a wish to stop; Ray would end it without a checkpoint."""
 
     def handler(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, before)
@@ -81,7 +81,7 @@ def _heed_sigterm() -> None:
 class _Heeding(TorchConfig().backend_cls):  # type: ignore[misc]  # the class is private
     def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_training_start(worker_group, backend_config)
-        worker_group.execute(_heed_sigterm)  # in the worker's main thread, the only one that may take signals
+        worker_group.execute(_heed_sigterm)  # in its main thread, the only one that may take signals
 
 
 class _HeedingTorchConfig(TorchConfig):
@@ -91,7 +91,7 @@ class _HeedingTorchConfig(TorchConfig):
 
 
 def threads_per_worker(config: ClusterConfig) -> int:
-    """Return the cores of one worker: as configured, or an even share of this machine's."""
+    """Return a worker's cores: as configured, or an even share of this machine's."""
     return config.cpus_per_worker or max(1, (os.cpu_count() or 1) // max(config.workers, 1))
 
 
@@ -99,13 +99,9 @@ def work(settings: dict[str, Any]) -> None:
     """Train on one worker; Ray calls this in its own process.
 
     A refusal goes to the driver by the bell and not by the error, which Ray would answer by trying again. Where only
-    some workers refuse, the error ends the others, who wait for them, and the next group ends at once.
-
-    Parameters
-    ----------
-    settings
-        ``folder`` of the run, MLflow ``run_id``, ``threads``, the ``bell``, whether the run is ``finishing`` with its
-        test scores, and the ``cluster`` settings, which a resumed run's folder need not hold.
+    some workers refuse, the error ends the others, who wait for them, and the next group ends at once. `settings` are
+    the ``folder`` of the run, MLflow ``run_id``, ``threads``, the ``bell``, whether the run is ``finishing`` with its
+    test scores, and the ``cluster`` settings, which a resumed run's folder need not hold.
     """
     from pipeline.training.rank import train_rank
 
@@ -115,8 +111,7 @@ def work(settings: dict[str, Any]) -> None:
     try:
         train_rank(settings, _notice.is_set)
     except (ValueError, OSError) as error:
-        text = refusal(error)
-        if text is None:
+        if (text := refusal(error)) is None:
             raise
         end = time.monotonic() + _AGREE_S
         while ray.get(bell.refuse.remote(ranks.get_world_rank(), text)) < ranks.get_world_size():
@@ -126,7 +121,7 @@ def work(settings: dict[str, Any]) -> None:
 
 
 def _start(cores: int) -> None:
-    """Start Ray on this machine; it allows its own processes 30 s, too few where much else runs."""
+    """Start Ray here; it allows its own processes 30 s, too few where much else runs."""
     for _ in range(_STARTS):
         try:
             ray.init(address="local", num_cpus=cores, include_dashboard=True, logging_level=logging.ERROR)
@@ -151,7 +146,7 @@ def _join(address: str) -> None:
 
 @contextlib.contextmanager
 def cluster(config: ClusterConfig) -> Iterator[None]:
-    """Join a Ray cluster, or start one that ends with this run; one that does not answer is an `InputError`."""
+    """Join a Ray cluster, or start one that ends with this run; `InputError` where none answers."""
     if ray.is_initialized():
         yield
         return
@@ -174,7 +169,7 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
 
 
 def refuse_missing_gpus(config: ClusterConfig) -> None:
-    """Refuse to start as many workers as this machine has no GPUs for."""
+    """Refuse more workers than this machine has GPUs for."""
     gpus = ray.cluster_resources().get("GPU", 0)
     if config.gpu and config.address == "local" and gpus < config.workers:
         raise InputError(
@@ -186,8 +181,7 @@ def refuse_missing_gpus(config: ClusterConfig) -> None:
 def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
     """Train a prepared run with Ray Train; rank 0 feeds the MLflow run `run_id`.
 
-    A sweep's trial has a `relay`, Ray Train's callback that hears of every validation; any other run is scored on the
-    test part at the end.
+    A sweep's trial has a `relay`, a callback that hears of every validation; any other run ends with test scores.
     """
     config = run.config.cluster
     threads = threads_per_worker(config)
@@ -228,14 +222,13 @@ def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
             except BaseException as error:
                 failures.append(error)
 
-        # Ray takes over Ctrl-C when fit runs in the main thread, and then ends without a checkpoint.
+        # In the main thread, Ray would take over Ctrl-C and end without a checkpoint.
         thread = threading.Thread(target=fit_in_thread, daemon=True)
         with on_interrupt(lambda: ray.get(bell.ring.remote())):
             thread.start()
             while thread.is_alive():
                 thread.join(0.2)
-        refused = ray.get(bell.refusal.remote())
-        if refused is not None:
+        if (refused := ray.get(bell.refusal.remote())) is not None:
             raise InputError(refused)
         if failures:
             raise failures[0]
