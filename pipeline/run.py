@@ -1,4 +1,4 @@
-"""The folder of a run: what was decided before it began, and where its results go."""
+"""The folder of a run: what was decided, and where its results go."""
 
 import json
 import os

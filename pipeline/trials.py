@@ -1,4 +1,4 @@
-"""The trials of a sweep as a table: which are best, and which none beats in every objective at once."""
+"""The trials of a sweep as a table: the best, and those that none beats in every objective."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def pareto_front(rows: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -
 
 
 def rank_trials(rows: Sequence[Row], objectives: Sequence[str], steps: int) -> list[Row]:
-    """Sort trials by score, of equals the smaller first; note which are on the Pareto front or were stopped."""
+    """Sort trials by score, of equals the smaller first; note which are on the front or took fewer `steps`."""
     front = pareto_front(rows, objectives)
     noted = [{**row, "front": on, "stopped": row["step"] < steps} for row, on in zip(rows, front, strict=True)]
     return sorted(noted, key=lambda row: (-row["score"], row["parameters"], row["trial"]))

@@ -1,1 +1,1 @@
-"""The checkpoints of a run: written behind the training, checked, and found again."""
+"""The checkpoints of a run."""

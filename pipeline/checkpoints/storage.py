@@ -1,4 +1,4 @@
-"""Where checkpoints go: a folder, written behind the training, with patience for a disk that fails or is slow."""
+"""Checkpoints written behind the training, with patience for a disk that fails or is slow."""
 
 import shutil
 import time
@@ -18,7 +18,7 @@ _SLOW_S = 2.0
 
 
 def directory_storage(checkpoints: Path) -> Store:
-    """Keep checkpoints in a folder as `keep_best_and_two` does; each is written aside and renamed."""
+    """Keep checkpoints as `keep_best_and_two` does; each is written aside and renamed."""
 
     def store(snapshot: Snapshot | None, meta: Meta) -> None:
         assert snapshot is not None, "only rank 0 stores"

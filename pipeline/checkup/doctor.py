@@ -1,4 +1,4 @@
-"""A volume before a recipe: what its blocks cost to read, which labels each part gets, what may go wrong."""
+"""A volume before a recipe: labels of each part, the cost of reading, what may go wrong."""
 
 import time
 from dataclasses import dataclass, field
@@ -46,7 +46,7 @@ class Trial:
 
 
 def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place: str) -> tuple[Trial, list[Finding]]:
-    """Draw a recipe's split and plan its reading; what is likely to go wrong, or refused, becomes a finding.
+    """Draw a recipe's split and plan its reading; what may go wrong, or is refused, becomes a finding.
 
     `valid_share` of the volume's cells hold data; its size at `place` is measured on this machine's disk.
     """
@@ -86,13 +86,13 @@ def _label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[F
 
 def _reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
     edges = ", ".join(f"{dim}: {edge}" for dim, edge in zip(volume.space, epoch.block, strict=True))
-    way = f"convert again with block: {{{edges}}}"
     if epoch.amplification > _AMPLIFIED:
         text = f"{epoch.amplification:.2f} bytes are read for each byte of a block, because the chunks do not divide it"
-        return [Finding("chunks", text, way)]
-    if epoch.objects > _MANY_OBJECTS and epoch.of > 1:
-        return [Finding("chunks", f"a block is spread over {epoch.objects:.0f} objects of the store", way)]
-    return []
+    elif epoch.objects > _MANY_OBJECTS and epoch.of > 1:
+        text = f"a block is spread over {epoch.objects:.0f} objects of the store"
+    else:
+        return []
+    return [Finding("chunks", text, f"convert again with block: {{{edges}}}")]
 
 
 def _plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, ...]], place: str) -> Epoch:

@@ -98,7 +98,6 @@ def _is_recipe(source: str) -> bool:
 
 
 def _draw(dataset: xr.Dataset, picture: Path) -> None:
-    """Draw the map of a volume whose labels are one, three sections through any other."""
     data = dataset["data"]
     shown = dataset["labels"].dims if "labels" in dataset else data.dims
     flat = not {"inline", "crossline"} & set(data.dims)
@@ -120,7 +119,7 @@ def _label_table(classes: Sequence[str], counts: dict[str, list[int]]) -> str:
 def _findings_text(findings: Sequence[Finding]) -> str:
     if not findings:
         return "nothing to warn of"
-    lines = ["1 warning" if len(findings) == 1 else f"{len(findings)} warnings"]
+    lines = [f"{len(findings)} warning{'s' * (len(findings) > 1)}"]
     for number, finding in enumerate(findings, 1):
         start = f"  {number}. "
         arrow = " " * len(start) + "-> "

@@ -70,7 +70,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
             if values:
                 score_ax.plot(at, values, color=colour, linewidth=1.2, marker="o", markersize=2.5, label=name)
                 if key == "miou":
-                    best = int(np.argmax(values))
+                    best = np.argmax(values)
                     top = at[best], values[best]
                     score_ax.plot(*top, "o", color=colour, markersize=7, fillstyle="none")
                     score_ax.annotate(f"{top[1]:.3f}", top, (0, -13), textcoords="offset points", ha="center")
@@ -114,7 +114,7 @@ def draw_depths(depths: Sequence[Depth], measured: float | None, path: Path) -> 
 
 
 def draw_inversion(steps: Sequence[float], errors: Sequence[float], path: Path) -> None:
-    """Draw the relative error of the recovered input over the steps; 0 lies at the bottom."""
+    """Draw the relative error of the recovered input over the steps, 0 at the bottom."""
     known = np.asarray(errors, np.float64)
     shown = known[known > 0]
     floor = shown.min() / 10 if shown.size else 1e-12

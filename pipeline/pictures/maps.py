@@ -1,4 +1,4 @@
-"""Pictures of volumes: the split on the map, sections through the data, predictions beside the labels.
+"""Pictures of volumes, splits and predictions.
 
 N the space dimensions, L the label dimensions.
 """
@@ -39,7 +39,7 @@ SPLIT_COLUMNS = 3  # below a map of half the picture's width
 
 
 def _height(planes: Sequence[Section], columns: int, legend_rows: float, *, bar: bool = False) -> float:
-    """Estimate the height in inches of panels with titles and numbers, and of the legend."""
+    """Estimate the height in inches of panels, titles, numbers and legend."""
     width = (WIDTH - (1.4 if bar else 0.7)) / columns - 0.15
     room = 0.6 if len(planes) == 1 else 0.72
     return sum(plane.aspect * width + room for plane in planes) + 0.2 * ceil(legend_rows) + 0.1
@@ -70,7 +70,6 @@ def _common_class(labels: np.ndarray) -> int:
 
 
 def _as_map(axes: Sequence[Axis], *grids: np.ndarray) -> tuple[list[Axis], list[np.ndarray]]:
-    """Make a map of one row from a grid of one axis."""
     if len(axes) > 1:
         return list(axes), list(grids)
     return [Axis("", 1), *axes], [grid[None] for grid in grids]

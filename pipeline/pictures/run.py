@@ -37,7 +37,7 @@ def draw_parts(run: Run, path: Path) -> None:
 
 
 def draw_map(run: Run, prediction: np.ndarray, factor: int, part: Part, path: Path) -> None:
-    """Draw data, the labels of one part of the split, prediction and errors; parameters as `draw`."""
+    """Draw data, labels of one part, prediction and errors; parameters as `draw`."""
     volume = run.volume
     keep = [volume.space.index(dim) for dim in volume.label_dims]
     image = backdrop(read_for_viewing(run.config.data.source, volume), keep, colour="band" in volume.channel_dims)

@@ -39,7 +39,7 @@ def _mean(features: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Section:
-    """A plane through a 2-D or 3-D grid, turned so that vertical dimensions point down."""
+    """A plane through a grid, turned so that vertical dimensions point down."""
 
     rows: Axis
     columns: Axis

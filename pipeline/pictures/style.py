@@ -1,4 +1,4 @@
-"""The common look of all pictures: figures without pyplot, class colours, axes in real units."""
+"""The common look of all pictures: figures, class colours, axes in real units."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -70,10 +70,7 @@ class Axis:
 
     @classmethod
     def of(cls, name: str, values: Sequence[Any] | np.ndarray, units: str = "") -> "Axis":
-        """Describe a coordinate; one that is not a regular series of numbers is shown by cell number.
-
-        Lengths in metres that reach 10 km are shown in kilometres.
-        """
+        """Describe a coordinate: by cell number unless it is a regular series, in kilometres where it reaches 10 km."""
         coordinate = np.asarray(values)
         if coordinate.ndim != 1 or coordinate.size < 2 or coordinate.dtype.kind not in "iuf":
             return cls(name, coordinate.size)
@@ -82,12 +79,12 @@ class Axis:
         if steps[0] == 0 or not np.allclose(steps, step, rtol=1e-3):
             return cls(name, coordinate.size)
         if units in {"m", "metre", "meter", "metres", "meters"} and np.abs(coordinate).max() >= 1e4:
-            return cls(name, coordinate.size, first / 1e3, step / 1e3, "km")
+            first, step, units = first / 1e3, step / 1e3, "km"
         return cls(name, coordinate.size, first, step, units)
 
     @property
     def unit(self) -> str:
-        """Units to write; a unit of 1 is left out."""
+        """Units to write, if not 1."""
         return "" if self.units == "1" else self.units
 
     @property
@@ -97,7 +94,7 @@ class Axis:
 
     @property
     def edges(self) -> tuple[float, float]:
-        """Outer edges of the first and the last cell."""
+        """Outer edges of first and last cell."""
         return self.first - self.step / 2, self.first + self.step * (self.size - 0.5)
 
     def at(self, cell: int) -> str:
@@ -203,6 +200,6 @@ def grey_limits(values: np.ndarray) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = np.percentile(finite, [2, 98]).tolist()
     reach = max(-low, high)
-    if low < 0 < high and min(-low, high) > 0.2 * reach:
+    if min(-low, high) > 0.2 * reach > 0:
         return -reach, reach
     return (low, high) if high > low else (low - 0.5, low + 0.5)

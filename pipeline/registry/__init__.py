@@ -1,1 +1,1 @@
-"""Registered models: what a version carries, and which is champion."""
+"""Registered models."""

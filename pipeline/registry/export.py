@@ -34,8 +34,7 @@ class Exportable(nn.Module):
     """Raw data [B, C, *N] to class probabilities [B, K, *L], without branches on the sizes.
 
     Written plainly, "padded to a multiple" makes the exporter guard dozens of facts about the traced size, and the
-    program refuses most others. Here the number of coarse cells is read from data, so every later size is a multiple
-    of it by construction and nothing is left to guard.
+    program refuses most others. Here the number of coarse cells is read from data, which leaves nothing to guard.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:
@@ -81,9 +80,9 @@ def _pad(x: Tensor, axis: int, size: int, multiple: int, padding: str) -> Tensor
 def exported(segmenter: Segmenter, example_BCN: Tensor) -> torch.export.ExportedProgram:
     """Make a torch program that takes any batch and space: raw data [B, C, *N] to probabilities [B, K, *L].
 
-    It is traced on the CPU with an example of a batch of two or more, and the weights are frozen. Exact states go along
-    as floating-point numbers on the same grid. Coarsening rounds once instead of shear by shear, so the program agrees
-    with the network to some steps of the grid, not to the bit.
+    It is traced on the CPU with a batch of two or more, the weights frozen. Exact states go along as floating-point
+    numbers on the same grid. Coarsening rounds once instead of shear by shear, so the program agrees with the network
+    to some steps of the grid.
     """
     sizes = segmenter.mean.shape[1:]
     free = [0, *(axis for axis, size in enumerate(sizes, start=2) if size == 1)]  # statistics may fix an axis

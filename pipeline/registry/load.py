@@ -1,4 +1,4 @@
-"""A model by its name: a registered version, or a run's best checkpoint."""
+"""A model by its name."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A version becomes champion if it beats the present one on the same test cells; and the way back."""
+"""Promotion of a version to champion, and the way back."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,10 +21,9 @@ from pipeline.training.prepare import split_digest
 def promote(config: PromoteConfig, *, rollback: bool = False, force: bool = False) -> bool:
     """Make a version champion if it is better; prints why, and tells whether the champion is another.
 
-    Where both versions were tested on the same volume and split, their stored scores are compared; if not, both are
-    scored anew on the test part of the new version. With `force` it becomes champion whatever the scores say, with
-    `rollback` the former champion does instead. `InputError` where there is no such model, the versions cannot be
-    compared, or there is nothing to go back to.
+    Stored scores on the same volume and split are compared; else both versions are scored anew on the test part of the
+    new one. With `force` it becomes champion whatever the scores say, with `rollback` the former champion does instead.
+    `InputError` where there is no such model, the versions cannot be compared, or there is nothing to go back to.
     """
     if not config.model:
         raise InputError("promote needs a model: python -m pipeline promote NAME, or models:/NAME/3")
@@ -100,7 +99,6 @@ def _score_both(registry: Registry, new: Any, old: Any, source: str | None) -> t
 
 
 def _test_part(recipe: RunConfig, stand: Standing, source: str | None, start: str) -> tuple[Volume, xr.DataArray]:
-    """Open a version's volume and draw its split again, both as it was tested on."""
     data = recipe.data if source is None else replace(recipe.data, source=source)
     way_out = "say where it lies with --source, or pass --force if you know better"
     if MASK in data.source:
@@ -124,7 +122,6 @@ def _test_part(recipe: RunConfig, stand: Standing, source: str | None, start: st
 
 
 def _seen(volume: Volume, split: xr.DataArray, theirs: RunConfig | None, new: Any, old: Any) -> str:
-    """Say what is known of the test cells that the champion has trained on."""
     who = f"{label(old)} trained or validated on"
     if theirs is not None and standing(old).volume_digest == standing(new).volume_digest:
         test = volume.read_labels(split, "test") >= 0

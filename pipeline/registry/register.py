@@ -1,4 +1,4 @@
-"""A run's best checkpoint becomes a version in MLflow's registry, which needs none of our code."""
+"""A run's best checkpoint becomes a registered version, which needs none of our code."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""Versions in MLflow's model registry: found and loaded, and the aliases that point at them.
+"""Versions in MLflow's model registry, and the aliases that point at them.
 
 A registered model remembers its former champions, so that a promotion can be taken back.
 """

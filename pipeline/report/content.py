@@ -1,4 +1,4 @@
-"""What the page of a run says: its evidence in words."""
+"""What the page of a run says."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a run's folder proves: its numbers and pictures, the missing ones computed and drawn."""
+"""What a run's folder proves, in numbers and pictures."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,8 +49,8 @@ class Evidence:
 def gather(run: Run, aside: Path) -> Evidence:
     """Read what a run left, and draw into `aside` what it did not.
 
-    The map of a run that has not ended is computed once, by its best checkpoint, and shown against the validation
-    labels: the test part is for the end. Nothing in the run's folder changes.
+    A run that has not ended is mapped by its best checkpoint, and shown against the validation labels: the test part is
+    for the end. Nothing in the run's folder changes.
     """
     history, outcome = read_history(run), run.read("outcome.json")
     interrupted = bool(outcome.get("interrupted"))
@@ -107,7 +107,6 @@ def _draw_what_lacks(found: Evidence, aside: Path) -> None:
 
 
 def _map(found: Evidence, volume: Volume, path: Path) -> None:
-    """Map the volume, draw that, and count its hits where nobody has yet."""
     run = found.run
     model = load_segmenter(best_checkpoint(run.folder))
     factor = int(model.factor)

@@ -1,4 +1,4 @@
-"""The command that writes the page of a run or a sweep, and logs it."""
+"""The command `report`."""
 
 import tempfile
 from pathlib import Path
@@ -17,8 +17,8 @@ from pipeline.tracking.store import lacks_file
 def report(config: ReportConfig, *, overwrite: bool = False) -> Path:
     """Write the page of a run or a sweep, log it to MLflow where that answers, and return its place.
 
-    A page at another place than the run's folder is replaced only with `overwrite`. `InputError` where there is no run,
-    or the page cannot go where it should.
+    A page outside the run's folder is replaced only with `overwrite`. `InputError` where there is no run, or the page
+    cannot go where it should.
     """
     if not config.run:
         raise InputError("name the folder of a run: python -m pipeline report runs/NAME")
@@ -52,7 +52,6 @@ def _place(out: Path, overwrite: bool) -> Path:
 
 
 def _log(uri: str, run_id: str, page: Path) -> str:
-    """Upload the page, and say what became of that."""
     from pipeline.tracking.tracker import Tracker  # takes two seconds, and the page is written by then
 
     if not run_id:

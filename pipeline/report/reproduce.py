@@ -40,7 +40,7 @@ def portable(config: RunConfig) -> str:
 
 
 def volume_recipe(found: Evidence) -> tuple[str, str] | None:
-    """Return the command that made the volume and its recipe, as the volume remembers them."""
+    """Return the volume's command and recipe, as it remembers them."""
     if found.volume is None:
         return None
     attrs, out = found.volume.dataset.attrs, _here(found.run.config.data.source)
@@ -60,7 +60,7 @@ def digests(found: Evidence) -> list[tuple[str, str]]:
 
 
 def sessions(found: Evidence) -> list[tuple[str, str, str]]:
-    """Return when, by which command and from which commit the run was started and resumed."""
+    """Return when, how and from which commit the run was started and resumed."""
     return [
         (
             session["at"],

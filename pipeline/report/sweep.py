@@ -1,4 +1,4 @@
-"""The page of a sweep: what is known of it, in words."""
+"""The page of a sweep."""
 
 import json
 import shlex

@@ -1,1 +1,1 @@
-"""Many runs at once: the search over depth, rank and more."""
+"""The search over depth, rank and more."""

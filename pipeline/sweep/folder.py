@@ -1,4 +1,4 @@
-"""The folder of a sweep: begun, gone on with, or replaced once the new one has a result."""
+"""The folder of a sweep."""
 
 import json
 import shutil

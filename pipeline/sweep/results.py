@@ -1,4 +1,4 @@
-"""What is left of a sweep: table, pictures, page, and the best as a finished run."""
+"""What is left of a sweep."""
 
 from dataclasses import replace
 from pathlib import Path

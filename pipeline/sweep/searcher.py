@@ -1,4 +1,4 @@
-"""Optuna's TPE as Ray Tune asks for it: no choice twice, and none that the planner turns away."""
+"""Optuna's TPE as Ray Tune asks for it: no choice twice, none that cannot run."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""How a sweep's trials share cores, GPUs and memory. Pure arithmetic; Ray is asked elsewhere."""
+"""How a sweep's trials share cores, GPUs and memory; Ray is asked elsewhere."""
 
 from collections.abc import Mapping
 

@@ -1,7 +1,4 @@
-"""One trial of a sweep: trained in Tune's own process, or by Ray Train on workers, and reported as it goes.
-
-A trial never sees the test part.
-"""
+"""One trial of a sweep, in Tune's own process or by Ray Train on workers; it never sees the test part."""
 
 import contextlib
 import time
@@ -62,7 +59,7 @@ class _Gauge:
 
 
 class _Relay(TuneReportCallback):
-    """Passes what the workers report to Ray Train on to Ray Tune."""
+    """Passes the workers' reports on to Ray Tune."""
 
     def __init__(self, gauge: _Gauge) -> None:
         super().__init__()

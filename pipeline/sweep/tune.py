@@ -39,7 +39,7 @@ from pipeline.trials import DIRECTIONS, TURNED_AWAY, Row, forget_trials, in_word
 
 
 class _Closer(ray.tune.Callback):
-    """Says how a trial ended and closes its MLflow run, as soon as it did."""
+    """Says how a trial ended, and closes its MLflow run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,7 +76,6 @@ def _close_trial(place: Path, status: Status, *, only_running: bool = False) -> 
 
 
 def _collect(results: Any) -> tuple[list[Row], list[str]]:
-    """Return rows and errors as `report` takes them."""
     rows, failed = [], []
     for result in results:
         if result.error is not None:
@@ -114,7 +113,6 @@ def tune(config: RunConfig, *, resume: bool = False, overwrite: bool = False, fi
 
 
 def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Check what can be checked before Ray starts, and open the sweep's MLflow run."""
     at_once = 1
     if config.cluster.address == "local":
         cores = max(os.cpu_count() or 1, max(config.cluster.workers, 1) * (config.cluster.cpus_per_worker or 1))
@@ -127,7 +125,8 @@ def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
     print(f"memory of a trial's worker: {known}")
     choice = smallest(planned, Volume.open(config.data))
     shutil.rmtree(prepare(trial_config(planned, choice, "checked", folder)).folder)
-    searched = config.sweep.domains | {"trials": config.sweep.trials, "objectives": config.sweep.objectives}
+    sweep = config.sweep
+    searched = sweep.domains | {"trials": sweep.trials, "objectives": sweep.objectives}
     run_id = create_run(
         str(config.tracking.uri),
         str(config.tracking.experiment),

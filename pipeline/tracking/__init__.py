@@ -1,1 +1,1 @@
-"""Where the numbers of a run go: MLflow, the run's own record, Ray's gauges."""
+"""Where the numbers of a run go."""

@@ -1,4 +1,4 @@
-"""The numbers of a run as Ray's gauges, which Prometheus reads and Grafana shows while it trains."""
+"""A run's numbers as Ray's gauges, which Prometheus reads and Grafana shows."""
 
 from ray.util.metrics import Gauge
 

@@ -1,4 +1,4 @@
-"""What rank 0 writes down: each step's numbers, as JSON lines in the run's folder and to MLflow."""
+"""What rank 0 writes down of each step."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""A file of JSON lines that grows; what a full disk refuses waits in memory for the next line."""
+"""A file that grows by lines of JSON."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def rows_of(lines: Iterable[str | bytes]) -> Iterator[Any]:
 
 
 class Lines:
-    """Adds rows to a file, each whole, and never stops the training over it; ends a line that was left unfinished."""
+    """Adds whole rows to a file, after an unfinished line's end; what a full disk refuses waits in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

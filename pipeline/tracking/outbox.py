@@ -1,4 +1,4 @@
-"""What a server is still to be told: sent in order by a thread, however long the server is away."""
+"""What a server is still to be told, however long it is away."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ class RefusedError(Exception):
 
 
 class Outbox:
-    """Entries on their way to a server, in a file until they are sent; a killed process leaves the rest to the next.
+    """Entries that a thread sends to a server in order, in a file until then.
 
-    So an entry may be sent twice, and sending must not mind.
+    A killed process leaves the rest to the next; so an entry may be sent twice, and sending must not mind.
 
     `send` raises `RefusedError` for entries that may be left out, and anything else where the server does not answer;
     `server` is its name for the user.
@@ -47,12 +47,10 @@ class Outbox:
     def flush(self) -> bool:
         """Try to send everything now; tells whether that worked."""
         with self._state:
-            if self._thread is None:
-                return self._lines.empty
-            self._wished += 1
-            wish = self._wished
-            self._state.notify_all()
-            self._state.wait_for(lambda: self._served >= wish)
+            if self._thread is not None:
+                wish = self._wished = self._wished + 1
+                self._state.notify_all()
+                self._state.wait_for(lambda: self._served >= wish)
             return self._lines.empty
 
     def close(self) -> bool:
@@ -84,7 +82,7 @@ class Outbox:
                 self._hand_over(entries)
                 self._sent = end
             self._deliver_the_rest()
-        except Exception as error:  # the server's client decides the type: HTTP, SQL, file system
+        except Exception as error:  # of HTTP, SQL, the file system
             if not self._told:
                 self._told = True
                 print(

@@ -1,4 +1,4 @@
-"""What reading costs a run: time, samples, bytes read, and bytes fetched for each byte used."""
+"""What reading costs a run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where and how a run was made: command, commit, machine and versions."""
+"""How a run was made: command, commit, machine and versions."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "numpy", "ray", "mlflow", "zarr", "xarray", "dask", "obsto
 def note_start(run: Run) -> None:
     """Note when, how and from which commit a run was started or resumed, and forget how it ended."""
     (run.folder / "outcome.json").unlink(missing_ok=True)
-    typed = Path(sys.argv[0]).parent.name == "pipeline"  # by a user; else another program called us
+    typed = Path(sys.argv[0]).parent.name == "pipeline"  # else another program called us
     command = ["-m", "pipeline", *sys.argv[1:]] if typed else []
     this = {"at": now(), "command": command, "code": code_version(), "workers": run.config.cluster.workers}
     run.write("started.json", {"sessions": [*run.read("started.json").get("sessions", []), this]})
@@ -30,7 +30,7 @@ def note_machine(run: Run) -> None:
 
     The peak of its resident memory starts anew here: it is that of the training, not of its preparation.
     """
-    with contextlib.suppress(OSError):  # not Linux, or a container without /proc
+    with contextlib.suppress(OSError):  # not Linux, or a container that forbids it
         Path("/proc/self/clear_refs").write_text("5")
     machine = {
         "at": now(),

@@ -32,7 +32,7 @@ def connect(uri: str) -> MlflowClient:
     try:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
-    except Exception as error:  # the store's driver decides the type: HTTP, SQL, file system
+    except Exception as error:  # of HTTP, SQL, the file system
         raise InputError(
             f"MLflow does not answer at {without_secrets(uri)} ({reason(error)}); start the server, or set "
             "tracking.uri (none means SQLite beside the runs)"

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @ray.remote(num_cpus=0)
 class _Bell:
-    """Carries the wish to stop to the workers, and their refusals back."""
+    """Carries the wish to stop to the workers, their refusals back."""
 
     def __init__(self) -> None:
         self.rung = False
@@ -49,7 +49,7 @@ class _Bell:
         return self.rung
 
     def refuse(self, rank: int, text: str) -> int:
-        """Note that a rank cannot go on even if it tries again; tells how many said so."""
+        """Note that a rank cannot go on; tells how many said so."""
         self.refusals[rank] = text
         return len(self.refusals)
 
@@ -63,7 +63,7 @@ _WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _AGREE_S = 5.0
 """How long a refusing worker waits for the others to do so."""
 _STARTS = 3
-"""How often Ray is started where it is late."""
+"""How often Ray is started if it is late."""
 _RESIZE_S = 60.0
 """How often an elastic run looks for new machines; the larger group starts from the newest checkpoint."""
 
@@ -189,16 +189,10 @@ def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
         refuse_missing_gpus(config)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         bell = _Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # the decorator's work
+        settings = {"folder": str(run.folder), "run_id": run_id, "threads": threads, "bell": bell}
         trainer = TorchTrainer(
             work,
-            train_loop_config={
-                "folder": str(run.folder),
-                "run_id": run_id,
-                "threads": threads,
-                "bell": bell,
-                "finishing": relay is None,
-                "cluster": asdict(config),
-            },
+            train_loop_config=settings | {"finishing": relay is None, "cluster": asdict(config)},
             scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # typed as its predecessor
                 num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,  # type: ignore[arg-type]
                 use_gpu=config.gpu,
