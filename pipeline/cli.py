@@ -135,7 +135,7 @@ def run_command(name: str, words: Sequence[str]) -> None:
         config, prog=prog, usage=f"{prog} {places} [--setting value ...]", description=command.summary
     )
     for flag, text in command.flags:
-        parser.add_argument(f"--{flag}", action="store_true", default=SUPPRESS, help=text)  # no part of a recipe
+        parser.add_argument(f"--{flag}", action="store_true", default=SUPPRESS, help=text)  # not in a recipe
     parsed = parse(parser, _by_name(words, command.places, "overwrite" in config.__dataclass_fields__))
     flags = {flag: bool(parsed.pop(flag, False)) for flag, _ in command.flags}
     resolve_name(f"{command.module}:{name}")(build(config, parser, parsed), **flags)

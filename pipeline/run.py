@@ -122,7 +122,7 @@ class Run:
         return json.loads(path.read_text()) if path.is_file() else {}
 
     def write(self, name: str, content: dict[str, Any]) -> Path:
-        """Write one of the run's JSON files, whole or not at all."""
+        """Write JSON as `write_text` does."""
         return self.write_text(name, json.dumps(content, indent=1))
 
     def write_text(self, name: str, content: str) -> Path:

@@ -79,7 +79,7 @@ def trials_table(rows: Sequence[Row], objectives: Sequence[str]) -> str:
 
 
 def turned_away(folder: Path) -> list[dict[str, Any]]:
-    """Read the choices that were turned away, each once, with its reason."""
+    """Read each choice that was turned away once, with its reason."""
     log = folder / TURNED_AWAY
     if not log.is_file():
         return []

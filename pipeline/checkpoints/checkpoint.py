@@ -132,13 +132,13 @@ def read_meta(folder: Path) -> Meta:
 
 
 def load_segmenter(folder: Path) -> Segmenter:
-    """Load the network of a checkpoint in evaluation mode on the CPU."""
+    """Load a checkpoint's network in evaluation mode on the CPU."""
     state = torch.load(folder / "model.pt", weights_only=True, map_location="cpu")
     return rebuild(json.loads((folder / "segmenter.json").read_text()), state)
 
 
 def rebuild(config: dict[str, Any], state: Mapping[str, torch.Tensor]) -> Segmenter:
-    """Make a network in evaluation mode from its configuration and its state."""
+    """Make a network in evaluation mode from configuration and state."""
     model = Segmenter(SegmenterConfig.from_json(config), state["mean"], state["deviation"])
     model.load_state_dict(state)
     return model.eval()
@@ -161,7 +161,7 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     """
     faults = {path: fault(path) for path in all_checkpoints(folder)}
     broken = [f"{path.name}: {text}" for path, text in faults.items() if text]
-    whole = [path for path, text in faults.items() if text is None]
+    whole = [path for path in faults if not faults[path]]
     if broken and not whole:
         raise InputError(
             f"no checkpoint in {folder} is whole ({'; '.join(broken)}); put one back from a copy, or start the run "

@@ -33,7 +33,7 @@ class Epoch:
     fetched: int  # and in the chunks that are read for them
     stored: int | None  # bytes fetched, as stored, where that is known
     objects: float  # of the store (shards, else chunks) that a block touches on average
-    seconds: float  # of one process that reads block after block, estimated from a few
+    seconds: float  # of one process, estimated from a few blocks
     amplification: float  # bytes fetched for each byte used
 
 
@@ -68,8 +68,7 @@ def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place
 
 def _label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[Finding]:
     found = []
-    few = [f"{name} {cells}" for name, cells in zip(classes, counts["train"], strict=True) if cells < _FEW_LABELS]
-    if few:
+    if few := [f"{name} {cells}" for name, cells in zip(classes, counts["train"], strict=True) if cells < _FEW_LABELS]:
         way = "label more of them, merge them into other classes, or give training more with split.fractions"
         found.append((f"fewer than {_FEW_LABELS} training labels: {', '.join(few)}", way))
     for part in ("validation", "test"):

@@ -27,7 +27,7 @@ from pipeline.pictures.sections import backdrop
 from pipeline.pictures.style import grid_axes
 from pipeline.recipe import load_recipe
 
-_LABEL = 40  # letters in a line beside the colour bar
+_LABEL = 40  # letters a line beside the colour bar
 _WIDTH = 110  # letters in a line of a finding
 
 
@@ -45,9 +45,9 @@ class Report:
         parts, trial = [str(self.description)], self.trial
         if where := self.geometry.lines(self.description.sizes):
             parts.append(_table("geometry", where))
-        if trial is not None and trial.counts and self.description.labels is not None:
+        if trial and trial.counts and self.description.labels is not None:
             parts.append(_label_table(list(self.description.labels.counts), trial.counts))
-        if trial is not None and trial.epoch is not None:
+        if trial and trial.epoch:
             parts.append(_table("an epoch of this recipe", _epoch(trial.epoch)))
         return "\n\n".join([*parts, _findings_text(self.findings)])
 

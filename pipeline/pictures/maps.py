@@ -39,7 +39,6 @@ SPLIT_COLUMNS = 3  # below a map of half the picture's width
 
 
 def _height(planes: Sequence[Section], columns: int, legend_rows: float, *, bar: bool = False) -> float:
-    """Estimate the height in inches of panels, titles, numbers and legend."""
     width = (WIDTH - (1.4 if bar else 0.7)) / columns - 0.15
     room = 0.6 if len(planes) == 1 else 0.72
     return sum(plane.aspect * width + room for plane in planes) + 0.2 * ceil(legend_rows) + 0.1

@@ -16,7 +16,7 @@ from pipeline.run import Run
 def draw(
     run: Run, prediction: np.ndarray, matrix: np.ndarray, history: list[dict[str, float]], factor: int
 ) -> list[Path]:
-    """Draw the split, the prediction beside the labels, scores and learning curves; returns all pictures of the run.
+    """Draw split, prediction, scores and learning curves; returns all pictures of the run.
 
     The prediction has class indices [*L] on a grid coarser by `factor`; `matrix` is the test part's confusion matrix.
     """

@@ -31,7 +31,6 @@ def backdrop(raw_CN: np.ndarray, keep: Sequence[int], *, colour: bool = False) -
 
 
 def _mean(features: np.ndarray) -> np.ndarray:
-    """Average over the last axis without its NaN; NaN where all are."""
     valid = np.isfinite(features)
     total, count = np.where(valid, features, 0).sum(axis=-1, dtype=np.float64), valid.sum(axis=-1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)

@@ -108,7 +108,7 @@ def grid_axes(dataset: Any, dims: Sequence[str]) -> list[Axis]:
 
 
 def class_colours(classes: int) -> np.ndarray:
-    """Return an RGB colour for each class, float [K, 3]; after 20 they start again, darker."""
+    """Return each class's RGB, float [K, 3]; after 20 they start again, darker."""
     listed = len(CLASS_COLOURS)
     return np.array([np.multiply(to_rgb(CLASS_COLOURS[k % listed]), 0.6 ** (k // listed)) for k in range(classes)])
 

@@ -90,7 +90,7 @@ def draw_parallel(rows: Sequence[Row], objectives: Sequence[str], path: Path) ->
         ax.set(xlim=(-0.35, len(scales) - 0.85), ylim=(-0.06, 1.06), yticks=[])
         ax.tick_params(axis="x", length=0)
         ax.spines[:].set_visible(False)
-        label = "validation mIoU" + (" (dashed: stopped early)" if any(row["stopped"] for row in rows) else "")
+        label = "validation mIoU" + " (dashed: stopped early)" * any(row["stopped"] for row in rows)
         figure.colorbar(ScalarMappable(norm, colours), ax=ax, pad=0.02, label=label)
 
 

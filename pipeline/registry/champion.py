@@ -36,7 +36,7 @@ def difference(new: Standing, champion: Standing) -> str:
 
 
 def compare(new: Standing, champion: Standing | None) -> tuple[bool, str]:
-    """Decide whether a new version becomes champion, and say why in a sentence."""
+    """Decide whether a new version becomes champion, and say why."""
     if champion is None:
         return True, f"{new.version} becomes champion: there was none."
     stays = f"{champion.version} stays champion, not {new.version}"

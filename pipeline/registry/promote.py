@@ -64,15 +64,13 @@ def _candidate(registry: Registry, model: str) -> Any:
     registry.require(model)
     found = registry.alias(model, CHALLENGER)
     if found is None:
-        present = registry.alias(model, CHAMPION)
-        if present is None:
+        if (present := registry.alias(model, CHAMPION)) is None:
             raise InputError(f"{model} has neither a {CHALLENGER} nor a {CHAMPION}; name a version: models:/{model}/1")
         print(f"{label(present)} is the champion, and there is no challenger.")
     return found
 
 
 def _score_both(registry: Registry, new: Any, old: Any, source: str | None) -> tuple[Standing, Standing]:
-    """Score both on the test part of `new`, and say what `old` may have seen of it."""
     tested = standing(new)
     start = f"{label(new)} and {label(old)} were tested on {difference(tested, standing(old))}"
     folder = registry.fetch(new)

@@ -127,9 +127,8 @@ def _log(module: torch.nn.Module, d: ModelDescription, card: str, run: Run, metr
 
 
 def _verify(model_uri: str, segmenter: Segmenter, d: ModelDescription) -> None:
-    """Compare the stored program with the network on sizes other than the traced."""
     stored, allowed = mlflow.pytorch.load_model(model_uri), tolerance(segmenter.config.network)
-    for extra in (1, d.multiple):
+    for extra in (1, d.multiple):  # sizes other than the traced
         raw = torch.from_numpy(example_batch(d, extra)[:1])
         with torch.no_grad():
             difference = float((stored(raw) - segmenter.probabilities(raw)).abs().max())

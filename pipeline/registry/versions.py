@@ -39,7 +39,7 @@ _NAME = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>
 
 @contextmanager
 def tracking_at(uri: str) -> Iterator[None]:
-    """Point MLflow's global calls at `uri`, quietly, and back afterwards."""
+    """Point MLflow's global calls at `uri` meanwhile, quietly."""
     before = os.environ.get("MLFLOW_TRACKING_URI")  # which MLflow sets with its global URI
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -51,8 +51,7 @@ def tracking_at(uri: str) -> Iterator[None]:
 
 
 def _parse(uri: str) -> re.Match[str]:
-    match = _NAME.match(uri)
-    if match is None:
+    if (match := _NAME.match(uri)) is None:
         raise InputError(f"{uri} is not a model's URI; write models:/NAME@{CHAMPION} or models:/NAME/3")
     return match
 
@@ -126,13 +125,12 @@ class Registry:
             self._note(before, "replaced", f"by {label(version)}")
         self._crown(version, reason)
         challenger = self.alias(version.name, CHALLENGER)
-        if challenger is not None and challenger.version == version.version:
+        if challenger and challenger.version == version.version:
             self.client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
         """Make the last former champion that is still there champion again; returns it, and the one it replaces."""
-        present = self.alias(name, CHAMPION)
-        if present is None:
+        if (present := self.alias(name, CHAMPION)) is None:
             raise InputError(f"{name} has no {CHAMPION}; {self._inventory()}")
         former = self._former(name, present)
         while former:
@@ -181,9 +179,9 @@ class Registry:
             newest = max((int(one.version) for one in found), default=0)
             aliases = "".join(f", @{alias} = {number}" for alias, number in sorted(model.aliases.items()))
             shown.append(f"models:/{model.name}/1{f'..{newest}' * (newest > 1)}{aliases}")
-        if not shown:
-            return "the registry is empty: fill it with `python -m pipeline register runs/NAME`"
-        return f"there is {'; '.join(shown)}"
+        if shown:
+            return f"there is {'; '.join(shown)}"
+        return "the registry is empty: fill it with `python -m pipeline register runs/NAME`"
 
 
 def standing(version: ModelVersion) -> Standing:
@@ -197,8 +195,7 @@ def read_scorer(folder: Path, version: ModelVersion, asked: str) -> Scorer:
     Unlike the program, for those without our code, it runs on a GPU, in less memory, which can be planned. `InputError`
     where the version was not registered by this version of our program.
     """
-    stored = next(folder.rglob(DESCRIPTION_FILE), None)
-    if stored is None:
+    if (stored := next(folder.rglob(DESCRIPTION_FILE), None)) is None:
         raise InputError(f"{asked} was not registered by this program: it has no {DESCRIPTION_FILE}")
     try:
         description = ModelDescription.from_json(json.loads(stored.read_text()))

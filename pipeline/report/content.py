@@ -181,8 +181,7 @@ def _inversion(found: Evidence) -> str:
 
 
 def _reading(found: Evidence) -> Rows:
-    summary = summarise_reading(found.history)
-    if not summary:
+    if not (summary := summarise_reading(found.history)):
         return []
     workers = max(found.run.config.cluster.workers, 1)
     rows = [
@@ -192,14 +191,13 @@ def _reading(found: Evidence) -> Rows:
     ]
     if "fetched_mib" in summary:
         rows.append(("fetched", f"{summary['fetched_mib']:,.1f} MiB in {summary['requests']:,.0f} requests"))
-    speeds = [row["voxels_per_second"] for row in found.history if "voxels_per_second" in row]
-    if speeds:
+    if speeds := [row["voxels_per_second"] for row in found.history if "voxels_per_second" in row]:
         rows.append(("speed", f"{np.median(speeds):,.0f} cells a second (median of the steps)"))
     return rows
 
 
 def machine_and_versions(run: Run | None) -> dict[str, Rows]:
-    """Say on which machine and by which versions a run was made, where that is noted."""
+    """Say where and by which versions a run was made, if that is noted."""
     if run is None or not (noted := run.read("machine.json")):
         return {"machine": [], "versions": []}
     cluster = run.config.cluster

@@ -37,9 +37,9 @@ class Evidence:
     metrics: dict[str, Any]  # ``metrics.json``; empty where that is not of the best checkpoint
     volume: Volume | None = None
     missing: str = ""  # why the volume is not here
-    part: Part = "test"  # of the split, that is shown
+    part: Part = "test"  # that is shown
     matrix: np.ndarray | None = None  # its confusion [K true, K predicted], with a checkpoint
-    leaks: dict[str, Any] = field(default_factory=dict)  # content of ``leaks.json``
+    leaks: dict[str, Any] = field(default_factory=dict)  # ``leaks.json``
     block: tuple[int, ...] | None = None  # cells that the network sees at once, if known
     depths: list[Depth] = field(default_factory=list)  # predicted memory, if known
     peak: float | None = None  # in bytes, of the GPU's allocator, or of the whole process on a CPU
@@ -52,12 +52,12 @@ def gather(run: Run, aside: Path) -> Evidence:
     A run that has not ended is mapped by its best checkpoint, and shown against the validation labels: the test part is
     for the end. Nothing in the run's folder changes.
     """
-    history, outcome = read_history(run), run.read("outcome.json")
+    outcome = run.read("outcome.json")
     interrupted = bool(outcome.get("interrupted"))
     best, metrics = _best(run), run.read("metrics.json")
     if best is not None and metrics.get("best_step") != best.step:
         metrics = {}
-    found = Evidence(run, history, bool(outcome) and not interrupted, interrupted, best, metrics)
+    found = Evidence(run, read_history(run), bool(outcome) and not interrupted, interrupted, best, metrics)
     try:
         found.volume = run.volume
     except InputError as error:
@@ -121,7 +121,7 @@ def _map(found: Evidence, volume: Volume, path: Path) -> None:
 
 
 def _measure_memory(found: Evidence, aside: Path) -> None:
-    run, data, gpu = found.run, found.run.config.data, found.run.config.cluster.gpu
+    run, data = found.run, found.run.config.data
     found.peak = max(
         (row["peak_memory_mib"] * 2**20 for row in found.history if "peak_memory_mib" in row), default=None
     )
@@ -133,4 +133,4 @@ def _measure_memory(found: Evidence, aside: Path) -> None:
     if found.block is not None:
         found.depths = memory_over_depth(run.config, run.prepared.segmenter, found.block)
         # The memory of a process holds its libraries too, which would pass for the network's.
-        draw_depths(found.depths, found.peak if gpu else None, _place(found, aside, "memory"))
+        draw_depths(found.depths, found.peak if run.config.cluster.gpu else None, _place(found, aside, "memory"))

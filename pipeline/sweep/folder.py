@@ -34,7 +34,7 @@ def _is_sweep(folder: Path) -> bool:
 def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Keep the sweep that is to be replaced until the new one has a result; without one, put it back.
 
-    A folder in the way or of no sweep is refused, and so is to go on with a sweep that is not there.
+    A folder in the way or of no sweep is refused, and so is going on with none.
     """
     old = folder.with_name(f".{folder.name}.replaced")
     if resume:

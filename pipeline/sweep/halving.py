@@ -1,4 +1,4 @@
-"""Asynchronous successive halving, which outlives a killed driver."""
+"""Asynchronous successive halving that outlives a killed driver."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Halving(ASHAScheduler):
         self.folder = folder
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take a new trial, or one from before the driver was restored, with its scores."""
+        """Take a trial, with its scores from before the driver was restored."""
         super().on_trial_add(tune_controller, trial)
         place = self.folder / trial_name(trial.trial_id)
         if not (place / "prepared.json").is_file():

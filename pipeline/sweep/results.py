@@ -90,7 +90,7 @@ def check_best(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
 def finish_best(config: RunConfig, best: Row, tracker: Tracker, *, resume: bool, overwrite: bool) -> None:
     """Retrain the best trial, score it once on the test part, and register it; `tracker` is the sweep's.
 
-    `resume` goes on with a retraining that was cut off.
+    `resume` goes on with one that was cut off.
     """
     recipe = replace(trial_config(config, best["choice"], best_name(config), config.runs), cluster=config.cluster)
     begun = (Path(recipe.runs) / recipe.name / "prepared.json").is_file()

@@ -59,8 +59,6 @@ class _Gauge:
 
 
 class _Relay(TuneReportCallback):
-    """Passes the workers' reports on to Ray Tune."""
-
     def __init__(self, gauge: _Gauge) -> None:
         super().__init__()
         self.gauge = gauge

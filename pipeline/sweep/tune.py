@@ -39,8 +39,6 @@ from pipeline.trials import DIRECTIONS, TURNED_AWAY, Row, forget_trials, in_word
 
 
 class _Closer(ray.tune.Callback):
-    """Says how a trial ended, and closes its MLflow run."""
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 

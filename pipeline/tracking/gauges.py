@@ -16,7 +16,7 @@ SHOWN = {
 
 
 class Gauges(Listener):
-    """Shows numbers, tagged by the run's name, and passes everything on to another listener."""
+    """Shows numbers, tagged by the run's name, and passes all on to another listener."""
 
     def __init__(self, listener: Listener, run: str) -> None:
         self.listener = listener

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def rows_of(lines: Iterable[str | bytes]) -> Iterator[Any]:
-    """Read rows again, without a line that a killed process left unfinished."""
+    """Read rows, without a line that a killed process cut off."""
     for line in lines:
         with suppress(json.JSONDecodeError):
             yield json.loads(line)

@@ -130,8 +130,7 @@ class Outbox:
 
     def _deliver_the_rest(self) -> None:
         with self._state:
-            rest = self._lines.take(self._sent)  # what a full disk has left in memory
-            if not rest:
+            if not (rest := self._lines.take(self._sent)):  # what a full disk has left in memory
                 return
             self._sent = 0
         try:

@@ -42,17 +42,16 @@ def connect(uri: str) -> MlflowClient:
 
 def must_know(uri: str, run_id: str, what: str, before: str) -> None:
     """Refuse to go on with `what`, begun in the store `before`, in one that does not know its MLflow run."""
+    place = f"MLflow at {without_secrets(uri)}"
     if not lacks_file(uri):
         try:
             connect(uri).get_run(run_id)
             return
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise InputError(
-                    f"MLflow at {without_secrets(uri)} does not answer ({error}); try again later"
-                ) from error
+                raise InputError(f"{place} does not answer ({error}); try again later") from error
     raise InputError(
-        f"--resume: MLflow at {without_secrets(uri)} does not know the {what}, which was started with "
+        f"--resume: {place} does not know the {what}, which was started with "
         f"{without_secrets(before)}; give that one as tracking.uri (or MLFLOW_TRACKING_URI), or none"
     )
 

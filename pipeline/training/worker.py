@@ -63,7 +63,7 @@ _WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _AGREE_S = 5.0
 """How long a refusing worker waits for the others to do so."""
 _STARTS = 3
-"""How often Ray is started if it is late."""
+"""How often Ray may be late."""
 _RESIZE_S = 60.0
 """How often an elastic run looks for new machines; the larger group starts from the newest checkpoint."""
 
@@ -200,7 +200,7 @@ def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
                 elastic_resize_monitor_interval_s=_RESIZE_S,
             ),
             torch_config=_HeedingTorchConfig(),
-            run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as its predecessor
+            run_config=ray.train.RunConfig(  # type: ignore[call-arg]
                 name="ray",
                 storage_path=str(run.folder),
                 callbacks=[] if relay is None else [relay],
