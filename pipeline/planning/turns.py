@@ -19,7 +19,15 @@ from pipeline.planning.machine import Memory
 
 
 def stream_of(cluster: ClusterConfig) -> Stream | None:
-    """Return how volumes pass through a worker's device; none where they do at once."""
+    """Return how volumes pass through a worker's device; none where they do at once.
+
+    Raises
+    ------
+    InputError
+        Where this machine lacks the scratch folder.
+    """
+    if cluster.scratch and not Path(cluster.scratch).is_dir():
+        raise InputError(f"cluster.scratch is {cluster.scratch}, which is no folder; make it first, or choose another")
     return Stream(cluster.turns, Path(cluster.scratch) if cluster.scratch else None) if cluster.turns > 1 else None
 
 
@@ -47,7 +55,7 @@ def check_elsewhere(
     Raises
     ------
     InputError
-        With the need, what there is, and what to change.
+        With the need, what there is, and what to change, or where there is no scratch folder.
     """
     here, disk = (max(cluster.workers, 1) * n for n in elsewhere(segmenter, work, cluster, training=training))
     if host is not None and here > host.size:
@@ -56,12 +64,8 @@ def check_elsewhere(
             f"what waits for its turn beside the GPU takes {show_bytes(here)} of memory, but there are "
             f"{show_bytes(host.size)} {host.where}; {way}"
         )
-    if cluster.scratch is None:
-        return
-    if not Path(cluster.scratch).is_dir():
-        raise InputError(f"cluster.scratch is {cluster.scratch}, which is no folder; make it first, or choose another")
-    free = shutil.disk_usage(cluster.scratch).free
-    if disk > free:
+    stream_of(cluster)
+    if cluster.scratch and disk > (free := shutil.disk_usage(cluster.scratch).free):
         raise InputError(
             f"the states that wait for their turn take {show_bytes(disk)} in cluster.scratch, but {cluster.scratch} "
             f"has {show_bytes(free)} left; choose a folder on a larger disk, or take a smaller data.block"

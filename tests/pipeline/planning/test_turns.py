@@ -25,7 +25,7 @@ from pipeline.mapping.evaluate import evaluate
 from pipeline.mapping.predict import predict
 from pipeline.planning import memory
 from pipeline.planning.machine import Memory
-from pipeline.planning.turns import check_elsewhere, elsewhere
+from pipeline.planning.turns import check_elsewhere, elsewhere, stream_of
 from pipeline.recipe import dump_recipe
 from pipeline.run import Run
 from pipeline.scoring.scorer import run_scorer
@@ -201,6 +201,10 @@ def test_a_scratch_folder_must_be_there_and_have_room(recipe, tmp_path, monkeypa
     with pytest.raises(InputError, match=r"^cluster.scratch is .*none, which is no folder; make it first, or choose"):
         train(in_turns(config, 4, tmp_path / "none"))
     assert not (Path(config.runs) / config.name).exists()
+    far = ClusterConfig(turns=4, scratch="/nowhere/at/all", address="ray://far")
+    memory.check_training(replace(config, cluster=far), Volume.open(config.data))
+    with pytest.raises(InputError, match=r"^cluster.scratch is /nowhere/at/all, which is no folder"):
+        stream_of(far)  # as the worker finds out
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(100, 99, 1000))
     with pytest.raises(
