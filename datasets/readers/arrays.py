@@ -16,7 +16,7 @@ from datasets.lazy_array import LazyArray
 
 @contextmanager
 def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turn errors of another library into an `InputError` which says that a file is not of its kind."""
+    """Turn errors of another library into an `InputError`: the file is not of its kind."""
     try:
         yield
     except InputError:
@@ -66,13 +66,13 @@ def name_dims(
     cells or axes do not fit.
     """
     if shape:
-        if math.prod(shape) != math.prod(array.shape):
+        held, wanted = math.prod(array.shape), math.prod(shape)
+        if held != wanted:
             raise InputError(
-                f"{what} has shape {array.shape}, which cannot become {tuple(shape)}: {math.prod(array.shape)} cells "
-                f"against {math.prod(shape)}; correct the shape"
+                f"{what} has shape {array.shape}, which cannot become {tuple(shape)}: {held} cells against {wanted}; "
+                "correct the shape"
             )
-        values = array.load() if isinstance(array, LazyArray) else array
-        array = values.reshape(shape, order=order)
+        array = (array.load() if isinstance(array, LazyArray) else array).reshape(shape, order=order)
     if len(array.shape) - len(dims) not in (0, array.shape.count(1)):
         raise InputError(
             f"{what} has shape {array.shape}, but dims names {len(dims)} of its axes: {dims}; name them all"

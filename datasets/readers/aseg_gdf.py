@@ -21,12 +21,12 @@ _NULL = re.compile(r"NULL\s*=\s*([^,:\s]+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class _Column:
-    """A value of every record: its characters, whether they are text, and the number for none."""
+    """A value of every record: its characters, whether they are text, and the number for no data."""
 
     name: str
     cut: slice
     text: bool
-    null: float | None
+    null: float  # NaN where there is none
 
 
 def _read_definition(path: Path) -> list[_Column]:
@@ -42,8 +42,7 @@ def _read_definition(path: Path) -> list[_Column]:
         for entry in map(str.strip, found[2].split(";")):
             if not entry or entry.upper() == "END DEFN":
                 continue
-            gap = _GAP.fullmatch(entry)
-            if gap:
+            if gap := _GAP.fullmatch(entry):
                 start += int(gap[1] or 1)
                 continue
             name, _, rest = (part.strip() for part in entry.partition(":"))
@@ -54,8 +53,7 @@ def _read_definition(path: Path) -> list[_Column]:
             null = _NULL.search(rest)
             for index in range(repeat):
                 label = f"{name}[{index}]" if repeat > 1 else name
-                cut = slice(start, start + width)
-                columns.append(_Column(label, cut, text, _number(null[1]) if null else None))
+                columns.append(_Column(label, slice(start, start + width), text, _number(null[1] if null else "")))
                 start += width
     if not columns:
         raise InputError(f"{path} defines no fields of data; check the file")
@@ -65,8 +63,8 @@ def _read_definition(path: Path) -> list[_Column]:
 def read_table(path: Path) -> pd.DataFrame:
     """Read the numbers of the .dat and the .dfn beside it, of which `path` is either, as float64, NaN for null.
 
-    A field of several values becomes NAME[0], NAME[1] and so on. `InputError` says which file is missing, or which
-    record does not fit the definition.
+    A field of several values becomes NAME[0], NAME[1] and so on. `InputError` where a file is missing, or a record does
+    not fit the definition.
     """
     dat, dfn = beside(path, ".dat"), beside(path, ".dfn")
     defined = _read_definition(dfn)
@@ -94,9 +92,7 @@ def read_table(path: Path) -> pd.DataFrame:
             values = np.array([_number(line[column.cut]) for line in lines])
         except ValueError as error:
             raise InputError(f"{dat} holds in {column.name} what is no number ({error}); check {dfn.name}") from error
-        if column.null is not None:
-            values[values == column.null] = np.nan
-        columns[column.name] = values
+        columns[column.name] = np.where(values == column.null, np.nan, values)
     return pd.DataFrame(columns)
 
 

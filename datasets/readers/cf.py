@@ -3,6 +3,7 @@
 import base64
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,8 @@ def unpacked(variable: xr.Variable) -> tuple[xr.Variable, list[float]]:
 
 def map_names(coords: Mapping[str, xr.Variable]) -> dict[str, str]:
     """Names x and y for dimensions of projected coordinates, longitudes or latitudes, as CF calls them."""
-    standard = {name: str(coordinate.attrs.get("standard_name")) for name, coordinate in coords.items()}
-    new = {name: _STANDARD[words] for name, words in standard.items() if words in _STANDARD}
-    return {old: name for old, name in new.items() if name not in coords}
+    new = {name: _STANDARD.get(str(coordinate.attrs.get("standard_name"))) for name, coordinate in coords.items()}
+    return {old: name for old, name in new.items() if name and name not in coords}
 
 
 def described(attrs: Mapping[str, Any], config: ConvertConfig) -> dict[str, str]:
@@ -47,7 +47,7 @@ def described(attrs: Mapping[str, Any], config: ConvertConfig) -> dict[str, str]
 
 
 def kept(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Take what is kept of a coordinate's attributes: units and names."""
+    """Take what a volume keeps of a coordinate's attributes."""
     return {name: attrs[name] for name in ("units", "long_name", "standard_name") if name in attrs}
 
 
@@ -55,12 +55,10 @@ def dates(times: xr.Variable) -> xr.Variable:
     """Turn times since some day into dates; of a rare calendar, as of 360 days, into numbers with units."""
     if " since " not in str(times.attrs.get("units", "")):
         return times
-    try:
+    with suppress(ValueError, OverflowError):
         decoded = xr.decode_cf(xr.Dataset({"time": times.copy()}))["time"].variable
         if decoded.dtype.kind == "M":
             return decoded
-    except (ValueError, OverflowError):
-        pass
     # In words that nobody takes for a date again.
     units = f"{times.attrs['units'].replace(' since ', ' after ')}, calendar {times.attrs.get('calendar', 'standard')}"
     return xr.Variable(times.dims, times.values, {"units": units})
@@ -68,11 +66,9 @@ def dates(times: xr.Variable) -> xr.Variable:
 
 def _numbers(value: Any) -> list[float]:
     """Missing values of an attribute; xarray writes floats into Zarr v3 as base64 of eight bytes."""
-    if value is None:
-        return []
     if isinstance(value, str):
         try:
             return list(struct.unpack("<d", base64.standard_b64decode(value)))
         except (ValueError, struct.error):
             return []
-    return [number.item() for number in np.atleast_1d(value)]
+    return [] if value is None else np.atleast_1d(value).tolist()

@@ -14,7 +14,6 @@ from datasets.lazy_array import plain_array
 from datasets.readers.arrays import refuse_short
 
 _TYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
-_COMPLEX = (6, 9)
 _SUFFIXES = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw")
 # Axes of the file, in order; what is read is always (band, y, x).
 _AXES = {"bsq": ("band", "y", "x"), "bil": ("y", "band", "x"), "bip": ("y", "x", "band")}
@@ -22,20 +21,18 @@ _WGS84 = ("wgs-84", "wgs84")
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read (band, y, x) with wavelengths, positions, coordinate system, ignored value and bad bands of the header.
+    """Read (band, y, x) with wavelengths, positions, coordinate system and ignored value of the header.
 
-    `config.source` is the header or the image beside it. Gains and offsets of a header are not applied, bands that
-    ``bbl`` calls bad are not valid, and complex, compressed and rotated images are refused. See `datasets.readers`.
+    `config.source` is the header or the image beside it. Gains and offsets are not applied, bands that ``bbl`` calls
+    bad are not valid, and complex, compressed and rotated images are refused.
     """
     path, image = _files(Path(config.source))
     header = _Header(path)
     sizes = {dim: header.whole(name, least=1) for dim, name in (("band", "bands"), ("y", "lines"), ("x", "samples"))}
     dtype, offset, axes = _layout(header)
     refuse_short(image, offset + math.prod(sizes.values()) * dtype.itemsize, f"its header {path.name}")
-    strides = {dim: math.prod(sizes[inner] for inner in axes[at + 1 :]) * dtype.itemsize for at, dim in enumerate(axes)}
-    array = plain_array(
-        image, dtype, tuple(sizes.values()), offset=offset, strides=tuple(strides[dim] for dim in sizes)
-    )
+    strides = tuple(math.prod(sizes[inner] for inner in axes[axes.index(dim) + 1 :]) * dtype.itemsize for dim in sizes)
+    array = plain_array(image, dtype, tuple(sizes.values()), offset=offset, strides=strides)
     ds = xr.Dataset({"data": array.variable(list(sizes))}, coords=_bands(header, sizes["band"]))
     ds.attrs = {"files": [str(path), str(image)]}
     if "bbl" in header:
@@ -49,14 +46,14 @@ class _Header(dict[str, str]):
     """Name in lower case -> text, without the braces of lists."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__({"byte order": "0", "header offset": "0", "file compression": "0"})
         self.path = path
-        text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
-        first, *rest = text.split("\n")
+        lines = iter(path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n").split("\n"))
+        first = next(lines)
         if first.strip() != "ENVI":
             raise InputError(
                 f"{path} is not an ENVI header: its first line is {first[:40]!r} and not ENVI; check the file"
             )
-        lines = iter(rest)
         for line in lines:
             name, equals, value = line.partition("=")
             if not equals or line.lstrip().startswith(";"):
@@ -103,10 +100,9 @@ def _files(source: Path) -> tuple[Path, Path]:
     """Header and image, of which either is named."""
     if source.suffix.lower() == ".hdr":
         stem = source.with_suffix("")  # cube of cube.hdr beside cube.img, or cube.img of cube.img.hdr
-        for suffix in _SUFFIXES:
-            for image in (Path(f"{stem}{suffix}"), Path(f"{stem}{suffix.upper()}")):
-                if image.is_file():
-                    return source, image
+        for image in (Path(f"{stem}{end}") for suffix in _SUFFIXES for end in (suffix, suffix.upper())):
+            if image.is_file():
+                return source, image
         raise InputError(f"no image beside the header {source}; put it there as {stem.name} or {stem.name}.img")
     for header in (source.with_suffix(".hdr"), Path(f"{source}.hdr"), source.with_suffix(".HDR")):
         if header.is_file():
@@ -117,40 +113,39 @@ def _files(source: Path) -> tuple[Path, Path]:
 def _layout(header: _Header) -> tuple[np.dtype, int, tuple[str, ...]]:
     """Type of a cell in the file's byte order, bytes before the first, order of the axes."""
     path, code = header.path, header.whole("data type")
-    if code in _COMPLEX:
+    if code in (6, 9):
         raise InputError(
             f"{path} describes complex numbers (data type {code}), which a volume cannot hold; export amplitude or "
             "phase as real numbers"
         )
     if code not in _TYPES:
         raise InputError(f"{path} has the data type {code}; this program reads {sorted(_TYPES)}")
-    if header.get("file compression", "0") != "0":
+    if header["file compression"] != "0":
         raise InputError(f"{path} describes a compressed image, which cannot be read in parts; save it uncompressed")
     if any(float(part) for part in re.findall(r"[\d.]+", header.get("major frame offsets", ""))):
         raise InputError(f"{path} has major frame offsets, which this program does not read; save the image without")
     interleave = header.text("interleave").lower()
     if interleave not in _AXES:
         raise InputError(f"{path} has the interleave {interleave!r}; it must be one of {list(_AXES)}")
-    order = header.whole("byte order") if "byte order" in header else 0
+    order = header.whole("byte order")
     if order not in (0, 1):
         raise InputError(f"{path} has the byte order {order}; it must be 0 (little-endian) or 1 (big-endian)")
-    offset = header.whole("header offset") if "header offset" in header else 0
-    return np.dtype(_TYPES[code]).newbyteorder(">" if order else "<"), offset, _AXES[interleave]
+    dtype = np.dtype(_TYPES[code]).newbyteorder(">" if order else "<")
+    return dtype, header.whole("header offset"), _AXES[interleave]
 
 
 def _bands(header: _Header, bands: int) -> dict[str, Any]:
-    attrs = {}
+    coords: dict[str, Any] = {"band": ("band", np.arange(1, bands + 1), {})}
     if "band names" in header:
         names = [name.strip() for name in header["band names"].split(",")]
         if len(names) != bands:
             raise InputError(f"{header.path} names {len(names)} bands, but has {bands}; correct its band names")
-        attrs["names"] = names
-    coords: dict[str, Any] = {"band": ("band", np.arange(1, bands + 1), attrs)}
+        coords["band"][2]["names"] = names
     if "wavelength" in header:
-        unit = header.get("wavelength units", "").strip()
+        unit = header.get("wavelength units", "")
         short = {"nanometers": "nm", "micrometers": "um", "microns": "um", "wavenumber": "1/cm"}.get(unit.lower(), unit)
-        values = header.numbers("wavelength", bands)
-        coords["wavelength"] = ("band", values, {"units": short} if short.lower() not in ("", "unknown") else {})
+        attrs = {} if short.lower() in ("", "unknown") else {"units": short}
+        coords["wavelength"] = ("band", header.numbers("wavelength", bands), attrs)
     return coords
 
 
@@ -169,7 +164,7 @@ def _place(ds: xr.Dataset, header: _Header) -> xr.Dataset:
         x=("x", east + (np.arange(ds.sizes["x"]) + 1.5 - column) * width),
         y=("y", north - (np.arange(ds.sizes["y"]) + 1.5 - row) * height),
     )
-    crs = header.get("coordinate system string", "") or _named_crs(parts)
+    crs = header.get("coordinate system string") or _named_crs(parts)
     return ds.assign_attrs(crs=crs) if crs else ds
 
 

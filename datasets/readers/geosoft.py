@@ -53,7 +53,7 @@ class _Grid:
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read (y, x), north first, NaN for dummies; see `datasets.readers`. Colours and rotated grids are refused."""
+    """Read (y, x), north first, NaN for dummies. Colours and rotated grids are refused."""
     path = Path(config.source)
     with path.open("rb") as file:
         start = file.read(_HEADER_BYTES)
@@ -81,9 +81,9 @@ def read(config: ConvertConfig) -> xr.Dataset:
         refuse_short(path, max(at + size for at, size in blocks), "its table")
         read_stored = partial(_read_packed, grid, blocks, each)
     if ordering == 1:
-        rows = LazyArray((vectors, elements), grid.result, lambda cut: _values(grid, read_stored(cut)))
+        rows = LazyArray(grid.shape, grid.result, lambda cut: _values(grid, read_stored(cut)))
         return map_grid(rows, (x0, de), (y0, dv), config)
-    columns = LazyArray((elements, vectors), grid.result, lambda cut: _values(grid, read_stored(cut[::-1])).T)
+    columns = LazyArray(grid.shape[::-1], grid.result, lambda cut: _values(grid, read_stored(cut[::-1])).T)
     return map_grid(columns, (x0, dv), (y0, de), config)
 
 
@@ -104,34 +104,29 @@ def _table(file: BinaryIO, path: Path, vectors: int) -> tuple[list[tuple[int, in
 
 def _read_packed(grid: _Grid, blocks: list[tuple[int, int]], each: int, cut: Cut) -> np.ndarray:
     """Read a part of [vectors, elements], as stored, block by block."""
-    rows = np.arange(grid.shape[0])[cut[0]]
-    values = np.empty((rows.size, len(range(grid.shape[1])[cut[1]])), grid.dtype)
+    rows, elements = np.arange(grid.shape[0])[cut[0]], grid.shape[1]
+    values = np.empty((rows.size, len(range(elements)[cut[1]])), grid.dtype)
     which = rows // each
     with grid.path.open("rb") as file:
         for block in np.unique(which).tolist():
+            start, size = blocks[block]
+            file.seek(start)
+            try:
+                held = zlib.decompress(file.read(size)[_BLOCK_HEADER:])
+            except zlib.error as error:
+                raise InputError(
+                    f"block {block} of {grid.path} cannot be unpacked ({error}); the grid is damaged or compressed in "
+                    "another way than zlib: save it again in Oasis montaj, uncompressed"
+                ) from error
             vectors = min(each, grid.shape[0] - block * each)
-            file.seek(blocks[block][0])
-            unpacked = _unpack(grid, file.read(blocks[block][1]), block, vectors)
+            if len(held) != vectors * elements * grid.dtype.itemsize:
+                raise InputError(
+                    f"block {block} of {grid.path} holds {len(held):,} bytes and not {vectors} vectors of {elements} "
+                    "elements; the grid is damaged, copy it again"
+                )
+            unpacked = np.frombuffer(held, grid.dtype).reshape(vectors, elements)
             values[which == block] = unpacked[rows[which == block] - block * each, cut[1]]
     return values
-
-
-def _unpack(grid: _Grid, held: bytes, block: int, vectors: int) -> np.ndarray:
-    """Numbers of a block, as stored: [vectors of the block, elements]."""
-    elements = grid.shape[1]
-    try:
-        held = zlib.decompress(held[_BLOCK_HEADER:])
-    except zlib.error as error:
-        raise InputError(
-            f"block {block} of {grid.path} cannot be unpacked ({error}); the grid is damaged or compressed in "
-            "another way than zlib: save it again in Oasis montaj, uncompressed"
-        ) from error
-    if len(held) != vectors * elements * grid.dtype.itemsize:
-        raise InputError(
-            f"block {block} of {grid.path} holds {len(held):,} bytes and not {vectors} vectors of {elements} elements; "
-            "the grid is damaged, copy it again"
-        )
-    return np.frombuffer(held, grid.dtype).reshape(vectors, elements)
 
 
 def _values(grid: _Grid, stored: np.ndarray) -> np.ndarray:

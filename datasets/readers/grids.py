@@ -9,8 +9,8 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.lazy_array import LazyArray
 
-_SURFER = (b"DSRB", b"DSBB", b"DSAA")
-_NETCDF = (b"CDF\x01", b"CDF\x02", b"\x89HDF")
+HDF5 = b"\x89HDF"
+NETCDF_3 = (b"CDF\x01", b"CDF\x02")
 _GEOSOFT_WIDTHS = {size + packed for size in (1, 2, 4, 8) for packed in (0, 1024)}
 
 
@@ -18,9 +18,9 @@ def grid_format(path: Path) -> str:
     """Tell Surfer, Geosoft and (as GMT writes) netCDF, which share the suffix .grd, by the first bytes."""
     with path.open("rb") as file:
         start = file.read(4)
-    if start in _SURFER:
+    if start in (b"DSRB", b"DSBB", b"DSAA"):
         return "surfer"
-    if start in _NETCDF:
+    if start in (*NETCDF_3, HDF5):
         return "netcdf"
     if int.from_bytes(start, "little") in _GEOSOFT_WIDTHS:
         return "geosoft"
@@ -40,9 +40,7 @@ def map_grid(
             f"{config.source} does not hold its coordinate system; set crs, such as EPSG:28354, or crs: local where "
             "nobody knows it"
         )
-    dims = ["y", "x"]
-    variable = array.variable(dims) if isinstance(array, LazyArray) else xr.Variable(dims, array)
-    rows, columns = variable.shape
-    coords = {"y": y[0] + y[1] * np.arange(rows), "x": x[0] + x[1] * np.arange(columns)}
-    ds = xr.Dataset({"data": variable}, coords=coords, attrs={"files": [config.source]})
-    return ds.isel(y=slice(None, None, -1))
+    data = array.variable(["y", "x"]) if isinstance(array, LazyArray) else (("y", "x"), array)
+    rows, columns = map(np.arange, array.shape)
+    coords = {"y": y[0] + y[1] * rows, "x": x[0] + x[1] * columns}
+    return xr.Dataset({"data": data}, coords, {"files": [config.source]}).isel(y=slice(None, None, -1))

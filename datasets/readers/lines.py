@@ -13,20 +13,22 @@ from datasets.maps.map_grid import extent, parse_crs, project
 from datasets.maps.tables import find_column, numbers, read_table
 from datasets.readers import aseg_gdf
 
-_X_NAMES = ("easting", "x", "longitude", "lon")
-_Y_NAMES = ("northing", "y", "latitude", "lat")
+_XY_NAMES = [["easting", "x", "longitude", "lon"], ["northing", "y", "latitude", "lat"]]
 _DEGREES = {"longitude", "lon", "latitude", "lat"}
 
 
 def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
-    """Grid the readings of `config.columns` to (band, y, x), or (layer, y, x) for one column of several values.
+    """Grid the readings of `config.columns` to (band, y, x), or (layer, y, x) for one of several values, NAME[0] etc.
 
-    The cells are `onto`, or else those that `config.cell_size` makes. See `datasets.readers`.
+    The cells are `onto`, or else those that `config.cell_size` makes.
     """
     path = Path(config.source)
     _check(config, onto)
     table, files = _table(path, config)
-    columns = _columns(table, path, config)
+    columns: list[str] = []
+    for name in config.columns:
+        layers = [str(column) for column in table.columns if str(column).lower().startswith(f"{name.lower()}[")]
+        columns += layers or [find_column(table, [name], path, "columns")]
     x, y = _positions(table, path, config)
     values = np.column_stack([numbers(table, column, path) for column in columns])
     if config.nodata is not None:
@@ -44,11 +46,9 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
             + ("" if onto is None else f", or check the CRS: the readings are at {extent(x, y)}, the cells at "
                f"{extent(cells.x, cells.y)}")
         )  # fmt: skip
-    if len(config.columns) == 1 and len(columns) > 1:
-        levels = xr.Variable("layer", np.arange(len(columns)))
-    else:
-        levels = xr.Variable("band", np.arange(1, len(columns) + 1), {"names": columns})
-    (dim,) = levels.dims
+    dim, levels = "band", xr.Variable("band", np.arange(1, len(columns) + 1), {"names": columns})
+    if len(columns) > len(config.columns) == 1:
+        dim, levels = "layer", xr.Variable("layer", np.arange(len(columns)))
     return xr.Dataset(
         {"data": ((dim, "y", "x"), grid)},
         coords={dim: levels, "y": cells.y, "x": cells.x},
@@ -84,17 +84,8 @@ def _table(path: Path, config: ConvertConfig) -> tuple[pd.DataFrame, list[str]]:
     return read_table(path, config.table_columns, "table_columns"), [str(path)]
 
 
-def _columns(table: pd.DataFrame, path: Path, config: ConvertConfig) -> list[str]:
-    """Find the columns of the readings; one of several values is found as NAME[0], NAME[1] and so on."""
-    found: list[str] = []
-    for name in config.columns:
-        layers = [str(column) for column in table.columns if str(column).lower().startswith(f"{name.lower()}[")]
-        found += layers or [find_column(table, [name], path, "columns")]
-    return found
-
-
 def _positions(table: pd.DataFrame, path: Path, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:
-    wanted = [[name] for name in config.xy_columns] or [list(_X_NAMES), list(_Y_NAMES)]
+    wanted = [[name] for name in config.xy_columns] or _XY_NAMES
     columns = [find_column(table, names, path, "xy_columns") for names in wanted]
     x, y = (numbers(table, column, path) for column in columns)
     if config.lines_crs:

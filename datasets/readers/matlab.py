@@ -11,13 +11,13 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.lazy_array import Cut, LazyArray
 from datasets.readers.arrays import pick_key, read_array, reading
+from datasets.readers.grids import HDF5
 
-_HDF5 = b"\x89HDF"
 _BEFORE_HDF5 = 512  # MATLAB's own header, in front of that of HDF5
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read one array, of version 7.3 only where it is asked for. See `datasets.readers`."""
+    """Read one array, of version 7.3 only where it is asked for."""
     return read_array(config, load)
 
 
@@ -26,7 +26,10 @@ def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
 
     `InputError` says where the file is not of this format, or lacks the key, which the setting `option` gives.
     """
-    if _is_hdf5(path):
+    with path.open("rb") as file:
+        start = file.read(_BEFORE_HDF5 + len(HDF5))
+    # Version 7.3, also without MATLAB's header, as another program writes it.
+    if start.startswith((HDF5, b"MATLAB 7.3")) or start[_BEFORE_HDF5:] == HDF5:
         return _open_hdf5(path, key, option)
     with reading(path, "MATLAB file", ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError):
         shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
@@ -35,13 +38,6 @@ def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
     if value.dtype.kind not in "biuf":
         raise InputError(f"{key!r} in {path} is a {value.dtype.name} array; {option} must name one of numbers")
     return value
-
-
-def _is_hdf5(path: Path) -> bool:
-    """Tell version 7.3, also without MATLAB's header, as another program writes it."""
-    with path.open("rb") as file:
-        start = file.read(_BEFORE_HDF5 + len(_HDF5))
-    return start.startswith(_HDF5) or start[_BEFORE_HDF5:] == _HDF5 or start.startswith(b"MATLAB 7.3")
 
 
 def _open_hdf5(path: Path, key: str, option: str) -> LazyArray:
@@ -60,9 +56,9 @@ def _open_hdf5(path: Path, key: str, option: str) -> LazyArray:
         if key in held and key not in arrays:
             raise InputError(f"{key!r} in {path} is a struct or sparse; {option} must name a full array of numbers")
         key = pick_key(path, key, shapes, option)
-        kind = arrays[key].attrs.get("MATLAB_class", b"").decode()
-        dtype = arrays[key].dtype
-        if dtype.kind not in "biuf" or kind in ("char", "cell") or "MATLAB_empty" in arrays[key].attrs:
+        dtype, attrs = arrays[key].dtype, arrays[key].attrs
+        kind = attrs.get("MATLAB_class", b"").decode()
+        if dtype.kind not in "biuf" or kind in ("char", "cell") or "MATLAB_empty" in attrs:
             kind = "complex" if dtype.names else kind or dtype.name
             raise InputError(f"{key!r} in {path} is a {kind} array; {option} must name one of real numbers")
     return LazyArray(shapes[key], dtype.newbyteorder("="), partial(_read_hdf5, path, key))

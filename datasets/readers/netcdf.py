@@ -15,13 +15,11 @@ from datasets.lazy_array import plain_array
 from datasets.maps.coordinates import coordinate_variable
 from datasets.readers import cf
 from datasets.readers.arrays import pick_key
-
-_HDF5 = b"\x89HDF"
-_CLASSIC = (b"CDF\x01", b"CDF\x02")
+from datasets.readers.grids import HDF5, NETCDF_3
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read one variable lazily with its coordinates, units, name and coordinate system; see `datasets.readers`.
+    """Read one variable lazily with its coordinates, units, name and coordinate system.
 
     CF's projected coordinates, longitudes and latitudes become x and y; `config.dims` renames all dimensions. Missing
     values and packing are as `datasets.readers.cf.unpacked` says.
@@ -48,12 +46,12 @@ def _open(path: Path, group: str) -> xr.Dataset:
     """Open a group: values as stored, times as dates where their calendar is the usual one."""
     with path.open("rb") as file:
         start = file.read(4)
-    if start not in (*_CLASSIC, _HDF5):
+    if start not in (*NETCDF_3, HDF5):
         raise InputError(
             f"{path} is not a netCDF file that can be read: it starts with {start!r}; check the file, or save it again "
             "as netCDF-4"
         )
-    engine, special = ("h5netcdf", {"phony_dims": "access"}) if start == _HDF5 else ("scipy", None)
+    engine, special = ("h5netcdf", {"phony_dims": "access"}) if start == HDF5 else ("scipy", None)
     if engine == "h5netcdf" and importlib.util.find_spec("h5netcdf") is None:
         raise InputError(f"{path} is netCDF-4, which needs h5netcdf: pip install -e '.[formats]'")
     try:
@@ -92,19 +90,18 @@ def _named(data: xr.DataArray, config: ConvertConfig) -> xr.DataArray:
     dims = list(map(str, data.dims))
     if config.dims and len(config.dims) != len(dims):
         raise InputError(f"{config.source} has the dimensions {dims}, but dims names {config.dims}; name them all")
-    known = cf.map_names({dim: data[dim].variable for dim in dims if dim in data.coords})
-    names = dict(zip(dims, config.dims, strict=True)) if config.dims else known
+    if config.dims:
+        names = dict(zip(dims, config.dims, strict=True))
+    else:
+        names = cf.map_names({dim: data[dim].variable for dim in dims if dim in data.coords})
     return data.rename({old: new for old, new in names.items() if old != new})
 
 
 def _coordinates(data: xr.DataArray) -> dict[str, xr.Variable]:
     kept: dict[str, xr.Variable] = {}
     for name, coordinate in data.coords.items():
-        values = coordinate.values
-        if not coordinate.ndim or not set(coordinate.dims) <= set(data.dims):
-            continue
-        if values.dtype.kind in "iufM":
-            kept[str(name)] = xr.Variable(coordinate.dims, values, cf.kept(coordinate.attrs))
+        if coordinate.ndim and coordinate.dtype.kind in "iufM":
+            kept[str(name)] = xr.Variable(coordinate.dims, coordinate.values, cf.kept(coordinate.attrs))
         elif name in data.dims:
-            kept[str(name)] = coordinate_variable(str(name), values.astype(str))
+            kept[str(name)] = coordinate_variable(str(name), coordinate.values.astype(str))
     return kept

@@ -17,7 +17,7 @@ _NOT_IN_SIDECAR = {"source", "more_sources", "out", "format", "overwrite"}
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read one array; an .npy stays on disk until its parts are asked for. See `datasets.readers`."""
+    """Read one array; an .npy stays on disk until its parts are asked for."""
     return read_array(config, load)
 
 
@@ -40,8 +40,8 @@ def with_sidecar(config: ConvertConfig) -> ConvertConfig:
         return config
     settings = read_settings(sidecar)
     allowed = sorted({setting.name for setting in fields(config)} - _NOT_IN_SIDECAR)
-    if not isinstance(settings, dict) or not set(settings) <= set(allowed):
-        unknown = sorted(set(settings) - set(allowed)) if isinstance(settings, dict) else settings
+    unknown = sorted(set(settings) - set(allowed)) if isinstance(settings, dict) else settings
+    if unknown or not isinstance(settings, dict):
         raise InputError(f"{sidecar} holds {unknown}, which is no setting of a source; the settings are {allowed}")
     return replace(config, **{**settings, **changed(config, _NOT_IN_SIDECAR)})
 

@@ -6,6 +6,7 @@ Shapes: B bands, R rows and C columns.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,7 @@ def overlap(source: MapGrid, target: MapGrid) -> tuple[tuple[float, ...], tuple[
 
 def _bounds(grid: MapGrid) -> tuple[float, float, float, float]:
     rows, columns = grid.shape
-    corners = [grid.transform() @ (column, row) for column in (0, columns) for row in (0, rows)]
-    x, y = zip(*corners, strict=True)
+    x, y = zip(*(grid.transform() @ corner for corner in product((0, columns), (0, rows))), strict=True)
     return min(x), min(y), max(x), max(y)
 
 
@@ -101,16 +101,17 @@ def _warp(
         return np.concatenate(halves, axis=1 + axis)
     block = source.read(bands, *needed).astype(dtype)
     near, far = _systems(source.grid, target)
-    stored = {"crs": near, **_window(source.grid, needed), "dtype": dtype.name, "nodata": np.nan}
-    wanted = {"crs": far, **_window(target, window), "dtype": dtype.name, "nodata": np.nan, "src_nodata": np.nan}
+    stored = _profile(source.grid, near, needed, dtype)
+    wanted = {**_profile(target, far, window, dtype), "src_nodata": np.nan, "resampling": how}
     # Band by band: GDAL's warp of several would take no data for data unless all of them lack it.
-    return np.stack([_warp_band(band, stored, {**wanted, "resampling": how}) for band in block])
+    return np.stack([_warp_band(band, stored, wanted) for band in block])
 
 
-def _window(grid: MapGrid, window: Window) -> dict[str, Any]:
+def _profile(grid: MapGrid, crs: CRS, window: Window, dtype: np.dtype) -> dict[str, Any]:
     rows, columns = window
     transform = grid.transform() @ Affine.translation(columns[0], rows[0])
-    return {"transform": transform, "height": len(rows), "width": len(columns)}
+    size = {"height": len(rows), "width": len(columns)}
+    return {"crs": crs, "transform": transform, **size, "dtype": dtype.name, "nodata": np.nan}
 
 
 def _warp_band(values: np.ndarray, stored: dict[str, Any], wanted: dict[str, Any]) -> np.ndarray:
@@ -124,7 +125,7 @@ def _warp_band(values: np.ndarray, stored: dict[str, Any], wanted: dict[str, Any
             return np.asarray(warped.read(1))
 
 
-def _needed(source: MapGrid, target: MapGrid, window: Window) -> tuple[range, range] | None:
+def _needed(source: MapGrid, target: MapGrid, window: Window) -> Window | None:
     near, far = _systems(source, target)
     sides = [np.linspace(side[0] - 0.5, side[-1] + 0.5, _LATTICE) for side in window]
     x, y = target.positions(*(at.ravel() for at in np.meshgrid(*sides, indexing="ij")))
@@ -134,7 +135,7 @@ def _needed(source: MapGrid, target: MapGrid, window: Window) -> tuple[range, ra
         return None
     found = []
     for at, size in zip(source.cells(*moved[:, known]), source.shape, strict=True):
-        reach = _MARGIN + 0.02 * (at.max() - at.min())  # what is bent between two points of the lattice
+        reach = _MARGIN + 0.02 * np.ptp(at)  # what is bent between two points of the lattice
         found.append(range(max(0, int(np.floor(at.min() - reach))), min(size, int(np.ceil(at.max() + reach)) + 1)))
     rows, columns = found
     return (rows, columns) if rows and columns else None

@@ -22,10 +22,7 @@ _WAY_OUT = "set inline_byte and crossline_byte if the numbers are elsewhere"
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read (inline, crossline, twt or depth) of a cube with one trace a cell; see `datasets.readers`.
-
-    Missing and dead traces are not valid.
-    """
+    """Read (inline, crossline, twt or depth) of a cube with one trace a cell; missing and dead ones are not valid."""
     path = Path(config.source)
     endian = find_endian(path) if config.endian == "auto" else config.endian
     with open_file(path, endian) as file:
@@ -47,20 +44,17 @@ def read(config: ConvertConfig) -> xr.Dataset:
 
     read_traces = partial(_read_traces, path, endian, placed(np.arange(len(rows)), -1), dtype, len(samples))
     array = LazyArray((*shape, len(samples)), dtype, read_traces)
-    units = "ms" if config.vertical == "twt" else length
+    units, lines = "ms" if config.vertical == "twt" else length, ["inline", "crossline"]
     ds = xr.Dataset(
-        {
-            "data": array.variable(["inline", "crossline", config.vertical]),
-            "valid": (("inline", "crossline"), placed(alive, False)),
-        },
+        {"data": array.variable([*lines, config.vertical]), "valid": (lines, placed(alive, False))},
         {"inline": inlines, "crossline": crosslines, config.vertical: (config.vertical, samples, {"units": units})},
         {"files": [str(path)]},
     )
     if x.any() and y.any():
         scale[scale == 0] = 1.0
-        factor = np.where(scale < 0, 1 / np.abs(scale), scale)
+        factor = np.where(scale < 0, -1 / scale, scale)
         for name, position in (("x", x), ("y", y)):
-            ds.coords[name] = (("inline", "crossline"), placed(position * factor, np.nan), {"units": length})
+            ds.coords[name] = (lines, placed(position * factor, np.nan), {"units": length})
     return ds
 
 
@@ -127,8 +121,7 @@ def _check_lines(file: segyio.SegyFile, config: ConvertConfig, inline: np.ndarra
 def _axis(numbers: np.ndarray) -> np.ndarray:
     """Line numbers at their common step, so that missing lines have their place."""
     present = np.unique(numbers)
-    step = int(np.gcd.reduce(np.diff(present)))
-    return np.arange(present[0], present[-1] + 1, step)
+    return np.arange(present[0], present[-1] + 1, np.gcd.reduce(np.diff(present)))
 
 
 def _check_cube(

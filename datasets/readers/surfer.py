@@ -22,7 +22,6 @@ _BLANK = 1.70141e38  # version 6: this and above is blank
 _TAG = struct.Struct("<4si")
 _GRID = struct.Struct("<2i8d")  # rows, columns; x, y, spacings, range of z, rotation, blank
 _DSBB = struct.Struct("<4s2h6d")  # columns, rows; ranges of x, y, z
-_BLANK_BY_VALUE = 2  # version of DSRB from which only the very value is blank
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class _Grid:
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read (y, x), north first, NaN where the grid is blank; see `datasets.readers`. Rotated grids are refused."""
+    """Read (y, x), north first, NaN where the grid is blank. Rotated grids are refused."""
     path = Path(config.source)
     with path.open("rb") as file:
         magic = file.read(4)
@@ -69,7 +68,7 @@ def _header_7(file: BinaryIO, path: Path) -> _Grid:
                     f"{path} contradicts itself: {rows} rows x {columns} columns of 8 bytes are {rows * columns * 8:,} "
                     f"bytes, but its data section says {size:,}; save the grid again in Surfer"
                 )
-            above = version < _BLANK_BY_VALUE
+            above = version < 2  # from 2 on, only the very value is blank
             return _Grid((rows, columns), (x0, dx), (y0, dy), file.tell(), np.dtype("<f8"), blank, above)
         body = file.read(max(0, size))
         if tag == b"DSRB" and len(body) == 4:

@@ -8,27 +8,24 @@ import xarray as xr
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 
-_SCENES = ["indian_pines"]
-
 
 def read(config: ConvertConfig) -> xr.Dataset:
-    """Read Indian Pines: (y, x, band) uint16 with wavelengths, and labels 0 to 16. See `datasets.readers`."""
+    """Read Indian Pines: (y, x, band) uint16 with wavelengths, and labels 0 to 16."""
     scene = config.source.removeprefix("tensorly:")
-    if scene not in _SCENES:
-        raise InputError(f"no scene {scene!r} in TensorLy; the scenes are {_SCENES}")
+    if scene != "indian_pines":
+        raise InputError(f"no scene {scene!r} in TensorLy; the scenes are ['indian_pines']")
     from tensorly.datasets import load_indian_pines  # here, because importing it takes a second
 
     described = load_indian_pines()
     shipped = files("tensorly.datasets") / "data"
     with as_file(shipped / "Indian_pines_corrected.npy") as cube, as_file(shipped / "Indian_pines_gt.npy") as labels:
         # The package's own loader makes floats of the integers in its files.
-        data, classes = np.load(cube), np.load(labels)
-        names = [str(cube), str(labels)]
+        data, classes, used = np.load(cube), np.load(labels), [str(cube), str(labels)]
     return xr.Dataset(
         {"data": (("y", "x", "band"), data), "labels": (("y", "x"), classes)},
-        coords={
-            "band": ("band", np.arange(1, data.shape[-1] + 1)),
+        {
+            "band": np.arange(1, data.shape[-1] + 1),
             "wavelength": ("band", np.asarray(described["ticks"][1]), {"units": "nm"}),
         },
-        attrs={"files": names, "title": "Indian Pines", "licence": f"{described['LICENCE']}; {described['reference']}"},
+        {"files": used, "title": "Indian Pines", "licence": f"{described['LICENCE']}; {described['reference']}"},
     )
