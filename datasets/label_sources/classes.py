@@ -19,17 +19,16 @@ def class_indices(values: pd.Series, class_names: Mapping[int, str], where: str)
         held = ", ".join(repr(_plain(value)) for value in values.dropna().unique()[:20])
         raise InputError(f"{where} holds the classes {held}; name the classes with class_names, as in {{1: sand}}")
     known: dict[Any, int] = {key: code for code, named in enumerate(class_names.items()) for key in named}
-    codes = np.full(len(values), UNLABELLED, np.uint8)
-    for row, value in enumerate(map(_plain, values)):
-        if value is None:
-            continue
+    known[None] = UNLABELLED
+    codes = []
+    for value in map(_plain, values):
         code = known.get(value, known.get(str(value)))
         if code is None:
             raise InputError(
                 f"{where} holds the class {value!r}, but class_names has {dict(class_names)}; add it or correct it"
             )
-        codes[row] = code
-    return codes
+        codes.append(code)
+    return np.array(codes, np.uint8)
 
 
 def _plain(value: Any) -> int | float | str | None:

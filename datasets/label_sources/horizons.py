@@ -13,18 +13,16 @@ from datasets.label_sources.points import map_cells, vertical_values
 from datasets.labels import UNLABELLED
 from datasets.maps.tables import find_column, numbers, read_table
 
-_MAPS_APART = frozenset({"band", "date"})
-
 
 def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
-    """Give each cell between two horizons their class, where both are picked; see `datasets.label_sources`.
+    """Give each cell between two horizons their class, where both are picked.
 
     `config.horizons` rise with the vertical coordinate and may not cross: class 0 lies before the first, 1 between it
     and the second, and so on; one without a name stays unlabelled. A cell exactly on a horizon is of the class after
     it. Several picks of a cell count by their mean.
     """
     dim, values_Z = vertical_values(ds, "labels from horizons")
-    dims = [str(name) for name in ds["data"].dims if name != dim and name not in _MAPS_APART]
+    dims = [str(name) for name in ds["data"].dims if name not in (dim, "band", "date")]
     if len(dims) != 2:
         raise InputError(f"labels from horizons need two dimensions of the map besides {dim}, but there are {dims}")
     last = len(config.horizons)
@@ -35,7 +33,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
             "first; name those to learn"
         )
     pairs = [_surface(Path(path), ds, (dims[0], dims[1]), dim, config) for path in config.horizons]
-    surfaces_HM = np.stack([surface for surface, _ in pairs])
+    surfaces_HM = [surface for surface, _ in pairs]
     _refuse_crossing(surfaces_HM, config, ds, dims)
     pieces = ds["data"].chunksizes
     surfaces = [xr.DataArray(surface, dims=dims).chunk({d: pieces[d] for d in dims if d in pieces})
@@ -74,11 +72,11 @@ def _surface(
     flat = rows[use] * shape[1] + columns[use]
     mean = pd.Series(picks[use]).groupby(flat).mean()
     surface = np.full(shape, np.nan)
-    surface.flat[mean.index.to_numpy()] = mean.to_numpy()
+    surface.flat[mean.index] = mean
     return surface, f"{path.name}: {use.sum()} of {len(table)} picks, {len(mean)} cells"
 
 
-def _refuse_crossing(surfaces_HM: np.ndarray, config: ConvertConfig, ds: xr.Dataset, dims: list[str]) -> None:
+def _refuse_crossing(surfaces_HM: list[np.ndarray], config: ConvertConfig, ds: xr.Dataset, dims: list[str]) -> None:
     for (upper, upper_M), (lower, lower_M) in combinations(zip(config.horizons, surfaces_HM, strict=True), 2):
         crossed = np.argwhere(upper_M > lower_M)
         if len(crossed):

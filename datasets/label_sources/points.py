@@ -13,7 +13,7 @@ from datasets.maps.tables import find_column, find_optional, numbers
 
 _X_NAMES = ("x", "easting", "east", "longitude", "lon")
 _Y_NAMES = ("y", "northing", "north", "latitude", "lat")
-_DOWNWARD = ("twt", "depth", "time", "layer", "elevation", "z")
+_DOWNWARD = ["twt", "depth", "time", "layer", "elevation", "z"]
 
 
 def map_points(table: pd.DataFrame, path: Path, grid: MapGrid, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -33,11 +33,12 @@ def map_cells(
 
     Returns rows and columns of the map [N], and whether they are within the volume.
     """
-    by_name = not {"x", "y"} & set(dims) and all(find_optional(table, [dim]) for dim in dims)
-    if by_name and all(dim in ds.coords for dim in dims):
+    named = [find_optional(table, [dim]) for dim in dims if dim in ds.coords and dim not in ("x", "y")]
+    found = [name for name in named if name]
+    if len(found) == 2:
         places = [
-            _index(ds[dim].values.astype(np.float64), numbers(table, find_column(table, [dim], path, ""), path))
-            for dim in dims
+            _index(ds[dim].values.astype(np.float64), numbers(table, name, path))
+            for dim, name in zip(dims, found, strict=True)
         ]
     else:
         grid = MapGrid.of(ds, f"placing {path.name}")
@@ -71,7 +72,7 @@ def vertical_values(ds: xr.Dataset, purpose: str) -> tuple[str, np.ndarray]:
     if dim is None:
         dims = list(map(str, ds["data"].dims))
         raise InputError(
-            f"{purpose} needs a vertical dimension, one of {list(_DOWNWARD)}, but the data have {dims}; rename dims"
+            f"{purpose} needs a vertical dimension, one of {_DOWNWARD}, but the data have {dims}; rename dims"
         )
     if dim not in ds.coords:
         raise InputError(f"{purpose} needs the coordinate of {dim}; give it with coordinates, as in {dim}: 0:4")

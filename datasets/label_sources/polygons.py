@@ -24,7 +24,7 @@ Shapes = list[dict[str, Any]]  # geometries as GeoJSON has them
 
 
 def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
-    """Draw the polygons of `config.labels` on the map; see `datasets.label_sources`.
+    """Draw the polygons of `config.labels` on the map.
 
     Their attribute `labels_key` is the class; `labels_crs` goes before what the file says. Of polygons that overlap,
     the later in the file wins.
@@ -59,7 +59,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
             f"{extent(*_corners(geometries))}, the cells at {grid.bounds()}; set labels_crs to the polygons' CRS, or "
             "label_touched for thin ones"
         )
-    labels = np.concatenate([[UNLABELLED], codes]).astype(np.uint8)[index]
+    labels = np.append(codes, np.uint8(UNLABELLED))[index - 1]
     return xr.DataArray(labels, dims=grid.dims), f"{path.name}: {seen} of {len(geometries)} polygons"
 
 
@@ -89,7 +89,7 @@ def _read_geopackage(path: Path) -> tuple[Shapes, pd.DataFrame, CRS | None]:
             raise InputError(f"{path} holds the layers {', '.join(layers)}; save the one of the labels by itself")
         meta, _, shapes, fields = pyogrio.raw.read(path)
     found = shapely.from_wkb([] if shapes is None else shapes)
-    geometries = [shapely.geometry.mapping(shape) if shape is not None else {} for shape in found]
+    geometries = [{} if shape is None else shapely.geometry.mapping(shape) for shape in found]
     attributes = pd.DataFrame(dict(zip(map(str, meta["fields"]), fields, strict=True)), dtype=object)
     return geometries, attributes, CRS.from_user_input(meta["crs"]) if meta["crs"] else None
 
@@ -107,12 +107,11 @@ def _to_grid(geometries: Shapes, crs: CRS | None, grid: MapGrid, path: Path) -> 
     if crs.equals(grid.crs, ignore_axis_order=True):
         return geometries
     try:
-        moved: Shapes = rasterio.warp.transform_geom(crs.to_wkt(), grid.crs.to_wkt(), geometries)
+        return list(rasterio.warp.transform_geom(crs.to_wkt(), grid.crs.to_wkt(), geometries))
     except rasterio.errors.RasterioError as error:
         raise InputError(
             f"{path} cannot go from {crs_name(crs)} to {crs_name(grid.crs)} ({error}); check its CRS"
         ) from error
-    return moved
 
 
 def _corners(geometries: Shapes) -> tuple[np.ndarray, np.ndarray]:

@@ -16,11 +16,10 @@ from datasets.maps.map_grid import MapGrid, extent
 from datasets.maps.tables import find_column, find_optional, numbers, read_table
 
 _ROUNDING = 1e-6  # share of a cell within which distances are equal
-_CLASS_NAMES = ("class", "label", "unit", "lithology")
 
 
 def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
-    """Give the cells around the wells of the table `config.labels` their classes; see `datasets.label_sources`.
+    """Give the cells around the wells of the table `config.labels` their classes.
 
     A column of the map belongs to the nearest well within `label_radius` of its centre, to the first in the file of
     equals. Rows with from and to hold where from <= coordinate < to, rows with z in the cell nearest to z, others on
@@ -34,7 +33,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
     table = read_table(path, config.label_columns, "label_columns")
     grid = MapGrid.of(ds, f"placing {path.name}")
     x, y = map_points(table, path, grid, config)
-    named = [config.labels_key] if config.labels_key else list(_CLASS_NAMES)
+    named = [config.labels_key] if config.labels_key else ["class", "label", "unit", "lithology"]
     column = find_column(table, named, path, "labels_key")
     codes = class_indices(table[column], config.class_names, f"column {column} of {path}")
     well_N, wells = pd.factorize(pd.MultiIndex.from_arrays([x, y]))  # in the order of the file
@@ -47,10 +46,9 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
             f"cells at {grid.bounds()}; set labels_crs, or raise label_radius"
         )
     placed = f"{path.name}: {len(reached)} of {len(wells)} wells"
-    spans = _spans(table, path, ds)
-    dim, within_NZ = spans or ("", np.ones((len(table), 1), bool))
+    dim, within_NZ = _spans(table, path, ds) or ("", np.ones((len(table), 1), bool))
     logs_WZ = _logs(codes, well_N, within_NZ, len(wells), path)
-    if spans is None:
+    if not dim:
         return xr.DataArray(logs_WZ[nearest_M, 0], dims=grid.dims), placed
     pieces = {name: size for name, size in ds["data"].chunksizes.items() if name in grid.dims}
     labels = xr.apply_ufunc(
@@ -78,9 +76,8 @@ def _nearest(grid: MapGrid, x_W: np.ndarray, y_W: np.ndarray, radius: float) -> 
             slice(max(0, int(np.ceil(at - most))), max(0, int(np.floor(at + most)) + 1))
             for at, most in zip(centre, reach, strict=True)
         )
-        rows, columns = np.meshgrid(*(np.arange(size)[part] for size, part in zip(grid.shape, cut, strict=True)),
-                                    indexing="ij")  # fmt: skip
-        x, y = grid.positions(rows, columns)
+        rows, columns = (np.arange(size)[part] for size, part in zip(grid.shape, cut, strict=True))
+        x, y = grid.positions(rows[:, None], columns)
         away = np.hypot(x - x_W[index], y - y_W[index])
         closer = (away <= radius + rounding) & (away < distance[cut] - rounding)
         nearest[cut] = np.where(closer, index, nearest[cut])
@@ -114,10 +111,10 @@ def _logs(codes_N: np.ndarray, well_N: np.ndarray, within_NZ: np.ndarray, wells:
     """Classes along each well [W + 1, Z]; the last row, for -1, is of no well."""
     logs = np.full((wells + 1, within_NZ.shape[1]), UNLABELLED, np.uint8)
     for row in np.flatnonzero(codes_N != UNLABELLED):
-        here = logs[well_N[row], within_NZ[row]]
-        if ((here != UNLABELLED) & (here != codes_N[row])).any():
+        place = well_N[row], within_NZ[row]
+        if not np.isin(logs[place], (UNLABELLED, codes_N[row])).all():
             raise InputError(
                 f"row {row + 1} of {path} gives another class to a place that an earlier row named; correct it"
             )
-        logs[well_N[row], within_NZ[row]] = codes_N[row]
+        logs[place] = codes_N[row]
     return logs

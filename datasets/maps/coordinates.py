@@ -45,7 +45,7 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
         units = config.coordinate_units.get(str(name)) or coordinate.attrs.get("units") or _USUAL_UNITS.get(str(name))
         if units is None and name in ("x", "y") and "spatial_ref" in ds.coords:
             units = ds.rio.crs.linear_units if ds.rio.crs.is_projected else "degree"
-            units = {"metre": "m", "meter": "m"}.get(units, units)
+            units = "m" if units in ("metre", "meter") else units
         if units is not None:
             coordinate.attrs["units"] = units
     return ds
@@ -95,7 +95,6 @@ def _add_extent(ds: xr.Dataset, path: Path) -> tuple[xr.Dataset, str]:
         raise InputError(f"{path} does not hold one GeoJSON polygon ({error}); check extent") from error
     (west, south), (east, north) = points.min(axis=0), points.max(axis=0)
     columns, rows = ds.sizes["x"], ds.sizes["y"]
-    return ds.assign_coords(
-        x=("x", west + (np.arange(columns) + 0.5) * (east - west) / columns),
-        y=("y", north - (np.arange(rows) + 0.5) * (north - south) / rows),
-    ), crs
+    x = west + (np.arange(columns) + 0.5) * (east - west) / columns
+    y = north - (np.arange(rows) + 0.5) * (north - south) / rows
+    return ds.assign_coords(x=x, y=y), crs

@@ -37,16 +37,17 @@ class Geometry:
 
     def lines(self, sizes: dict[str, int]) -> list[tuple[str, str]]:
         """Say it in words, one line a fact."""
-        known = {dim: step for dim, step in self.cell.items() if step is not None and self.units[dim] not in _COUNTS}
-        found = []
-        if known:
-            found.append(("cell", ", ".join(f"{abs(s):.4g} {self.units[d]} along {d}" for d, s in known.items())))
-            spans = {dim: abs(step) * sizes[dim] for dim, step in known.items()}
-            found.append(("extent", " x ".join(_length(span, self.units[dim]) for dim, span in spans.items())))
-        ways = [f"{dim} towards {_compass(angle)}" for dim, angle in self.azimuth.items()]
-        if ways:
-            found.append(("orientation", ", ".join(ways)))
-        return found
+        known = [
+            (dim, abs(step), self.units[dim])
+            for dim, step in self.cell.items()
+            if step is not None and self.units[dim] not in _COUNTS
+        ]
+        facts = {
+            "cell": ", ".join(f"{step:.4g} {units} along {dim}" for dim, step, units in known),
+            "extent": " x ".join(_length(step * sizes[dim], units) for dim, step, units in known),
+            "orientation": ", ".join(f"{dim} towards {_compass(angle)}" for dim, angle in self.azimuth.items()),
+        }
+        return [(name, text) for name, text in facts.items() if text]
 
 
 def geometry(ds: xr.Dataset) -> Geometry:
@@ -71,12 +72,13 @@ def geometry(ds: xr.Dataset) -> Geometry:
             cell[dim], units[dim] = float(coordinate.attrs["spacing"]), str(coordinate.attrs["spacing_units"])
             continue
         steps = np.diff(coordinate.values.astype(np.float64))
-        if np.abs(steps - steps.mean()).max() > _EVEN * abs(steps.mean()):
+        step = float(steps.mean())
+        if np.abs(steps - step).max() > _EVEN * abs(step):
             found.uneven[dim] = (float(np.abs(steps).min()), float(np.abs(steps).max()))
         elif dim not in ("inline", "crossline"):
-            cell[dim] = float(steps.mean())
-        if dim in ("x", "y") and steps.mean():
-            found.azimuth[dim] = (90.0 if dim == "x" else 0.0) + (180.0 if steps.mean() < 0 else 0.0)
+            cell[dim] = step
+        if dim in ("x", "y") and step:
+            found.azimuth[dim] = (90.0 if dim == "x" else 0.0) + (180.0 if step < 0 else 0.0)
     if found.placed and ds["x"].ndim == ds["y"].ndim == 2:
         for dim, (step, way, jumps) in _grid_steps(ds["x"], ds["y"]).items():
             cell[dim], units[dim], found.azimuth[dim] = step, str(ds["x"].attrs.get("units", "")), way

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import rasterio
 import rioxarray  # noqa: F401  registers the .rio accessor
 import xarray as xr
@@ -14,7 +15,7 @@ from datasets.labels import UNLABELLED
 def write_class_map(
     classes: xr.DataArray, path: Path, *, names: Sequence[str], colours: Iterable[Iterable[int]]
 ) -> None:
-    """Write a map of classes as a GeoTIFF.
+    """Write a map of classes.
 
     Parameters
     ----------
@@ -26,19 +27,16 @@ def write_class_map(
     """
     plain = classes.drop_vars([name for name in classes.coords if name not in ("y", "x", "spatial_ref")])
     for dim in ("y", "x"):
-        if dim in plain.coords and plain.sizes[dim] > 2:
-            steps = plain[dim].diff(dim).values
-            if abs(steps - steps.mean()).max() > 0.01 * abs(steps.mean()):
-                raise InputError(
-                    f"the {dim} coordinates are not evenly spaced, so {path.name} cannot be a GeoTIFF; "
-                    "resample the source to a regular grid"
-                )
+        steps = np.diff(plain.coords.get(dim, []))
+        if steps.size > 1 and abs(steps - steps.mean()).max() > 0.01 * abs(steps.mean()):
+            raise InputError(
+                f"the {dim} coordinates are not evenly spaced, so {path.name} cannot be a GeoTIFF; "
+                "resample the source to a regular grid"
+            )
     plain.attrs = {}
     plain = plain.rio.set_spatial_dims("x", "y").rio.write_nodata(UNLABELLED)
-    tags = {"classes": ", ".join(names)}
-    plain.rio.to_raster(
-        path, driver="GTiff", compress="deflate", tiled=True, windowed=plain.chunks is not None, tags=tags
-    )
+    how = {"driver": "GTiff", "compress": "deflate", "tiled": True, "windowed": plain.chunks is not None}
+    plain.rio.to_raster(path, **how, tags={"classes": ", ".join(names)})
     table = {index: (*map(int, rgb), 255) for index, rgb in enumerate(colours)} | {UNLABELLED: (0, 0, 0, 0)}
     with rasterio.open(path, "r+") as file:
         file.write_colormap(1, table)

@@ -58,25 +58,21 @@ def grid_readings(
     known_KN = np.isfinite(values_NK).T
     grid_KYX = np.full((len(known_KN), *x_YX.shape), np.nan, np.float32)
     alike: dict[bytes, list[int]] = {}  # values that are missing at the same readings are gridded together
-    for index, known_N in enumerate(known_KN):
-        alike.setdefault(known_N.tobytes(), []).append(index)
+    for index in np.flatnonzero(known_KN.any(axis=1)).tolist():
+        alike.setdefault(known_KN[index].tobytes(), []).append(index)
     for members in alike.values():
         known_N = known_KN[members[0]]
-        if not known_N.any():
-            continue
-        chosen_K = np.array(members)
         x, y = x_N[known_N], y_N[known_N]
-        blocks = block_medians(x, y, values_NK[known_N][:, chosen_K], cells.size)
-        distance, _ = cKDTree(np.column_stack([x, y])).query(
-            np.column_stack([x_YX.ravel(), y_YX.ravel()]), distance_upper_bound=np.nextafter(blank_distance, np.inf)
+        blocks = block_medians(x, y, values_NK[known_N][:, members], cells.size)
+        distance_YX, _ = cKDTree(np.column_stack([x, y])).query(
+            np.stack([x_YX, y_YX], axis=-1), distance_upper_bound=np.nextafter(blank_distance, np.inf)
         )
-        near_YX = np.isfinite(distance).reshape(x_YX.shape)
+        near_YX = np.isfinite(distance_YX)
         try:
             surface = _INTERPOLATORS[method](blocks[:, :2], blocks[:, 2:])
         except (QhullError, ValueError) as error:
             raise InputError(
                 f"gridding is {method}, but the readings, {len(blocks)} cells, lie on one line; set gridding to nearest"
             ) from error
-        at = surface(x_YX[near_YX], y_YX[near_YX])
-        grid_KYX[chosen_K[:, None], *np.nonzero(near_YX)] = at.T
+        grid_KYX[np.array(members)[:, None], *np.nonzero(near_YX)] = surface(x_YX[near_YX], y_YX[near_YX]).T
     return grid_KYX

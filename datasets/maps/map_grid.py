@@ -69,8 +69,8 @@ class MapGrid:
 
     def cells(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row and column of map coordinates, as real numbers; whole at the centres of cells."""
-        position = np.linalg.solve(self.steps.T, np.stack([x, y]) - self.origin[:, None])
-        return position[0], position[1]
+        rows, columns = np.linalg.solve(self.steps.T, np.stack([x, y]) - self.origin[:, None])
+        return rows, columns
 
     def positions(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Map coordinates x and y of rows and columns."""
@@ -90,11 +90,9 @@ class MapGrid:
 
     def same_cells(self, other: "MapGrid") -> bool:
         """Whether both have the same cells, to a thousandth of one, in the same system."""
-        if self.shape != other.shape:
-            return False
-        last = np.array(self.shape) - 1.0
-        corners = last[:, None] * [[0, 0, 1, 1], [0, 1, 0, 1]]
-        return bool((np.abs(self.cells(*other.positions(*corners)) - corners) <= _ALIKE).all())
+        corners = (np.array(self.shape) - 1.0)[:, None] * [[0, 0, 1, 1], [0, 1, 0, 1]]
+        off = np.abs(self.cells(*other.positions(*corners)) - corners)
+        return self.shape == other.shape and bool((off <= _ALIKE).all())
 
     def bounds(self) -> str:
         """Say where the cells are."""

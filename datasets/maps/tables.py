@@ -14,7 +14,6 @@ from datasets.errors import InputError, existing
 
 TABLE_SUFFIXES = (".csv", ".txt", ".xyz", ".dat")
 _COMPRESSED: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
-_COMMENTS = ("/", "#")
 _MARKERS = ("line", "tie", "random")  # Geosoft XYZ: "LINE 1001" before the readings of each flight line
 _SHOWN = 30
 
@@ -38,8 +37,8 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
         with _COMPRESSED.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file):
                 text = line.strip()
-                if text.startswith(_COMMENTS):
-                    comment = text.lstrip("/# ") if not first else comment
+                if text.startswith(("/", "#")):
+                    comment = comment if first else text.lstrip("/# ")
                 elif text and text.split(maxsplit=1)[0].lower() not in _MARKERS:
                     first = first or text
                     continue
@@ -87,12 +86,13 @@ def find_optional(table: pd.DataFrame, names: Sequence[str]) -> str | None:
 
 def numbers(table: pd.DataFrame, column: str, path: Path) -> np.ndarray:
     """Take a column as float64, NaN where empty; `InputError` has the first field that is no number."""
-    values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
-    wrong = np.flatnonzero(np.isnan(values) & table[column].notna().to_numpy())
+    fields = table[column]
+    values = pd.to_numeric(fields, errors="coerce").to_numpy(np.float64)
+    wrong = np.flatnonzero(np.isnan(values) & fields.notna().to_numpy())
     if len(wrong):
+        row = wrong[0]
         raise InputError(
-            f"{path} holds {table[column].iloc[wrong[0]]!r} in column {column}, row {wrong[0] + 1}, "
-            "where a number is needed; correct it"
+            f"{path} holds {fields.iloc[row]!r} in column {column}, row {row + 1}, where a number is needed; correct it"
         )
     return values
 

@@ -33,7 +33,7 @@ class _Layer:
 
     @property
     def dims(self) -> list[str]:
-        """Dimension of the bands, where there is one, and y and x."""
+        """Dimension of the bands, if any, and y and x."""
         return [*(str(dim) for dim in self.ds["data"].dims if dim not in ("y", "x")), "y", "x"]
 
     def read(self, bands: range, rows: range, columns: range) -> np.ndarray:
@@ -50,15 +50,18 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
     """Read `config.source` and all of `config.more_sources` as one (band, y, x), lazily.
 
     A source on the cells of the first is taken as it is, but for the direction of rows and columns; any other is
-    resampled as `config.resample` says, and refused without. Flight lines and stations are gridded onto the cells. Each
-    band has a mask of its own.
+    resampled as `config.resample` says, and refused without. Flight lines and stations are gridded onto the cells.
 
-    What comes is as `datasets.readers` says, with ``valid`` over all dimensions and the names of the bands; the
-    attributes ``resampling`` and ``gridding`` say what was done to which. No value of ``data`` marks no data any more.
-    `InputError` where a source is no grid, does not say where it lies, or lies elsewhere.
+    What comes is as `datasets.readers` says, with ``valid`` for every band by itself, and no value of ``data`` that
+    marks no data; the attributes ``resampling`` and ``gridding`` say what was done to which. `InputError` where a
+    source is no grid, does not say where it lies, or lies elsewhere.
     """
     first = _open(replace(config, more_sources=[]), None, config.crs)
-    layers = [first, *(_other(other, first, config) for other in config.others)]
+    layers = [first]
+    for other in config.others:
+        nodata = config.nodata if other.nodata is None else other.nodata
+        # A reader that must know the coordinate system need not: it is asked for here, in words that fit.
+        layers.append(_open(replace(other, nodata=nodata, crs=other.crs or LOCAL), first, other.crs))
     moved = [_differs(layer, first, config.resample) for layer in layers]
     dtype = np.result_type(*(layer.ds["data"].dtype for layer in layers), *([np.float32] if any(moved) else []))
     shape = sum(len(layer.names) for layer in layers), *first.grid.shape
@@ -68,16 +71,14 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
     names: list[str] = []
     notes: dict[str, list[str]] = {"resampling": [], "gridding": []}
     for index, (layer, differs) in enumerate(zip(layers, moved, strict=True)):
+        one = len(names) + 1
+        names += layer.names
+        which = f"band {one}" if one == len(names) else f"bands {one} to {len(names)}"
+        which += f" ({layer.path.name})"
         variable = layer.ds["data"].variable
         if differs:
             raster = Raster(layer.grid, len(layer.names), layer.read)
             variable = onto_grid(raster, first.grid, config.resample, dtype).variable(["band", "y", "x"])
-        chunked = _chunk(variable, edges, f"channels-{index}-{layer.path}")
-        data.append(chunked.astype(dtype))
-        valid.append(_valid(chunked, layer, differs))
-        one, last = len(names) + 1, len(names) + len(layer.names)
-        which = f"band {one} ({layer.path.name})" if one == last else f"bands {one} to {last} ({layer.path.name})"
-        if differs:
             notes["resampling"].append(
                 f"{which}: {config.resample} from cells of {describe_cells(layer.grid)} ({crs_name(layer.grid.crs)}) "
                 f"to cells of {describe_cells(first.grid)} ({crs_name(first.grid.crs)}), the grid of {first.path.name}"
@@ -85,7 +86,9 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
         if "gridding" in layer.ds.attrs:
             where = "" if layer is first else f"onto the cells of {first.path.name}, "
             notes["gridding"].append(f"{which}: {where}{layer.ds.attrs['gridding']}")
-        names += layer.names
+        chunked = _chunk(variable, edges, f"channels-{index}-{layer.path}")
+        data.append(chunked.astype(dtype))
+        valid.append(_valid(chunked, layer, differs))
     band = xr.Variable("band", np.arange(1, len(names) + 1), {"names": names})
     kept = {name: at for name, at in first.ds.coords.items() if name in ("y", "x", "spatial_ref")}
     ds = xr.Dataset({"data": xr.Variable.concat(data, "band"), "valid": xr.Variable.concat(valid, "band")}, kept)
@@ -93,13 +96,6 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
     files = [file for layer in layers for file in layer.ds.attrs["files"]]
     said = {name: "; ".join(texts) for name, texts in notes.items() if texts}
     return ds.assign_coords(band=band).assign_attrs(files=files, **said)
-
-
-def _other(other: ConvertConfig, first: _Layer, config: ConvertConfig) -> _Layer:
-    """Open one of `more_sources`; tables are gridded onto the cells of the first source at once."""
-    nodata = config.nodata if other.nodata is None else other.nodata
-    # A reader that must know the coordinate system need not: it is asked for here, in words that fit.
-    return _open(replace(other, nodata=nodata, crs=other.crs or LOCAL), first, other.crs)
 
 
 def _open(settings: ConvertConfig, first: _Layer | None, crs: str) -> _Layer:
@@ -138,13 +134,12 @@ def _open(settings: ConvertConfig, first: _Layer | None, crs: str) -> _Layer:
 def _lines_onto(settings: ConvertConfig, first: _Layer, crs: str) -> xr.Dataset:
     if not crs or (crs == LOCAL) != (first.grid.crs is None):
         raise _unlike(Path(settings.source), crs, first)
-    ds = first.ds
+    x, y = first.ds["x"], first.ds["y"]
     size = float(np.abs(first.grid.steps).max())
-    cells = Cells(ds["x"].values.astype(np.float64), ds["y"].values.astype(np.float64), size)
+    cells = Cells(x.values.astype(np.float64), y.values.astype(np.float64), size)
     known = first.grid.crs.to_wkt() if first.grid.crs is not None else LOCAL
     own = settings.lines_crs if crs == LOCAL else crs
-    gridded = lines.read(replace(settings, crs=known, lines_crs=own), cells)
-    return gridded.assign_coords({dim: ds[dim] for dim in ("y", "x")})
+    return lines.read(replace(settings, crs=known, lines_crs=own), cells).assign_coords(y=y, x=x)
 
 
 def _rises(ds: xr.Dataset, dim: str) -> bool:
@@ -163,22 +158,22 @@ def _names(path: Path, ds: xr.Dataset, settings: ConvertConfig) -> list[str]:
 
 
 def _differs(layer: _Layer, first: _Layer, resample: str) -> bool:
-    """Whether a source is on other cells than the first; refuse it where nobody says how to resample it."""
+    """Whether a source must be resampled; refuse it where nobody says how."""
     grid, like = layer.grid, first.grid
     if (grid.crs is None) != (like.crs is None):
         raise _unlike(layer.path, LOCAL if layer.local else crs_name(grid.crs) if grid.crs is not None else "", first)
     if grid.shape != like.shape:
-        unlike = f"size {grid.shape}", str(like.shape)
+        own, other = f"size {grid.shape}", str(like.shape)
     elif not grid.same_system(like):
-        unlike = f"coordinate system {crs_name(grid.crs)}", crs_name(like.crs)
+        own, other = f"coordinate system {crs_name(grid.crs)}", crs_name(like.crs)
     elif not grid.same_cells(like):
-        unlike = f"grid {_cells(grid)}", _cells(like)
+        own, other = f"grid {_cells(grid)}", _cells(like)
     else:
         return False
     if not resample:
         raise InputError(
-            f"{layer.path} has the {unlike[0]}, but {first.path} has {unlike[1]}; set resample to nearest, bilinear or "
-            "average to bring it to the grid of the first"
+            f"{layer.path} has the {own}, but {first.path} has {other}; set resample to nearest, bilinear or average "
+            "to bring it to the grid of the first"
         )
     if grid.crs is None and not (layer.local and first.local):
         raise InputError(

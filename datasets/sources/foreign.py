@@ -46,7 +46,7 @@ _WAY_OUT = "write what it is into a view, such as pipeline/recipes/views/survey.
 
 
 def is_view(where: str) -> bool:
-    """Whether a source names a view and not a store."""
+    """Whether a source names a view."""
     return where.endswith((".yaml", ".yml"))
 
 
@@ -56,8 +56,7 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
     `InputError` where neither view nor store says which array is the volume, or it cannot be one.
     """
     config = _read_view(Path(where)) if is_view(where) else ConvertConfig(source=where)
-    for option in ("labels", "valid"):
-        place = getattr(config, option)
+    for option, place in (("labels", config.labels), ("valid", config.valid)):
         if place and not is_remote(place) and not Path(place).exists():
             raise InputError(f"no file or store at {place}; check {option}")
     node = open_node(config.source)
@@ -70,9 +69,7 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
     ds, layout = _data(config, layout)
     ds = add_coordinates(ds, config, lambda key: np.asarray(_find(node, key, config.source, "coordinates").array))
     mask, held = _mask(ds["data"], config, layout, node, open_node)
-    valid = _valid(ds, mask)
-    if valid is not None:
-        ds["valid"] = valid
+    ds = _add_valid(ds, mask)
     if is_placed(config):
         ds = place_labels(ds, config)
     elif _is_file(config.labels):
@@ -110,8 +107,8 @@ def _read_view(path: Path) -> ConvertConfig:
     if not path.is_file():
         raise InputError(f"no view at {path}; check the path")
     settings = read_settings(path)
-    if not isinstance(settings, dict) or not set(settings) <= set(_SETTINGS) or not settings.get("source"):
-        unknown = sorted(set(settings) - set(_SETTINGS)) if isinstance(settings, dict) else settings
+    unknown = sorted(set(settings) - set(_SETTINGS)) if isinstance(settings, dict) else settings
+    if unknown or not (settings and settings.get("source")):
         problem = f"holds {unknown}, which is no setting of a view" if unknown else "names no source"
         raise InputError(f"{path} {problem}; its settings are {sorted(_SETTINGS)}")
     return ConvertConfig(**settings)
@@ -152,16 +149,17 @@ def _mask(
     return (_variable(*found, "the valid mask"), _objects(where, found[0].path)) if found is not None else (None, "")
 
 
-def _valid(ds: xr.Dataset, mask: xr.Variable | None) -> xr.Variable | None:
-    """Combine mask and missing values over all of the data's dimensions; None without any."""
+def _add_valid(ds: xr.Dataset, mask: xr.Variable | None) -> xr.Dataset:
+    """Combine mask and missing values, if any, over all of the data's dimensions."""
     data = ds["data"].variable
     masks = [data != value for value in ds.attrs["nodata"]]
     if mask is not None:
         refuse_misfit(mask, data, "valid mask")
         masks.append(mask.chunk({dim: data.chunksizes[dim] for dim in mask.dims}).astype(bool))
     if not masks:
-        return None
-    return reduce(and_, masks).set_dims(dict(data.sizes)).transpose(*data.dims).chunk(data.chunksizes)
+        return ds
+    valid = reduce(and_, masks).set_dims(dict(data.sizes)).transpose(*data.dims)
+    return ds.assign(valid=valid.chunk(data.chunksizes))
 
 
 def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variable:
@@ -188,10 +186,9 @@ def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variabl
 
 def _provenance(config: ConvertConfig, layout: Layout, mask: str) -> dict[str, str]:
     """Say where the data lie and what is stored of them: see the head of this file."""
-    settings = changed(config, ("source", "labels", "horizons", "valid", "title", "licence"))
     described = json.dumps(layout.array.metadata.to_dict(), sort_keys=True, default=str)
     conversion = {
-        "in place": settings,
+        "in place": changed(config, ("source", "labels", "horizons", "valid", "title", "licence")),
         "array_sha256": hashlib.sha256(described.encode()).hexdigest(),
         "objects": _objects(config.source, layout.array.path),
         **({"mask": mask} if mask else {}),

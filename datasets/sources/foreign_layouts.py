@@ -1,6 +1,6 @@
 """Which array of a Zarr store is the volume, and what the store says of its axes: plain Zarr, MDIO 0 and MDIO 1."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,18 +13,14 @@ from datasets.readers import cf
 
 @dataclass(frozen=True)
 class Layout:
-    """An array, the names of its dimensions (none where the store has none) and what else its store says of it.
-
-    That is coordinates along the dimensions, the mask and its dimensions, a title, and the coordinate reference system
-    as text.
-    """
+    """An array and what its store says of it."""
 
     array: zarr.Array
-    dims: list[str]
-    coords: dict[str, xr.Variable] = field(default_factory=dict)
-    valid: tuple[zarr.Array, list[str]] | None = None
+    dims: list[str]  # none where the store has no names
+    coords: dict[str, xr.Variable] = field(default_factory=dict)  # along the dimensions
+    valid: tuple[zarr.Array, list[str]] | None = None  # the mask and its dimensions
     title: str = ""
-    crs: str = ""
+    crs: str = ""  # coordinate reference system as text
 
     def renamed(self, names: Mapping[str, str]) -> "Layout":
         """Give dimensions, and the coordinates of their names, other names."""
@@ -63,20 +59,18 @@ def _plain(group: zarr.Group, key: str) -> Layout:
         if array.ndim > 1 and array.dtype.kind in "iuf" and name.rpartition("/")[2] not in named
     }
     if not key and len(many) == 1:
-        key = next(iter(many))
+        (key,) = many
     if key not in arrays:
         held = ", ".join(f"{name} {array.shape}" for name, array in (many or arrays).items()) or "none"
         problem = f"has no array {key!r}" if key else "does not say which array is the volume"
         raise LookupError(f"it {problem}; set key to one of: {held}")
     array = arrays[key]
     prefix = key[: key.rfind("/") + 1]
-    names = [name for name in _named(array) if f"{prefix}{name}" in arrays]
-    coords = {name: _coordinate(arrays[f"{prefix}{name}"], name) for name in names}
+    coords = _coordinates(array, lambda name: arrays.get(f"{prefix}{name}"))
     mapping = arrays.get(f"{prefix}{array.attrs.get('grid_mapping', 'spatial_ref')}")
     crs = str(mapping.attrs.get("crs_wkt", "")) if mapping is not None else ""
-    known = {name: at for name, at in coords.items() if at is not None}
-    layout = Layout(array, _dims(array), known, title=str(group.attrs.get("title", "")), crs=crs)
-    return layout.renamed(cf.map_names({dim: layout.coords[dim] for dim in layout.dims if dim in layout.coords}))
+    layout = Layout(array, _dims(array), coords, title=str(group.attrs.get("title", "")), crs=crs)
+    return layout.renamed(cf.map_names({dim: coords[dim] for dim in layout.dims if dim in coords}))
 
 
 def _mdio_0(group: zarr.Group, vertical: str) -> Layout:
@@ -104,17 +98,12 @@ def _mdio_1(group: zarr.Group, key: str) -> Layout:
     array, mask = group.get(key), group.get("trace_mask")
     if not isinstance(array, zarr.Array):
         raise LookupError(f"it looks like MDIO 1, but has no {key!r}; set key")
-    coords: dict[str, xr.Variable] = {}
-    for name in _named(array):
-        item = group.get(name)
-        coordinate = _coordinate(item, name) if isinstance(item, zarr.Array) else None
-        if coordinate is None:
-            continue
+    coords = _coordinates(array, group.get)
+    for name, coordinate in coords.items():
         units: Any = group[name].attrs.get("unitsV1", {})
-        attrs = {"units": str(next(iter(units.values())))} if isinstance(units, Mapping) and units else {}
+        coordinate.attrs = {"units": str(next(iter(units.values())))} if isinstance(units, Mapping) and units else {}
         if name == "time":
-            attrs.setdefault("units", "ms")
-        coords[name] = xr.Variable(coordinate.dims, coordinate.values, attrs)
+            coordinate.attrs.setdefault("units", "ms")
     valid = (mask, _dims(mask)) if isinstance(mask, zarr.Array) else None
     layout = Layout(array, _dims(array), coords, valid, title=str(group.attrs.get("name", "")))
     return layout.renamed({"time": "twt", "cdp_x": "x", "cdp_y": "y"})
@@ -131,13 +120,18 @@ def _named(array: zarr.Array) -> list[str]:
     return [*_dims(array), *str(array.attrs.get("coordinates", "")).split()]
 
 
-def _coordinate(array: zarr.Array, name: str) -> xr.Variable | None:
-    dims = _dims(array) or ([name] if array.ndim == 1 else [])
-    if not dims or array.dtype.kind not in "iufM":
-        return None
-    stored = xr.Variable(dims, np.asarray(array[...]), attributes(array))
-    variable = cf.dates(cf.unpacked(stored)[0])
-    return xr.Variable(variable.dims, variable.values, cf.kept(variable.attrs))
+def _coordinates(array: zarr.Array, find: Callable[[str], object]) -> dict[str, xr.Variable]:
+    """Read the coordinates of an array that `find` has by name, and that are numbers or dates."""
+    coords = {}
+    for name in _named(array):
+        item = find(name)
+        if not isinstance(item, zarr.Array) or item.dtype.kind not in "iufM":
+            continue
+        if dims := _dims(item) or ([name] if item.ndim == 1 else []):
+            stored = xr.Variable(dims, np.asarray(item[...]), attributes(item))
+            variable = cf.dates(cf.unpacked(stored)[0])
+            coords[name] = xr.Variable(variable.dims, variable.values, cf.kept(variable.attrs))
+    return coords
 
 
 def attributes(array: zarr.Array) -> dict[str, Any]:

@@ -58,32 +58,26 @@ def read_mask(data: xr.DataArray, config: ConvertConfig) -> xr.Variable:
 
 def add_raster_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
     """Add the labels of `config.labels` and `config.labels_key`, where they are an array; errors as there."""
-    labels = _raw_labels(ds, config)
-    if labels is None:
+    named = config.labels or config.labels_key
+    if is_placed(config) or not (named or "labels" in ds):
         return ds
-    where = config.labels or config.source
-    if config.labels_dominant is not None:
+    where, share = config.labels or config.source, config.labels_dominant
+    if named:
+        array = _array(where, config.labels_key, "labels")
+        dims = config.label_dims or [str(dim) for dim in ds["data"].dims]
+        if share is not None:
+            dims = ["class", *dims]
+        if not config.label_dims and len(array.shape) < len(dims) and not config.label_shape:
+            raise InputError(f"the labels in {where} have shape {array.shape}; name their dimensions with label_dims")
+        labels = name_dims(array, dims, config.label_shape, config.order, f"the labels array in {where}")
+    else:
+        labels = ds["labels"].variable
+    if share is not None:
         shares = labels.values
-        dominant = np.where(shares.max(axis=0) >= config.labels_dominant, shares.argmax(axis=0), -1)
-        labels = xr.Variable(labels.dims[1:], dominant)
+        labels = xr.Variable(labels.dims[1:], np.where(shares.max(axis=0) >= share, shares.argmax(axis=0), -1))
     refuse_misfit(labels, ds["data"].variable, f"labels array in {where}")
     codes, attrs = encode_labels(labels.values, config.class_names, where)
     return ds.assign(labels=(labels.dims, codes, attrs))
-
-
-def _raw_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Variable | None:
-    if is_placed(config):
-        return None
-    if not (config.labels or config.labels_key):
-        return ds["labels"].variable if "labels" in ds else None
-    where = config.labels or config.source
-    array = _array(where, config.labels_key, "labels")
-    dims = config.label_dims or [str(dim) for dim in ds["data"].dims]
-    if config.labels_dominant is not None:
-        dims = ["class", *dims]
-    if not config.label_dims and len(array.shape) < len(dims) and not config.label_shape:
-        raise InputError(f"the labels in {where} have shape {array.shape}; name their dimensions with label_dims")
-    return name_dims(array, dims, config.label_shape, config.order, f"the labels array in {where}")
 
 
 def refuse_misfit(array: xr.Variable, data: xr.Variable, what: str) -> None:
