@@ -164,13 +164,11 @@ def _place(ds: xr.Dataset, header: _Header) -> xr.Dataset:
         x=("x", east + (np.arange(ds.sizes["x"]) + 1.5 - column) * width),
         y=("y", north - (np.arange(ds.sizes["y"]) + 1.5 - row) * height),
     )
-    crs = header.get("coordinate system string") or _named_crs(parts)
+    crs = header.get("coordinate system string")
+    if not crs:  # the usual two projections on WGS 84 have names; any other is the user's to name
+        projection, rest = parts[0].lower(), [part.lower() for part in parts[7:]]
+        if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _WGS84:
+            crs = f"EPSG:{(32700 if rest[1] == 'south' else 32600) + int(rest[0])}"
+        elif projection == "geographic lat/lon" and rest and rest[0] in _WGS84:
+            crs = "EPSG:4326"
     return ds.assign_attrs(crs=crs) if crs else ds
-
-
-def _named_crs(parts: list[str]) -> str:
-    """Name the usual two projections on WGS 84; any other is the user's to name."""
-    projection, rest = parts[0].lower(), [part.lower() for part in parts[7:]]
-    if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _WGS84:
-        return f"EPSG:{(32700 if rest[1] == 'south' else 32600) + int(rest[0])}"
-    return "EPSG:4326" if projection == "geographic lat/lon" and rest and rest[0] in _WGS84 else ""

@@ -24,7 +24,11 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     """
     path = Path(config.source)
     _check(config, onto)
-    table, files = _table(path, config)
+    definition = aseg_gdf.beside(path, ".dfn")
+    if definition == path or (path.suffix.lower() == ".dat" and definition.is_file()):
+        table, files = aseg_gdf.read_table(path), [str(aseg_gdf.beside(path, ".dat")), str(definition)]
+    else:
+        table, files = read_table(path, config.table_columns, "table_columns"), [str(path)]
     columns: list[str] = []
     for name in config.columns:
         layers = [str(column) for column in table.columns if str(column).lower().startswith(f"{name.lower()}[")]
@@ -75,13 +79,6 @@ def _check(config: ConvertConfig, onto: Cells | None) -> None:
             raise InputError(f"{name} is {value}; gridding {source} needs it, in the units of crs, above 0: {what}")
     if config.xy_columns and len(config.xy_columns) != 2:
         raise InputError(f"xy_columns is {config.xy_columns}; name two columns, as in [easting, northing]")
-
-
-def _table(path: Path, config: ConvertConfig) -> tuple[pd.DataFrame, list[str]]:
-    definition = aseg_gdf.beside(path, ".dfn")
-    if definition == path or (path.suffix.lower() == ".dat" and definition.is_file()):
-        return aseg_gdf.read_table(path), [str(aseg_gdf.beside(path, ".dat")), str(definition)]
-    return read_table(path, config.table_columns, "table_columns"), [str(path)]
 
 
 def _positions(table: pd.DataFrame, path: Path, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:

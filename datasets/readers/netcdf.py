@@ -28,8 +28,14 @@ def read(config: ConvertConfig) -> xr.Dataset:
     ds = _open(path, config.key.rpartition("/")[0])
     data = _pick(ds, path, config.key, "key")
     crs = data.rio.crs
-    if ds.encoding["engine"] == "scipy":
-        data = data.copy(data=_unmapped(path, data))
+    if ds.encoding["engine"] == "scipy":  # in parts, without mapping the file
+        with scipy.io.netcdf_file(path, "r", mmap=True) as file:
+            mapped = file.variables[data.name].data
+            # The owner of the mapped memory is the whole file.
+            first, start = (a.__array_interface__["data"][0] for a in (mapped, mapped.base))
+            array = plain_array(path, mapped.dtype, mapped.shape, offset=first - start, strides=mapped.strides)
+            del mapped
+        data = data.copy(data=indexing.LazilyIndexedArray(array))
     variable, nodata = cf.unpacked(data.variable)
     data = _named(xr.DataArray(variable, data.coords), config)
     out = xr.Dataset({"data": data.variable}, coords=_coordinates(data)).drop_encoding()
@@ -63,17 +69,6 @@ def _open(path: Path, group: str) -> xr.Dataset:
         raise InputError(f"{path} cannot be read as netCDF ({error}); check the file and the key") from error
     ds.encoding["engine"] = engine
     return ds.assign_coords({name: cf.dates(coordinate.variable) for name, coordinate in ds.coords.items()})
-
-
-def _unmapped(path: Path, data: xr.DataArray) -> indexing.LazilyIndexedArray:
-    """Find the numbers of a variable in a version 3 file, to read parts without mapping it."""
-    with scipy.io.netcdf_file(path, "r", mmap=True) as file:
-        mapped = file.variables[data.name].data
-        # The owner of the mapped memory is the whole file.
-        first, start = (a.__array_interface__["data"][0] for a in (mapped, mapped.base))
-        array = plain_array(path, mapped.dtype, mapped.shape, offset=first - start, strides=mapped.strides)
-        del mapped
-    return indexing.LazilyIndexedArray(array)
 
 
 def _pick(ds: xr.Dataset, path: Path, key: str, option: str) -> xr.DataArray:

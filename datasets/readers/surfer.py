@@ -5,7 +5,6 @@ Source: their descriptions in Surfer's manual. Coordinates are those of the node
 
 import math
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,21 +17,13 @@ from datasets.lazy_array import LazyArray, plain_array
 from datasets.readers.arrays import reading, refuse_short
 from datasets.readers.grids import map_grid
 
+_Axis = tuple[float, float]  # first node and spacing
+# Rows and columns, axes x and y, type, blank value, and whether what is above is blank too.
+_Header = tuple[tuple[int, int], _Axis, _Axis, str, float, bool]
 _BLANK = 1.70141e38  # version 6: this and above is blank
 _TAG = struct.Struct("<4si")
 _GRID = struct.Struct("<2i8d")  # rows, columns; x, y, spacings, range of z, rotation, blank
 _DSBB = struct.Struct("<4s2h6d")  # columns, rows; ranges of x, y, z
-
-
-@dataclass(frozen=True)
-class _Grid:
-    shape: tuple[int, int]
-    x: tuple[float, float]
-    y: tuple[float, float]
-    start: int
-    dtype: np.dtype
-    blank: float
-    blank_above: bool = True
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
@@ -45,16 +36,18 @@ def read(config: ConvertConfig) -> xr.Dataset:
             return _read_text(path, config)
         if magic not in (b"DSRB", b"DSBB"):
             raise InputError(f"{path} is not a Surfer grid: it starts with {magic!r}; check the file")
-        grid = _header_7(file, path) if magic == b"DSRB" else _header_6(file, path)
-    refuse_short(path, grid.start + math.prod(grid.shape) * grid.dtype.itemsize, "its header")
-    stored = plain_array(path, grid.dtype, grid.shape, offset=grid.start)
+        shape, x, y, kind, blank, above = (_header_7 if magic == b"DSRB" else _header_6)(file, path)
+        start = file.tell()
+    dtype = np.dtype(kind)
+    refuse_short(path, start + math.prod(shape) * dtype.itemsize, "its header")
+    stored = plain_array(path, dtype, shape, offset=start)
     # The stated value has fewer digits than what is stored in single precision: compare in that.
-    blank = grid.dtype.type(grid.blank)
-    array = LazyArray(grid.shape, stored.dtype, lambda cut: _unblank(stored.read_part(cut), blank, grid.blank_above))
-    return map_grid(array, grid.x, grid.y, config)
+    blank = dtype.type(blank)
+    array = LazyArray(shape, stored.dtype, lambda cut: _unblank(stored.read_part(cut), blank, above))
+    return map_grid(array, x, y, config)
 
 
-def _header_7(file: BinaryIO, path: Path) -> _Grid:
+def _header_7(file: BinaryIO, path: Path) -> _Header:
     version, fields = 1, None
     while len(head := file.read(_TAG.size)) == _TAG.size:
         tag, size = _TAG.unpack(head)
@@ -69,7 +62,7 @@ def _header_7(file: BinaryIO, path: Path) -> _Grid:
                     f"bytes, but its data section says {size:,}; save the grid again in Surfer"
                 )
             above = version < 2  # from 2 on, only the very value is blank
-            return _Grid((rows, columns), (x0, dx), (y0, dy), file.tell(), np.dtype("<f8"), blank, above)
+            return (rows, columns), (x0, dx), (y0, dy), "<f8", blank, above
         body = file.read(max(0, size))
         if tag == b"DSRB" and len(body) == 4:
             (version,) = struct.unpack("<i", body)
@@ -78,13 +71,12 @@ def _header_7(file: BinaryIO, path: Path) -> _Grid:
     raise InputError(f"{path} is cut short: its sections GRID and DATA are not both there; get the whole file")
 
 
-def _header_6(file: BinaryIO, path: Path) -> _Grid:
+def _header_6(file: BinaryIO, path: Path) -> _Header:
     head = file.read(_DSBB.size)
     if len(head) < _DSBB.size:
         raise InputError(f"{path} is cut short: it ends within its header of 56 bytes; get the whole file")
     _, columns, rows, *ranges = _DSBB.unpack(head)
-    x, y = _axes(path, rows, columns, *ranges[:4])
-    return _Grid((rows, columns), x, y, _DSBB.size, np.dtype("<f4"), _BLANK)
+    return (rows, columns), *_axes(path, rows, columns, *ranges[:4]), "<f4", _BLANK, True
 
 
 def _read_text(path: Path, config: ConvertConfig) -> xr.Dataset:
@@ -102,10 +94,8 @@ def _read_text(path: Path, config: ConvertConfig) -> xr.Dataset:
     return map_grid(_unblank(numbers.reshape(rows, columns), _BLANK), *_axes(path, rows, columns, *ranges[:4]), config)
 
 
-def _axes(
-    path: Path, rows: int, columns: int, x0: float, x1: float, y0: float, y1: float
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """First node and spacing of both axes, from the first and the last node."""
+def _axes(path: Path, rows: int, columns: int, x0: float, x1: float, y0: float, y1: float) -> tuple[_Axis, _Axis]:
+    """Make both axes of the first and the last node."""
     dx, dy = ((last - first) / max(1, nodes - 1) for first, last, nodes in ((x0, x1, columns), (y0, y1, rows)))
     _check(path, rows, columns, dx, dy)
     return (x0, dx), (y0, dy)

@@ -16,7 +16,7 @@ _READ_BY_OBSTORE = (
 
 
 def profile_credentials() -> Any | None:
-    """Return what gives obstore the credentials of a profile; none where the environment names others, or no profile.
+    """Return what gives obstore the credentials of a profile, or none.
 
     In the order of AWS's own tools: keys in the environment, then a profile (``AWS_PROFILE``, or ``default``), then
     what the machine itself may do. `InputError` where the profile that ``AWS_PROFILE`` names, or boto3, is not there.

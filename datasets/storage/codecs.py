@@ -32,12 +32,12 @@ class Decoder:
 
     def __init__(self, codecs: Sequence[Mapping[str, Any]], shape: Sequence[int], dtype: np.dtype) -> None:
         self._steps: list[Callable[[Any], Buffer]] = []
-        order = np.arange(len(shape))
+        order = list(range(len(shape)))
         self._dtype = dtype
         for codec in codecs:
             name, settings = str(codec["name"]), codec.get("configuration") or {}
             if name == "transpose":
-                order = order[list(settings["order"])]
+                order = [order[axis] for axis in settings["order"]]
             elif name == "bytes":
                 if settings.get("endian"):
                     self._dtype = dtype.newbyteorder(">" if settings["endian"] == "big" else "<")
@@ -46,8 +46,8 @@ class Decoder:
             else:
                 known = ", ".join(["transpose", "bytes", *_STEPS])
                 raise InputError(f"the codec {name!r} is not one that is read here ({known}); convert the source again")
-        self._shape = tuple(shape[axis] for axis in order.tolist())
-        self._axes = None if np.array_equal(order, np.arange(len(shape))) else np.argsort(order)
+        self._shape = [shape[axis] for axis in order]
+        self._axes = np.argsort(order)
         self._bytes = math.prod(self._shape) * self._dtype.itemsize
 
     def __call__(self, data: Buffer) -> np.ndarray:
@@ -59,8 +59,7 @@ class Decoder:
             raise CorruptChunkError(str(error) or "it cannot be decompressed") from error
         if len(data) != self._bytes:
             raise CorruptChunkError(f"it holds {len(data)} bytes in place of {self._bytes}")
-        cells = np.frombuffer(data, self._dtype).reshape(self._shape)
-        return cells if self._axes is None else cells.transpose(self._axes)
+        return np.frombuffer(data, self._dtype).reshape(self._shape).transpose(self._axes)
 
 
 def _unzstd(data: Buffer) -> Buffer:
@@ -70,8 +69,7 @@ def _unzstd(data: Buffer) -> Buffer:
         return zstandard.ZstdDecompressor().decompressobj().decompress(data)
     if not hasattr(_THREAD, "zstd"):
         _THREAD.zstd = zstandard.ZstdDecompressor()
-    plain: bytes = _THREAD.zstd.decompress(data)
-    return plain
+    return bytes(_THREAD.zstd.decompress(data))
 
 
 def _checked(data: Buffer) -> Buffer:
@@ -85,9 +83,4 @@ def _checked(data: Buffer) -> Buffer:
     return body
 
 
-_STEPS: dict[str, Callable[[Any], Buffer]] = {
-    "crc32c": _checked,
-    "zstd": _unzstd,
-    "blosc": Blosc().decode,
-    "gzip": GZip().decode,
-}
+_STEPS = {"crc32c": _checked, "zstd": _unzstd, "blosc": Blosc().decode, "gzip": GZip().decode}

@@ -9,7 +9,7 @@ import xarray as xr
 
 @dataclass(frozen=True)
 class Grid:
-    """Variables that are cut into the same pieces, of which `dims` have the edges `chunks`."""
+    """Variables that are cut into the same pieces: along `dims`, with the edges `chunks`."""
 
     names: list[str]
     dims: tuple[str, ...]

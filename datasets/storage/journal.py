@@ -15,10 +15,9 @@ from datasets.errors import InputError
 
 
 class Journal:
-    """Finished pieces of one volume: a note each, once it is in the store, with what was measured of it.
+    """Finished pieces of one volume: a note each, with what was measured of it, in files that appear whole or not.
 
-    The notes are files of a folder, each of which appears whole or not at all. A journal that `resumes` can be gone on
-    with later; one that `goes_on` was begun by an earlier process.
+    A journal that `resumes` can be gone on with later; one that `goes_on` was begun by an earlier process.
     """
 
     def __init__(self, folder: Path, *, resumes: bool, goes_on: bool) -> None:
@@ -26,7 +25,7 @@ class Journal:
         self.kept = False
 
     def keep(self) -> None:
-        """Keep the journal beyond its context, where what is unfinished can be gone on with."""
+        """Keep the journal beyond its context, if it resumes."""
         self.kept = self._resumes
 
     def __contains__(self, name: str) -> bool:

@@ -21,11 +21,11 @@ def plan_chunks(
     shard_bytes: int | None = None,
     within: bool = False,
 ) -> tuple[dict[Hashable, int], dict[Hashable, int] | None]:
-    """Choose chunks, and shards of up to 64 MiB for an array larger than that: edges in cells, in the order of `sizes`.
+    """Choose chunks, and shards, none where one holds all: edges in cells, in the order of `sizes`.
 
     Without a block, chunks are of 1 to 2 MiB with edges as even as can be. With one, they are at most 1 MiB and divide
     it, and shards are whole blocks wherever these fit, so that an aligned block reads nothing but itself. Shards are
-    multiples of chunks, and none where one holds all.
+    multiples of chunks.
 
     Parameters
     ----------
@@ -50,7 +50,9 @@ def plan_chunks(
         longest = max(free, key=lambda dim: chunks[dim])
         if chunks[longest] == 1:
             break
-        chunks[longest] = _finer(chunks[longest], longest in blocks)
+        # One that must divide its block is cut by its smallest factor, where that is small.
+        factors = (factor for factor in (2, 3, 5, 7) if longest in blocks and chunks[longest] % factor == 0)
+        chunks[longest] = -(-chunks[longest] // next(factors, 2))
     if math.prod(sizes.values()) * itemsize <= limit:
         return chunks, None
     units = {dim: max(chunks[dim], blocks.get(str(dim), 0) // chunks[dim] * chunks[dim]) for dim in sizes}
@@ -58,11 +60,8 @@ def plan_chunks(
     shards = dict(chunks)
     while True:
         larger = {dim: _next_shard(shards[dim], chunks[dim], units[dim], within) for dim in sizes}
-        growing = [
-            dim
-            for dim in sizes
-            if shards[dim] < most[dim] and math.prod(shards.values()) // shards[dim] * larger[dim] * itemsize <= limit
-        ]
+        size = math.prod(shards.values()) * itemsize
+        growing = [dim for dim in sizes if shards[dim] < most[dim] and size // shards[dim] * larger[dim] <= limit]
         if not growing:
             return chunks, shards
         shortest = min(growing, key=lambda dim: shards[dim] / units[dim])
@@ -75,12 +74,6 @@ def _next_shard(shard: int, chunk: int, block: int, within: bool) -> int:
     if not within:
         return shard + chunk
     return next(edge for edge in range(shard + chunk, block + 1, chunk) if block % edge == 0)
-
-
-def _finer(edge: int, exact: bool) -> int:
-    """Halve an edge; one that must divide its block is cut by its smallest factor, where that is small."""
-    factors = (factor for factor in (2, 3, 5, 7) if exact and edge % factor == 0)
-    return -(-edge // next(factors, 2))
 
 
 def pieces(sizes: Mapping[Hashable, int], shards: Mapping[Hashable, int] | None) -> dict[Hashable, int]:
@@ -96,7 +89,7 @@ def encoding_of(chunks: Mapping[Hashable, int], shards: Mapping[Hashable, int] |
 
 @dataclass(frozen=True)
 class ReadCost:
-    """What reading a set of blocks costs."""
+    """What `read_cost` finds."""
 
     used: int  # cells of the blocks
     fetched: int  # cells of the chunks that they touch; a chunk counts once for every block
@@ -110,13 +103,11 @@ def read_cost(
     used = fetched = objects = 0
     for block in blocks:
         used += math.prod(cut.stop - cut.start for cut in block)
-        fetched += math.prod(_covered(cut, size, edge) for cut, size, edge in zip(block, sizes, chunks, strict=True))
+        fetched += math.prod(  # the last chunk ends with the array
+            min(-(-cut.stop // edge) * edge, size) - cut.start // edge * edge
+            for cut, size, edge in zip(block, sizes, chunks, strict=True)
+        )
         objects += math.prod(
             -(-cut.stop // edge) - cut.start // edge for cut, edge in zip(block, shards or chunks, strict=True)
         )
     return ReadCost(used, fetched, objects / max(len(blocks), 1))
-
-
-def _covered(cut: slice, size: int, edge: int) -> int:
-    """Cells along one dimension of the chunks that a cut touches; the last ends with the array."""
-    return min(-(-cut.stop // edge) * edge, size) - cut.start // edge * edge

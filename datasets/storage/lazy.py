@@ -21,7 +21,7 @@ _OPENED = count()  # tells two openings of one volume apart: each has a reader, 
 
 
 class StoredArray(LazyArray):
-    """An array of a store as xarray's lazy indexing wants it.
+    """An array of a store.
 
     One that is `masked` holds, in place of the values, where chunks are missing or broken; in one that is `lenient`,
     with which such a mask goes, their cells hold the fill value.
@@ -34,10 +34,8 @@ class StoredArray(LazyArray):
     def _read(self, cut: Cut) -> np.ndarray:
         axes = [range(size)[part] for part, size in zip(cut, self.shape, strict=True)]
         region = tuple(slice(cells[0], cells[-1] + 1) if cells else slice(0) for cells in axes)
-        if self.masked or self.lenient:
-            values = self.reader.read_masked(region)[int(self.masked)]
-        else:
-            values = self.reader.read(region)
+        whole = not (self.masked or self.lenient)
+        values = self.reader.read(region) if whole else self.reader.read_masked(region)[self.masked]
         return values[tuple(slice(None, None, cells.step) for cells in axes)]
 
 
@@ -73,7 +71,7 @@ def open_lazily(
             variables[key].encoding = {"chunks": layout.chunk, "shards": layout.shard if layout.sharded else None}
         variables[name].attrs = dict(layout.attrs)
         sources |= opened_as
-    raw = xr.Dataset(variables, attrs=dict(group.get("attributes") or {}))
+    raw = xr.Dataset(variables, attrs=group.get("attributes"))
     ds = xr.decode_cf(raw, mask_and_scale=False, decode_coords="all", decode_timedelta=False)
     stamp = tokenize(objects.uri, version, sorted(lenient), json.dumps(group, sort_keys=True))
     opened = next(_OPENED)

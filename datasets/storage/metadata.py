@@ -13,7 +13,7 @@ from datasets.errors import InputError
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """Layout of an array of D dimensions."""
+    """An array of D dimensions."""
 
     shape: tuple[int, ...]
     dtype: np.dtype  # in this machine's byte order
@@ -46,7 +46,7 @@ class ArrayLayout:
 
     def key(self, place: Sequence[int]) -> str:
         """Name of the object of the shard at `place`, below the array's own name."""
-        parts = [str(number) for number in place]
+        parts = list(map(str, place))
         return self.separator.join([self.prefix, *parts] if self.prefix else parts or ["0"])
 
 

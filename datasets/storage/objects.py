@@ -95,51 +95,46 @@ class Objects:
         `MissingObjectError` where there is none, `ReplacedObjectError` where its version is not the one asked for,
         `AwayError` where the store does not answer in the end, any other `InputError` where it refuses.
         """
-        problem = ""
+        name, problem = self.name(ask.key), ""
+        replaced = ReplacedObjectError(
+            f"{name} was replaced while it was being read; start again once nobody writes there"
+        )
         for attempt in range(_ATTEMPTS):
             _pause(attempt)
             self.traffic.add(requests=1)
             try:
                 got = self._get_once(ask)
             except FileNotFoundError as error:
-                raise MissingObjectError(f"there is no object at {self.name(ask.key)}") from error
+                raise MissingObjectError(f"there is no object at {name}") from error
             except PreconditionError as error:
-                raise self._replaced(ask) from error
+                raise replaced from error
             except STORE_ERRORS as error:
                 problem = brief(error)
                 if _is_refusal(error):
                     # Neither the error nor its cause: both may hold parts of the credentials.
-                    raise InputError(refusal(self.name(ask.key), problem, "read")) from None
+                    raise InputError(refusal(name, problem, "read")) from None
                 continue
             self.traffic.add(fetched=len(got.data))
             if ask.etag and got.etag and got.etag != ask.etag:
-                raise self._replaced(ask)
+                raise replaced
             if ask.length is None or len(got.data) == ask.length:
                 return got
             problem = f"{len(got.data)} bytes came in place of {ask.length}"
         raise AwayError(
-            f"{self.name(ask.key)} could not be read in {_ATTEMPTS} attempts ({problem}); "
+            f"{name} could not be read in {_ATTEMPTS} attempts ({problem}); "
             "check the store and the network, then go on from where this stopped"
         )
 
     def _get_once(self, ask: Ask) -> Got:
         if self._folder is not None:
             return _read_file(f"{self._folder}/{ask.key}", ask)
-        options: dict[str, Any] = {}
+        options: Any = {"if_match": ask.etag} if ask.etag else {}
         if ask.suffix is not None:
             options["range"] = {"suffix": ask.suffix}
         elif ask.start is not None and ask.stop is not None:
             options["range"] = (ask.start, ask.stop)
-        if ask.etag:
-            options["if_match"] = ask.etag
-        result = obstore.get(self.store, ask.key, options=options or None)  # type: ignore[arg-type]
-        meta = result.meta
-        return Got(memoryview(result.bytes()), meta.get("e_tag"), int(meta["size"]))
-
-    def _replaced(self, ask: Ask) -> ReplacedObjectError:
-        return ReplacedObjectError(
-            f"{self.name(ask.key)} was replaced while it was being read; start again once nobody writes there"
-        )
+        result = obstore.get(self.store, ask.key, options=options or None)
+        return Got(memoryview(result.bytes()), result.meta.get("e_tag"), int(result.meta["size"]))
 
     def find(self, key: str) -> bytes | None:
         """Read a small object, if there is one."""
@@ -150,12 +145,11 @@ class Objects:
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
-        try:
-            obstore.head(self.store, key)
-        except FileNotFoundError:
-            return False
-        except STORE_ERRORS as error:
-            raise InputError(refusal(self.name(key), brief(error), "read")) from None
+        with self._refusals("read", self.name(key)):
+            try:
+                obstore.head(self.store, key)
+            except FileNotFoundError:
+                return False
         return True
 
     def put(self, key: str, data: bytes | memoryview) -> None:
@@ -201,12 +195,13 @@ class Objects:
         if self._root.startswith(("https:", "http:")):
             return None
         stamp = "last_modified" if self._folder is not None else "e_tag"
-        try:
-            entries = self._entries(prefix)
-        except STORE_ERRORS as error:
-            if _is_refusal(error):
-                return None
-            raise InputError(refusal(self.uri, brief(error), "listed")) from None
+        with self._refusals("listed"):
+            try:
+                entries = self._entries(prefix)
+            except STORE_ERRORS as error:
+                if _is_refusal(error):
+                    return None
+                raise
         return sorted((str(entry["path"]), int(entry["size"]), str(entry[stamp])) for entry in entries)
 
     def clear(self, keep: str) -> None:
@@ -215,11 +210,11 @@ class Objects:
             self.delete(name)
 
     @contextmanager
-    def _refusals(self, done: str) -> Iterator[None]:
+    def _refusals(self, done: str, name: str = "") -> Iterator[None]:
         try:
             yield
         except STORE_ERRORS as error:
-            raise InputError(refusal(self.uri, brief(error), done)) from None
+            raise InputError(refusal(name or self.uri, brief(error), done)) from None
 
 
 def is_remote(uri: str | Path) -> bool:

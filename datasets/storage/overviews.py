@@ -22,17 +22,16 @@ FINE_ENOUGH = 256  # cells along a dimension that is not halved again
 
 def plan_levels(data: xr.DataArray) -> list[dict[str, int]]:
     """By how much each level divides each dimension, but for bands and dates, of the one before; none for one piece."""
-    if data.nbytes <= SHARD_BYTES:
-        return []
     keep = entry_dims(data.sizes)
     sizes = {str(dim): size for dim, size in data.sizes.items()}
     levels: list[dict[str, int]] = []
-    while True:
+    while data.nbytes > SHARD_BYTES:
         factors = {dim: 2 if dim not in keep and size > FINE_ENOUGH else 1 for dim, size in sizes.items()}
         if set(factors.values()) == {1}:
-            return levels
+            break
         levels.append(factors)
         sizes = {dim: -(-size // factors[dim]) for dim, size in sizes.items()}
+    return levels
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ def level(source: Source, factors: Mapping[str, int]) -> tuple[xr.Dataset, Encod
 
     A last, incomplete cell and its coordinates are means of what there is of it.
     """
-    # Pieces are small: each is made from up to eight times as many cells.
-    largest = SHARD_BYTES // 8
+    largest = SHARD_BYTES // 8  # pieces are small: each is made from up to eight times as many cells
     stored = source.data
     if stored.shards is not None and math.prod(stored.shards) * 4 <= largest:
         cut = {"chunks": stored.chunks, "shards": stored.shards}  # so that each is made from whole shards
@@ -136,9 +134,9 @@ def _coarsen_coordinate(coord: xr.DataArray, factors: Mapping[str, int]) -> xr.D
     coarse = coord.reset_coords(drop=True)
     if steps and coord.dtype.kind in "iuf":
         coarse = coarse.astype(np.float64).coarsen(steps, boundary="pad").mean()
-    elif steps:
+    else:
         coarse = coarse.isel({dim: slice(None, None, step) for dim, step in steps.items()})
     attrs = {key: value for key, value in coord.attrs.items() if key != "GeoTransform"}
     if "spacing" in attrs and coord.ndim == 1:
-        attrs["spacing"] = attrs["spacing"] * steps.get(coord.dims[0], 1)
+        attrs["spacing"] *= steps.get(coord.dims[0], 1)
     return xr.DataArray(coarse.values, dims=coarse.dims, attrs=attrs)

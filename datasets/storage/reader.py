@@ -5,7 +5,7 @@ A missing or broken chunk is never read as zeros: it is an error that names it, 
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,7 +21,6 @@ from datasets.storage.shards import Cells, Piece, ShardPlan, Span, chunks_within
 
 Stored = tuple[Piece, int, int]  # and the bytes of its chunk within the shard: the first, and the one after the last
 Failure = tuple[Piece, CorruptChunkError]
-Job = Callable[[], list[Failure]]
 _GAP = 512 * 2**10  # bytes that a connection carries in the time of a request or less
 _SLACK = 0.2  # of the bytes wanted may be fetched in vain to save requests: amplification stays below 1.3
 _MOST = 4 * 2**20  # bytes of a request above which a second connection is faster
@@ -35,10 +34,10 @@ _BATCH = 2**20  # decoded bytes that are worth a thread
 
 @dataclass(frozen=True)
 class _Target:
-    """The array that a region is read into; `gone`, where it is wanted, marks what could not be read."""
+    """What a region is read into."""
 
     values: np.ndarray
-    gone: np.ndarray | None
+    gone: np.ndarray | None  # where it is wanted, marks what could not be read
 
 
 class ArrayReader:
@@ -78,11 +77,8 @@ class ArrayReader:
         shape = [len(range(size)[part]) for part, size in zip(region, self.shape, strict=True)]
         target = _Target(np.empty(shape, self.dtype), np.zeros(shape, bool) if masked else None)
         for plans in self._windows(plan_region(region, self.shape, self.layout.shard, self.layout.chunk)):
-            if len(plans) == 1:
-                self._read_shard(plans[0], target)
-            else:
-                for _ in _threads("shards", _SHARDS, os.getpid()).map(lambda p: self._read_shard(p, target), plans):
-                    pass
+            read = partial(self._read_shard, target=target)
+            list(map(read, plans) if len(plans) == 1 else _threads("shards", _SHARDS, os.getpid()).map(read, plans))
         return target
 
     def _windows(self, plans: Sequence[ShardPlan]) -> Iterator[list[ShardPlan]]:
@@ -116,7 +112,7 @@ class ArrayReader:
             self._leave_out(plan.shard, piece, target, f"broken: {reason}")
 
     def _fetch(self, shard: tuple[int, ...], pieces: Sequence[Piece], target: _Target) -> list[Failure]:
-        """Fetch and place some chunks of a shard; returns those that are broken."""
+        """Fetch and place some chunks of a shard; returns the broken ones."""
         key = self._key(shard)
         try:
             if self._indices is None:
@@ -125,25 +121,27 @@ class ArrayReader:
             index, whole = self._find_index(self._indices, shard, pieces)
         except MissingObjectError as error:
             for piece in pieces:
-                self._miss(shard, piece, target, error)
+                self._leave_out(shard, piece, target, cause=error)
             return []
         known: list[Stored] = []
         for piece in pieces:
             found = index.ranges[piece.index]
             if found is None:
-                self._miss(shard, piece, target)
+                self._leave_out(shard, piece, target)
             else:
                 known.append((piece, *found))
         if whole:
             each = max(1, _BATCH // self._chunk_bytes)
-            parts = [known[first : first + each] for first in range(0, len(known), each)]
-            jobs: list[Job] = [partial(self._place, part, whole.data, 0, target) for part in parts]
+            members = list(range(len(known)))
+            spans = [Span(0, whole.size, members[at : at + each]) for at in range(0, len(known), each)]
         else:
             spans = coalesce([(start, stop) for _, start, stop in known], gap=_GAP, slack=_SLACK, most=_MOST)
-            jobs = [partial(self._read_span, key, index, span, known, target) for span in spans]
-        if len(jobs) < 2:
-            return [failure for job in jobs for failure in job()]
-        done = _threads("chunks", _REQUESTS, os.getpid()).map(lambda job: job(), jobs)
+
+        def read(span: Span) -> list[Failure]:
+            got = whole or self.objects.get(Ask(key, span.start, span.stop, etag=index.etag))
+            return self._place([known[member] for member in span.members], got.data, span.start, target)
+
+        done = map(read, spans) if len(spans) < 2 else _threads("chunks", _REQUESTS, os.getpid()).map(read, spans)
         return [failure for failures in done for failure in failures]
 
     def _find_index(
@@ -160,28 +158,23 @@ class ArrayReader:
             return indices.keep(key, whole), whole
         return indices.keep(key, self.objects.get(indices.ask(key))), None
 
-    def _read_span(
-        self, key: str, index: ShardIndex, span: Span, known: Sequence[Stored], target: _Target
-    ) -> list[Failure]:
-        data = self.objects.get(Ask(key, span.start, span.stop, etag=index.etag)).data
-        return self._place([known[member] for member in span.members], data, span.start, target)
-
-    def _miss(self, shard: tuple[int, ...], piece: Piece, target: _Target, cause: Exception | None = None) -> None:
-        """Fill the cells of a chunk that is not stored where the format says so."""
-        if self.sparse:
-            target.values[piece.out] = self.layout.fill
-        else:
-            self._leave_out(shard, piece, target, "missing", cause)
-
     def _leave_out(
-        self, shard: tuple[int, ...], piece: Piece, target: _Target, state: str, cause: Exception | None = None
+        self, shard: tuple[int, ...], piece: Piece, target: _Target, broken: str = "", cause: Exception | None = None
     ) -> None:
-        """Mark the cells of a chunk that cannot be read, or refuse it where no mask is wanted."""
-        if target.gone is None:
-            raise InputError(
-                f"{self._chunk_name(shard, piece)} is {state}; restore it or convert the source again"
-            ) from cause
+        """Mark the cells of a chunk that is missing or broken, or refuse it where no mask is wanted."""
         target.values[piece.out] = self.layout.fill
+        if self.sparse and not broken:
+            return
+        if target.gone is None:
+            name = self.objects.name(self._key(shard))
+            if self._indices is None:
+                chunk = f"the chunk {name}"
+            else:
+                inside = np.unravel_index(piece.index, self.layout.counts)
+                counted = zip(shard, self.layout.counts, inside, strict=True)
+                place = [at * count + int(one) for at, count, one in counted]
+                chunk = f"chunk {place} of {self.path or 'the array'} in the shard {name}"
+            raise InputError(f"{chunk} is {broken or 'missing'}; restore it or convert the source again") from cause
         target.gone[piece.out] = True
 
     def _place(self, chunks: Sequence[Stored], data: memoryview, origin: int, target: _Target) -> list[Failure]:
@@ -201,13 +194,6 @@ class ArrayReader:
 
     def _key(self, shard: tuple[int, ...]) -> str:
         return f"{self.path}/{self.layout.key(shard)}" if self.path else self.layout.key(shard)
-
-    def _chunk_name(self, shard: tuple[int, ...], piece: Piece) -> str:
-        if not self.layout.sharded:
-            return f"the chunk {self.objects.name(self._key(shard))}"
-        inside = np.unravel_index(piece.index, self.layout.counts)
-        place = [at * count + int(one) for at, count, one in zip(shard, self.layout.counts, inside, strict=True)]
-        return f"chunk {place} of {self.path or 'the array'} in the shard {self.objects.name(self._key(shard))}"
 
 
 @lru_cache(maxsize=2)

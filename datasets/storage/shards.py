@@ -53,10 +53,7 @@ def plan_region(region: Cells, shape: Sequence[int], shard: Sequence[int], chunk
         raise ValueError(f"chunks {tuple(chunk)} do not divide shards {tuple(shard)}")
     counts = [outer // inner for outer, inner in zip(shard, chunk, strict=True)]
     strides = [math.prod(counts[axis + 1 :]) for axis in range(len(counts))]
-    axes = [
-        _plan_axis(part, size, edge, count, stride)
-        for part, size, edge, count, stride in zip(region, shape, chunk, counts, strides, strict=True)
-    ]
+    axes = [_plan_axis(*axis) for axis in zip(region, shape, chunk, counts, strides, strict=True)]
     plans = []
     for shards in itertools.product(*axes):
         pieces = [
@@ -93,8 +90,7 @@ def chunks_within(place: Sequence[int], shape: Sequence[int], shard: Sequence[in
 def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most: int) -> list[Span]:
     """Merge byte ranges of one object into few requests, in order and apart but for ranges that overlap.
 
-    The smallest gaps are closed first, as long as all bytes fetched in vain stay within a share of those wanted:
-    that bounds the read amplification whatever the order of the chunks in the shard.
+    The smallest gaps are closed first, which bounds the read amplification whatever the order of the chunks.
 
     Parameters
     ----------
@@ -111,7 +107,7 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
     holes = sorted((after.start - before.stop, place) for place, (before, after) in enumerate(itertools.pairwise(runs)))
     closed = set()
     for hole, place in holes:
-        if hole > gap or hole > budget:
+        if hole > min(gap, budget):
             break
         budget -= hole
         closed.add(place)

@@ -66,10 +66,7 @@ class _RootLast(ObjectStore[Any]):
 
 
 class _StoredJournal(Journal):
-    """A journal whose notes are objects of the unfinished store; the folder has copies of what this process wrote.
-
-    None is written once another machine has taken the store over.
-    """
+    """A journal whose notes are objects of the unfinished store; the folder has copies of what this process wrote."""
 
     def __init__(self, objects: Objects, owner: bytes, folder: Path, *, resumes: bool, goes_on: bool) -> None:
         super().__init__(folder, resumes=resumes, goes_on=goes_on)
@@ -83,9 +80,7 @@ class _StoredJournal(Journal):
         self._known.add(file)
 
     def _get(self, file: str) -> bytes:
-        if super()._has(file):
-            return super()._get(file)
-        return bytes(self._objects.get(Ask(f"{BEGUN}/{file}")).data)
+        return super()._get(file) if super()._has(file) else bytes(self._objects.get(Ask(f"{BEGUN}/{file}")).data)
 
     def _has(self, file: str) -> bool:
         return file in self._known
@@ -116,7 +111,7 @@ def was_begun(objects: Objects, key: str | None) -> bool:
 
 @contextmanager
 def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple[Store, Journal]]:
-    """Open a store at `uri` for writing, one that opens for others only once it is whole, and its journal.
+    """Open a store at `uri` for writing, and its journal.
 
     A cloud store cannot rename, so what is replaced is gone as soon as writing begins. Nor can it be locked: where two
     machines write the same place, the one that began first stops at its next piece. The journal of an earlier process
@@ -137,8 +132,7 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
             owner = json.dumps({"key": key, "process": uuid.uuid4().hex}).encode()
             objects.put(_OWNER, owner)
             root = objects.find(f"{BEGUN}/{ROOT}")
-            buffer = None if root is None else default_buffer_prototype().buffer.from_bytes(root)
-            store = _RootLast(objects, buffer)
+            store = _RootLast(objects, None if root is None else default_buffer_prototype().buffer.from_bytes(root))
             journal = _StoredJournal(objects, owner, folder, resumes=key is not None, goes_on=goes_on)
             yield store, journal
             journal.refuse_other_owner()
