@@ -47,7 +47,14 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
         )
     placed = f"{path.name}: {len(reached)} of {len(wells)} wells"
     dim, within_NZ = _spans(table, path, ds) or ("", np.ones((len(table), 1), bool))
-    logs_WZ = _logs(codes, well_N, within_NZ, len(wells), path)
+    logs_WZ = np.full((len(wells) + 1, within_NZ.shape[1]), UNLABELLED, np.uint8)  # the last, for -1, is of no well
+    for row in np.flatnonzero(codes != UNLABELLED):
+        along = well_N[row], within_NZ[row]
+        if not np.isin(logs_WZ[along], (UNLABELLED, codes[row])).all():
+            raise InputError(
+                f"row {row + 1} of {path} gives another class to a place that an earlier row named; correct it"
+            )
+        logs_WZ[along] = codes[row]
     if not dim:
         return xr.DataArray(logs_WZ[nearest_M, 0], dims=grid.dims), placed
     pieces = {name: size for name, size in ds["data"].chunksizes.items() if name in grid.dims}
@@ -105,16 +112,3 @@ def _spans(table: pd.DataFrame, path: Path, ds: xr.Dataset) -> tuple[str, np.nda
             f"{path} has an interval from {top[row]:g} to {bottom[row]:g}, row {row + 1}; from must be less"
         )
     return dim, (values >= top[:, None]) & (values < bottom[:, None])
-
-
-def _logs(codes_N: np.ndarray, well_N: np.ndarray, within_NZ: np.ndarray, wells: int, path: Path) -> np.ndarray:
-    """Classes along each well [W + 1, Z]; the last row, for -1, is of no well."""
-    logs = np.full((wells + 1, within_NZ.shape[1]), UNLABELLED, np.uint8)
-    for row in np.flatnonzero(codes_N != UNLABELLED):
-        place = well_N[row], within_NZ[row]
-        if not np.isin(logs[place], (UNLABELLED, codes_N[row])).all():
-            raise InputError(
-                f"row {row + 1} of {path} gives another class to a place that an earlier row named; correct it"
-            )
-        logs[place] = codes_N[row]
-    return logs

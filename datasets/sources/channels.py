@@ -88,7 +88,11 @@ def read_channels(config: ConvertConfig) -> xr.Dataset:
             notes["gridding"].append(f"{which}: {where}{layer.ds.attrs['gridding']}")
         chunked = _chunk(variable, edges, f"channels-{index}-{layer.path}")
         data.append(chunked.astype(dtype))
-        valid.append(_valid(chunked, layer, differs))
+        known = _known(chunked, [] if differs else layer.missing)
+        if "valid" in layer.ds:
+            own = layer.ds["valid"].variable
+            known = known & xr.Variable([dim if dim in ("y", "x") else "band" for dim in own.dims], own.data)
+        valid.append(known)
     band = xr.Variable("band", np.arange(1, len(names) + 1), {"names": names})
     kept = {name: at for name, at in first.ds.coords.items() if name in ("y", "x", "spatial_ref")}
     ds = xr.Dataset({"data": xr.Variable.concat(data, "band"), "valid": xr.Variable.concat(valid, "band")}, kept)
@@ -208,14 +212,6 @@ def _chunk(variable: xr.Variable, edges: Mapping[Hashable, int], name: str) -> x
     own = {dim: min(edges.get(dim, edges["band"]), size) for dim, size in variable.sizes.items()}
     data = variable.chunk(own, name=name).transpose(..., "y", "x").data
     return xr.Variable(["band", "y", "x"], data if data.ndim == 3 else data[None])
-
-
-def _valid(chunked: xr.Variable, layer: _Layer, differs: bool) -> xr.Variable:
-    valid = _known(chunked, [] if differs else layer.missing)
-    if "valid" in layer.ds:
-        own = layer.ds["valid"].variable
-        valid = valid & xr.Variable(["band" if dim not in ("y", "x") else dim for dim in own.dims], own.data)
-    return valid
 
 
 def _known(variable: xr.Variable, missing: list[float]) -> xr.Variable:

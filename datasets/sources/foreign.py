@@ -69,7 +69,13 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
     ds, layout = _data(config, layout)
     ds = add_coordinates(ds, config, lambda key: np.asarray(_find(node, key, config.source, "coordinates").array))
     mask, held = _mask(ds["data"], config, layout, node, open_node)
-    ds = _add_valid(ds, mask)
+    data = ds["data"].variable
+    masks = [data != value for value in ds.attrs["nodata"]]
+    if mask is not None:
+        refuse_misfit(mask, data, "valid mask")
+        masks.append(mask.chunk({dim: data.chunksizes[dim] for dim in mask.dims}).astype(bool))
+    if masks:
+        ds["valid"] = reduce(and_, masks).set_dims(dict(data.sizes)).transpose(*data.dims).chunk(data.chunksizes)
     if is_placed(config):
         ds = place_labels(ds, config)
     elif _is_file(config.labels):
@@ -147,19 +153,6 @@ def _mask(
         named = _find(open_node(config.valid) if config.valid else node, config.valid_key, where, "valid_key")
         found = named.array, config.valid_dims or named.dims or config.dims
     return (_variable(*found, "the valid mask"), _objects(where, found[0].path)) if found is not None else (None, "")
-
-
-def _add_valid(ds: xr.Dataset, mask: xr.Variable | None) -> xr.Dataset:
-    """Combine mask and missing values, if any, over all of the data's dimensions."""
-    data = ds["data"].variable
-    masks = [data != value for value in ds.attrs["nodata"]]
-    if mask is not None:
-        refuse_misfit(mask, data, "valid mask")
-        masks.append(mask.chunk({dim: data.chunksizes[dim] for dim in mask.dims}).astype(bool))
-    if not masks:
-        return ds
-    valid = reduce(and_, masks).set_dims(dict(data.sizes)).transpose(*data.dims)
-    return ds.assign(valid=valid.chunk(data.chunksizes))
 
 
 def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variable:

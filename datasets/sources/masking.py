@@ -28,33 +28,26 @@ def add_mask(ds: xr.Dataset, config: ConvertConfig, kind: str) -> xr.Dataset:
     that the data lack.
     """
     refuse_unknown("constant_pieces", config.constant_pieces, ds["data"].dims)
-    traces = _live_traces(ds["data"], config) if kind == "segy" else None
-    ds = _chunk(ds, config)
+    masks = [_live_traces(ds["data"], config)] if kind == "segy" else []
+    sizes, itemsize = ds["data"].sizes, ds["data"].dtype.itemsize
+    edges = pieces(sizes, plan_chunks(sizes, itemsize, config.chunks, config.block)[1])
+    for name in [name for name in ("data", "valid") if name in ds]:
+        # The token spares Dask the hashing of the whole array.
+        own = {dim: edge for dim, edge in edges.items() if dim in ds[name].dims}
+        ds[name] = ds[name].chunk(own, token=f"{name}-{config.source}")
     data = ds["data"]
-    masks: list[xr.DataArray] = [ds["valid"]] if "valid" in ds else []
+    if "valid" in ds:
+        masks.append(ds["valid"])
     if data.dtype.kind == "f":
         masks.append(data.copy(data=np.isfinite(data.data)))
     missing = [*ds.attrs.get("nodata", []), *([] if config.nodata is None else [config.nodata])]
     masks += [data != value for value in missing]
     if config.constant_pieces:
         masks.append(_compute(data.max(config.constant_pieces) != data.min(config.constant_pieces)))
-    if traces is not None:
-        masks.append(traces)
     if not masks:
         return ds
     full = reduce(and_, masks).broadcast_like(data).transpose(*data.dims).reset_coords(drop=True)
     return ds.assign(valid=full.variable)
-
-
-def _chunk(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
-    _, shards = plan_chunks(ds["data"].sizes, ds["data"].dtype.itemsize, config.chunks, config.block)
-    edges = pieces(ds["data"].sizes, shards)
-    for name in ("data", "valid"):
-        if name in ds:
-            # The token spares Dask the hashing of the whole array.
-            own = {dim: edge for dim, edge in edges.items() if dim in ds[name].dims}
-            ds[name] = ds[name].chunk(own, token=f"{name}-{config.source}")
-    return ds
 
 
 def _live_traces(data: xr.DataArray, config: ConvertConfig) -> xr.DataArray:
