@@ -19,7 +19,6 @@ from datasets.maps.map_grid import MapGrid, crs_name, extent, parse_crs
 from datasets.readers.arrays import reading
 
 _DEGREES = CRS.from_string("OGC:CRS84")  # what GeoJSON is in where it does not say (RFC 7946)
-_SHOWN = 20
 Shapes = list[dict[str, Any]]  # geometries as GeoJSON has them
 
 
@@ -38,7 +37,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
         raise InputError(f"{path} holds {', '.join(strange)}, where polygons are needed; take them out")
     if config.labels_key not in attributes:
         problem = f"has no attribute {config.labels_key!r}" if config.labels_key else "needs labels_key"
-        held = ", ".join(map(str, attributes.columns[:_SHOWN]))
+        held = ", ".join(map(str, attributes.columns[:20]))
         raise InputError(f"{path} {problem}; set labels_key to the attribute of the class, one of: {held}")
     codes = class_indices(attributes[config.labels_key], config.class_names, f"attribute {config.labels_key} of {path}")
     grid = MapGrid.of(ds, f"placing {path.name}")

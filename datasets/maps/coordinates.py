@@ -38,8 +38,7 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
     crs = crs or ds.attrs.pop("crs", "")
     if crs and crs != LOCAL:
         ds = ds.rio.write_crs(parse_crs(crs, "crs").to_wkt())
-    strange = [name for name in config.coordinate_units if name not in ds.coords]
-    if strange:
+    if strange := [name for name in config.coordinate_units if name not in ds.coords]:
         raise InputError(f"coordinate_units names {strange}, but the coordinates are {list(ds.coords)}; correct it")
     for name, coordinate in ds.coords.items():
         units = config.coordinate_units.get(str(name)) or coordinate.attrs.get("units") or _USUAL_UNITS.get(str(name))

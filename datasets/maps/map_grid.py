@@ -45,14 +45,12 @@ class MapGrid:
         shape = (ds.sizes[dims[0]], ds.sizes[dims[1]])
         # Some hundred rows and columns tell the grid of a map of any size.
         rows, columns = (np.unique(np.linspace(0, size - 1, _SAMPLES).astype(int)) for size in shape)
-        x_RC, y_RC = (
-            some.isel({dims[0]: rows, dims[1]: columns}).transpose(*dims).values.astype(np.float64)
-            for some in xr.broadcast(ds["x"].reset_coords(drop=True), ds["y"].reset_coords(drop=True))
-        )
-        xy_RC2 = np.stack([x_RC, y_RC], -1)
+        both = xr.broadcast(ds["x"].reset_coords(drop=True), ds["y"].reset_coords(drop=True))
+        some = [at.isel({dims[0]: rows, dims[1]: columns}).transpose(*dims).values for at in both]
+        xy_RC2 = np.stack(some, -1).astype(np.float64)
         known = np.isfinite(xy_RC2).all(-1)
-        row_RC, column_RC = np.meshgrid(rows.astype(np.float64), columns.astype(np.float64), indexing="ij")
-        basis = np.stack([np.ones_like(row_RC), row_RC, column_RC], -1)[known]
+        row_RC, column_RC = np.meshgrid(rows, columns, indexing="ij")
+        basis = np.stack([np.ones_like(row_RC), row_RC, column_RC], -1)[known].astype(np.float64)
         fit, *_ = np.linalg.lstsq(basis, xy_RC2[known], rcond=None)
         for axis, size in enumerate(shape):
             if size == 1:  # one cell says nothing about its size: a square of the other direction's step

@@ -80,7 +80,6 @@ def _header_6(file: BinaryIO, path: Path) -> _Header:
 
 
 def _read_text(path: Path, config: ConvertConfig) -> xr.Dataset:
-    """Read a grid of text whole, which has no other way."""
     with reading(path, "Surfer text grid", ValueError):
         words = path.read_text(encoding="ascii").split()[1:]
         columns, rows = (int(word) for word in words[:2])

@@ -37,7 +37,6 @@ class _Layer:
         return [*(str(dim) for dim in self.ds["data"].dims if dim not in ("y", "x")), "y", "x"]
 
     def read(self, bands: range, rows: range, columns: range) -> np.ndarray:
-        """Read what `Raster` asks for."""
         cuts = [slice(cells.start, cells.stop, cells.step) for cells in (bands, rows, columns)]
         part = self.ds["data"].variable[dict(zip(self.dims, cuts[-len(self.dims) :], strict=True))]
         values = np.asarray(part.transpose(*self.dims).values)

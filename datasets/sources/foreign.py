@@ -178,7 +178,6 @@ def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variabl
 
 
 def _provenance(config: ConvertConfig, layout: Layout, mask: str) -> dict[str, str]:
-    """Say where the data lie and what is stored of them: see the head of this file."""
     described = json.dumps(layout.array.metadata.to_dict(), sort_keys=True, default=str)
     conversion = {
         "in place": changed(config, ("source", "labels", "horizons", "valid", "title", "licence")),

@@ -70,17 +70,16 @@ def open_journal(place: Path, key: str | None, *, begun: bool) -> Iterator[Journ
     """
     folder = place.with_name(f".{place.name}.journal")
     with locked(folder, place):
-        journal = None
+        known = folder / "key"
+        goes_on = key is not None and begun and known.is_file() and known.read_text() == key
+        journal = Journal(folder, resumes=key is not None, goes_on=goes_on)
         try:
-            known = folder / "key"
-            goes_on = key is not None and begun and known.is_file() and known.read_text() == key
             if not goes_on:
                 forget(folder)
                 known.write_text(key or "")
-            journal = Journal(folder, resumes=key is not None, goes_on=goes_on)
             yield journal
         finally:
-            if journal is None or not journal.kept:
+            if not journal.kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from datasets.errors import InputError
 from datasets.storage.codecs import CorruptChunkError, Decoder
 from datasets.storage.metadata import ArrayLayout
-from datasets.storage.objects import Ask, Got, MissingObjectError, Objects
-from datasets.storage.shard_index import IndexCache, ShardIndex
+from datasets.storage.objects import Ask, MissingObjectError, Objects
+from datasets.storage.shard_index import IndexCache
 from datasets.storage.shards import Cells, Piece, ShardPlan, Span, chunks_within, coalesce, plan_region
 
 Stored = tuple[Piece, int, int]  # and the bytes of its chunk within the shard: the first, and the one after the last
@@ -113,12 +113,17 @@ class ArrayReader:
 
     def _fetch(self, shard: tuple[int, ...], pieces: Sequence[Piece], target: _Target) -> list[Failure]:
         """Fetch and place some chunks of a shard; returns the broken ones."""
-        key = self._key(shard)
+        key, layout, whole = self._key(shard), self.layout, None
         try:
             if self._indices is None:
                 got = self.objects.get(Ask(key))
                 return self._place([(pieces[0], 0, len(got.data))], got.data, 0, target)
-            index, whole = self._find_index(self._indices, shard, pieces)
+            index = self._indices.find(key)
+            if index is None:
+                small = math.prod(layout.counts) * self._chunk_bytes <= _ALONE
+                if small and len(pieces) >= _WHOLE * chunks_within(shard, layout.shape, layout.shard, layout.chunk):
+                    whole = self.objects.get(Ask(key))
+                index = self._indices.keep(key, whole or self.objects.get(self._indices.ask(key)))
         except MissingObjectError as error:
             for piece in pieces:
                 self._leave_out(shard, piece, target, cause=error)
@@ -143,20 +148,6 @@ class ArrayReader:
 
         done = map(read, spans) if len(spans) < 2 else _threads("chunks", _REQUESTS, os.getpid()).map(read, spans)
         return [failure for failures in done for failure in failures]
-
-    def _find_index(
-        self, indices: IndexCache, shard: tuple[int, ...], pieces: Sequence[Piece]
-    ) -> tuple[ShardIndex, Got | None]:
-        """Look a shard's index up; where it is not known and nearly all chunks are wanted, with the whole shard."""
-        key, layout = self._key(shard), self.layout
-        index = indices.find(key)
-        if index is not None:
-            return index, None
-        small = math.prod(layout.counts) * self._chunk_bytes <= _ALONE
-        if small and len(pieces) >= _WHOLE * chunks_within(shard, layout.shape, layout.shard, layout.chunk):
-            whole = self.objects.get(Ask(key))
-            return indices.keep(key, whole), whole
-        return indices.keep(key, self.objects.get(indices.ask(key))), None
 
     def _leave_out(
         self, shard: tuple[int, ...], piece: Piece, target: _Target, broken: str = "", cause: Exception | None = None

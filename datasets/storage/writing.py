@@ -124,11 +124,9 @@ def _write_pieces(
     def write(name: str, where: dict[str, slice], size: int, held: dict[str, np.ndarray], valid: Any) -> None:
         for key, block in held.items():
             arrays[key][tuple(where.values())] = block
-        measured = {}
-        if plan is not None and "data" in held:
-            measured = plan.measure(held["data"], valid, where)
-            if first is not None:
-                first.write(held["data"], valid, where)
+        measured = plan.measure(held["data"], valid, where) if plan is not None and "data" in held else {}
+        if first is not None and "data" in held:
+            first.write(held["data"], valid, where)
         journal.note(name, measured)
         progress.add(size)
 
@@ -176,9 +174,12 @@ class _FirstLevel:
 
 
 def _write_overviews(ds: xr.Dataset, target: Target, journal: Journal, speak: bool, first: _FirstLevel | None) -> None:
+    levels = plan_levels(ds["data"])
+    if not levels:
+        return
     source = Source.of(target, "", ds)
     listed: list[Any] = []
-    for number, factors in enumerate(plan_levels(ds["data"]), 1):
+    for number, factors in enumerate(levels, 1):
         group = f"{OVERVIEWS}/{number}"
         if number == 1 and first is not None:
             coarse = first.coarse
@@ -188,7 +189,6 @@ def _write_overviews(ds: xr.Dataset, target: Target, journal: Journal, speak: bo
             _write_pieces(coarse, target, group, journal, speak)
         source = Source.of(target, group, coarse)
         listed.append({"path": str(number), "factors": factors})
-    if listed:
-        zarr.open_group(target, mode="r+", path=OVERVIEWS).attrs.update(
-            {"levels": listed, "method": "mean of the cells with data, of the level before", "no_data": "NaN"}
-        )
+    zarr.open_group(target, mode="r+", path=OVERVIEWS).attrs.update(
+        {"levels": listed, "method": "mean of the cells with data, of the level before", "no_data": "NaN"}
+    )
