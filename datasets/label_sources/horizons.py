@@ -34,7 +34,18 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
         )
     pairs = [_surface(Path(path), ds, (dims[0], dims[1]), dim, config) for path in config.horizons]
     surfaces_HM = [surface for surface, _ in pairs]
-    _refuse_crossing(surfaces_HM, config, ds, dims)
+    for (upper, upper_M), (lower, lower_M) in combinations(zip(config.horizons, surfaces_HM, strict=True), 2):
+        crossed = np.argwhere(upper_M > lower_M)
+        if len(crossed):
+            cell = tuple(crossed[0])
+            where = ", ".join(
+                f"{name} {ds[name].values[at] if name in ds.coords else at}"
+                for name, at in zip(dims, cell, strict=True)
+            )
+            raise InputError(
+                f"{upper} crosses {lower} in {len(crossed)} cells, the first at {where}: {upper_M[cell]:g} is after "
+                f"{lower_M[cell]:g}; order horizons by rising coordinate, and edit the picks"
+            )
     pieces = ds["data"].chunksizes
     surfaces = [xr.DataArray(surface, dims=dims).chunk({d: pieces[d] for d in dims if d in pieces})
                 for surface in surfaces_HM]  # fmt: skip
@@ -74,17 +85,3 @@ def _surface(
     surface = np.full(shape, np.nan)
     surface.flat[mean.index] = mean
     return surface, f"{path.name}: {use.sum()} of {len(table)} picks, {len(mean)} cells"
-
-
-def _refuse_crossing(surfaces_HM: list[np.ndarray], config: ConvertConfig, ds: xr.Dataset, dims: list[str]) -> None:
-    for (upper, upper_M), (lower, lower_M) in combinations(zip(config.horizons, surfaces_HM, strict=True), 2):
-        crossed = np.argwhere(upper_M > lower_M)
-        if len(crossed):
-            cell = tuple(crossed[0])
-            where = ", ".join(
-                f"{dim} {ds[dim].values[at] if dim in ds.coords else at}" for dim, at in zip(dims, cell, strict=True)
-            )
-            raise InputError(
-                f"{upper} crosses {lower} in {len(crossed)} cells, the first at {where}: {upper_M[cell]:g} is after "
-                f"{lower_M[cell]:g}; order horizons by rising coordinate, and edit the picks"
-            )

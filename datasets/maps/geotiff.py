@@ -15,15 +15,10 @@ from datasets.labels import UNLABELLED
 def write_class_map(
     classes: xr.DataArray, path: Path, *, names: Sequence[str], colours: Iterable[Iterable[int]]
 ) -> None:
-    """Write a map of classes.
+    """Write a map of classes, uint8 over (y, x), 255 for none, which Dask may read piece by piece.
 
-    Parameters
-    ----------
-    classes
-        uint8 over (y, x), 255 for none, which Dask may read piece by piece; evenly spaced coordinates of the cells'
-        centres, else an `InputError`, as a GeoTIFF has no others; and ``spatial_ref`` where there is a CRS.
-    names, colours
-        Name of each class, for the metadata, and its red, green and blue, 0 to 255.
+    It has evenly spaced coordinates of the cells' centres, else an `InputError`, as a GeoTIFF has no others, and
+    ``spatial_ref`` where there is a CRS. Colours are red, green and blue, 0 to 255.
     """
     plain = classes.drop_vars([name for name in classes.coords if name not in ("y", "x", "spatial_ref")])
     for dim in ("y", "x"):

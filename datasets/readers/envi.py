@@ -39,7 +39,20 @@ def read(config: ConvertConfig) -> xr.Dataset:
         ds["valid"] = ("band", header.numbers("bbl", sizes["band"]) != 0)
     if "data ignore value" in header:
         ds.attrs["nodata"] = [header.number(header["data ignore value"], "data ignore value")]
-    return _place(ds, header)
+    if "map info" not in header:
+        return ds
+    parts = [part.strip() for part in header["map info"].split(",")]
+    if len(parts) < 7:
+        raise InputError(f"{path} has a map info of {len(parts)} entries; it needs 7: projection, pixel, place, size")
+    rotation = [part.partition("=")[2] for part in parts if part.lower().startswith("rotation")]
+    if rotation and header.number(rotation[0], "rotation"):
+        raise InputError(f"{path} describes an image rotated by {rotation[0]} degrees; resample it to north-up first")
+    column, row, east, north, width, height = (header.number(part, "map info") for part in parts[1:7])
+    # Pixel (1, 1) of map info is the outer corner of the first pixel, (1.5, 1.5) its centre.
+    x = east + (np.arange(sizes["x"]) + 1.5 - column) * width
+    y = north - (np.arange(sizes["y"]) + 1.5 - row) * height
+    crs = header.get("coordinate system string") or _named_crs(parts)
+    return ds.assign_coords(x=x, y=y).assign_attrs({"crs": crs} if crs else {})
 
 
 class _Header(dict[str, str]):
@@ -149,26 +162,9 @@ def _bands(header: _Header, bands: int) -> dict[str, Any]:
     return coords
 
 
-def _place(ds: xr.Dataset, header: _Header) -> xr.Dataset:
-    if "map info" not in header:
-        return ds
-    path, parts = header.path, [part.strip() for part in header["map info"].split(",")]
-    if len(parts) < 7:
-        raise InputError(f"{path} has a map info of {len(parts)} entries; it needs 7: projection, pixel, place, size")
-    rotation = [part.partition("=")[2] for part in parts if part.lower().startswith("rotation")]
-    if rotation and header.number(rotation[0], "rotation"):
-        raise InputError(f"{path} describes an image rotated by {rotation[0]} degrees; resample it to north-up first")
-    column, row, east, north, width, height = (header.number(part, "map info") for part in parts[1:7])
-    # Pixel (1, 1) of map info is the outer corner of the first pixel, (1.5, 1.5) its centre.
-    ds = ds.assign_coords(
-        x=("x", east + (np.arange(ds.sizes["x"]) + 1.5 - column) * width),
-        y=("y", north - (np.arange(ds.sizes["y"]) + 1.5 - row) * height),
-    )
-    crs = header.get("coordinate system string")
-    if not crs:  # the usual two projections on WGS 84 have names; any other is the user's to name
-        projection, rest = parts[0].lower(), [part.lower() for part in parts[7:]]
-        if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _WGS84:
-            crs = f"EPSG:{(32700 if rest[1] == 'south' else 32600) + int(rest[0])}"
-        elif projection == "geographic lat/lon" and rest and rest[0] in _WGS84:
-            crs = "EPSG:4326"
-    return ds.assign_attrs(crs=crs) if crs else ds
+def _named_crs(parts: list[str]) -> str:
+    """Name the usual two projections on WGS 84; any other is the user's to name."""
+    projection, rest = parts[0].lower(), [part.lower() for part in parts[7:]]
+    if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _WGS84:
+        return f"EPSG:{(32700 if rest[1] == 'south' else 32600) + int(rest[0])}"
+    return "EPSG:4326" if projection == "geographic lat/lon" and rest and rest[0] in _WGS84 else ""

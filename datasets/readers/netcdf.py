@@ -38,7 +38,13 @@ def read(config: ConvertConfig) -> xr.Dataset:
         data = data.copy(data=indexing.LazilyIndexedArray(array))
     variable, nodata = cf.unpacked(data.variable)
     data = _named(xr.DataArray(variable, data.coords), config)
-    out = xr.Dataset({"data": data.variable}, coords=_coordinates(data)).drop_encoding()
+    kept: dict[str, xr.Variable] = {}
+    for name, coordinate in data.coords.items():
+        if coordinate.ndim and coordinate.dtype.kind in "iufM":
+            kept[str(name)] = xr.Variable(coordinate.dims, coordinate.values, cf.kept(coordinate.attrs))
+        elif name in data.dims:
+            kept[str(name)] = coordinate_variable(str(name), coordinate.values.astype(str))
+    out = xr.Dataset({"data": data.variable}, kept).drop_encoding()
     out.attrs = {"files": [str(path)], "nodata": nodata, "title": str(ds.attrs.get("title", ""))}
     return out.assign_attrs(crs=crs.to_wkt()) if crs is not None else out
 
@@ -90,13 +96,3 @@ def _named(data: xr.DataArray, config: ConvertConfig) -> xr.DataArray:
     else:
         names = cf.map_names({dim: data[dim].variable for dim in dims if dim in data.coords})
     return data.rename({old: new for old, new in names.items() if old != new})
-
-
-def _coordinates(data: xr.DataArray) -> dict[str, xr.Variable]:
-    kept: dict[str, xr.Variable] = {}
-    for name, coordinate in data.coords.items():
-        if coordinate.ndim and coordinate.dtype.kind in "iufM":
-            kept[str(name)] = xr.Variable(coordinate.dims, coordinate.values, cf.kept(coordinate.attrs))
-        elif name in data.dims:
-            kept[str(name)] = coordinate_variable(str(name), coordinate.values.astype(str))
-    return kept

@@ -25,18 +25,9 @@ def plan_chunks(
 
     Without a block, chunks are of 1 to 2 MiB with edges as even as can be. With one, they are at most 1 MiB and divide
     it, and shards are whole blocks wherever these fit, so that an aligned block reads nothing but itself. Shards are
-    multiples of chunks.
-
-    Parameters
-    ----------
-    sizes, itemsize
-        Cells along each dimension, and bytes of one.
-    preferred, block
-        Edges of chunks asked for and of blocks that will be read, along some dimensions; others are read whole.
-    shard_bytes
-        Largest shard; none means 64 MiB.
-    within
-        Whether shards divide the blocks, for arrays that are written block by block.
+    multiples of chunks, of up to `shard_bytes`, else 64 MiB; `within` makes them divide the blocks, for arrays that are
+    written block by block. Sizes are cells, of `itemsize` bytes; `preferred` edges of chunks and those of the block are
+    given along some dimensions, others are read whole.
     """
     limit = SHARD_BYTES if shard_bytes is None else shard_bytes
     fixed, blocks = (

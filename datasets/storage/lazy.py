@@ -47,12 +47,8 @@ def open_lazily(
     Coordinates of dimensions are in memory, all else is backed by Dask in pieces of a shard. `InputError` where one
     cannot be read here, or its dimensions have no names.
 
-    Parameters
-    ----------
-    objects, group, version
-        The store, its parsed ``zarr.json``, and that file's version, by which Dask tells an older store apart.
-    sparse, lenient
-        As `ArrayReader` takes it; variables that become lenient `StoredArray`s, each with a masked ``NAME_gone``.
+    `group` is the parsed ``zarr.json`` and `version` that file's, by which Dask tells an older store apart; `sparse` is
+    as in `ArrayReader`. Variables named in `lenient` are lenient `StoredArray`s, each with a masked ``NAME_gone``.
     """
     variables: dict[str, xr.Variable] = {}
     sources: dict[str, StoredArray] = {}

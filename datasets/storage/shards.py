@@ -90,16 +90,9 @@ def chunks_within(place: Sequence[int], shape: Sequence[int], shard: Sequence[in
 def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most: int) -> list[Span]:
     """Merge byte ranges of one object into few requests, in order and apart but for ranges that overlap.
 
-    The smallest gaps are closed first, which bounds the read amplification whatever the order of the chunks.
-
-    Parameters
-    ----------
-    ranges
-        First byte and the byte after the last of each; empty ones are left out.
-    gap, slack
-        Largest gap that is ever closed, in bytes, and the share of the wanted bytes that all gaps may have.
-    most
-        Bytes above which no request grows, so that large reads travel over several connections.
+    Ranges are a first byte and the byte after the last; empty ones are left out. Gaps of up to `gap` bytes are closed,
+    the smallest first, up to the share `slack` of the wanted bytes in all: that bounds the read amplification whatever
+    the order of the chunks. No request grows above `most` bytes, so that large reads travel over several connections.
     """
     order = sorted((index for index, (start, stop) in enumerate(ranges) if stop > start), key=lambda i: ranges[i])
     runs = _group(ranges, order, lambda last, start, _: start <= last.stop)  # without gaps
