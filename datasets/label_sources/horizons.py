@@ -32,8 +32,8 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
             f"class_names has {config.class_names}, but {last} horizons part the classes 0 to {last}: 0 is before the "
             "first; name those to learn"
         )
-    pairs = [_surface(Path(path), ds, (dims[0], dims[1]), dim, config) for path in config.horizons]
-    surfaces_HM = [surface for surface, _ in pairs]
+    found = (_surface(Path(path), ds, (dims[0], dims[1]), dim, config) for path in config.horizons)
+    surfaces_HM, placed = zip(*found, strict=True)
     for (upper, upper_M), (lower, lower_M) in combinations(zip(config.horizons, surfaces_HM, strict=True), 2):
         crossed = np.argwhere(upper_M > lower_M)
         if len(crossed):
@@ -55,7 +55,7 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
     for index, value in enumerate(config.class_names):
         within = (values >= bounds[value]) & (values < bounds[value + 1])
         labels = labels.where(~within, np.uint8(index))
-    return labels, "; ".join(text for _, text in pairs)
+    return labels, "; ".join(placed)
 
 
 def _surface(

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,21 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
         ds = ds.assign_coords({dim: coordinate_variable(dim, values)})
     crs = config.crs
     if config.extent:
-        ds, own = _add_extent(ds, existing(config.extent, "extent"))
-        crs = crs or own
+        path = existing(config.extent, "extent")
+        if not {"x", "y"} <= set(ds.dims):
+            dims = list(ds["data"].dims)
+            raise InputError(f"extent needs the dimensions x and y, but the data have {dims}; rename dims")
+        try:
+            outline = json.loads(path.read_text())
+            points = np.asarray(outline["coordinates"], float).reshape(-1, 2)
+            crs = crs or outline.get("crs", {}).get("properties", {}).get("name", "")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise InputError(f"{path} does not hold one GeoJSON polygon ({error}); check extent") from error
+        (west, south), (east, north) = points.min(axis=0), points.max(axis=0)
+        columns, rows = ds.sizes["x"], ds.sizes["y"]
+        x = west + (np.arange(columns) + 0.5) * (east - west) / columns
+        y = north - (np.arange(rows) + 0.5) * (north - south) / rows
+        ds = ds.assign_coords(x=x, y=y)
     crs = crs or ds.attrs.pop("crs", "")
     if crs and crs != LOCAL:
         ds = ds.rio.write_crs(parse_crs(crs, "crs").to_wkt())
@@ -81,19 +93,3 @@ def coordinate_variable(dim: str, values: np.ndarray) -> xr.Variable:
     except ValueError:
         # Zarr v3 has no stable type for text: names go beside numbers.
         return xr.Variable(dim, np.arange(len(values)), {"names": [str(value) for value in values]})
-
-
-def _add_extent(ds: xr.Dataset, path: Path) -> tuple[xr.Dataset, str]:
-    if not {"x", "y"} <= set(ds.dims):
-        raise InputError(f"extent needs the dimensions x and y, but the data have {list(ds['data'].dims)}; rename dims")
-    try:
-        outline = json.loads(path.read_text())
-        points = np.asarray(outline["coordinates"], float).reshape(-1, 2)
-        crs = outline.get("crs", {}).get("properties", {}).get("name", "")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} does not hold one GeoJSON polygon ({error}); check extent") from error
-    (west, south), (east, north) = points.min(axis=0), points.max(axis=0)
-    columns, rows = ds.sizes["x"], ds.sizes["y"]
-    x = west + (np.arange(columns) + 0.5) * (east - west) / columns
-    y = north - (np.arange(rows) + 0.5) * (north - south) / rows
-    return ds.assign_coords(x=x, y=y), crs

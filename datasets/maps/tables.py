@@ -15,7 +15,6 @@ from datasets.errors import InputError, existing
 TABLE_SUFFIXES = (".csv", ".txt", ".xyz", ".dat")
 _COMPRESSED: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
 _MARKERS = ("line", "tie", "random")  # Geosoft XYZ: "LINE 1001" before the readings of each flight line
-_SHOWN = 30
 
 
 def table_suffix(path: str | Path) -> str:
@@ -72,7 +71,7 @@ def find_column(table: pd.DataFrame, names: Sequence[str], path: Path, option: s
     """Find the first of `names` among the columns, capitals or not; `InputError` without any."""
     found = find_optional(table, names)
     if found is None:
-        held = ", ".join(map(str, table.columns[:_SHOWN])) + (", ..." if len(table.columns) > _SHOWN else "")
+        held = ", ".join(map(str, table.columns[:30])) + (", ..." if len(table.columns) > 30 else "")
         wanted = " or ".join(names)
         raise InputError(f"{path} has no column {wanted}; its columns are {held}; name the right one with {option}")
     return found

@@ -45,11 +45,7 @@ class _Grid:
     shape: tuple[int, int]
     base: float
     factor: float
-
-    @property
-    def result(self) -> np.dtype:
-        """Floats that hold the stored numbers and NaN."""
-        return np.dtype("f4" if self.dtype.itemsize <= 2 or self.dtype == np.float32 else "f8")
+    result: np.dtype  # floats that hold the stored numbers and NaN
 
 
 def read(config: ConvertConfig) -> xr.Dataset:
@@ -73,7 +69,8 @@ def read(config: ConvertConfig) -> xr.Dataset:
             raise InputError(f"{path} is rotated by {turn:g} degrees; regrid it along x and y in Oasis montaj first")
         blocks, each = _table(file, path, vectors) if compressed else ([], 0)
     dtype, dummy = _TYPES[width, kind]
-    grid = _Grid(path, np.dtype(dtype), dummy, (vectors, elements), base, factor)
+    result = np.dtype("f4" if width <= 2 or dtype == "<f4" else "f8")
+    grid = _Grid(path, np.dtype(dtype), dummy, (vectors, elements), base, factor, result)
     if not compressed:
         refuse_short(path, _HEADER_BYTES + vectors * elements * width, "its header")
         read_stored = plain_array(path, grid.dtype, grid.shape, offset=_HEADER_BYTES).read_part

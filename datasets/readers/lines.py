@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from datasets.config import ConvertConfig
@@ -33,7 +32,16 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     for name in config.columns:
         layers = [str(column) for column in table.columns if str(column).lower().startswith(f"{name.lower()}[")]
         columns += layers or [find_column(table, [name], path, "columns")]
-    x, y = _positions(table, path, config)
+    wanted = [[name] for name in config.xy_columns] or _XY_NAMES
+    places = [find_column(table, names, path, "xy_columns") for names in wanted]
+    x, y = (numbers(table, column, path) for column in places)
+    if config.lines_crs:
+        x, y = project(x, y, parse_crs(config.lines_crs, "lines_crs"), parse_crs(config.crs, "crs"), str(path))
+    elif {column.lower() for column in places} & _DEGREES:
+        raise InputError(
+            f"{path} gives positions as {' and '.join(places)}; set lines_crs to their coordinate system, such as "
+            "EPSG:4326"
+        )
     values = np.column_stack([numbers(table, column, path) for column in columns])
     if config.nodata is not None:
         values[values == config.nodata] = np.nan
@@ -70,26 +78,13 @@ def _check(config: ConvertConfig, onto: Cells | None) -> None:
         raise InputError(f"columns is empty; name the readings of {source} to grid, as in [mag]")
     if not config.crs:
         raise InputError(f"crs is empty; name the coordinate system to grid {source} in, such as EPSG:32633")
-    lengths = {"blank_distance": "cells farther than that from any reading become no data"}
-    if onto is None:
-        lengths = {"cell_size": "a fifth to a quarter of the distance between flight lines is usual", **lengths}
+    lengths = (
+        {"cell_size": "a fifth to a quarter of the distance between flight lines is usual"} if onto is None else {}
+    )
+    lengths["blank_distance"] = "cells farther than that from any reading become no data"
     for name, what in lengths.items():
         value = getattr(config, name)
         if value is None or not value > 0:
             raise InputError(f"{name} is {value}; gridding {source} needs it, in the units of crs, above 0: {what}")
     if config.xy_columns and len(config.xy_columns) != 2:
         raise InputError(f"xy_columns is {config.xy_columns}; name two columns, as in [easting, northing]")
-
-
-def _positions(table: pd.DataFrame, path: Path, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:
-    wanted = [[name] for name in config.xy_columns] or _XY_NAMES
-    columns = [find_column(table, names, path, "xy_columns") for names in wanted]
-    x, y = (numbers(table, column, path) for column in columns)
-    if config.lines_crs:
-        return project(x, y, parse_crs(config.lines_crs, "lines_crs"), parse_crs(config.crs, "crs"), str(path))
-    if {column.lower() for column in columns} & _DEGREES:
-        raise InputError(
-            f"{path} gives positions as {' and '.join(columns)}; set lines_crs to their coordinate system, such as "
-            "EPSG:4326"
-        )
-    return x, y

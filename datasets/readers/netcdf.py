@@ -25,7 +25,7 @@ def read(config: ConvertConfig) -> xr.Dataset:
     values and packing are as `datasets.readers.cf.unpacked` says.
     """
     path = Path(config.source)
-    ds = _open(path, config.key.rpartition("/")[0])
+    ds = _open(path, config.key)
     data = _pick(ds, path, config.key, "key")
     crs = data.rio.crs
     if ds.encoding["engine"] == "scipy":  # in parts, without mapping the file
@@ -37,7 +37,15 @@ def read(config: ConvertConfig) -> xr.Dataset:
             del mapped
         data = data.copy(data=indexing.LazilyIndexedArray(array))
     variable, nodata = cf.unpacked(data.variable)
-    data = _named(xr.DataArray(variable, data.coords), config)
+    dims = list(map(str, data.dims))
+    if config.dims and len(config.dims) != len(dims):
+        raise InputError(f"{config.source} has the dimensions {dims}, but dims names {config.dims}; name them all")
+    if config.dims:
+        names = dict(zip(dims, config.dims, strict=True))
+    else:
+        names = cf.map_names({dim: data[dim].variable for dim in dims if dim in data.coords})
+    changed = {old: new for old, new in names.items() if old != new}
+    data = xr.DataArray(variable, data.coords).rename(changed)
     kept: dict[str, xr.Variable] = {}
     for name, coordinate in data.coords.items():
         if coordinate.ndim and coordinate.dtype.kind in "iufM":
@@ -51,11 +59,11 @@ def read(config: ConvertConfig) -> xr.Dataset:
 
 def load(path: Path, key: str, option: str) -> np.ndarray:
     """Load the values of the variable `key`; parameters and errors as `matlab.load`."""
-    return _pick(_open(path, key.rpartition("/")[0]), path, key, option).values
+    return _pick(_open(path, key), path, key, option).values
 
 
-def _open(path: Path, group: str) -> xr.Dataset:
-    """Open a group: values as stored, times as dates where their calendar is the usual one."""
+def _open(path: Path, key: str) -> xr.Dataset:
+    """Open the group of a variable: values as stored, times as dates where their calendar is the usual one."""
     with path.open("rb") as file:
         start = file.read(4)
     if start not in (*NETCDF_3, HDF5):
@@ -68,8 +76,8 @@ def _open(path: Path, group: str) -> xr.Dataset:
         raise InputError(f"{path} is netCDF-4, which needs h5netcdf: pip install -e '.[formats]'")
     try:
         ds = xr.open_dataset(
-            path, engine=engine, group=group or None, cache=False, mask_and_scale=False, decode_times=False,
-            decode_coords="all", backend_kwargs=special,
+            path, engine=engine, group=key.rpartition("/")[0] or None, cache=False, mask_and_scale=False,
+            decode_times=False, decode_coords="all", backend_kwargs=special,
         )  # fmt: skip
     except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
         raise InputError(f"{path} cannot be read as netCDF ({error}); check the file and the key") from error
@@ -85,14 +93,3 @@ def _pick(ds: xr.Dataset, path: Path, key: str, option: str) -> xr.DataArray:
     prefix = key.removesuffix(name)
     shapes = {f"{prefix}{name}": var.shape for name, var in ds.data_vars.items() if var.ndim > 1}
     return ds[pick_key(path, key, shapes, option).removeprefix(prefix)]
-
-
-def _named(data: xr.DataArray, config: ConvertConfig) -> xr.DataArray:
-    dims = list(map(str, data.dims))
-    if config.dims and len(config.dims) != len(dims):
-        raise InputError(f"{config.source} has the dimensions {dims}, but dims names {config.dims}; name them all")
-    if config.dims:
-        names = dict(zip(dims, config.dims, strict=True))
-    else:
-        names = cf.map_names({dim: data[dim].variable for dim in dims if dim in data.coords})
-    return data.rename({old: new for old, new in names.items() if old != new})

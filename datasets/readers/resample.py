@@ -103,8 +103,15 @@ def _warp(
     near, far = _systems(source.grid, target)
     stored = _profile(source.grid, near, needed, dtype)
     wanted = {**_profile(target, far, window, dtype), "src_nodata": np.nan, "resampling": how}
-    # Band by band: GDAL's warp of several would take no data for data unless all of them lack it.
-    return np.stack([_warp_band(band, stored, wanted) for band in block])
+    exactly = {"tolerance": _EXACT, "warp_mem_limit": 64, **_SAME_EVERYWHERE}
+    warped = []
+    for band in block:  # by itself: GDAL's warp of several would take no data for data unless all of them lack it
+        with MemoryFile() as memory:
+            with memory.open(driver="GTiff", count=1, **stored) as file:
+                file.write(band, 1)
+            with memory.open() as file, WarpedVRT(file, **wanted, **exactly) as virtual:
+                warped.append(virtual.read(1))
+    return np.stack(warped)
 
 
 def _profile(grid: MapGrid, crs: CRS, window: Window, dtype: np.dtype) -> dict[str, Any]:
@@ -112,17 +119,6 @@ def _profile(grid: MapGrid, crs: CRS, window: Window, dtype: np.dtype) -> dict[s
     transform = grid.transform() @ Affine.translation(columns[0], rows[0])
     size = {"height": len(rows), "width": len(columns)}
     return {"crs": crs, "transform": transform, **size, "dtype": dtype.name, "nodata": np.nan}
-
-
-def _warp_band(values: np.ndarray, stored: dict[str, Any], wanted: dict[str, Any]) -> np.ndarray:
-    with MemoryFile() as memory:
-        with memory.open(driver="GTiff", count=1, **stored) as file:
-            file.write(values, 1)
-        with (
-            memory.open() as file,
-            WarpedVRT(file, **wanted, tolerance=_EXACT, warp_mem_limit=64, **_SAME_EVERYWHERE) as warped,
-        ):
-            return np.asarray(warped.read(1))
 
 
 def _needed(source: MapGrid, target: MapGrid, window: Window) -> Window | None:

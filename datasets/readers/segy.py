@@ -148,7 +148,7 @@ def _read_traces(path: Path, endian: str, index: np.ndarray, dtype: np.dtype, sa
 
     `index` has each cell's trace [inline, crossline]; where that is -1, for none, the block has NaN, or 0 of integers.
     """
-    wanted, kept = index[cut[0], cut[1]], len(range(samples)[cut[2]])
+    wanted, kept = index[cut[:2]], len(range(samples)[cut[2]])
     flat = wanted.ravel()
     block = np.full((flat.size, kept), np.nan if dtype.kind == "f" else 0, dtype)
     order = np.argsort(flat, kind="stable")

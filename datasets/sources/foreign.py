@@ -82,12 +82,24 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
         ds = add_raster_labels(ds, config)
     elif config.labels or config.labels_key:
         ds["labels"] = _labels(config, open_node(config.labels) if config.labels else node, ds["data"])
-    ds.attrs = _provenance(config, layout, held)
+    described = json.dumps(layout.array.metadata.to_dict(), sort_keys=True, default=str)
+    conversion = {
+        "in place": changed(config, ("source", "labels", "horizons", "valid", "title", "licence")),
+        "array_sha256": hashlib.sha256(described.encode()).hexdigest(),
+        "objects": _objects(config.source, layout.array.path),
+        **({"mask": held} if held else {}),
+    }
+    ds.attrs = {
+        "title": config.title or layout.title or Path(config.source).stem,
+        "source": f"{config.source} {layout.array.path}".strip(),
+        "licence": config.licence or "not stated",
+        "conversion": json.dumps(conversion, sort_keys=True),
+    }
     return ds
 
 
 def _is_file(place: str) -> bool:
-    return bool(place) and not is_remote(place) and Path(place).is_file()
+    return not is_remote(place) and Path(place).is_file()
 
 
 def _data(config: ConvertConfig, layout: Layout) -> tuple[xr.Dataset, Layout]:
@@ -156,7 +168,6 @@ def _mask(
 
 
 def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variable:
-    """Open the labels, whose values become class indices where they are read."""
     where = config.labels or config.source
     if not config.class_names:
         raise InputError(f"the labels in {where} have values without names; name the classes with class_names")
@@ -175,22 +186,6 @@ def _labels(config: ConvertConfig, node: Node, data: xr.DataArray) -> xr.Variabl
     )
     codes.attrs = label_attrs(config.class_names)
     return codes
-
-
-def _provenance(config: ConvertConfig, layout: Layout, mask: str) -> dict[str, str]:
-    described = json.dumps(layout.array.metadata.to_dict(), sort_keys=True, default=str)
-    conversion = {
-        "in place": changed(config, ("source", "labels", "horizons", "valid", "title", "licence")),
-        "array_sha256": hashlib.sha256(described.encode()).hexdigest(),
-        "objects": _objects(config.source, layout.array.path),
-        **({"mask": mask} if mask else {}),
-    }
-    return {
-        "title": config.title or layout.title or Path(config.source).stem,
-        "source": f"{config.source} {layout.array.path}".strip(),
-        "licence": config.licence or "not stated",
-        "conversion": json.dumps(conversion, sort_keys=True),
-    }
 
 
 def _objects(uri: str, array: str) -> str:

@@ -18,14 +18,11 @@ _MOST_READERS = 4
 
 
 def add_mask(ds: xr.Dataset, config: ConvertConfig, kind: str) -> xr.Dataset:
-    """Hand the data to Dask and combine all that says "no data" into ``valid``, cell by cell.
+    """Hand the data to Dask and combine all that says "no data" into ``valid``, over all dimensions of the data.
 
-    What is known of whole traces or slices only takes a first pass over the source and is kept in memory, so that the
-    mask of a piece needs nothing but the piece.
-
-    Takes ``data``, lazy or in memory, and ``valid`` where the source, of the format `kind`, says something; after this
-    it has all dimensions of the data, unless nothing can be missing. `InputError` where `constant_pieces` names one
-    that the data lack.
+    What is known of whole traces or slices only takes a first pass over the source, of the format `kind`, and is kept
+    in memory, so that the mask of a piece needs nothing but the piece. There is no ``valid`` where nothing can be
+    missing. `InputError` where `constant_pieces` names a dimension that the data lack.
     """
     refuse_unknown("constant_pieces", config.constant_pieces, ds["data"].dims)
     masks = [_live_traces(ds["data"], config)] if kind == "segy" else []

@@ -17,7 +17,6 @@ from datasets.errors import InputError
 
 Buffer = bytes | memoryview
 _THREAD = threading.local()
-_CRC_BYTES = 4
 
 
 class CorruptChunkError(ValueError):
@@ -75,10 +74,10 @@ def _unzstd(data: Buffer) -> Buffer:
 def _checked(data: Buffer) -> Buffer:
     """Compare the checksum and take it off."""
     view = memoryview(data).toreadonly()
-    body = view[:-_CRC_BYTES]
+    body, stored = view[:-4], view[-4:]
     # An array over the same memory, because google_crc32c takes no memoryview.
-    found = google_crc32c.value(np.frombuffer(body, np.uint8)) if len(view) >= _CRC_BYTES else -1
-    if found != int.from_bytes(view[-_CRC_BYTES:], "little"):
+    found = google_crc32c.value(np.frombuffer(body, np.uint8)) if len(stored) == 4 else -1
+    if found != int.from_bytes(stored, "little"):
         raise CorruptChunkError("its checksum is wrong")
     return body
 

@@ -93,14 +93,6 @@ def forget(folder: Path) -> None:
 @contextmanager
 def locked(folder: Path, place: str | Path) -> Iterator[None]:
     """Let no other process of this machine write `place`, by a lock in `folder`: `InputError` where one does."""
-    lock = _lock(folder, place)
-    try:
-        yield
-    finally:
-        os.close(lock)  # which gives up the lock, as the end of the process does however it ends
-
-
-def _lock(folder: Path, place: str | Path) -> int:
     folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
         folder.mkdir(exist_ok=True)
@@ -108,7 +100,7 @@ def _lock(folder: Path, place: str | Path) -> int:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file), os.stat(folder / "lock")):
-                return file
+                break
         except FileNotFoundError:
             pass  # the process before us has just removed it
         except OSError as error:
@@ -119,3 +111,7 @@ def _lock(folder: Path, place: str | Path) -> int:
                 ) from error
             raise
         os.close(file)
+    try:
+        yield
+    finally:
+        os.close(file)  # which gives up the lock, as the end of the process does however it ends

@@ -195,13 +195,12 @@ class Objects:
         if self._root.startswith(("https:", "http:")):
             return None
         stamp = "last_modified" if self._folder is not None else "e_tag"
-        with self._refusals("listed"):
-            try:
-                entries = self._entries(prefix)
-            except STORE_ERRORS as error:
-                if _is_refusal(error):
-                    return None
-                raise
+        try:
+            entries = self._entries(prefix)
+        except STORE_ERRORS as error:
+            if _is_refusal(error):
+                return None
+            raise InputError(refusal(self.uri, brief(error), "listed")) from None
         return sorted((str(entry["path"]), int(entry["size"]), str(entry[stamp])) for entry in entries)
 
     def clear(self, keep: str) -> None:

@@ -36,11 +36,11 @@ def plan_levels(data: xr.DataArray) -> list[dict[str, int]]:
 
 @dataclass(frozen=True)
 class Source:
-    """The written level that the next one is made from; `like` is a dataset of its sizes and coordinates."""
+    """The written level that the next one is made from."""
 
     data: zarr.Array
     valid: zarr.Array | None  # none where the data themselves say it
-    like: xr.Dataset
+    like: xr.Dataset  # of its sizes and coordinates
 
     @classmethod
     def of(cls, target: Path | Store, group: str, like: xr.Dataset) -> "Source":

@@ -57,7 +57,7 @@ class IndexCache:
         data = got.data[:size] if self._layout.index_first else got.data[-size:]
         table = self._decode(data).reshape(-1, 2).tolist()
         ranges = [None if first == length == _ABSENT else (first, first + length) for first, length in table]
-        if any(place is not None and place[1] > got.size for place in ranges):
+        if any(place and place[1] > got.size for place in ranges):
             raise CorruptChunkError("its index points beyond its end")
         index = ShardIndex(ranges, got.etag)
         with self._lock:

@@ -1,7 +1,6 @@
 """Which stored bytes a region of a chunked or sharded array needs: pure planning.
 
 A *shard* is one stored object, a *chunk* the smallest piece that can be decoded; without sharding they are the same.
-D dimensions.
 """
 
 import itertools

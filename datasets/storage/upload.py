@@ -28,24 +28,24 @@ _OWNER = f"{BEGUN}/owner.json"
 
 
 class _RootLast(ObjectStore[Any]):
-    """A store that keeps its root aside until `finish`, and writes by `Objects.put`."""
+    """A store that keeps its `root` aside, and writes by `Objects.put`."""
 
     def __init__(self, objects: Objects, root: Buffer | None, *, read_only: bool = False) -> None:
         super().__init__(objects.store, read_only=read_only)
-        self._objects, self._root = objects, root
+        self._objects, self.root = objects, root
 
     def with_read_only(self, read_only: bool = False) -> "_RootLast":
-        return _RootLast(self._objects, self._root, read_only=read_only)
+        return _RootLast(self._objects, self.root, read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        return self._root if key == ROOT else await super().get(key, prototype, byte_range)
+        return self.root if key == ROOT else await super().get(key, prototype, byte_range)
 
     async def exists(self, key: str) -> bool:
-        return self._root is not None if key == ROOT else await super().exists(key)
+        return self.root is not None if key == ROOT else await super().exists(key)
 
     async def set(self, key: str, value: Buffer) -> None:
         if key == ROOT:
-            self._root, key = value, f"{BEGUN}/{ROOT}"
+            self.root, key = value, f"{BEGUN}/{ROOT}"
         await asyncio.to_thread(self._objects.put, key, value.as_numpy_array().data)
 
     set_if_not_exists = Store.set_if_not_exists  # by `exists` and `set`
@@ -58,11 +58,6 @@ class _RootLast(ObjectStore[Any]):
     async def delete_dir(self, prefix: str) -> None:
         if prefix.strip("/"):  # below the root is nothing yet but what says that this was begun
             await super().delete_dir(prefix)
-
-    def finish(self) -> None:
-        """Write the root: from now on the store opens."""
-        assert self._root is not None, "nothing was written"
-        self._objects.put(ROOT, self._root.to_bytes())
 
 
 class _StoredJournal(Journal):
@@ -136,7 +131,8 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
             journal = _StoredJournal(objects, owner, folder, resumes=key is not None, goes_on=goes_on)
             yield store, journal
             journal.refuse_other_owner()
-            store.finish()
+            assert store.root is not None, "nothing was written"
+            objects.put(ROOT, store.root.to_bytes())  # from now on the store opens
             for name in sorted(objects.names(BEGUN), key=lambda name: name == _OWNER):
                 objects.delete(name)
         finally:

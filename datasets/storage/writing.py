@@ -124,9 +124,11 @@ def _write_pieces(
     def write(name: str, where: dict[str, slice], size: int, held: dict[str, np.ndarray], valid: Any) -> None:
         for key, block in held.items():
             arrays[key][tuple(where.values())] = block
-        measured = plan.measure(held["data"], valid, where) if plan is not None and "data" in held else {}
-        if first is not None and "data" in held:
-            first.write(held["data"], valid, where)
+        measured = {}
+        if plan is not None and "data" in held:
+            measured = plan.measure(held["data"], valid, where)
+            if first is not None:
+                first.write(held["data"], valid, where)
         journal.note(name, measured)
         progress.add(size)
 
@@ -166,7 +168,6 @@ class _FirstLevel:
         return cls(coarse, arrays["data"], steps)
 
     def write(self, values: np.ndarray, valid: np.ndarray | None, where: dict[str, slice]) -> None:
-        """Write what a piece of the data becomes."""
         place = tuple(
             slice(cut.start // step, -(-cut.stop // step)) for cut, step in zip(where.values(), self.steps, strict=True)
         )
