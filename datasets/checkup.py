@@ -32,29 +32,22 @@ class Finding:
 def check_values(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
     """Run all checks that need no more than the stored statistics and the geometry."""
     return [
-        *_empty_entries(summary),
-        *_constant_entries(summary),
-        *_fill_values(summary),
-        *_clipping(summary),
+        *_empty_or_constant(summary),
+        *_piles(summary),
         *_dead_columns(summary),
-        *_uneven_steps(geometry),
-        *_unmeasured(geometry),
+        *_steps(geometry),
         *_bins(geometry),
         *_crs(geometry),
     ]
 
 
-def _empty_entries(summary: xr.Dataset) -> Iterator[Finding]:
-    empty = _where(summary["count"] == 0)
-    if empty and summary["count"].dims:
+def _empty_or_constant(summary: xr.Dataset) -> Iterator[Finding]:
+    count = summary["count"]
+    if count.dims and (empty := _where(count == 0)):
         way = "leave them out of the source, or set data.validity"
         yield Finding("no data", f"{_list(empty)} hold no data at all", way)
-
-
-def _constant_entries(summary: xr.Dataset) -> Iterator[Finding]:
-    flat = _where((summary["count"] > 1) & (summary["minimum"] == summary["maximum"]))
-    if flat:
-        what = _list(flat) if summary["count"].dims else "the whole volume"
+    if flat := _where((count > 1) & (summary["minimum"] == summary["maximum"])):
+        what = _list(flat) if count.dims else "the whole volume"
         way = "check the source; convert with nodata if it means no data"
         yield Finding("constant", f"{what} hold one value throughout", way)
 
@@ -73,16 +66,14 @@ def _far_piles(summary: xr.Dataset) -> dict[float, list[tuple[str, int]]]:
     return found
 
 
-def _fill_values(summary: xr.Dataset) -> Iterator[Finding]:
-    for value, where in _far_piles(summary).items():
-        text = f"{sum(cells for _, cells in where):,} cells hold {value:g}, far from all others{_in(where)}"
+def _piles(summary: xr.Dataset) -> Iterator[Finding]:
+    """Find values for no data, and those piled up at an end: clipped by a sensor, a stretch or a range of numbers."""
+    far = _far_piles(summary)
+    for value, cells_of in far.items():
+        text = f"{sum(cells for _, cells in cells_of):,} cells hold {value:g}, far from all others{_in(cells_of)}"
         yield Finding("no-data value", text, f"convert again with nodata: {value:g} if that stands for no data")
-
-
-def _clipping(summary: xr.Dataset) -> Iterator[Finding]:
-    """Find values piled up at the smallest or the largest: clipped by a sensor, a stretch or a range of numbers."""
+    fills = {f"{value:g}" for value in far}
     found: dict[str, list[tuple[str, float, float]]] = {}
-    fills = {f"{value:g}" for value in _far_piles(summary)}
     for entry, facts in _entries(summary):
         for end in ("minimum", "maximum"):
             value, cells = float(facts[end]), int(facts[f"at_{end}"])
@@ -92,45 +83,52 @@ def _clipping(summary: xr.Dataset) -> Iterator[Finding]:
             if share > _PILE and steep and several and f"{value:g}" not in fills:
                 found.setdefault(end, []).append((entry, share, value))
     for end, where in found.items():
-        most = max(share for _, share, _ in where)
-        text = f"{most:.2%} of the cells lie exactly at the {end} {_range(where)}{_in(where)}"
-        way = f"convert with nodata: {where[0][2]:g} if that stands for no data, else take the source before clipping"
+        _, shares, values = zip(*where, strict=True)
+        low, high = min(values), max(values)
+        span = f"{low:g}" if low == high else f"({low:g} to {high:g})"
+        text = f"{max(shares):.2%} of the cells lie exactly at the {end} {span}{_in(where)}"
+        way = f"convert with nodata: {values[0]:g} if that stands for no data, else take the source before clipping"
         yield Finding("clipping", text, way)
 
 
 def _dead_columns(summary: xr.Dataset) -> Iterator[Finding]:
-    if "dead" not in summary or not summary["dead"].any():
-        return
-    dead = summary["dead"]
-    cells = int(dead.sum())
-    name = "traces" if "inline" in dead.dims else "columns of cells"
-    first = _name(dead.dims, np.argwhere(dead.values)[0])
-    share = f"{cells:,} of {dead.size:,} {name} ({cells / dead.size:.2%})"
-    text = f"{share} never change but count as data; the first is at cell {first}"
-    yield Finding("dead traces", text, "mask them: name their value as nodata, or give a mask as valid")
+    if "dead" in summary and summary["dead"].any():
+        dead = summary["dead"]
+        cells = int(dead.sum())
+        name = "traces" if "inline" in dead.dims else "columns of cells"
+        share = f"{cells:,} of {dead.size:,} {name} ({cells / dead.size:.2%})"
+        first = _name(dead.dims, np.argwhere(dead.values)[0])
+        text = f"{share} never change but count as data; the first is at cell {first}"
+        yield Finding("dead traces", text, "mask them: name their value as nodata, or give a mask as valid")
 
 
-def _uneven_steps(geometry: Geometry) -> Iterator[Finding]:
+def _steps(geometry: Geometry) -> Iterator[Finding]:
     for dim, (low, high) in geometry.uneven.items():
         text = f"the steps along {dim} go from {low:g} to {high:g} {geometry.units[dim]}".rstrip()
         yield Finding("geometry", text, "a network takes all cells for equal: resample the source to even steps")
+    if geometry.unmeasured:
+        dims = ", ".join(geometry.unmeasured)
+        text = f"nothing says how far apart cells are along {dims}, so no map or section is true to scale"
+        way = "convert with coordinates and coordinate_units, or with x_byte and y_byte for SEG-Y"
+        yield Finding("geometry", text, way)
 
 
 def _bins(geometry: Geometry) -> Iterator[Finding]:
     """Find cells of a map that are far from square, very small or very large, at odd angles, or that jump."""
     for dim in geometry.crooked:
-        way = "check x_byte, y_byte and the line numbers of the source"
-        yield Finding("geometry", f"positions jump along {dim}", way)
+        yield Finding(
+            "geometry", f"positions jump along {dim}", "check x_byte, y_byte and the line numbers of the source"
+        )
     sides = {dim: abs(step) for dim, step in geometry.cell.items() if step and dim in geometry.azimuth}
     if len(sides) != 2 or geometry.geographic:
         return
     (a, first), (b, second) = sides.items()
-    if max(first, second) > 4 * min(first, second):
+    small, large = sorted((first, second))
+    if large > 4 * small:
         text = f"cells are {first:g} x {second:g} {geometry.units[a]} ({a} x {b})"
         way = "kernels see unlike distances along the two: resample, or check the positions of the source"
         yield Finding("geometry", text, way)
-    metres = geometry.units[a] in ("m", "metre", "metres")
-    if metres and (min(first, second) < 0.1 or max(first, second) > 10_000):
+    if geometry.units[a] in ("m", "metre", "metres") and (small < 0.1 or large > 10_000):
         way = "check the scalar of the positions (SEG-Y bytes 71-72) or the units"
         yield Finding("geometry", f"cells of {first:g} x {second:g} m are unusual", way)
     angle = abs((geometry.azimuth[a] - geometry.azimuth[b]) % 180 - 90)
@@ -139,18 +137,9 @@ def _bins(geometry: Geometry) -> Iterator[Finding]:
         yield Finding("geometry", text, "check x_byte and y_byte of the source")
 
 
-def _unmeasured(geometry: Geometry) -> Iterator[Finding]:
-    if geometry.unmeasured:
-        dims = ", ".join(geometry.unmeasured)
-        text = f"nothing says how far apart cells are along {dims}, so no map or section is true to scale"
-        way = "convert with coordinates and coordinate_units, or with x_byte and y_byte for SEG-Y"
-        yield Finding("geometry", text, way)
-
-
 def _crs(geometry: Geometry) -> Iterator[Finding]:
     if geometry.placed and not geometry.crs:
-        text = "positions without a coordinate reference system"
-        yield Finding("CRS", text, "convert with crs, such as EPSG:32633")
+        yield Finding("CRS", "positions without a coordinate reference system", "convert with crs, such as EPSG:32633")
     elif geometry.geographic:
         text = f"cells are measured in degrees ({geometry.crs}), so their size in metres changes over the map"
         yield Finding("CRS", text, "reproject the source to a projected system, such as UTM")
@@ -194,14 +183,8 @@ def _name(dims: Sequence[Hashable], index: Iterable[int]) -> str:
 
 
 def _in(where: list[Any]) -> str:
-    named = [entry[0] for entry in where if entry[0]]
-    return f" (in {_list(named)})" if named else ""
+    return f" (in {_list(named)})" if (named := [entry for entry, *_ in where if entry]) else ""
 
 
 def _list(names: list[str]) -> str:
     return "; ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
-def _range(where: list[tuple[str, float, float]]) -> str:
-    values = sorted({value for _, _, value in where})
-    return f"{values[0]:g}" if len(values) == 1 else f"({values[0]:g} to {values[-1]:g})"

@@ -265,6 +265,7 @@ def read_settings(path: Path) -> Any:
         elif name == "horizons":
             settings[name] = [place(where) for where in given]
         elif name == "coordinates":
-            files = {dim: at for dim, at in given.items() if isinstance(at, str) and at.endswith((".json", ".npy"))}
-            settings[name] = {**given, **{dim: place(file) for dim, file in files.items()}}
+            for dim, at in given.items():
+                if isinstance(at, str) and at.endswith((".json", ".npy")):
+                    given[dim] = place(at)
     return settings

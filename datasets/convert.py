@@ -54,8 +54,8 @@ def convert(config: ConvertConfig) -> str | Path:
     for setting in ("chunks", "block"):
         refuse_unknown(setting, getattr(config, setting), ds["data"].dims, "; correct it")
     # The mask of channels from several sources says already where the value for no data is in each.
-    masked = add_mask(ds, replace(config, nodata=None) if config.more_sources else config, kind)
-    ds = place_labels(masked, config)
+    ds = add_mask(ds, replace(config, nodata=None) if config.more_sources else config, kind)
+    ds = place_labels(ds, config)
     ds["data"].attrs = cf.described(ds["data"].attrs, config)
     side_files = [path for path in (config.labels, *config.horizons, config.valid, config.extent) if path]
     side_files += [text for text in config.coordinates.values() if isinstance(text, str) and Path(text).is_file()]
@@ -95,12 +95,12 @@ def _provenance(config: ConvertConfig, known: dict, files: list[str], side_files
         name if names.count(name) == 1 else f"{Path(path).parent.name}/{name}": digest
         for name, (path, digest) in zip(names, found.items(), strict=True)
     }
-    own = [found[path] for path in files]
+    own = "".join(found[path] for path in files)
     shipped = config.source.startswith("tensorly:")
     return {
         "title": config.title or known.get("title") or Path(config.source).stem,
         "source": config.source if shipped else ", ".join(Path(path).name for path in files),
-        "source_sha256": own[0] if len(own) == 1 else hashlib.sha256("".join(own).encode()).hexdigest(),
+        "source_sha256": own if len(files) == 1 else hashlib.sha256(own.encode()).hexdigest(),
         "licence": config.licence or known.get("licence") or "not stated",
         **{name: known[name] for name in ("gridding", "resampling") if name in known},
         "program": program(),

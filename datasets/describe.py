@@ -5,7 +5,6 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -16,7 +15,7 @@ from datasets.statistics import count_labels
 
 _SHOWN_ATTRS = ("title", "source", "source_sha256", "licence", "created", "program")
 _FEW_ENTRIES, _WIDTH = 16, 120
-_SHOWN_SHARES = ("1", "25", "50", "75", "99")
+_SHOWN_SHARES = (1, 25, 50, 75, 99)
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,11 @@ class Description:
             lines += [("percentiles", shares), ("histogram", _spark(self.histogram))]
         lines += [(f"  {name}", text) for name, text in self.entries.items()]
         for title, labels in (("labels", self.labels), ("truth", self.truth)):
-            if labels is None:
-                continue
-            total = sum(labels.counts.values())
-            whole = max(1, total + labels.unlabelled)
-            lines.append((title, f"({', '.join(labels.dims)}) {total:,} cells labelled, {total / whole:.2%}"))
-            lines += [(f"  {name}", f"{n:,} ({n / max(1, total):.2%})") for name, n in labels.counts.items()]
+            if labels is not None:
+                total = sum(labels.counts.values())
+                whole = max(1, total + labels.unlabelled)
+                lines.append((title, f"({', '.join(labels.dims)}) {total:,} cells labelled, {total / whole:.2%}"))
+                lines += [(f"  {name}", f"{n:,} ({n / max(1, total):.2%})") for name, n in labels.counts.items()]
         if self.labels is None:
             lines.append(("labels", "none"))
         if self.wells:
@@ -98,6 +96,7 @@ def describe(path: str | Path, ds: xr.Dataset, summary: xr.Dataset, crs: str) ->
     """Describe an opened volume by its statistics and the name of its coordinate reference system."""
     data = ds["data"]
     whole = overall(summary)
+    percentiles = zip(summary["percentile"].values, whole["percentiles"], strict=True) if whole["count"] else ()
     return Description(
         path=str(path),
         sizes={str(dim): size for dim, size in data.sizes.items()},
@@ -111,7 +110,7 @@ def describe(path: str | Path, ds: xr.Dataset, summary: xr.Dataset, crs: str) ->
         shards=list(data.encoding.get("shards") or []),
         valid_share=whole["count"] / data.size,
         **{name: whole.get(name, np.nan) for name in ("minimum", "maximum", "mean", "deviation")},
-        percentiles=_percentiles(summary, whole),
+        percentiles={f"{share:g}": value for share, value in percentiles if share in _SHOWN_SHARES},
         histogram=whole.get("histogram", []),
         name=str(data.attrs.get("long_name", "")),
         units=str(data.attrs.get("units", "")),
@@ -128,16 +127,9 @@ def describe(path: str | Path, ds: xr.Dataset, summary: xr.Dataset, crs: str) ->
 def _count(ds: xr.Dataset, name: str) -> LabelCounts | None:
     if name not in ds:
         return None
-    cells = count_labels(ds[name])
-    counts = {str(label): int(count) for label, count in zip(ds[name].attrs["class_names"], cells, strict=False)}
-    return LabelCounts([str(dim) for dim in ds[name].dims], counts, int(cells[UNLABELLED]))
-
-
-def _percentiles(summary: xr.Dataset, whole: dict[str, Any]) -> dict[str, float]:
-    if not whole["count"]:
-        return {}
-    shares = [f"{share:g}" for share in summary["percentile"].values]
-    return {share: value for share, value in zip(shares, whole["percentiles"], strict=True) if share in _SHOWN_SHARES}
+    cells = count_labels(ds[name]).tolist()
+    counts = dict(zip(map(str, ds[name].attrs["class_names"]), cells, strict=False))
+    return LabelCounts([str(dim) for dim in ds[name].dims], counts, cells[UNLABELLED])
 
 
 def _entries(ds: xr.Dataset, summary: xr.Dataset) -> dict[str, str]:
@@ -145,16 +137,14 @@ def _entries(ds: xr.Dataset, summary: xr.Dataset) -> dict[str, str]:
     if not 1 < count.size <= _FEW_ENTRIES:
         return {}
     low, middle, high = (summary["percentiles"].sel(percentile=share).values for share in (1, 50, 99))
-    each = ds["data"].size / count.size
     names = [list(ds[dim].attrs.get("names", [])) for dim in count.dims]
     found = {}
-    for index in np.ndindex(count.shape):
-        name = ", ".join(
-            own[at] if own else f"{dim} {at}" for dim, at, own in zip(count.dims, index, names, strict=True)
-        )
-        missing = 1 - int(count[index]) / each
+    for index, cells in np.ndenumerate(count.values):
+        own = zip(count.dims, index, names, strict=True)
+        name = ", ".join(known[at] if known else f"{dim} {at}" for dim, at, known in own)
+        missing = 1 - int(cells) / (ds["data"].size / count.size)
         values = f"1%: {low[index]:.4g}, 50%: {middle[index]:.4g}, 99%: {high[index]:.4g}"
-        found[name] = values + (f", {missing:.1%} no data" if missing else "") if int(count[index]) else "no data"
+        found[name] = values + (f", {missing:.1%} no data" if missing else "") if cells else "no data"
     return found
 
 

@@ -1,4 +1,4 @@
-"""The exceptions that are no defects of ours, and the check for the commonest."""
+"""The exceptions that are no defects of ours, as any other that escapes is, and the check for the commonest."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pathlib import Path
 class InputError(ValueError):
     """Bad input from the user's side: one sentence with the value, the place and the way out.
 
-    The command line prints it and exits with code 2; anything else that escapes is a defect of ours.
+    The command line prints it and exits with code 2.
     """
 
 

@@ -26,10 +26,7 @@ _LINE = 76  # characters of a line of the textual header
 def export(config: ExportConfig, *, overwrite: bool = False) -> Path:
     """Write a map over inline, crossline and time or depth as SEG-Y, all of it or nothing; returns the file.
 
-    Raises
-    ------
-    InputError
-        Where there is no such map, or it does not lie on the traces and samples of `like`.
+    `InputError` where there is no such map, or it does not lie on the traces and samples of `like`.
     """
     if not (config.map and config.like and config.out):
         raise InputError(
@@ -55,7 +52,7 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> Path:
                 target.bin = source.bin
                 target.bin = {segyio.BinField.Format: spec.format, segyio.BinField.ExtendedHeaders: 0}
                 _write(array, source, target, rows, columns, samples)
-        print(f"wrote {out}: {((rows >= 0) & (columns >= 0)).sum()} of {len(rows)} traces lie on the map")
+        print(f"wrote {out}: {(rows >= 0).sum()} of {len(rows)} traces lie on the map")
     except OSError as error:
         raise InputError(f"{out} was not written ({error.strerror or error}); choose another place") from error
     return out
@@ -79,7 +76,7 @@ def _open_map(config: ExportConfig) -> tuple[xr.DataArray, list[str]]:
         raise InputError(f"{config.map} is no map; name a store that `python -m pipeline predict` wrote")
     ds = xr.open_zarr(node.store, chunks=None, mask_and_scale=False)
     array, names = ds["class"], list(ds["class"].attrs["class_names"])
-    vertical = [str(dim) for dim in array.dims if dim not in ("inline", "crossline")]
+    vertical = [dim for dim in array.dims if dim not in ("inline", "crossline")]
     if array.ndim != 3 or len(vertical) != 1:
         raise InputError(
             f"{config.map} is over {', '.join(map(str, array.dims))}; SEG-Y takes a map over inline, crossline and twt "
@@ -93,19 +90,20 @@ def _open_map(config: ExportConfig) -> tuple[xr.DataArray, list[str]]:
     said = [f"model {ds.attrs['model_version']}", f"map {Path(config.map).name}", f"{EMPTY:g} no data, {what}"]
     plain = [line.encode("ascii", "replace").decode() for line in said]  # an EBCDIC header has no other letters
     lines = [line[at : at + _LINE] for line in plain for at in range(0, len(line), _LINE)]
-    return array.transpose("inline", "crossline", *vertical), lines
+    return array.transpose("inline", "crossline", ...), lines
 
 
 def _place(array: xr.DataArray, source: segyio.SegyFile, config: ExportConfig) -> tuple[np.ndarray, ...]:
-    """Find the row and column of the map of each trace, -1 for none, and the trace's sample of each of the map's."""
+    """Find the row (-1 for none) and column of the map of each trace, and the trace's sample of each of the map's."""
     lines = ConvertConfig(config.like, inline_byte=config.inline_byte, crossline_byte=config.crossline_byte)
     rows, columns = (
         array.indexes[name].get_indexer(header_field(source, lines, name)) for name in ("inline", "crossline")
     )
+    rows[columns < 0] = -1
     times = pd.Index(np.asarray(source.samples, np.float64))
     near = abs(times[-1] - times[0]) / max(len(times) - 1, 1) / 100
     samples = times.get_indexer(array.indexes[array.dims[2]], method="nearest", tolerance=near)
-    if not ((rows >= 0) & (columns >= 0)).any() or (samples < 0).any():
+    if (rows < 0).all() or (samples < 0).any():
         raise InputError(
             f"{config.map} does not lie on the traces and samples of {config.like}; give the file that its volume was "
             "converted from, and inline_byte and crossline_byte where the line numbers are elsewhere"
@@ -123,17 +121,16 @@ def _write(
 ) -> None:
     """Write all traces; the map is read a few inlines at once."""
     empty = np.full(len(source.samples), EMPTY, np.float32)
-    missing = (rows < 0) | (columns < 0)
     at_once = max(_PIECE_BYTES // (4 * array[0].size), 1)
-    with Progress("writing", 4 * len(rows) * len(empty)) as progress:
-        for trace in np.flatnonzero(missing):
+    with Progress("writing", len(rows) * empty.nbytes) as progress:
+        for trace in np.flatnonzero(rows < 0):
             target.header[trace], target.trace[trace] = source.header[trace], empty
             progress.add(empty.nbytes)
         for first in range(0, len(array), at_once):
             piece = array[first : first + at_once].values
             lacks = piece == NO_DATA if piece.dtype == np.uint8 else np.isnan(piece)
             piece = np.where(lacks, np.float32(EMPTY), piece)
-            for trace in np.flatnonzero(~missing & (rows >= first) & (rows < first + at_once)):
+            for trace in np.flatnonzero((rows >= first) & (rows < first + at_once)):
                 values = empty.copy()
                 values[samples] = piece[rows[trace] - first, columns[trace]]
                 target.header[trace], target.trace[trace] = source.header[trace], values

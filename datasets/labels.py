@@ -13,7 +13,7 @@ _SHOWN = 20
 def encode_labels(
     values: np.ndarray, class_names: Mapping[int, str], where: str
 ) -> tuple[np.ndarray, dict[str, object]]:
-    """Turn label values, of which NaN is unlabelled, into what `class_codes` and `label_attrs` make of them.
+    """Return `class_codes` and `label_attrs` of label values, of which NaN is unlabelled.
 
     `InputError` without names, or where none of the named values occurs; it says `where` and lists the values that do.
     """

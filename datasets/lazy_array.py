@@ -34,8 +34,8 @@ class LazyArray(BackendArray):
 
     def read(self, cut: tuple[int | slice, ...]) -> np.ndarray:
         """Read a part of which integers leave out their axes."""
-        slices = [part if isinstance(part, slice) else slice(part, part + 1 or None) for part in cut]
-        return self.read_part(tuple(slices))[tuple(slice(None) if isinstance(part, slice) else 0 for part in cut)]
+        slices = tuple(part if isinstance(part, slice) else slice(part, part + 1 or None) for part in cut)
+        return self.read_part(slices)[tuple(slice(None) if isinstance(part, slice) else 0 for part in cut)]
 
     def load(self) -> np.ndarray:
         """Read everything."""
@@ -88,7 +88,7 @@ def _read_block(
 
 def _axes_alone(counts: list[int], steps: list[int], itemsize: int) -> int:
     """How many of the slowest axes are walked cell by cell, lest a run is mostly bytes that nobody wants."""
-    for alone in range(len(counts)):
+    for alone in range(len(counts) - 1):
         wanted = math.prod(counts[alone:]) * itemsize
         if _span(counts[alone:], steps[alone:], itemsize) <= _WASTE * wanted:
             return alone

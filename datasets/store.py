@@ -72,12 +72,11 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
             f"{FORMAT_VERSION}; update the program, or convert the source again"
         )
     sparse = attrs["format_version"] < _DENSE_SINCE
-    lenient = ("data",) if missing == "mask" else ()
-    ds = open_lazily(objects, group, version=root.etag, sparse=sparse, lenient=lenient)
-    if missing == "mask":
-        there = ~ds["data_gone"].reset_coords(drop=True)
-        ds = ds.drop_vars("data_gone").assign(valid=there & ds["valid"] if "valid" in ds else there)
-    return ds
+    if missing != "mask":
+        return open_lazily(objects, group, version=root.etag, sparse=sparse)
+    ds = open_lazily(objects, group, version=root.etag, sparse=sparse, lenient=["data"])
+    there = ~ds["data_gone"].reset_coords(drop=True)
+    return ds.drop_vars("data_gone").assign(valid=there & ds["valid"] if "valid" in ds else there)
 
 
 def _refuse_nothing(uri: str) -> None:
@@ -101,13 +100,9 @@ def _for_zarr(uri: str) -> Any:
 def open_part(uri: str | Path, group: str) -> xr.Dataset | None:
     """Open a group beside a volume's own arrays, such as its statistics, if it is there."""
     try:
+        store = _for_zarr(str(uri))
         return xr.open_zarr(
-            _for_zarr(str(uri)),
-            group=group,
-            chunks={},
-            mask_and_scale=False,
-            decode_timedelta=False,
-            consolidated=False,
+            store, group=group, chunks={}, mask_and_scale=False, decode_timedelta=False, consolidated=False
         )
     except (FileNotFoundError, NotADirectoryError, KeyError, zarr.errors.GroupNotFoundError):
         return None
@@ -126,6 +121,9 @@ def write_volume(
     no_data: str | None = None,
 ) -> PathOrUri:
     """Write a dataset, with statistics of its data, as a Zarr v3 store: all of it appears, or nothing.
+
+    `InputError` where the store exists and may not be replaced, another process writes it, it would hold no data, or it
+    cannot be written, as on a full disk.
 
     Parameters
     ----------
@@ -146,20 +144,13 @@ def write_volume(
     no_data
         Words of the refusal where no cell holds data; a mask that is true everywhere is then left out. Without them an
         empty volume is written, and the mask as it is.
-
-    Raises
-    ------
-    InputError
-        Where the store exists and may not be replaced, another process writes it, it would hold no data, or it cannot
-        be written, as on a full disk.
     """
     refuse_existing(path, overwrite)
     ds, encoding = _lay_out(ds, chunks, block)
     if key is not None:
         ds.attrs["key"] = key
-    if progress is not None:
+    if speak := progress is not None:
         print(progress, flush=True)
-    speak = progress is not None
     with open_new(path, key, overwrite=overwrite, speak=speak) as (target, journal):
         write_arrays(ds, target, encoding=encoding, journal=journal, overviews=overviews, no_data=no_data, speak=speak)
     return path
@@ -179,24 +170,18 @@ def open_new(
             yield store, journal
         return
     refuse_existing(path, overwrite)
-    place = Path(path)
-    with (
-        _refusals(place),
-        open_journal(place, key, begun=_aside(place).is_dir()) as journal,
-        _spoken(journal, speak),
-        _open_aside(place, journal) as aside,
-    ):
+    path = Path(path)
+    journal_of = open_journal(path, key, begun=_aside(path).is_dir())
+    with _refusals(path), journal_of as journal, _spoken(journal, speak), _open_aside(path, journal) as aside:
         yield aside, journal
 
 
 def begun_attributes(path: str | Path) -> dict[str, Any]:
     """Read the attributes of a store that is not whole yet; empty where none was begun."""
     if is_remote(path):
-        root = Objects(path).find(f"{BEGUN}/{ROOT}")
-    else:
-        begun = _aside(Path(path)) / ROOT
-        root = begun.read_bytes() if begun.is_file() else None
-    return _attributes(root)
+        return _attributes(Objects(path).find(f"{BEGUN}/{ROOT}"))
+    begun = _aside(Path(path)) / ROOT
+    return _attributes(begun.read_bytes() if begun.is_file() else None)
 
 
 def _attributes(root: bytes | None) -> dict[str, Any]:
@@ -269,7 +254,7 @@ def _kept(journal: Journal) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, InputError) or isinstance(error, AwayError):
+        if isinstance(error, AwayError) or not isinstance(error, InputError):
             journal.keep()
         raise
 

@@ -22,7 +22,7 @@ from datasets.storage.traffic import Traffic
 from datasets.store import open_volume
 
 IGNORE = -1
-LABEL = np.dtype(np.int16)  # holds class indices and `IGNORE` in little memory, for there are as many as cells
+LABEL = np.dtype(np.int16)  # of class indices and `IGNORE`: little memory, for there are as many as cells
 
 Part = Literal["train", "validation", "test"]
 PART_CODES: dict[str, int] = {"train": 1, "validation": 2, "test": 3}
@@ -49,8 +49,7 @@ class Volume:
     @classmethod
     def of(cls, dataset: xr.Dataset, config: DataConfig) -> "Volume":
         """Check an opened dataset against the configuration; see `open`."""
-        data = dataset["data"]
-        sizes = {str(dim): size for dim, size in data.sizes.items()}
+        sizes = {str(dim): size for dim, size in dataset["data"].sizes.items()}
         dims = list(sizes)
         where = config.source or "the volume"
         if not config.space:
@@ -70,20 +69,17 @@ class Volume:
                 )
             label_dims = tuple(dim for dim in space if dim in labels.dims)
             classes = [str(name) for name in labels.attrs["class_names"]]
-        if config.block is not None:
-            for dim, edge in zip(space, config.block, strict=True):
-                if edge == sizes[dim]:
-                    continue
-                if label_dims and dim not in label_dims:
-                    raise InputError(
-                        f"data.block gives {edge} cells of {dim}, along which the labels of {where} do not vary; "
-                        f"give all {sizes[dim]}"
-                    )
-                if dim in (config.keep or []):
-                    raise InputError(
-                        f"data.block gives {edge} cells of {dim}, each of which data.keep normalises by itself; "
-                        f"give all {sizes[dim]}, or leave {dim} out of data.keep"
-                    )
+        for dim, edge in zip(space, config.block or [sizes[dim] for dim in space], strict=True):
+            if edge != sizes[dim] and label_dims and dim not in label_dims:
+                raise InputError(
+                    f"data.block gives {edge} cells of {dim}, along which the labels of {where} do not vary; "
+                    f"give all {sizes[dim]}"
+                )
+            if edge != sizes[dim] and dim in (config.keep or []):
+                raise InputError(
+                    f"data.block gives {edge} cells of {dim}, each of which data.keep normalises by itself; "
+                    f"give all {sizes[dim]}, or leave {dim} out of data.keep"
+                )
         return cls(
             dataset=dataset,
             space=space,
@@ -110,8 +106,7 @@ class Volume:
 
     def read(self, block: tuple[slice, ...] | None = None) -> np.ndarray:
         """Read a block, cells along each dimension of `space`, or all: float32 [C, *N], NaN where there is no data."""
-        where = self._cut(block)
-        order = (*self.channel_dims, *self.space)
+        where, order = self._cut(block), (*self.channel_dims, *self.space)
         values = _cells(self.dataset["data"], where, order).astype(np.float32)
         values[~np.isfinite(values)] = np.nan
         if "valid" in self.dataset:
@@ -187,23 +182,21 @@ def _cells(array: xr.DataArray, where: Mapping[str, slice], order: Sequence[str]
     source = stored_array(array)
     if source is None:
         return array.isel(where, missing_dims="ignore").transpose(*order).values
-    region = tuple(where.get(str(dim), slice(None)) for dim in array.dims)
-    axes = [array.dims.index(dim) for dim in order]
-    return source.read(region).transpose(axes).astype(array.dtype, copy=False)
+    values = source.read(tuple(where.get(str(dim), slice(None)) for dim in array.dims))
+    return values.transpose([array.dims.index(dim) for dim in order]).astype(array.dtype, copy=False)
 
 
 def coarsen_labels(labels: np.ndarray, factor: int, classes: int) -> np.ndarray:
     """Take the most frequent class of each cube of `factor` cells along every axis: [*N] -> int16 [*ceil(N / factor)].
 
-    Of equals the first is taken, and `IGNORE` where no cell is labelled; the last cubes may be incomplete.
+    Of equals the first, `IGNORE` where no cell is labelled; the last cubes may be incomplete.
     """
     padded = np.pad(labels, [(0, -size % factor) for size in labels.shape], constant_values=IGNORE)
-    split_shape = [n for size in padded.shape for n in (size // factor, factor)]
-    within = tuple(range(1, 2 * labels.ndim, 2))
     best = np.full([size // factor for size in padded.shape], IGNORE, LABEL)
+    cubes = padded.reshape([n for size in best.shape for n in (size, factor)])
     most = np.zeros(best.shape, np.int64)
     for index in range(classes):
-        count = (padded == index).reshape(split_shape).sum(axis=within)
+        count = (cubes == index).sum(axis=tuple(range(1, cubes.ndim, 2)))
         best[count > most] = index
         most = np.maximum(most, count)
     return best
@@ -216,8 +209,7 @@ def _read_slice(config: DataConfig, sizes: Mapping[str, int], label_dims: Sequen
         if label_dims and dim not in gone:
             raise InputError(f"data.read_slice names {dim!r}, but the labels leave out {gone} only")
         if dim not in space or not 0 <= cell < sizes[dim]:
-            cells = f"0 to {sizes[dim] - 1}" if dim in space else f"of a dimension in {space}"
-            raise InputError(f"data.read_slice puts {dim} at {cell}; choose a cell {cells}")
-    if not label_dims:
-        return {space.index(dim): cell for dim, cell in config.read_slice.items()}
-    return {space.index(dim): config.read_slice.get(dim, sizes[dim] // 2) for dim in gone}
+            such = f"0 to {sizes[dim] - 1}" if dim in space else f"of a dimension in {space}"
+            raise InputError(f"data.read_slice puts {dim} at {cell}; choose a cell {such}")
+    cells = {dim: sizes[dim] // 2 for dim in gone} | config.read_slice
+    return {space.index(dim): cell for dim, cell in cells.items()}
