@@ -80,8 +80,7 @@ def plan_windows(
             f"data.halo is {reach}; give {len(shape)} numbers of cells, 0 or more"
             + (f", multiples of {factor} as the network's output grid needs" if factor > 1 else "")
         )
-    windows = []
-    sizes = seen_sizes(shape, block, reach)
+    windows, sizes = [], seen_sizes(shape, block, reach)
     for cells in tile(shape, block):
         if any(part.start % factor for part in cells):
             raise InputError(
@@ -89,10 +88,9 @@ def plan_windows(
                 f"the network's output grid; take sizes that are multiples of {factor} and divide the volume "
                 f"{list(shape)}"
             )
-        seen = []
-        for part, around, size, edge in zip(cells, reach, shape, sizes, strict=True):
-            start = min(max(part.start - around, 0), size - edge)
-            seen.append(slice(start, start + edge))
+        axes = zip(cells, reach, shape, sizes, strict=True)
+        starts = [min(max(part.start - around, 0), size - edge) for part, around, size, edge in axes]
+        seen = (slice(start, start + edge) for start, edge in zip(starts, sizes, strict=True))
         windows.append(Window(cells, tuple(seen)))
     return windows
 
@@ -127,8 +125,7 @@ def seen_sizes(shape: Sequence[int], block: Sequence[int] | None, halo: Sequence
 
 def view_count(sizes: Sequence[int]) -> int:
     """Count the views that keep a block's shape: 1, 2 or 4 for 0, 1 or 2 horizontal axes, 8 for two of one size."""
-    flips: int = 2 ** len(sizes)
-    return flips * 2 if len(sizes) == 2 and sizes[0] == sizes[1] else flips
+    return 2 ** len(sizes) * (2 if len(sizes) == 2 and sizes[0] == sizes[1] else 1)
 
 
 def apply_view(array: np.ndarray, view: int, axes: Sequence[int]) -> np.ndarray:

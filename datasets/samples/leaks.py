@@ -69,16 +69,12 @@ class LeakReport:
 
     def place(self, cell: Cell) -> str:
         """Name a cell by its number and, where the map has coordinates, by these."""
-        words = []
-        for dim, number in zip(self.dims, cell, strict=True):
-            known = f" ({_text(self.split[dim], number)})" if dim in self.split.coords else ""
-            words.append(f"{dim} {number}{known}")
-        return ", ".join(words)
+        numbers = zip(self.dims, cell, strict=True)
+        return ", ".join(f"{dim} {number}{_known(self.split, dim, number)}" for dim, number in numbers)
 
     def statement(self) -> str:
         """Say in one line what was found."""
-        gap = self.focus
-        if gap is None:
+        if (gap := self.focus) is None:
             return "no leak: the split has cells of one part only"
         first, second = gap.parts
         if gap.first_violation is not None:
@@ -117,7 +113,7 @@ class LeakReport:
 def measure_leaks(split: xr.DataArray, buffer: int) -> LeakReport:
     """Measure how far apart the parts of a split are, which must be more than `buffer` cells."""
     spacing = tuple(_spacing(split, str(dim)) for dim in split.dims)
-    present = [code for code in (TRAIN, VALIDATION, TEST) if (split.values == code).any()]
+    present = [code for code in (TRAIN, VALIDATION, TEST) if code in split.values]
     gaps = tuple(_measure(split, pair, buffer, spacing) for pair in combinations(present, 2))
     return LeakReport(split, buffer, spacing, gaps)
 
@@ -129,11 +125,10 @@ def chebyshev(parts_M: np.ndarray, code: int) -> np.ndarray:
 
 def _measure(split: xr.DataArray, codes: tuple[int, int], buffer: int, spacing: Sequence[float | None]) -> Gap:
     from_M, to_M = split.values == codes[0], split.values == codes[1]
-    distance_M, origin_DM = distance_transform_cdt(~from_M, metric="chessboard", return_indices=True)
     cells_TD = np.argwhere(to_M)  # in the order of the map, so that the first violation is the first on the map
-    distance_T = distance_M[to_M]
+    distance_M, origin_DM = distance_transform_cdt(~from_M, metric="chessboard", return_indices=True)
     straight_M, straight_origin_DM = distance_transform_edt(~from_M, return_indices=True)
-    straight_T = straight_M[to_M]
+    distance_T, straight_T = distance_M[to_M], straight_M[to_M]
 
     def pair(index: int) -> tuple[Cell, Cell]:
         cell = tuple(cells_TD[index].tolist())
@@ -142,18 +137,16 @@ def _measure(split: xr.DataArray, codes: tuple[int, int], buffer: int, spacing: 
 
     inside_T = distance_T <= buffer
     off_centre_T = np.abs(cells_TD - np.array(split.shape) / 2).max(axis=1)
-    best = int(np.lexsort((off_centre_T, straight_T, distance_T))[0])
-    known = [step for step in spacing if step is not None]
     metres = None
-    if len(known) == len(spacing):
-        square = len(set(known)) == 1  # which saves a transform
-        metres_T = straight_T * known[0] if square else distance_transform_edt(~from_M, sampling=known)[to_M]
+    if None not in spacing:
+        square = len(set(spacing)) == 1  # which saves a transform
+        metres_T = straight_T * spacing[0] if square else distance_transform_edt(~from_M, sampling=spacing)[to_M]
         metres = float(metres_T.min())
     return Gap(
         parts=(PART_NAMES[codes[0]], PART_NAMES[codes[1]]),
         counts=(int(from_M.sum()), len(cells_TD)),
         distance=int(distance_T.min()),
-        nearest=pair(best),
+        nearest=pair(int(np.lexsort((off_centre_T, straight_T, distance_T))[0])),
         euclidean=float(straight_T.min()),
         metres=metres,
         along={str(dim): _along(from_M, to_M, axis) for axis, dim in enumerate(split.dims)},
@@ -165,9 +158,8 @@ def _measure(split: xr.DataArray, codes: tuple[int, int], buffer: int, spacing: 
 
 def _along(from_M: np.ndarray, to_M: np.ndarray, axis: int) -> int | None:
     """Smallest distance along an axis between cells of two masks that share all other positions."""
-    size = from_M.shape[axis]
+    size = smallest = from_M.shape[axis]
     number_M = np.arange(size).reshape([-1 if other == axis else 1 for other in range(from_M.ndim)])
-    smallest = size
     for mask_M, other_M in ((from_M, to_M), (to_M, from_M)):
         last_M = np.maximum.accumulate(np.where(mask_M, number_M, -size), axis=axis)  # the nearest one before
         smallest = min(smallest, int((number_M - last_M)[other_M].min()))
@@ -178,12 +170,11 @@ def _spacing(split: xr.DataArray, dim: str) -> float | None:
     """Metres from cell to cell along a dimension: stated with a coordinate of line numbers, or the coordinate's own."""
     if dim not in split.coords:
         return None
-    coordinate = split[dim]
-    if "spacing" in coordinate.attrs:
-        unit = _METRES.get(str(coordinate.attrs.get("spacing_units", "")))
-        return None if unit is None else unit * float(coordinate.attrs["spacing"])
-    unit = _METRES.get(str(coordinate.attrs.get("units", "")))
-    if unit is None or coordinate.size < 2 or coordinate.dtype.kind not in "iuf":
+    coordinate, attrs = split[dim], split[dim].attrs
+    unit = _METRES.get(str(attrs.get("spacing_units" if "spacing" in attrs else "units", "")))
+    if unit is None or "spacing" in attrs:
+        return None if unit is None else unit * float(attrs["spacing"])
+    if coordinate.size < 2 or coordinate.dtype.kind not in "iuf":
         return None
     steps = np.diff(coordinate.values.astype(np.float64))
     if not np.allclose(steps, steps.mean(), rtol=1e-3) or steps.mean() == 0:
@@ -195,9 +186,10 @@ def _cells(count: int) -> str:
     return f"{count} cell" if count == 1 else f"{count} cells"
 
 
-def _text(coordinate: xr.DataArray, number: int) -> str:
-    value = coordinate.values[number]
-    if coordinate.dtype.kind not in "iuf":
-        return str(value)
-    unit = str(coordinate.attrs.get("units", ""))
-    return f"{value.item():.10g}" if unit in ("", "1") else f"{value.item():.10g} {unit}"
+def _known(split: xr.DataArray, dim: str, number: int) -> str:
+    if dim not in split.coords:
+        return ""
+    value, unit = split[dim].values[number], str(split[dim].attrs.get("units", ""))
+    if value.dtype.kind not in "iuf":
+        return f" ({value})"
+    return f" ({value:.10g})" if unit in ("", "1") else f" ({value:.10g} {unit})"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from functools import partial
-from itertools import islice
+from itertools import compress, islice
 
 import numpy as np
 import xarray as xr
@@ -38,10 +38,10 @@ def plan_samples(
 
     windows = plan_windows(volume.shape, data.block, data.halo, factor)
     found = list(read_ahead(windows, has_labels, workers=workers, ahead=2 * max(workers, 1)))
-    labelled = [window for window, has in zip(windows, found, strict=True) if has]
-    others = [window for window, has in zip(windows, found, strict=True) if not has]
+    labelled = list(compress(windows, found))
     if not labelled:
         raise InputError("no block holds a training label; take larger blocks, or another split.seed")
+    others = [window for window, has in zip(windows, found, strict=True) if not has]
     order = Order.of(len(labelled), len(others), share=data.labelled_share, batch=batch, seed=seed)
     return (labelled if order.share == 1 else labelled + others), order
 

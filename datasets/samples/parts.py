@@ -24,8 +24,7 @@ def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
     """
     shape = counts_KM.shape[1:]
     per_axis = [-(-size // config.block) for size in shape]
-    corner = [np.arange(size) // config.block for size in shape]
-    block_M = np.ravel_multi_index(np.meshgrid(*corner, indexing="ij"), per_axis)
+    block_M = np.ravel_multi_index(tuple(np.indices(shape) // config.block), per_axis)
     counts_KB = np.stack([np.bincount(block_M.ravel(), class_M.ravel(), np.prod(per_axis)) for class_M in counts_KM])
     parts_B = deal(counts_KB, config.fractions, np.random.default_rng(config.seed))
     return keep_apart(np.where(counts_KM.any(0), parts_B[block_M], UNUSED), counts_KM, config.buffer)

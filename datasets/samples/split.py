@@ -77,12 +77,11 @@ def _count_classes(volume: Volume, name: str, dims: Sequence[str]) -> np.ndarray
     """Labelled cells of each class in each column over `dims`: int32 [K, *M], read chunk by chunk."""
     labels = volume.dataset[name].variable
     others = [dim for dim in labels.dims if dim not in dims]
-    indices = range(len(volume.classes))
-    counts = [(labels == index).sum(others, dtype=np.int32).transpose(*dims) for index in indices]
-    return xr.Variable.concat(counts, "class").values
+    counts = [(labels == index).sum(others, dtype=np.int32) for index in range(len(volume.classes))]
+    return xr.Variable.concat(counts, "class").transpose("class", *dims).values
 
 
-def _well_positions(volume: Volume, config: SplitConfig, dims: Sequence[str]) -> np.ndarray:
+def _well_positions(volume: Volume, config: SplitConfig, dims: list[str]) -> np.ndarray:
     """Positions of the wells along `dims`, int64 [W, len(dims)], checked against the map."""
     sizes = [volume.dataset["labels"].sizes[dim] for dim in dims]
     wells: Sequence[Sequence[int]] = config.wells
@@ -90,17 +89,13 @@ def _well_positions(volume: Volume, config: SplitConfig, dims: Sequence[str]) ->
         stored = volume.dataset["wells"]
         order = list(stored.attrs["dims"])
         if missing := [dim for dim in dims if dim not in order]:
-            raise InputError(
-                f"the volume's wells have no position along {missing}; name split.wells along {list(dims)}"
-            )
+            raise InputError(f"the volume's wells have no position along {missing}; name split.wells along {dims}")
         wells = stored.values[:, [order.index(dim) for dim in dims]].tolist()
     if not wells:
         raise InputError("the volume brings no wells; name their positions as split.wells, or take split.method blocks")
     for well in wells:
         if len(well) != len(dims) or any(not 0 <= cell < size for cell, size in zip(well, sizes, strict=True)):
-            raise InputError(
-                f"split.wells has a well at {list(well)}, outside the map of {sizes} cells along {list(dims)}"
-            )
+            raise InputError(f"split.wells has a well at {list(well)}, outside the map of {sizes} cells along {dims}")
     if not 0 <= config.validation_wells < len(wells):
         raise InputError(
             f"split.validation_wells is {config.validation_wells} of {len(wells)} wells; leave at least one to training"
@@ -109,16 +104,16 @@ def _well_positions(volume: Volume, config: SplitConfig, dims: Sequence[str]) ->
 
 
 def _check(parts_M: np.ndarray, counts_KM: np.ndarray, classes: Sequence[str], config: SplitConfig) -> None:
-    seed = f"another split.seed than {config.seed}"
     if config.method == "blocks":
         wanted = [code for code, share in zip((TRAIN, VALIDATION, TEST), config.fractions, strict=True) if share > 0]
-        way_out = f"{seed}, a smaller split.block than {config.block} or other split.fractions"
+        way_out = f"a smaller split.block than {config.block} or other split.fractions"
     elif config.method == "points":
         wanted = [TRAIN, TEST] + [VALIDATION] * (config.validation_points > 0)
-        way_out = f"{seed}, or fewer split.points than {config.points}"
+        way_out = f"or fewer split.points than {config.points}"
     else:
         wanted = [TRAIN, TEST] + [VALIDATION] * (config.validation_wells > 0)
-        way_out = f"{seed}, more wells or a larger split.radius than {config.radius}"
+        way_out = f"more wells or a larger split.radius than {config.radius}"
+    way_out = f"another split.seed than {config.seed}, {way_out}"
     for name, class_M in zip(classes, counts_KM, strict=True):
         if not class_M[parts_M == TRAIN].any():
             raise InputError(f"class {name!r} has no training labels; try {way_out}")

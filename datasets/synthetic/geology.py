@@ -62,8 +62,10 @@ class Earth:
         bulb = far * (1 - far) / steep
         below = np.clip(scaled[2] * self.salt_radii[2] / (self.extent[2] - self.salt_centre[2]), 0, None)
         across = np.sqrt(squares[0][:, None] + squares[1])[..., None]
-        stem = np.minimum((0.62 + 0.35 * below**2 - across) * radius, (z - self.salt_centre[2]))
-        depth = _smooth_maximum(bulb, stem, 0.25 * radius)
+        stem = np.minimum((0.62 + 0.35 * below**2 - across) * radius, z - self.salt_centre[2])
+        corner = 0.25 * radius  # their maximum is rounded where they differ by less
+        blend = np.clip(0.5 + (bulb - stem) / (2 * corner), 0, 1)
+        depth = stem + blend * (bulb - stem) + corner * blend * (1 - blend)
         for stream, share, size in ((_ROUGHNESS, 0.16, 0.7), (_FINE_ROUGHNESS, 0.05, 0.22)):
             lengths = (size * radius, size * radius, size * radius * 0.6)
             depth = depth + share * min(self.salt_radii) * self._noise(stream, (x, y, z), lengths)
@@ -71,8 +73,8 @@ class Earth:
 
     def _from_salt(self, *axes: np.ndarray) -> list[np.ndarray]:
         """Coordinates in half-axes of the salt, from its centre."""
-        along = zip(axes, self.salt_centre, self.salt_radii, strict=True)
-        return [(points - centre) / half for points, centre, half in along]
+        salt = zip(axes, self.salt_centre, self.salt_radii, strict=True)
+        return [(points - centre) / half for points, centre, half in salt]
 
     def _noise(self, stream: int, axes: Sequence[np.ndarray], lengths: Sequence[float]) -> np.ndarray:
         return smooth_noise((self.config.seed, stream), axes, lengths)
@@ -82,8 +84,7 @@ class Earth:
 
         `salt` is `salt_depth` at the points.
         """
-        height = self.extent[2]
-        outside = np.clip(-salt, 0, None)
+        height, outside = self.extent[2], np.clip(-salt, 0, None)
         lift = 0.16 * height
         width = max(0.5 * min(self.salt_radii[:2]), 4 * lift)
         # Youngest first, each on the result of the one before, so that u grows with z whatever was drawn.
@@ -91,8 +92,9 @@ class Earth:
         cell = max(self.config.spacing[:2])
         for fault in self.faults:
             east, north = x[:, None] - fault.x, y - fault.y
-            above = (np.cos(fault.azimuth) * east + np.sin(fault.azimuth) * north)[..., None] - u / fault.slope
-            beside = np.cos(fault.azimuth) * north - np.sin(fault.azimuth) * east
+            cos, sin = np.cos(fault.azimuth), np.sin(fault.azimuth)
+            above = (cos * east + sin * north)[..., None] - u / fault.slope
+            beside = cos * north - sin * east
             slip = fault.throw * np.exp(-((beside / (1.5 * fault.reach)) ** 2))[..., None]
             slip = slip * _smooth_step(u / (0.4 * height)) * np.exp(-np.clip(above, 0, None) / fault.reach)
             u = u - slip * np.clip(0.5 + above / cell, 0, 1)
@@ -107,7 +109,7 @@ class Earth:
     def log_impedance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Natural logarithm of velocity times density, averaged over cells of depth: float64 [X, Y, Z].
 
-        z, the depths of the cells' centres, goes in steps of the survey's depth spacing.
+        z, the cells' centres, goes in steps of the survey's depth spacing.
         """
         step = self.config.spacing[2]
         edges = np.append(z - step / 2, z[-1] + step / 2)
@@ -151,8 +153,7 @@ def draw_earth(config: SynthesisConfig) -> Earth:
     """Draw an earth from the configuration's seed."""
     nx, ny, height = (cells * step for cells, step in zip(config.shape, config.spacing, strict=True))
     rng = np.random.default_rng([config.seed, _STRUCTURE])
-    side = min(nx, ny)
-    folds = 4
+    side, folds = min(nx, ny), 4
     azimuths = rng.uniform(0, np.pi, folds)
     lengths = side * rng.uniform(0.6, 1.6, folds)
     heights = config.fold * height * rng.uniform(0.3, 0.8, folds)
@@ -195,9 +196,3 @@ def _outer_sum(parts: Sequence[np.ndarray]) -> np.ndarray:
 def _smooth_step(t: np.ndarray) -> np.ndarray:
     t = np.clip(t, 0, 1)
     return t * t * (3 - 2 * t)
-
-
-def _smooth_maximum(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
-    """Maximum with a rounded corner where the two differ by less than `width`."""
-    blend = np.clip(0.5 + (a - b) / (2 * width), 0, 1)
-    return b + blend * (a - b) + width * blend * (1 - blend)

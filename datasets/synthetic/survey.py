@@ -29,7 +29,8 @@ from datasets.synthetic.random_fields import white_noise
 _NOISE, _WELLS = 100, 101  # streams beside those of the geology
 _SMEAR = np.array([0.25, 0.5, 0.25], np.float32)  # migration spreads noise over neighbouring traces
 _PATCHES, _PATCH = 16, 4  # the signal's strength is measured on at most 16 x 16 patches of 4 x 4 columns
-Block = tuple[slice, ...]  # along inline, crossline and depth
+_DIMS = ("inline", "crossline", "depth")
+Block = tuple[slice, ...]  # along these
 
 
 def synthesize(config: SynthesisConfig) -> str | Path:
@@ -52,7 +53,7 @@ def synthesize(config: SynthesisConfig) -> str | Path:
         out,
         overwrite=config.overwrite,
         progress=f"Synthesising {' x '.join(map(str, config.shape))} cells into {config.out}",
-        chunks=dict(zip(("inline", "crossline", "depth"), config.chunks, strict=True)),
+        chunks=dict(zip(_DIMS, config.chunks, strict=True)),
         key=key,
         overviews=True,
     )
@@ -62,15 +63,14 @@ def survey(config: SynthesisConfig) -> xr.Dataset:
     """Describe a synthetic survey as a dataset that Dask computes block by block."""
     earth = draw_earth(config)
     wells = place_wells(earth)
-    chunks = tuple(da.core.normalize_chunks(config.chunks, config.shape))
+    chunks = da.core.normalize_chunks(config.chunks, config.shape)
 
-    def lazy(compute: Callable[..., np.ndarray], dtype: type) -> da.Array:
-        return da.map_blocks(compute, chunks=chunks, dtype=dtype, meta=np.empty((0,) * 3, dtype))
+    def lazy(compute: Callable[[Block], np.ndarray], dtype: type) -> da.Array:
+        return da.map_blocks(partial(_chunk, compute), chunks=chunks, dtype=dtype, meta=np.empty((0,) * 3, dtype))
 
-    data = lazy(partial(_image_chunk, earth, _signal_strength(earth)), np.float32)
-    truth = lazy(partial(_truth_chunk, earth, None), np.uint8)
-    labels = lazy(partial(_truth_chunk, earth, wells), np.uint8)
-    dims = ("inline", "crossline", "depth")
+    data = lazy(partial(_image, earth, _signal_strength(earth)), np.float32)
+    truth = lazy(partial(_truth, earth), np.uint8)
+    labels = lazy(partial(_labels, earth, wells), np.uint8)
     named = label_attrs({0: "rest", 1: "salt"})
     recipe = {key: value for key, value in asdict(config).items() if key not in ("out", "chunks", "overwrite")}
     identity = json.dumps(recipe, sort_keys=True)
@@ -78,9 +78,9 @@ def survey(config: SynthesisConfig) -> xr.Dataset:
     dx, dy, dz = config.spacing
     return xr.Dataset(
         {
-            "data": (dims, data, {"long_name": "seismic amplitude", "units": "1"}),
-            "labels": (dims, labels, {"long_name": "interpretation around wells", **named}),
-            "truth": (dims, truth, {"long_name": "rock type", **named}),
+            "data": (_DIMS, data, {"long_name": "seismic amplitude", "units": "1"}),
+            "labels": (_DIMS, labels, {"long_name": "interpretation around wells", **named}),
+            "truth": (_DIMS, truth, {"long_name": "rock type", **named}),
             "wells": (("well", "axis"), wells, {"long_name": "well positions", "dims": ["inline", "crossline"]}),
         },
         {
@@ -125,9 +125,8 @@ def signal(earth: Earth, block: Block) -> np.ndarray:
 def noise(config: SynthesisConfig, block: Block) -> np.ndarray:
     """Draw noise of standard deviation 1 in the band of the wavelet, smeared over traces: float32 [X, Y, Z]."""
     reach = _wavelet_reach(config)
-    halo = (1, 1, reach)
-    start = [cut.start - wide for cut, wide in zip(block, halo, strict=True)]
-    stop = [cut.stop + wide for cut, wide in zip(block, halo, strict=True)]
+    halo = list(zip(block, (1, 1, reach), strict=True))
+    start, stop = [cut.start - wide for cut, wide in halo], [cut.stop + wide for cut, wide in halo]
     white = white_noise((config.seed, _NOISE), start, stop)
     wavelet = ricker(1 / config.wavelength, np.arange(-reach, reach + 1) * config.spacing[2])
     for axis, kernel in enumerate((_SMEAR, _SMEAR, wavelet)):
@@ -144,15 +143,14 @@ def place_wells(earth: Earth) -> np.ndarray:
     depth = slice(0, config.shape[2])
     rng = np.random.default_rng([config.seed, _WELLS])
     needed = -(-config.wells // 2)
-    pitch = max(2.0 * config.radius + 3, 3.0)  # so that the labelled squares of two wells rarely touch
+    pitch = 2.0 * config.radius + 3  # so that the labelled squares of two wells rarely touch
     while pitch >= 3:
         counts = [max(1, int(size / pitch)) for size in config.shape[:2]]
         grid = np.argwhere(np.ones(counts))
-        jitter = rng.uniform(0.3, 0.7, grid.shape)
-        cells = ((grid + jitter) * np.asarray(config.shape[:2]) / counts).astype(np.int64)
+        cells = ((grid + rng.uniform(0.3, 0.7, grid.shape)) * config.shape[:2] / counts).astype(np.int64)
         order = rng.permutation(len(cells))
         columns = [(slice(x, x + 1), slice(y, y + 1), depth) for x, y in cells[order].tolist()]
-        meets = np.array([bool(_truth(earth, column).any()) for column in columns])
+        meets = np.array([_truth(earth, column).any() for column in columns])
         if meets.sum() >= needed and (~meets).sum() >= config.wells - needed:
             chosen = [*order[meets][:needed], *order[~meets][: config.wells - needed]]
             return cells[sorted(chosen)]
@@ -163,19 +161,19 @@ def place_wells(earth: Earth) -> np.ndarray:
     )
 
 
-def _image_chunk(earth: Earth, strength: float, block_info: Any = None) -> np.ndarray:
-    block = _place(block_info)
+def _chunk(compute: Callable[[Block], np.ndarray], block_info: Any = None) -> np.ndarray:
+    return compute(tuple(slice(start, stop) for start, stop in block_info[None]["array-location"]))
+
+
+def _image(earth: Earth, strength: float, block: Block) -> np.ndarray:
     image = signal(earth, block) / np.float32(strength)
     if np.isfinite(earth.config.snr):
         image += noise(earth.config, block) / np.float32(earth.config.snr)
     return image
 
 
-def _truth_chunk(earth: Earth, wells: np.ndarray | None, block_info: Any = None) -> np.ndarray:
-    """Rock types of a chunk; with wells, only around them."""
-    block = _place(block_info)
-    if wells is None:
-        return _truth(earth, block)
+def _labels(earth: Earth, wells: np.ndarray, block: Block) -> np.ndarray:
+    """Rock types around the wells."""
     along = [np.abs(np.arange(cut.start, cut.stop)[:, None] - wells[:, axis]) for axis, cut in enumerate(block[:2])]
     near = (np.maximum(along[0][:, None], along[1]) <= earth.config.radius).any(2)
     if not near.any():
@@ -220,7 +218,3 @@ def _convolve(array: np.ndarray, kernel: np.ndarray, axis: int) -> np.ndarray:
     for shift, weight in enumerate(kernel.astype(np.float32)):
         result += weight * moved[shift : shift + length]
     return np.ascontiguousarray(np.moveaxis(result, 0, axis))
-
-
-def _place(block_info: Any) -> Block:
-    return tuple(slice(start, stop) for start, stop in block_info[None]["array-location"])
