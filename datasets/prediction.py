@@ -31,9 +31,7 @@ def no_data_cells(raw: np.ndarray, gone: Sequence[int], factor: int) -> np.ndarr
     `factor` where all its cells are: bool [*ceil(remaining N / factor)].
     """
     empty = np.asarray(np.isnan(raw).all(axis=(0, *(axis + 1 for axis in gone))))
-    if factor == 1:
-        return empty
-    for axis, size in enumerate(empty.shape):
+    for axis, size in enumerate(empty.shape if factor > 1 else ()):
         empty = np.logical_and.reduceat(empty, np.arange(0, size, factor), axis=axis)
     return empty
 
@@ -52,18 +50,13 @@ def coarsen_coordinates(source: xr.Dataset, dims: Sequence[str], factor: int) ->
             coarse[name] = coord.copy()
             coarse[name].attrs.pop("GeoTransform", None)
         elif coord.ndim == 1 and np.issubdtype(coord.dtype, np.number):
-            centres = _centres(coord.values.astype(np.float64), factor)
-            coarse[name] = xr.DataArray(centres, dims=coord.dims, attrs=coord.attrs)
+            values = coord.values.astype(np.float64)
+            step = values[-1] - values[-2] if len(values) > 1 else 1.0
+            whole = np.append(values, values[-1] + step * np.arange(1, -len(values) % factor + 1))
+            coarse[name] = xr.DataArray(whole.reshape(-1, factor).mean(axis=1), dims=coord.dims, attrs=coord.attrs)
         elif coord.ndim == 1:
             coarse[name] = coord.isel({coord.dims[0]: slice(None, None, factor)}).compute()
     return coarse
-
-
-def _centres(values: np.ndarray, factor: int) -> np.ndarray:
-    missing = -len(values) % factor
-    step = values[-1] - values[-2] if len(values) > 1 else 1.0
-    whole = np.concatenate([values, values[-1] + step * np.arange(1, missing + 1)])
-    return whole.reshape(-1, factor).mean(axis=1)
 
 
 @dataclass(frozen=True)
@@ -91,16 +84,15 @@ def lay_out(
     its provenance as `attrs`.
     """
     sizes = tuple(-(-source.sizes[dim] // factor) for dim in dims)
+    winner = da.zeros(sizes, dtype=np.uint8, chunks=-1)  # in one chunk, so that any of the store suit it
+    probability = da.zeros((len(classes), *sizes), dtype=np.float32, chunks=-1)
+    named = {"long_name": "most probable class", "class_names": list(classes), "no_data": NO_DATA}
     return xr.Dataset(
         {
-            "class": (
-                tuple(dims),
-                da.zeros(sizes, dtype=np.uint8, chunks=-1),  # in one chunk, so that any of the store suit it
-                {"long_name": "most probable class", "class_names": list(classes), "no_data": NO_DATA},
-            ),
+            "class": (tuple(dims), winner, named),
             "probability": (
                 ("class_name", *dims),
-                da.zeros((len(classes), *sizes), dtype=np.float32, chunks=-1),
+                probability,
                 {"long_name": "probability of the class", "units": "1"},
             ),
         },
@@ -119,9 +111,9 @@ class Finished:
 
     def __call__(self, place: tuple[slice, ...]) -> bool:
         """Count a place that is written; asked once of each."""
-        if self.journal is None or _name(place) not in self.journal:
+        if self.journal is None or (name := _name(place)) not in self.journal:
             return False
-        self.counts += self.journal.read(_name(place))["counts"]
+        self.counts += self.journal.read(name)["counts"]
         return True
 
     def note(self, piece: Labelled) -> None:
@@ -149,7 +141,8 @@ def write_prediction(
     """Write a prediction that `lay_out` laid out, piece by piece, as a Zarr v3 store: all of it, or nothing.
 
     In a folder what was there stays until then. Below a URI it goes as soon as the first piece has come. Returns the
-    cells of each class, int64 [256], and at `NO_DATA` those without data.
+    cells of each class, int64 [256], and at `NO_DATA` those without data. `InputError` where no cell holds data, or the
+    operating system or the store refuses to write, as on a full disk.
 
     Parameters
     ----------
@@ -161,11 +154,6 @@ def write_prediction(
         Hash of what is written and in which pieces: with one, the next process goes on where this one is stopped.
     no_data, speak
         Words of the refusal where no cell holds data, and whether it says that it goes on, or may be gone on with.
-
-    Raises
-    ------
-    InputError
-        Where no cell holds data, or the operating system or the store refuses to write, as on a full disk.
     """
     finished = Finished()
     coming = pieces(finished)
@@ -197,13 +185,13 @@ def _encoding(layout: xr.Dataset, block: Sequence[int] | None) -> dict[str, dict
     """Cut both arrays so that a piece fills whole chunks and shards if its size allows it."""
     dims = [str(dim) for dim in layout["class"].dims]
     blocks = {} if block is None else dict(zip(dims, block, strict=True))
-    encoding: dict[str, dict[str, Any]] = {}
+    placed = {"grid_mapping": "spatial_ref"} if "spatial_ref" in layout.coords else {}
+    encoding: dict[str, dict[str, Any]] = {
+        str(name): {"_FillValue": None} for name, coord in layout.coords.items() if coord.dtype.kind == "f"
+    }
     for name in ("class", "probability"):
         sizes, itemsize = layout[name].sizes, layout[name].dtype.itemsize
         piece = itemsize * math.prod(min(size, blocks.get(str(dim), size)) for dim, size in sizes.items())
         chunks, shards = plan_chunks(sizes, itemsize, block=blocks, shard_bytes=min(piece, SHARD_BYTES), within=True)
-        encoding[name] = dict(encoding_of(chunks, shards))
-        if "spatial_ref" in layout.coords:
-            encoding[name]["grid_mapping"] = "spatial_ref"
-    numbers = [str(name) for name, coord in layout.coords.items() if coord.dtype.kind == "f"]
-    return encoding | {name: {"_FillValue": None} for name in numbers}
+        encoding[name] = encoding_of(chunks, shards) | placed
+    return encoding

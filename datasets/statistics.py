@@ -38,7 +38,7 @@ def masked_data(ds: xr.Dataset) -> xr.DataArray:
 
 
 def read_summary(uri: str | Path) -> xr.Dataset | None:
-    """Read the statistics stored beside a volume; None for an older volume, or an unknown version of them."""
+    """Read the statistics stored beside a volume; None without any, or of an unknown version."""
     stored = open_part(uri, GROUP)
     return stored.load() if stored is not None and stored.attrs.get("version") == VERSION else None
 
@@ -54,10 +54,9 @@ def measure(ds: xr.Dataset) -> xr.Dataset:
     blocks, mask = ds["data"].data.to_delayed(), mask_of(ds)
     masks = np.full(blocks.shape, None) if mask is None else mask.data.to_delayed()
     (grid,) = grids(ds[["data"]])
-    indices, places = zip(*grid.pieces(), strict=True)
     later = dask.delayed(plan.measure, pure=False)
-    measured = dask.compute(*(later(blocks[at], masks[at], where) for at, where in zip(indices, places, strict=True)))
-    return summarise(plan, Gathered.of(plan, zip(places, measured, strict=True)))
+    (measured,) = dask.compute([(where, later(blocks[at], masks[at], where)) for at, where in grid.pieces()])
+    return summarise(plan, Gathered.of(plan, measured))
 
 
 def count_labels(labels: xr.DataArray) -> np.ndarray:
@@ -113,11 +112,10 @@ def _shape(volume: Volume, kept: list[str], *moments: xr.DataArray) -> Statistic
     mean = np.where(count > 0, mean, 0.0)
     # A constant entry's deviation is rounding error of its own size.
     deviation = np.where((count > 0) & (deviation > 1e-9 * np.abs(mean)), deviation, 1.0)
-    within = shape[len(volume.channel_dims) :]
-    channels = [sizes[dim] for dim in volume.channel_dims]
+    channels, within = [sizes[dim] for dim in volume.channel_dims], shape[len(volume.channel_dims) :]
 
     def to_channels(moment: np.ndarray) -> np.ndarray:
-        full = np.broadcast_to(moment, (*channels, *within))
-        return full.reshape(volume.n_channels, *within).astype(np.float32)
+        each = np.broadcast_to(moment, (*channels, *within))
+        return each.reshape(volume.n_channels, *within).astype(np.float32)
 
     return Statistics(to_channels(mean), to_channels(deviation))

@@ -48,12 +48,9 @@ def thinning(sizes: Sequence[int]) -> tuple[slice, ...]:
 
 def _coarsened(dataset: xr.Dataset) -> xr.Dataset:
     """Average the data over cubes; reads all of them, piece by piece."""
-    data = dataset["data"]
-    if "valid" in dataset:
-        data = data.where(dataset["valid"])
-    keep = entry_dims(data.sizes)
+    data = dataset["data"].where(dataset["valid"]) if "valid" in dataset else dataset["data"]
+    keep, sizes = entry_dims(data.sizes), dict(data.sizes)
     steps = {dim: 1 for dim in data.dims if str(dim) not in keep}
-    sizes = dict(data.sizes)
     while steps and math.prod(sizes.values()) > _CELLS and max(sizes[dim] for dim in steps) > 1:
         longest = max(steps, key=lambda dim: sizes[dim])
         steps[longest] *= 2
@@ -71,4 +68,4 @@ def _with_labels(level: xr.Dataset, dataset: xr.Dataset) -> xr.Dataset:
     for dim, size in labels.sizes.items():
         while -(-size // steps[dim]) > level.sizes[dim]:
             steps[dim] *= 2
-    return level.assign(labels=labels.isel({dim: slice(None, None, step) for dim, step in steps.items()}))
+    return level.assign(labels=labels[tuple(slice(None, None, step) for step in steps.values())])

@@ -35,12 +35,9 @@ class Measuring:
         if centre is None and is_exact(dtype):
             centre = np.zeros(count)
         elif centre is None:
-            middle = {
-                dim: slice(max(0, size // 2 - _SAMPLE // 2), size // 2 + _SAMPLE // 2 + 1)
-                for dim, size in sizes.items()
-                if dim not in entries
-            }
-            sample = data.isel(middle).transpose(*entries, ...).values.astype(np.float64).reshape(count, -1)
+            middles = {dim: size // 2 for dim, size in sizes.items() if dim not in entries}
+            cut = {dim: slice(max(0, at - _SAMPLE // 2), at + _SAMPLE // 2 + 1) for dim, at in middles.items()}
+            sample = data.isel(cut).transpose(*entries, ...).values.astype(np.float64).reshape(count, -1)
             finite = [part[np.isfinite(part)] for part in sample]
             centre = np.array([np.median(part) if part.size else 0.0 for part in finite])
         return cls(sizes, dtype, entries, centre)
@@ -55,8 +52,7 @@ class Measuring:
         """Dimensions of the map, if its cells have columns that can be judged."""
         over = [dim for dim in self.sizes if dim not in NOT_HORIZONTAL]
         cells = math.prod(self.sizes[dim] for dim in over)
-        deep = math.prod(self.sizes.values()) > cells
-        return over if over and deep and cells <= _LARGEST_MAP else []
+        return over if over and math.prod(self.sizes.values()) > cells <= _LARGEST_MAP else []
 
     def measure(
         self, values: np.ndarray, valid: np.ndarray | None, where: Mapping[str, slice]
@@ -65,16 +61,14 @@ class Measuring:
 
         Returns arrays that can be stored and handed to `Gathered`.
         """
-        dims = list(self.sizes)
-        keep = valid
         if values.dtype.kind == "b":
             values = values.view(np.uint8)
         if values.dtype.kind == "f":
             finite = np.isfinite(values)
-            keep = finite if valid is None else finite & valid
-        axes = [dims.index(dim) for dim in self.entries]
-        held = np.arange(self.count).reshape([self.sizes[dim] for dim in self.entries])
-        held = held[tuple(where[dim] for dim in self.entries)]
+            valid = finite if valid is None else finite & valid
+        axes = [list(self.sizes).index(dim) for dim in self.entries]
+        number = np.arange(self.count).reshape([self.sizes[dim] for dim in self.entries])
+        held = number[tuple(where[dim] for dim in self.entries)]
 
         def by_entry(cells: np.ndarray) -> list[np.ndarray]:
             parts = [np.empty(0, cells.dtype)] * self.count
@@ -82,9 +76,9 @@ class Measuring:
                 parts[entry] = np.moveaxis(cells, axes, range(len(axes)))[at].ravel()
             return parts
 
-        arrays = to_arrays(sketch(by_entry(values), None if keep is None else by_entry(keep), self.centre))
-        if self.columns:
-            arrays |= _columns(values, keep, tuple(axis for axis, dim in enumerate(dims) if dim not in self.columns))
+        arrays = to_arrays(sketch(by_entry(values), None if valid is None else by_entry(valid), self.centre))
+        if columns := self.columns:
+            arrays |= _columns(values, valid, tuple(at for at, dim in enumerate(self.sizes) if dim not in columns))
         return arrays
 
 
@@ -96,23 +90,19 @@ def _columns(values: np.ndarray, keep: np.ndarray | None, axes: tuple[int, ...])
     """Smallest and largest value, and cells with one, of every column of a piece."""
     limits = _limits(values.dtype)
     where = True if keep is None else keep
-    cells = np.broadcast_to(np.True_, values.shape) if keep is None else keep
     return {
         "column_low": values.min(axis=axes, where=where, initial=limits.max),
         "column_high": values.max(axis=axes, where=where, initial=limits.min),
-        "column_cells": cells.sum(axis=axes, dtype=np.int32),
+        "column_cells": np.broadcast_to(where, values.shape).sum(axis=axes, dtype=np.int32),
     }
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the pieces of a volume add up to: a sketch of every entry, and the dead columns of the map, bool [M].
+    """What the pieces of a volume add up to."""
 
-    Those have two values or more, all equal; `dead` is None where there are no columns.
-    """
-
-    sketch: Sketch
-    dead: np.ndarray | None
+    sketch: Sketch  # of every entry
+    dead: np.ndarray | None  # columns of the map with two values or more, all equal, bool [M]; None without columns
 
     @classmethod
     def of(cls, plan: Measuring, pieces: Iterable[tuple[Mapping[str, slice], Mapping[str, np.ndarray]]]) -> "Gathered":

@@ -7,8 +7,9 @@ exponent, 7 bits of the mantissa): a percentile is wrong by at most 0.4% of its 
 E entries (such as bands) that are measured each by itself, P cells of an entry.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,16 +79,15 @@ def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
             mean += step * part.size / total
         count = total
         least, most = part.min(), part.max()
-        low, at_low = _extreme(min, low, at_low, float(least), int((part == least).sum()))
-        high, at_high = _extreme(max, high, at_high, float(most), int((part == most).sum()))
+        low, at_low = _extreme(np.minimum, low, at_low, float(least), (part == least).sum())
+        high, at_high = _extreme(np.maximum, high, at_high, float(most), (part == most).sum())
         key = part.astype(np.int64) - np.iinfo(part.dtype).min if exact else _float_bins(wide - centre)
         bins += np.bincount(key, minlength=_BINS)
     return count, mean, squares, low, high, at_low, at_high, bins
 
 
-def _extreme(
-    choose: Callable[[float, float], float], value: float, cells: int, other: float, other_cells: int
-) -> tuple[float, int]:
+def _extreme(choose: np.ufunc, value: Any, cells: Any, other: Any, other_cells: Any) -> tuple[Any, Any]:
+    """Choose of two values, or of each of two arrays, and add up the cells that have it."""
     best = choose(value, other)
     return best, cells * (value == best) + other_cells * (other == best)
 
@@ -106,9 +106,8 @@ def merge(a: Sketch, b: Sketch) -> Sketch:
     with np.errstate(over="ignore", invalid="ignore"):
         mean = a.mean + (b.mean - a.mean) * (b.count / whole)
         squares = a.squares + b.squares + (b.mean - a.mean) ** 2 * (a.count * (b.count / whole))
-    low, high = np.minimum(a.low, b.low), np.maximum(a.high, b.high)
-    at_low = np.where(a.low == low, a.at_low, 0) + np.where(b.low == low, b.at_low, 0)
-    at_high = np.where(a.high == high, a.at_high, 0) + np.where(b.high == high, b.at_high, 0)
+    low, at_low = _extreme(np.minimum, a.low, a.at_low, b.low, b.at_low)
+    high, at_high = _extreme(np.maximum, a.high, a.at_high, b.high, b.at_high)
     keys, place = np.unique(np.concatenate([a.keys, b.keys]), return_inverse=True)
     counts = np.zeros(keys.size, np.int64)
     np.add.at(counts, place, np.concatenate([a.counts, b.counts]))

@@ -41,8 +41,7 @@ def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
         "beside_maximum": np.array([_beside(counts[::-1]) for _, counts in dists]),
         "percentiles": np.array([percentiles(*dist, SHARES) for dist in dists]),
     }
-    binned = [_histogram(*dist) for dist in dists]
-    arrays["histogram"], arrays["edges"] = (np.array(part) for part in zip(*binned, strict=True))
+    arrays["histogram"], arrays["edges"] = map(np.array, zip(*(_histogram(*dist) for dist in dists), strict=True))
     extra = {"percentiles": ["percentile"], "histogram": ["bin"], "edges": ["edge"]}
     variables: dict[Hashable, tuple] = {
         name: ([*plan.entries, *extra.get(name, [])], array.reshape((*shape, *array.shape[1:])))
