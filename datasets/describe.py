@@ -171,4 +171,4 @@ def _range(coordinate: xr.DataArray) -> str:
 
 
 def _times(edges: Sequence[int]) -> str:
-    return " x ".join(str(edge) for edge in edges)
+    return " x ".join(map(str, edges))

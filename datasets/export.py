@@ -60,7 +60,7 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> Path:
 
 @contextmanager
 def _aside(out: Path) -> Iterator[Path]:
-    """Yield a place to write at first, which becomes `out` where nothing fails, and goes away otherwise."""
+    """Yield a place to write at first, which becomes `out` where nothing fails, else goes."""
     partial = out.with_name(f".{out.name}.partial")
     try:
         yield partial

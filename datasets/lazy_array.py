@@ -18,10 +18,7 @@ _WASTE = 2  # bytes read for each byte wanted, up to which one long read beats s
 
 
 class LazyArray(BackendArray):
-    """An array behind a function that reads a part of it; xarray and Dask ask for parts.
-
-    `read_part` goes from slices with positive steps, one an axis, to the values there.
-    """
+    """An array behind `read_part`, which goes from slices with positive steps, one an axis, to the values there."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, read_part: Callable[[Cut], np.ndarray]) -> None:
         self.shape = shape
@@ -51,12 +48,8 @@ def plain_array(
 ) -> LazyArray:
     """Open an array of numbers that lie in a file as they are, in its byte order; the result has the machine's.
 
-    Parameters
-    ----------
-    offset
-        Bytes before the first cell.
-    strides
-        Bytes from a cell to the next along each axis, in any order of size. Default: the last axis runs fastest.
+    `offset` bytes lie before the first cell, `strides` from a cell to the next along each axis, in any order of size;
+    without them the last axis runs fastest.
     """
     if strides is None:
         strides = tuple(math.prod(shape[axis + 1 :]) * dtype.itemsize for axis in range(len(shape)))

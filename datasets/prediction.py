@@ -27,8 +27,7 @@ NO_DATA = 255
 def no_data_cells(raw: np.ndarray, gone: Sequence[int], factor: int) -> np.ndarray:
     """Find the output's cells for which the input, float32 [C, *N] with NaN for no data, says nothing at all.
 
-    A cell is empty where the axes `gone` of N, which the output lacks, are empty throughout, and on a grid coarser by
-    `factor` where all its cells are: bool [*ceil(remaining N / factor)].
+    The output lacks the axes `gone` of N, and is coarser by `factor`: bool [*ceil(remaining N / factor)].
     """
     empty = np.asarray(np.isnan(raw).all(axis=(0, *(axis + 1 for axis in gone))))
     for axis, size in enumerate(empty.shape if factor > 1 else ()):
@@ -37,7 +36,7 @@ def no_data_cells(raw: np.ndarray, gone: Sequence[int], factor: int) -> np.ndarr
 
 
 def coarsen_coordinates(source: xr.Dataset, dims: Sequence[str], factor: int) -> dict[str, xr.DataArray]:
-    """Carry the coordinates on `dims`, with attributes, over to the cells' centres of a grid coarser by `factor`.
+    """Carry the coordinates on `dims` over to the cells' centres of a grid coarser by `factor`.
 
     A last, incomplete cell is spaced like the others.
     """
@@ -104,7 +103,7 @@ def lay_out(
 
 @dataclass
 class Finished:
-    """Tells whether an earlier process has written a place on the output's grid, and counts cells by class."""
+    """Tells whether an earlier process has written a place, and counts cells by class."""
 
     journal: Journal | None = None
     counts: np.ndarray = field(default_factory=lambda: np.zeros(NO_DATA + 1, np.int64))

@@ -8,7 +8,7 @@ _FIRST, _EVERY, _BAR_EVERY, _WIDTH = 0.5, 5.0, 0.2, 30
 
 
 class Progress:
-    """Counts the bytes that are done, from any thread, and says how far it is, if it may speak and the work is long."""
+    """Counts bytes as done, from any thread, and says how far it is, if it may speak and the work is long."""
 
     def __init__(self, label: str, total: int, *, speak: bool = True, done: int = 0) -> None:
         self.label = label
@@ -42,19 +42,16 @@ class Progress:
         left = (self.total - self.done) / max(rate, 1e-9)
         words = f"{share:4.0%} of {_size(self.total)}, {_size(rate)}/s, {_clock(left)} left"
         if self._terminal:
-            filled = int(share * _WIDTH)
-            bar = f"[{'#' * filled}{' ' * (_WIDTH - filled)}]"
-            print(f"\r{self.label} {bar} {words}\x1b[K", end="", flush=True)
+            bar = "#" * int(share * _WIDTH)
+            print(f"\r{self.label} [{bar:<{_WIDTH}}] {words}\x1b[K", end="", flush=True)
         else:
             print(f"  {self.label} {words}", flush=True)
         self._shown = True
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if not self._shown:
-            return
-        if kind is None:
+        if self._shown and kind is None:
             self._show(time.monotonic())
-        if self._terminal:
+        if self._shown and self._terminal:
             print(flush=True)
 
 

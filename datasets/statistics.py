@@ -1,7 +1,7 @@
-"""Mean and deviation of a volume, ignoring no data: from what is stored beside it, or in one pass of Dask.
+"""Mean and deviation of a volume's cells with data: from what is stored beside it, or in one pass of Dask.
 
-They are of all cells with data, in whatever part of the split: no label goes into them, but a network has so seen the
-test cells as unlabelled input. Shapes: C channels, N the cells along each dimension of space.
+They are of all parts of the split: no label goes into them, but a network has so seen the test cells as unlabelled
+input. Shapes: C channels, N the cells along each dimension of space.
 """
 
 import warnings
@@ -31,7 +31,7 @@ class Statistics:
 
 
 def masked_data(ds: xr.Dataset) -> xr.DataArray:
-    """Return the data as lazy float64, NaN where the mask or the value itself says that there is none."""
+    """Return the data as lazy float64, NaN where the mask or the value says that there is none."""
     data = ds["data"].astype(np.float64)
     keep = np.isfinite(data)
     return data.where(keep & ds["valid"] if "valid" in ds else keep)
@@ -44,7 +44,7 @@ def read_summary(uri: str | Path) -> xr.Dataset | None:
 
 
 def measure(ds: xr.Dataset) -> xr.Dataset:
-    """Measure an opened volume as `datasets.measures.summary.summarise` does; it is read once, in pieces of a shard."""
+    """Make what `datasets.measures.summary.summarise` makes of an opened volume, read once in pieces of a shard."""
     data = ds["data"]
     plan = Measuring.of(data)
     stored = data.encoding.get("shards") or data.encoding.get("chunks") or ()
@@ -67,16 +67,10 @@ def count_labels(labels: xr.DataArray) -> np.ndarray:
 
 
 def statistics(volume: Volume, keep: list[str] | None = None, stored: xr.Dataset | None = None) -> Statistics:
-    """Measure the data, accumulated in float64 by merging the moments of the chunks.
+    """Measure the data, in float64: each entry of the dimensions `keep` by itself; none means the channel dimensions.
 
+    Where `stored`, what `read_summary` found beside the volume, tells these entries apart, nothing is read.
     `InputError` where `keep` names a dimension that the data lack, or no cell holds data.
-
-    Parameters
-    ----------
-    keep
-        Dimensions whose entries are each measured by themselves; all others share. None means the channel dimensions.
-    stored
-        What `read_summary` found beside the volume: where it tells the entries of `keep` apart, nothing is read.
     """
     kept = list(volume.channel_dims) if keep is None else keep
     refuse_unknown("data.keep", kept, volume.dataset["data"].dims)

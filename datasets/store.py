@@ -33,19 +33,12 @@ _NO_STORE = "{} is not a Zarr store; make a volume from it with `python -m pipel
 
 
 def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error") -> xr.Dataset:
-    """Open a volume lazily; the stored values of a converted one are not masked or scaled.
+    """Open the volume in a folder or at a URI (``s3://``, ``gs://``, ``az://``, ``https://``) lazily.
 
-    It has ``data`` and, where there are such, ``valid``, ``labels``, ``truth`` and ``wells``, backed by Dask.
-    `InputError` where there is no volume.
-
-    Parameters
-    ----------
-    uri
-        Folder of the store, or its URI (``s3://``, ``gs://``, ``az://``, ``https://``); any other Zarr or MDIO store,
-        or a view of one, is opened as `datasets.sources.foreign` says.
-    missing
-        Whether a missing or broken chunk of the data is an ``error`` that names it, once it is read, or no data
-        (``mask``). Labels and masks must be whole.
+    It has ``data`` and, where there are such, ``valid``, ``labels``, ``truth`` and ``wells``, backed by Dask, of a
+    converted one with the stored values, not masked or scaled. Any other Zarr or MDIO store, or a view of one, is
+    opened as `datasets.sources.foreign` says. A `missing` or broken chunk of the data is an ``error`` that names it,
+    once it is read, or no data (``mask``); labels and masks must be whole. `InputError` where there is no volume.
     """
     where = str(uri)
     if is_view(where):
@@ -177,7 +170,7 @@ def open_new(
 
 
 def begun_attributes(path: str | Path) -> dict[str, Any]:
-    """Read the attributes of a store that is not whole yet; empty where none was begun."""
+    """Read the attributes of a store that is only begun; empty where there is none."""
     if is_remote(path):
         return _attributes(Objects(path).find(f"{BEGUN}/{ROOT}"))
     begun = _aside(Path(path)) / ROOT
@@ -226,8 +219,8 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
 def _open_aside(path: Path, journal: Journal) -> Iterator[Path]:
     """Give a hidden neighbour of `path` to fill, then put it in the place of `path`.
 
-    Whatever stops it, a full disk and Ctrl-C included, `path` is as it was. The neighbour is removed unless the journal
-    is kept.
+    Whatever stops it, a full disk and Ctrl-C included, `path` is as it was. The neighbour goes unless the journal is
+    kept.
     """
     aside, old = _aside(path), path.with_name(f".{path.name}.replaced")
     try:
@@ -282,7 +275,7 @@ def _refusals(path: Path) -> Iterator[None]:
 def _lay_out(
     ds: xr.Dataset, preferred: Mapping[str, int] | None, block: Mapping[str, int] | None
 ) -> tuple[xr.Dataset, Encoding]:
-    """Chunk every variable as it will be stored; say so in its attributes and the encoding for xarray."""
+    """Chunk every variable as it will be stored; its attributes and the encoding for xarray say so."""
     ds = ds.drop_encoding()
     ds = ds.assign_coords({name: coord.load() for name, coord in ds.coords.items()})  # only data go piece by piece
     encoding: Encoding = {name: {"_FillValue": None, "compressors": _COMPRESSORS} for name in ds.variables}

@@ -105,7 +105,7 @@ class Volume:
         return tuple(axis for axis, dim in enumerate(self.space) if dim not in NOT_HORIZONTAL)
 
     def read(self, block: tuple[slice, ...] | None = None) -> np.ndarray:
-        """Read a block, cells along each dimension of `space`, or all: float32 [C, *N], NaN where there is no data."""
+        """Read a block, cells along each dimension of `space`, or all: float32 [C, *N], NaN for no data."""
         where, order = self._cut(block), (*self.channel_dims, *self.space)
         values = _cells(self.dataset["data"], where, order).astype(np.float32)
         values[~np.isfinite(values)] = np.nan
@@ -129,15 +129,9 @@ class Volume:
     ) -> np.ndarray:
         """Read labels, int16 [*label dims]: class indices, or `IGNORE`; `InputError` where the volume has none.
 
-        Parameters
-        ----------
-        split, part
-            Part codes over some of the labels' dimensions, and the part whose labels count; none means all. ``test``
-            reads the dense ``truth`` where the volume has one.
-        block
-            Cells along each dimension of `space`.
-        factor
-            How much coarser the result is, a power of two; see `coarsen_labels`.
+        Of the volume or a block as of `read`, and coarser by `factor`, a power of two; see `coarsen_labels`. With part
+        codes over some of the labels' dimensions, `split`, only those of the `part` count; ``test`` reads the dense
+        ``truth`` where the volume has one.
         """
         if not self.label_dims:
             raise InputError("the volume has no labels; convert its source again with labels")

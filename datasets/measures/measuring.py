@@ -1,6 +1,6 @@
 """What is measured of a volume while its pieces pass by: a sketch of every entry, and which columns never change.
 
-Pieces may come in any order and be measured by several threads. Shapes: E entries (such as bands), M cells of the map.
+Several threads may measure them. Shapes: E entries (such as bands), M cells of the map.
 """
 
 import math
@@ -24,7 +24,7 @@ class Measuring:
     sizes: dict[str, int]  # dimension -> cells
     dtype: np.dtype
     entries: list[str]  # dimensions whose entries are measured one by one
-    centre: np.ndarray  # value that the histogram of each entry is finest around, float64 [E]
+    centre: np.ndarray  # that the histogram of each is finest around, float64 [E]
 
     @classmethod
     def of(cls, data: xr.DataArray, centre: np.ndarray | None = None) -> "Measuring":
@@ -57,10 +57,7 @@ class Measuring:
     def measure(
         self, values: np.ndarray, valid: np.ndarray | None, where: Mapping[str, slice]
     ) -> dict[str, np.ndarray]:
-        """Measure a piece of data and mask, if any, in stored order, which has the cells `where` along each dimension.
-
-        Returns arrays that can be stored and handed to `Gathered`.
-        """
+        """Measure a piece of data and mask, if any, in stored order, at the cells `where`: arrays for `Gathered`."""
         if values.dtype.kind == "b":
             values = values.view(np.uint8)
         if values.dtype.kind == "f":
@@ -87,7 +84,7 @@ def _limits(dtype: np.dtype) -> np.finfo | np.iinfo:
 
 
 def _columns(values: np.ndarray, keep: np.ndarray | None, axes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Smallest and largest value, and cells with one, of every column of a piece."""
+    """Smallest and largest value of every column of a piece, and cells with one."""
     limits = _limits(values.dtype)
     where = True if keep is None else keep
     return {

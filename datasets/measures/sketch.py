@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-ERROR = 2.0**-8  # largest of a percentile of floats, as a share of its distance from the centre
+ERROR = 2.0**-8  # that is, of floats
 _BINS = 2**16
 _CELLS = 2**18  # measured at a time, so that the float64 copies stay small
 
@@ -57,7 +57,7 @@ def sketch(values_EP: Sequence[np.ndarray], keep_EP: Sequence[np.ndarray] | None
 
 
 def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
-    """Summarise one entry, some cells at a time: fields of `Sketch` as scalars, then cells of every bin."""
+    """Summarise one entry: fields of `Sketch` as scalars, then cells of every bin."""
     exact = is_exact(values.dtype)
     count, mean, squares = 0, np.float64(0), np.float64(0)
     low, high, at_low, at_high = np.inf, -np.inf, 0, 0
@@ -117,7 +117,7 @@ def merge(a: Sketch, b: Sketch) -> Sketch:
 def distribution(whole: Sketch, entry: int, dtype: np.dtype, centre: float) -> tuple[np.ndarray, np.ndarray]:
     """Values of an entry's occupied bins, ascending within its extremes, and their cells: float64, int64 [occupied].
 
-    The type and the centre are those of the values that were summarised.
+    Type and centre are those that were summarised with.
     """
     own = slice(*np.searchsorted(whole.keys, [entry * _BINS, (entry + 1) * _BINS]))
     bins, counts = whole.keys[own] % _BINS, whole.counts[own]
@@ -135,7 +135,7 @@ def percentiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float])
         return np.full(len(shares), np.nan)
     reached = np.cumsum(counts)
     ranks = np.asarray(shares) / 100 * (reached[-1] - 1)
-    return np.asarray(values[np.searchsorted(reached, ranks, side="right").clip(0, values.size - 1)])
+    return np.asarray(values[np.searchsorted(reached, ranks, side="right").clip(max=values.size - 1)])
 
 
 def to_arrays(whole: Sketch) -> dict[str, np.ndarray]:

@@ -22,9 +22,9 @@ def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
 
     That is, over the entries' dimensions: ``count``, ``mean``, ``deviation``, ``minimum``, ``maximum``, the cells of
     exactly these (``at_minimum``, ``at_maximum``) and the mean cells of the occupied bins beside them; with
-    ``percentile`` the values at `SHARES`; with ``bin`` the ``histogram`` between its ``edges``, whose outermost bins
-    reach to the extremes. ``dead`` marks columns of the map that never change. The attribute ``overall`` holds the same
-    of all entries together.
+    ``percentile`` the values at `SHARES`; with ``bin`` the ``histogram``: equal bins between the percentiles 0.1 and
+    99.9, but for the outermost ``edges``, which are the extremes. ``dead`` marks columns of the map that never change.
+    The attribute ``overall`` holds the same of all entries together.
     """
     whole, dtype = gathered.sketch, plan.dtype
     dists = [distribution(whole, entry, dtype, float(plan.centre[entry])) for entry in range(plan.count)]
@@ -64,7 +64,7 @@ def _beside(counts: np.ndarray) -> float:
 
 
 def _histogram(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Equal bins between the percentiles 0.1 and 99.9; the outermost reach on to the ends."""
+    """Cells of the bins, and their edges."""
     if not counts.size:
         return np.zeros(BINS, np.int64), np.full(BINS + 1, np.nan)
     low, high = percentiles(values, counts, (0.1, 99.9))
@@ -75,7 +75,7 @@ def _histogram(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _overall(gathered: Gathered, dists: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, object]:
-    """Summarise all entries together; nothing but the count where there is no data."""
+    """Summarise all entries together; nothing but the count without data."""
     whole = gathered.sketch
     count = int(whole.count.sum())
     if not count:

@@ -1,4 +1,4 @@
-"""How a volume is cut into blocks, and a block shown under its views: pure planning on sizes, no input or output.
+"""How a volume is cut into blocks, and a block shown under its views: pure planning on sizes.
 
 A sample is a block amid its halo, under a view: flips and a swap of the horizontal axes.
 """
@@ -13,10 +13,9 @@ from datasets.errors import InputError
 
 
 def tile(shape: Sequence[int], block: Sequence[int] | None) -> list[tuple[slice, ...]]:
-    """Blocks of one size, none meaning the volume's, that cover every cell.
+    """Blocks of one size, none meaning the volume's, that cover every cell; the last may be moved inwards.
 
-    Where they do not divide the volume, the last is moved inwards. `InputError` where the block has other axes than
-    the volume, is empty, or is larger.
+    `InputError` where the block has other axes than the volume, is empty, or is larger.
     """
     block = shape if block is None else block
     if len(block) != len(shape) or any(not 0 < edge <= size for edge, size in zip(block, shape, strict=True)):
@@ -50,29 +49,23 @@ class Window:
         return tuple(part.stop - part.start for part in self.seen)
 
     def part(self, cells: Sequence[slice]) -> "Window":
-        """Return some of the cells that are seen, given within `seen`, with what the block has of them."""
-        offsets = zip(self.seen, cells, strict=True)
-        seen = tuple(slice(outer.start + part.start, outer.start + part.stop) for outer, part in offsets)
-        both = zip(self.block, seen, strict=True)
-        block = (np.clip([inner.start, inner.stop], part.start, part.stop).tolist() for inner, part in both)
-        return Window(tuple(slice(*ends) for ends in block), seen)
+        """Return some cells, given within `seen`, with what the block has of them."""
+        block, seen = [], []
+        for inner, outer, part in zip(self.block, self.seen, cells, strict=True):
+            low, high = outer.start + part.start, outer.start + part.stop
+            block.append(slice(*np.clip([inner.start, inner.stop], low, high).tolist()))
+            seen.append(slice(low, high))
+        return Window(tuple(block), tuple(seen))
 
 
 def plan_windows(
     shape: Sequence[int], block: Sequence[int] | None, halo: Sequence[int] | None, factor: int
 ) -> list[Window]:
-    """Cover a volume with blocks, each amid its halo, on the network's output grid.
+    """Cover a volume with blocks as `tile` does, each amid so many cells on either side along each axis.
 
     All windows have one size. At an edge of the volume a window is moved inwards: nothing is made up, and the edge is
     as sharp as where the whole volume is seen at once. An axis shorter than block and halo is seen whole. `InputError`
-    where block or halo do not fit the volume or the output grid.
-
-    Parameters
-    ----------
-    shape, block, halo
-        As `tile` takes them, and cells on either side of a block along each axis.
-    factor
-        How much coarser the network's output grid, and so the labels, is.
+    where block or halo do not fit the volume, or the network's output grid, which is coarser by `factor`.
     """
     reach = [0] * len(shape) if halo is None else list(halo)
     if len(reach) != len(shape) or any(cells < 0 or cells % factor for cells in reach):
@@ -103,7 +96,7 @@ def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], mu
     and to the volume, and halos up. At an edge a block sees the edge itself. `InputError` where block or halo have
     other axes than the volume, the halo is negative, or the block is empty.
     """
-    if len(block) != len(shape) or min(block) < 1 or len(halo) != len(shape) or min(halo) < 0:
+    if {len(block), len(halo)} != {len(shape)} or min(block) < 1 or min(halo) < 0:
         raise InputError(
             f"block is {list(block)} and halo is {list(halo)}, but the volume has {list(shape)} cells; give a block of "
             "1 cell or more and a halo of 0 or more along each axis"
@@ -134,7 +127,7 @@ def apply_view(array: np.ndarray, view: int, axes: Sequence[int]) -> np.ndarray:
     The result is contiguous, as torch refuses negative strides.
     """
     array = np.flip(array, tuple(axis for bit, axis in enumerate(axes) if view >> bit & 1))
-    return np.ascontiguousarray(array.swapaxes(axes[0], axes[1]) if view >> len(axes) else array)
+    return np.ascontiguousarray(array.swapaxes(*axes) if view >> len(axes) else array)
 
 
 def behind_view(rows: slice, sizes: Sequence[int], view: int, axes: Sequence[int]) -> tuple[slice, ...]:

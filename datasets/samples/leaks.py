@@ -1,8 +1,7 @@
 """How far apart the parts of a split lie: proof that no label leaks from one into another, or the cells where one does.
 
 `datasets.samples.parts` dilates masks. Its outcome is measured by other means, distance transforms, on the very codes
-by which training and scoring read labels. Where a cell of the map stands for a column of the volume, no two labels of
-two parts are nearer to each other than their columns.
+by which training and scoring read labels. Where a cell stands for a column, labels are no nearer than their columns.
 
 M cells along the dimensions of the map.
 """
@@ -24,10 +23,7 @@ Cell = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Gap:
-    """How far one part of a split is from another.
-
-    Distances are those of Chebyshev, the larger of those along the axes, in cells; one cell less lies between.
-    """
+    """How far one part of a split is from another: Chebyshev distances in cells, of which one less lies between."""
 
     parts: tuple[str, str]
     counts: tuple[int, int]  # cells of each part on the map
@@ -64,8 +60,7 @@ class LeakReport:
     def focus(self) -> Gap | None:
         """The gap that says most: between training and test, unless only others leak; none where no two parts are."""
         shown = [gap for gap in self.gaps if gap.violations] or self.gaps
-        first = [gap for gap in shown if set(gap.parts) == {"train", "test"}]
-        return next(iter(first or shown), None)
+        return min(shown, key=lambda gap: gap.parts != ("train", "test"), default=None)
 
     def place(self, cell: Cell) -> str:
         """Name a cell by its number and, where the map has coordinates, by these."""
@@ -93,12 +88,10 @@ class LeakReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and texts, with the places of the cells in words."""
-        gaps = []
-        for gap in self.gaps:
-            plain = asdict(gap) | {"nearest_places": [self.place(cell) for cell in gap.nearest]}
+        gaps = [asdict(gap) | {"nearest_places": [*map(self.place, gap.nearest)]} for gap in self.gaps]
+        for gap, plain in zip(self.gaps, gaps, strict=True):
             if gap.first_violation is not None:
-                plain["first_violation_places"] = [self.place(cell) for cell in gap.first_violation]
-            gaps.append(plain)
+                plain["first_violation_places"] = [*map(self.place, gap.first_violation)]
         return {
             "statement": self.statement(),
             "proven": self.violations == 0,
@@ -167,7 +160,7 @@ def _along(from_M: np.ndarray, to_M: np.ndarray, axis: int) -> int | None:
 
 
 def _spacing(split: xr.DataArray, dim: str) -> float | None:
-    """Metres from cell to cell along a dimension: stated with a coordinate of line numbers, or the coordinate's own."""
+    """Metres from cell to cell: stated with a coordinate of line numbers, or the coordinate's own."""
     if dim not in split.coords:
         return None
     coordinate, attrs = split[dim], split[dim].attrs

@@ -1,4 +1,4 @@
-"""Samples of a step, read ahead of the network: the blocks and views of a rank's share of the plan.
+"""A rank's share of the samples of a step, read ahead of the network.
 
 C channels, N the cells that the network sees along the space dimensions, L its label cells.
 """
@@ -64,7 +64,7 @@ class Loader:
     augment_until
         Step from which samples are no longer flipped and swapped; None means never.
     workers, prefetch_bytes
-        Threads that read ahead, or 0 to read each sample when it is asked for; the most bytes, but always one sample.
+        As `workers` of `read_ahead`, and the most bytes that are read ahead, but always one sample.
     rank, world
         This rank and the number of ranks: rank r takes micro-batches r, r + world, ...
     rows
@@ -75,8 +75,7 @@ class Loader:
     windows, order, plan
         See `plan_samples`, also for what it refuses; and from a range of steps to this rank's samples of them.
     waited, samples_read, bytes_read
-        Seconds that the caller has waited for samples, those given, of which `rows` is a part of one, and the bytes of
-        data and labels read for them.
+        Seconds that the caller has waited, samples given, of which `rows` is a part of one, and bytes read for them.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class Loader:
         return self.volume.read(window.seen), labels
 
     def _held(self, window: Window) -> Pair:
-        """Read a window, or take it from before where all samples are of one block; no more is kept than that block."""
+        """Read a window; where all samples are of one block, no more than this block is kept for later."""
         if self._kept is None:
             return self._read(window)
         with self._lock:

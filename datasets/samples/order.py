@@ -1,4 +1,4 @@
-"""Which block and which view every sample of a run shows: pure planning on counts and seeds, no input or output.
+"""Which block and which view every sample of a run shows: pure planning on counts and seeds.
 
 Samples are numbered over all workers and the whole run, so the number of samples taken is the only state: a run goes
 on at the exact block, in mid-epoch and on another number of workers.
@@ -30,10 +30,8 @@ class Order:
 
     Blocks with labels and blocks without are two streams, each of which shows every block once a pass, in a fresh
     order. They are interleaved as evenly as whole numbers allow: any n samples in sequence hold ``n * share`` blocks
-    with labels, rounded down or up, and no two steps differ by more than one.
-
-    With a share of ``labelled / (labelled + unlabelled)`` both streams end their passes together: an epoch that visits
-    every block exactly once.
+    with labels, rounded down or up. With a share of ``labelled / (labelled + unlabelled)`` both end their passes
+    together: an epoch that visits every block exactly once.
     """
 
     labelled: int  # blocks with labels, at least one
@@ -82,7 +80,7 @@ class Order:
 
 @lru_cache(maxsize=8)
 def _permutation(seed: int, stream: int, visit: int, blocks: int) -> np.ndarray:
-    """Order of the blocks of a stream on a pass; kept, because every sample of the pass asks for it."""
+    """Order of the blocks of a stream on a pass; kept, because every sample of it asks."""
     return np.random.default_rng([seed, stream, visit]).permutation(blocks)
 
 
@@ -100,8 +98,8 @@ def plan_steps(
     """Yield the samples that one worker reads, step by step.
 
     A step's `batch` is cut into micro-batches, which never depend on the number of workers, as sums over what is run
-    at once round; of these a worker takes every `world`-th from `rank` on. A block's `views` come in a seeded order;
-    from step `plain_from` on, if any, only view 0 is shown.
+    at once round; of these a worker takes every `world`-th from `rank` on. From step `plain_from` on, if any, only
+    view 0 of the `views` is shown.
     """
     for step in steps:
         shown = views if plain_from is None or step < plain_from else 1
@@ -111,5 +109,4 @@ def plan_steps(
 
 def share_of_rank(batch: int, micro_batch: int, rank: int, world: int) -> list[int]:
     """Return which samples of a step one worker takes, in whole micro-batches."""
-    starts = range(0, batch, micro_batch)[rank::world]
-    return [number for start in starts for number in range(start, min(start + micro_batch, batch))]
+    return [number for number in range(batch) if number // micro_batch % world == rank]

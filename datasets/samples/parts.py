@@ -14,7 +14,7 @@ from datasets.config import SplitConfig
 
 UNUSED, TRAIN, VALIDATION, TEST = 0, 1, 2, 3
 PART_NAMES = ["unused", "train", "validation", "test"]
-_WELL_DRAWS = 200  # of the validation wells, of which the one that spreads the classes best is taken
+_WELL_DRAWS = 200
 
 
 def split_blocks(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
@@ -56,13 +56,11 @@ def deal(counts_KB: np.ndarray, fractions: Sequence[float], rng: np.random.Gener
 
 
 def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndarray, config: SplitConfig) -> np.ndarray:
-    """Let squares around wells train and validate, and all other columns, a buffer away, test.
+    """Let squares around wells train and validate, and all other columns, a buffer away, test: uint8 [*M].
 
     A column belongs to its nearest well. Of many seeded draws of the validation wells, the first is taken that leaves
-    most classes to training, then most to validation.
-
-    Takes labelled cells of each class in each column, columns whose true classes are known, and the wells' cells.
-    Returns uint8 [*M].
+    most classes to training, then most to validation. Takes labelled cells as `split_blocks`, columns whose true
+    classes are known, and the wells' cells.
     """
     shape = counts_KM.shape[1:]
     distance_M = np.full(shape, config.radius + 1)
@@ -88,10 +86,9 @@ def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndar
 
 
 def split_points(counts_KM: np.ndarray, config: SplitConfig) -> np.ndarray:
-    """Let a few single columns of each class train and validate, and all others, a buffer away, test.
+    """Let a few single columns of each class train and validate, and all others, a buffer away, test: uint8 [*M].
 
-    Takes the labelled cells of each class in each column; a class with fewer columns than points gives training what it
-    has. Returns uint8 [*M].
+    Takes labelled cells as `split_blocks`; a class with fewer columns than points gives training what it has.
     """
     rng = np.random.default_rng(config.seed)
     parts_M = np.zeros(counts_KM.shape[1:], np.uint8)

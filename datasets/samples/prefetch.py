@@ -1,4 +1,4 @@
-"""Read ahead in threads: values come in the order of their keys, however long each takes."""
+"""Values are read ahead in threads, and come in order."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -15,18 +15,12 @@ def read_ahead(
 ) -> Generator[Value, None, None]:
     """Yield ``read(key)`` of every key, in order; what it raises is raised when its turn comes.
 
-    Threads: decompression and network release the interpreter's lock, and a fork of a process that has used Dask's or
-    Zarr's threads may hang. Closing the iterator, or an exception, cancels what has not begun, waits for
-    what has, and ends the threads; use `contextlib.closing`.
+    `workers` are threads: decompression and network release the interpreter's lock, and a fork of a process that has
+    used Dask's or Zarr's may hang. Closing the iterator, or an exception, cancels what has not begun, waits for what
+    has, and ends them; use `contextlib.closing`. 0 reads in the caller's thread when a value is asked for.
 
-    Parameters
-    ----------
-    keys
-        Taken only as far as is read ahead; may be endless.
-    workers
-        Threads; 0 reads in the caller's thread when a value is asked for, nothing ahead.
-    ahead
-        Values, 1 or more, that are read or being read and not yielded, at most.
+    At most `ahead` values, 1 or more, are read or being read and not yielded; `keys` are taken only so far, and may be
+    endless.
     """
     if workers == 0:
         yield from map(read, keys)

@@ -21,8 +21,8 @@ from datasets.volume import Volume
 def make_split(volume: Volume, config: SplitConfig) -> xr.DataArray:
     """Divide the labelled cells of a volume's map into `TRAIN`, `VALIDATION` and `TEST`; all others are `UNUSED`.
 
-    Where the labels also vary with depth or time, a cell of the map stands for its whole column. The codes, uint8, have
-    the volume's coordinates and the attributes ``names``, ``method``, ``seed`` and ``buffer``.
+    Where the labels also vary with depth or time, a cell of the map stands for its column. The codes, uint8, have the
+    volume's coordinates and the attributes ``names``, ``method``, ``seed`` and ``buffer``.
 
     `InputError` if there are no labels or wells, a dimension or a well is not the volume's, a class has no training
     label, or a part that should get labels gets none.
@@ -82,7 +82,7 @@ def _count_classes(volume: Volume, name: str, dims: Sequence[str]) -> np.ndarray
 
 
 def _well_positions(volume: Volume, config: SplitConfig, dims: list[str]) -> np.ndarray:
-    """Positions of the wells along `dims`, int64 [W, len(dims)], checked against the map."""
+    """Positions of the wells along `dims`, int64 [W, dims], checked against the map."""
     sizes = [volume.dataset["labels"].sizes[dim] for dim in dims]
     wells: Sequence[Sequence[int]] = config.wells
     if not wells and "wells" in volume.dataset:

@@ -5,8 +5,8 @@ by block. The layers are drawn once as a column along stratigraphic depth u; at 
 
     u(x, y, z) = z + folds - fault throws + uplift beside the salt,
 
-read from the column as an average over the cell, so that dipping layers do not alias into steps.
-Letters: X, Y, Z points along inline, crossline and depth; L layers.
+averaged over the cell, so that dipping layers do not alias into steps. Letters: X, Y, Z points along inline, crossline
+and depth.
 """
 
 from collections.abc import Sequence
@@ -32,21 +32,21 @@ class Fault:
     azimuth: float  # direction of dip in the x, y plane, in radians
     slope: float  # tangent of the angle between the plane and the horizontal
     throw: float  # vertical slip at depth, in metres
-    reach: float  # length over which the slip dies out, away from the plane and along it, in metres
+    reach: float  # over which the slip dies out, away from the plane and along it, in metres
 
 
 @dataclass(frozen=True)
 class Earth:
-    """One drawn earth; see `draw_earth`."""
+    """One drawn earth."""
 
     config: SynthesisConfig
-    extent: tuple[float, float, float]  # size of the survey along each axis, in metres
+    extent: tuple[float, float, float]  # of the survey along each axis, in metres
     column: Column
     dip: tuple[float, float]  # slope of all layers along inline and crossline
     waves: np.ndarray  # folds: height, wave numbers along inline and crossline, phase; metres and radians [folds, 4]
     faults: tuple[Fault, ...]
-    salt_centre: tuple[float, float, float]  # of the salt's widest level, in metres
-    salt_radii: tuple[float, float, float]  # half-axes of the salt's upper part along each axis, in metres
+    salt_centre: tuple[float, float, float]  # of its widest level, in metres
+    salt_radii: tuple[float, float, float]  # half-axes of its upper part, in metres
 
     def salt_depth(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Approximate distance to the salt's surface in metres, positive inside: float64 [X, Y, Z].
@@ -68,7 +68,7 @@ class Earth:
         depth = stem + blend * (bulb - stem) + corner * blend * (1 - blend)
         for stream, share, size in ((_ROUGHNESS, 0.16, 0.7), (_FINE_ROUGHNESS, 0.05, 0.22)):
             lengths = (size * radius, size * radius, size * radius * 0.6)
-            depth = depth + share * min(self.salt_radii) * self._noise(stream, (x, y, z), lengths)
+            depth += share * min(self.salt_radii) * self._noise(stream, (x, y, z), lengths)
         return depth
 
     def _from_salt(self, *axes: np.ndarray) -> list[np.ndarray]:
@@ -80,10 +80,7 @@ class Earth:
         return smooth_noise((self.config.seed, stream), axes, lengths)
 
     def stratigraphic_depth(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, salt: np.ndarray) -> np.ndarray:
-        """Depth u at which the rock of each point lay in the column, in metres: float64 [X, Y, Z].
-
-        `salt` is `salt_depth` at the points.
-        """
+        """Depth u in the column of each point, in metres, float64 [X, Y, Z]; `salt` is their `salt_depth`."""
         height, outside = self.extent[2], np.clip(-salt, 0, None)
         lift = 0.16 * height
         width = max(0.5 * min(self.salt_radii[:2]), 4 * lift)
@@ -100,10 +97,10 @@ class Earth:
             u = u - slip * np.clip(0.5 + above / cell, 0, 1)
         fold = x[:, None] * self.dip[0] + y * self.dip[1]
         for amplitude, kx, ky, phase in self.waves:
-            fold = fold + amplitude * np.cos(kx * x[:, None] + ky * y + phase)
+            fold += amplitude * np.cos(kx * x[:, None] + ky * y + phase)
         lengths = (0.2 * self.extent[0], 0.2 * self.extent[1], 1.0)
         small = self._noise(_UNDULATION, (x, y, np.zeros(1)), lengths)[..., 0]
-        fold = fold + 0.12 * self.config.fold * height * small
+        fold += 0.12 * self.config.fold * height * small
         return u + fold[..., None] * (0.4 + 0.6 * np.clip(u / height, 0, 1))  # folds grow with depth
 
     def log_impedance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -116,16 +113,14 @@ class Earth:
         salt = self.salt_depth(x, y, edges)
         u = self.stratigraphic_depth(x, y, edges, salt)
         layered = self.column.mean(self.column.integral, u)
-        middle = (u[..., 1:] + u[..., :-1]) / 2
-        inside = (salt[..., 1:] + salt[..., :-1]) / 2
         wavelength = self.config.wavelength
         lengths = (*(max(0.6 * wavelength, spacing) for spacing in self.config.spacing[:2]), 0.25 * wavelength)
         chaos = _CHAOS_DEVIATION * self._noise(_CHAOS, (x, y, z), lengths)
-        flow = self._debris_share(x, y, middle)
+        flow = self._debris_share(x, y, _middles(u))
         if flow.any():
             layered += flow * (self.column.mean(self.column.trend, u) + chaos - layered)
         steep = np.sqrt(1 - np.clip(np.diff(salt, axis=2) / step, -1, 1) ** 2)
-        share = np.clip(0.5 + inside / (step + steep * (max(self.config.spacing) - step)), 0, 1)
+        share = np.clip(0.5 + _middles(salt) / (step + steep * (max(self.config.spacing) - step)), 0, 1)
         return layered + share * (_SALT_LOG_IMPEDANCE + chaos - layered)
 
     def gain(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -187,6 +182,10 @@ def draw_earth(config: SynthesisConfig) -> Earth:
         salt_centre=centre,
         salt_radii=(radius * stretch, radius / stretch, 0.3 * height),
     )
+
+
+def _middles(edges: np.ndarray) -> np.ndarray:
+    return (edges[..., 1:] + edges[..., :-1]) / 2
 
 
 def _outer_sum(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,8 +1,7 @@
 """Random fields that are functions of position: any block can be computed by itself, and always comes out alike.
 
 Independent standard normal numbers sit on an infinite lattice. They are drawn in fixed tiles, each from a counter-based
-generator (Philox) keyed by the seed and the tile's place, so that none depends on which block is asked for. Letters:
-X, Y, Z points along the three axes.
+generator (Philox) keyed by the seed and the tile's place. Letters: X, Y, Z points along the three axes.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ _SPLINE_VARIANCE = 151 / 315  # mean over a cell of the sum of the squared cubic
 
 
 def white_noise(key: Sequence[int], start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
-    """Draw independent standard normal numbers on the lattice from `start` up to `stop`: float32 [X, Y, Z].
+    """Draw the numbers on the lattice from `start` up to `stop`: float32 [X, Y, Z].
 
     Fields with different keys, of a seed and a stream, are independent.
     """
@@ -26,10 +25,10 @@ def white_noise(key: Sequence[int], start: Sequence[int], stop: Sequence[int]) -
     for place in product(*tiles):
         tile = _draw_tile(tuple(key), place)
         into, outof = [], []
-        for n, a, b in zip(place, start, stop, strict=True):
-            low, high = max(a, n * _TILE), min(b, (n + 1) * _TILE)
+        for first, a, b in zip((n * _TILE for n in place), start, stop, strict=True):
+            low, high = max(a, first), min(b, first + _TILE)
             into.append(slice(low - a, high - a))
-            outof.append(slice(low - n * _TILE, high - n * _TILE))
+            outof.append(slice(low - first, high - first))
         block[tuple(into)] = tile[tuple(outof)]
     return block
 

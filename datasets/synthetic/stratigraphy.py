@@ -15,7 +15,7 @@ class Column:
     tops: np.ndarray  # stratigraphic depth of the layers' tops, in metres [L], ascending
     integral: np.ndarray  # of the logarithm of impedance (kg/m2/s) down to each top [L]
     trend: np.ndarray  # the same of compaction alone [L]
-    debris: tuple[tuple[float, float], ...]  # intervals of stratigraphic depth (top, base), in metres
+    debris: tuple[tuple[float, float], ...]  # intervals (top, base), in metres
 
     def mean(self, integral: np.ndarray, edges: np.ndarray) -> np.ndarray:
         """Average what `integral` or `trend` sum up between consecutive edges of depth: [..., n] -> [..., n - 1]."""
@@ -32,8 +32,7 @@ def draw_column(rng: np.random.Generator, *, layer: float, height: float) -> Col
     first, last = -0.75 * height, 2.0 * height  # well beyond the survey, for folds and faults
     count = int(1.2 * (last - first) / layer) + 100
     tops = first + np.cumsum(layer * rng.gamma(2.0, 0.5, count))
-    contrast = np.empty(count)
-    start = 0
+    contrast, start = np.empty(count), 0
     while start < count:
         package = 2 + rng.poisson(3)
         contrast[start : start + package] = rng.choice(_CONTRASTS, p=_SHARES)

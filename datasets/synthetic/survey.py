@@ -110,8 +110,8 @@ def ricker(peak: float, offsets: np.ndarray) -> np.ndarray:
 def signal(earth: Earth, block: Block) -> np.ndarray:
     """Image a block without noise, float32 [X, Y, Z]: reflection coefficients of normal incidence under the wavelet.
 
-    A reflection coefficient (Z2 - Z1) / (Z2 + Z1) lies between two cells; so do the wavelet's samples, and events come
-    out at their true depth.
+    A coefficient (Z2 - Z1) / (Z2 + Z1) lies between two cells; so do the wavelet's samples: events come out at their
+    true depth.
     """
     config = earth.config
     reach = _wavelet_reach(config)
@@ -137,7 +137,7 @@ def noise(config: SynthesisConfig, block: Block) -> np.ndarray:
 def place_wells(earth: Earth) -> np.ndarray:
     """Draw wells on a jittered grid, int64 [W, 2] cells along inline and crossline.
 
-    Half of them, rounded up, meet the salt, the others miss it. An InputError says where the map has no room for them.
+    Half of them, rounded up, meet the salt, the others miss it. `InputError` where the map has no room for them.
     """
     config = earth.config
     depth = slice(0, config.shape[2])
@@ -191,7 +191,7 @@ def _positions(config: SynthesisConfig, block: Block) -> list[np.ndarray]:
 
 
 def _signal_strength(earth: Earth) -> float:
-    """Measure the signal's standard deviation: on all cells of a small survey, on spread patches of a large one."""
+    """Measure the signal's standard deviation, on spread patches of a large survey."""
     sides = []
     for size in earth.config.shape[:2]:
         patches = min(_PATCHES, -(-size // _PATCH))
@@ -211,9 +211,9 @@ def _wavelet_reach(config: SynthesisConfig) -> int:
 
 
 def _convolve(array: np.ndarray, kernel: np.ndarray, axis: int) -> np.ndarray:
-    """Convolve with a symmetric kernel, keeping complete sums only; terms in one order, so blocks agree bit for bit."""
-    length = array.shape[axis] - len(kernel) + 1
+    """Convolve with a symmetric kernel, keeping complete sums; terms in one order, so blocks agree bit for bit."""
     moved = np.moveaxis(array, axis, 0)
+    length = len(moved) - len(kernel) + 1
     result = np.zeros((length, *moved.shape[1:]), np.float32)
     for shift, weight in enumerate(kernel.astype(np.float32)):
         result += weight * moved[shift : shift + length]
