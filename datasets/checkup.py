@@ -52,36 +52,28 @@ def _empty_or_constant(summary: xr.Dataset) -> Iterator[Finding]:
         yield Finding("constant", f"{what} hold one value throughout", way)
 
 
-def _far_piles(summary: xr.Dataset) -> dict[float, list[tuple[str, int]]]:
-    """Value far away from all others, as one for no data that nobody named -> entries and their cells of it."""
-    found: dict[float, list[tuple[str, int]]] = {}
-    for entry, facts in _entries(summary):
-        low, high = facts["percentiles"].sel(percentile=[25.0, 75.0]).values.tolist()
-        reach = _FAR * (high - low)
-        for end, far in (("minimum", low - float(facts["minimum"])), ("maximum", float(facts["maximum"]) - high)):
-            value, cells = float(facts[end]), int(facts[f"at_{end}"])
-            known = any(np.isclose(value, fill, rtol=1e-6) for fill in _FILLS)
-            if (known and cells) or (far > reach > 0 and cells > max(1, _PILE / 10 * int(facts["count"]))):
-                found.setdefault(value, []).append((entry, cells))
-    return found
-
-
 def _piles(summary: xr.Dataset) -> Iterator[Finding]:
-    """Find values for no data, and those piled up at an end: clipped by a sensor, a stretch or a range of numbers."""
-    far = _far_piles(summary)
+    """Find values for no data that nobody named, and those clipped by a sensor, a stretch or a range of numbers."""
+    far: dict[float, list[tuple[str, int]]] = {}
+    piled: list[tuple[str, tuple[str, float, float]]] = []
+    for entry, facts in _entries(summary):
+        count, least, most = int(facts["count"]), float(facts["minimum"]), float(facts["maximum"])
+        low, high = facts["percentiles"].sel(percentile=[25.0, 75.0]).values.tolist()
+        for end, value, beyond in (("minimum", least, low - least), ("maximum", most, most - high)):
+            cells = int(facts[f"at_{end}"])
+            known = np.isclose(value, _FILLS, rtol=1e-6).any()
+            if (known and cells) or (beyond > _FAR * (high - low) > 0 and cells > max(1, _PILE / 10 * count)):
+                far.setdefault(value, []).append((entry, cells))
+            if cells / count > _PILE and cells > _STEEP * float(facts[f"beside_{end}"]) and least < most:
+                piled.append((end, (entry, cells / count, value)))
     for value, cells_of in far.items():
         text = f"{sum(cells for _, cells in cells_of):,} cells hold {value:g}, far from all others{_in(cells_of)}"
         yield Finding("no-data value", text, f"convert again with nodata: {value:g} if that stands for no data")
     fills = {f"{value:g}" for value in far}
     found: dict[str, list[tuple[str, float, float]]] = {}
-    for entry, facts in _entries(summary):
-        for end in ("minimum", "maximum"):
-            value, cells = float(facts[end]), int(facts[f"at_{end}"])
-            share = cells / int(facts["count"])
-            steep = cells > _STEEP * float(facts[f"beside_{end}"])
-            several = float(facts["minimum"]) < float(facts["maximum"])
-            if share > _PILE and steep and several and f"{value:g}" not in fills:
-                found.setdefault(end, []).append((entry, share, value))
+    for end, pile in piled:
+        if f"{pile[-1]:g}" not in fills:
+            found.setdefault(end, []).append(pile)
     for end, where in found.items():
         _, shares, values = zip(*where, strict=True)
         low, high = min(values), max(values)
@@ -106,8 +98,7 @@ def _steps(geometry: Geometry) -> Iterator[Finding]:
     for dim, (low, high) in geometry.uneven.items():
         text = f"the steps along {dim} go from {low:g} to {high:g} {geometry.units[dim]}".rstrip()
         yield Finding("geometry", text, "a network takes all cells for equal: resample the source to even steps")
-    if geometry.unmeasured:
-        dims = ", ".join(geometry.unmeasured)
+    if dims := ", ".join(geometry.unmeasured):
         text = f"nothing says how far apart cells are along {dims}, so no map or section is true to scale"
         way = "convert with coordinates and coordinate_units, or with x_byte and y_byte for SEG-Y"
         yield Finding("geometry", text, way)
@@ -131,8 +122,7 @@ def _bins(geometry: Geometry) -> Iterator[Finding]:
     if geometry.units[a] in ("m", "metre", "metres") and (small < 0.1 or large > 10_000):
         way = "check the scalar of the positions (SEG-Y bytes 71-72) or the units"
         yield Finding("geometry", f"cells of {first:g} x {second:g} m are unusual", way)
-    angle = abs((geometry.azimuth[a] - geometry.azimuth[b]) % 180 - 90)
-    if angle > 1:
+    if (angle := abs((geometry.azimuth[a] - geometry.azimuth[b]) % 180 - 90)) > 1:
         text = f"{a} and {b} are {90 - angle:.1f}° apart, not 90°"
         yield Finding("geometry", text, "check x_byte and y_byte of the source")
 
@@ -149,15 +139,16 @@ def check_layout(data: xr.DataArray) -> list[Finding]:
     """Find chunks that are large, and stores of very many objects."""
     chunks = data.encoding.get("chunks") or data.shape
     objects = data.encoding.get("shards") or chunks
-    way = "convert again with the block that training will read, such as block: {inline: 96, crossline: 96, twt: 96}"
     size = math.prod(chunks) * data.dtype.itemsize
-    if size > _LARGE_CHUNK:
-        return [Finding("chunks", f"a chunk is {size / 2**20:.0f} MiB, the least that any block reads", way)]
     count = math.prod(-(-cells // edge) for cells, edge in zip(data.shape, objects, strict=True))
-    if count > _MANY_OBJECTS:
+    if size > _LARGE_CHUNK:
+        text = f"a chunk is {size / 2**20:.0f} MiB, the least that any block reads"
+    elif count > _MANY_OBJECTS:
         text = f"the data are {count:,} objects of the store, which is slow to list and to copy"
-        return [Finding("chunks", text, way)]
-    return []
+    else:
+        return []
+    way = "convert again with the block that training will read, such as block: {inline: 96, crossline: 96, twt: 96}"
+    return [Finding("chunks", text, way)]
 
 
 def overall(summary: xr.Dataset) -> dict[str, Any]:

@@ -191,8 +191,7 @@ class SynthesisConfig:
 
     def __post_init__(self) -> None:
         for name in ("shape", "spacing", "chunks"):
-            sizes = getattr(self, name)
-            if len(sizes) != 3 or min(sizes) <= 0:
+            if len(sizes := getattr(self, name)) != 3 or min(sizes) <= 0:
                 raise InputError(f"{name} is {sizes}; give three sizes above 0, for inline, crossline and depth")
         if min(self.shape) < 16:
             raise InputError(f"shape is {self.shape}; a survey needs at least 16 cells along each side")

@@ -83,13 +83,11 @@ class Description:
         if self.labels is None:
             lines.append(("labels", "none"))
         if self.wells:
-            lines.append(("wells", f"{self.wells}"))
+            lines.append(("wells", str(self.wells)))
         width = max(len(key) for key, _ in lines)
-        indent = " " * (width + 4)
-        wrapped = [
-            f"  {key:<{width}}  " + f"\n{indent}".join(textwrap.wrap(text, _WIDTH - len(indent))) for key, text in lines
-        ]
-        return "\n".join([self.path, *wrapped])
+        indent = "\n" + " " * (width + 4)
+        texts = ((key, indent.join(textwrap.wrap(text, _WIDTH - width - 4))) for key, text in lines)
+        return "\n".join([self.path, *(f"  {key:<{width}}  {text}" for key, text in texts)])
 
 
 def describe(path: str | Path, ds: xr.Dataset, summary: xr.Dataset, crs: str) -> Description:
@@ -149,10 +147,10 @@ def _entries(ds: xr.Dataset, summary: xr.Dataset) -> dict[str, str]:
 
 
 def _spark(counts: Sequence[int]) -> str:
-    bars = "▁▂▃▄▅▆▇█"
+    bars = " ▁▂▃▄▅▆▇█"
     columns = np.add.reduceat(counts, np.linspace(0, len(counts), 32, endpoint=False).astype(int))
-    heights = np.ceil(columns / max(columns.max(), 1) * len(bars)).astype(int)
-    return "".join(bars[height - 1] if height else " " for height in heights)
+    heights = np.ceil(columns / max(columns.max(), 1) * (len(bars) - 1)).astype(int)
+    return "".join(bars[height] for height in heights)
 
 
 def _range(coordinate: xr.DataArray) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 from datasets.errors import InputError
 
 NOT_HORIZONTAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})
-_SEISMIC = frozenset({"inline", "crossline"})
 _MOST_ENTRIES = 1024
 
 
@@ -16,7 +15,7 @@ def entry_dims(sizes: Mapping[Any, int]) -> list[str]:
 
     At most 1024 entries are told apart: the longest dimensions are left out until they are no more.
     """
-    dims = [] if _SEISMIC & set(sizes) else [str(dim) for dim in sizes if dim in NOT_HORIZONTAL]
+    dims = [] if {"inline", "crossline"} & set(sizes) else [str(dim) for dim in sizes if dim in NOT_HORIZONTAL]
     while math.prod(sizes[dim] for dim in dims) > _MOST_ENTRIES:
         dims.remove(max(dims, key=lambda dim: sizes[dim]))
     return dims
@@ -24,6 +23,5 @@ def entry_dims(sizes: Mapping[Any, int]) -> list[str]:
 
 def refuse_unknown(option: str, named: Iterable[str], dims: Sequence[Hashable], way_out: str = "") -> None:
     """Raise `InputError` where a setting names dimensions that the data lack."""
-    unknown = [dim for dim in named if dim not in dims]
-    if unknown:
+    if unknown := [dim for dim in named if dim not in dims]:
         raise InputError(f"{option} names {unknown}, but the data have the dimensions {list(dims)}{way_out}")

@@ -21,9 +21,7 @@ class LazyArray(BackendArray):
     """An array behind `read_part`, which goes from slices with positive steps, one an axis, to the values there."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, read_part: Callable[[Cut], np.ndarray]) -> None:
-        self.shape = shape
-        self.dtype = dtype
-        self.read_part = read_part
+        self.shape, self.dtype, self.read_part = shape, dtype, read_part
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
         """Read what xarray asks for, in integers and slices."""

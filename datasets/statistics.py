@@ -107,9 +107,5 @@ def _shape(volume: Volume, kept: list[str], *moments: xr.DataArray) -> Statistic
     # A constant entry's deviation is rounding error of its own size.
     deviation = np.where((count > 0) & (deviation > 1e-9 * np.abs(mean)), deviation, 1.0)
     channels, within = [sizes[dim] for dim in volume.channel_dims], shape[len(volume.channel_dims) :]
-
-    def to_channels(moment: np.ndarray) -> np.ndarray:
-        each = np.broadcast_to(moment, (*channels, *within))
-        return each.reshape(volume.n_channels, *within).astype(np.float32)
-
-    return Statistics(to_channels(mean), to_channels(deviation))
+    both = (np.broadcast_to(moment, (*channels, *within)) for moment in (mean, deviation))
+    return Statistics(*(moment.reshape(volume.n_channels, *within).astype(np.float32) for moment in both))

@@ -54,19 +54,15 @@ class Volume:
         where = config.source or "the volume"
         if not config.space:
             raise InputError(f"data.space is empty; choose one to three of the dimensions {dims} of {where}")
-        unknown = [dim for dim in config.space if dim not in dims]
-        if unknown:
+        if unknown := [dim for dim in config.space if dim not in dims]:
             raise InputError(f"data.space names {unknown}, but {where} has the dimensions {dims}")
         space = tuple(config.space)
         label_dims: tuple[str, ...] = ()
         classes: list[str] = []
         if "labels" in dataset:
             labels = dataset["labels"]
-            extra = [str(dim) for dim in labels.dims if dim not in space]
-            if extra:
-                raise InputError(
-                    f"the labels of {where} vary along {extra}, which data.space {list(space)} lacks; add it"
-                )
+            if extra := [str(dim) for dim in labels.dims if dim not in space]:
+                raise InputError(f"the labels of {where} vary along {extra}, which data.space {[*space]} lacks; add it")
             label_dims = tuple(dim for dim in space if dim in labels.dims)
             classes = [str(name) for name in labels.attrs["class_names"]]
         for dim, edge in zip(space, config.block or [sizes[dim] for dim in space], strict=True):
@@ -80,14 +76,8 @@ class Volume:
                     f"data.block gives {edge} cells of {dim}, each of which data.keep normalises by itself; "
                     f"give all {sizes[dim]}, or leave {dim} out of data.keep"
                 )
-        return cls(
-            dataset=dataset,
-            space=space,
-            channel_dims=tuple(dim for dim in dims if dim not in space),
-            classes=classes,
-            label_dims=label_dims,
-            read_slice=_read_slice(config, sizes, label_dims),
-        )
+        channel_dims = tuple(dim for dim in dims if dim not in space)
+        return cls(dataset, space, channel_dims, classes, label_dims, _read_slice(config, sizes, label_dims))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -157,10 +147,9 @@ class Volume:
         """SHA-256 that two volumes share only if source, conversion, shape and labels are the same."""
         data = self.dataset["data"]
         identity = {
-            "source_sha256": self.dataset.attrs.get("source_sha256"),
-            "conversion": self.dataset.attrs.get("conversion"),
-            "dims": [str(dim) for dim in data.dims],
-            "shape": list(data.shape),
+            **{name: self.dataset.attrs.get(name) for name in ("source_sha256", "conversion")},
+            "dims": list(map(str, data.dims)),
+            "shape": data.shape,
             "dtype": str(data.dtype),
             "classes": self.classes,
         }

@@ -63,9 +63,8 @@ def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
     low, high, at_low, at_high = np.inf, -np.inf, 0, 0
     bins = np.zeros(_BINS, np.int64)
     for start in range(0, values.size, _CELLS):
-        part = values[start : start + _CELLS]
-        if keep is not None:
-            part = part[keep[start : start + _CELLS]]
+        here = slice(start, start + _CELLS)
+        part = values[here] if keep is None else values[here][keep[here]]
         if part.dtype.kind == "f":
             part = part[np.isfinite(part)]
         if not part.size:

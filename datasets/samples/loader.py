@@ -33,8 +33,8 @@ def plan_samples(
     """
 
     def has_labels(window: Window) -> bool:
-        inside = volume.meets(split, "train", window.block)
-        return inside and bool((volume.read_labels(split, "train", window.block) != IGNORE).any())
+        block = window.block
+        return volume.meets(split, "train", block) and (volume.read_labels(split, "train", block) != IGNORE).any()
 
     windows = plan_windows(volume.shape, data.block, data.halo, factor)
     found = list(read_ahead(windows, has_labels, workers=workers, ahead=2 * max(workers, 1)))
@@ -57,10 +57,8 @@ class Loader:
         Blocks, halo, and the share of samples with labels.
     factor
         How much coarser the network's output grid, and so the labels, is.
-    batch, micro_batch
-        Samples a step over all ranks, and those that stay together on one rank.
-    seed
-        Seed of order and views.
+    batch, micro_batch, seed
+        Samples a step over all ranks, and those that stay together on one rank; seed of order and views.
     augment_until
         Step from which samples are no longer flipped and swapped; None means never.
     workers, prefetch_bytes
@@ -103,9 +101,9 @@ class Loader:
         )
         self._label_axes = [volume.space.index(dim) for dim in volume.label_dims]
         self._axes = [axis for axis in volume.horizontal if axis in self._label_axes]
-        rows_read = self.windows[0].sizes[0] if rows is None else rows.stop - rows.start
-        self._sizes = (rows_read, *self.windows[0].sizes[1:])
-        views = view_count([self.windows[0].sizes[axis] for axis in self._axes])
+        sizes = self.windows[0].sizes
+        self._sizes = sizes if rows is None else (rows.stop - rows.start, *sizes[1:])
+        views = view_count([sizes[axis] for axis in self._axes])
         self.plan = partial(
             plan_steps,
             self.order,
@@ -140,8 +138,8 @@ class Loader:
         """Read a window; where all samples are of one block, no more than this block is kept for later."""
         if self._kept is None:
             return self._read(window)
+        place = str(window.seen)
         with self._lock:
-            place = str(window.seen)
             if place not in self._kept:
                 while len(self._kept) >= self.windows[0].sizes[0] // self._sizes[0]:
                     self._kept.pop(next(iter(self._kept)))
@@ -154,12 +152,11 @@ class Loader:
         if self.rows is not None:
             window = window.part(behind_view(self.rows, window.sizes, sample.view, self._axes))
         raw, labels = self._held(window)
-        if sample.view:
-            raw = apply_view(raw, sample.view, [1 + axis for axis in self._axes])
-            labels = apply_view(labels, sample.view, [self._label_axes.index(axis) for axis in self._axes])
+        raw = apply_view(raw, sample.view, [1 + axis for axis in self._axes])
+        labels = apply_view(labels, sample.view, [self._label_axes.index(axis) for axis in self._axes])
         if self.factor > 1:  # after the view, which moves the incomplete cell at the end of an axis to its start
             labels = coarsen_labels(labels, self.factor, len(self.volume.classes))
-        return np.ascontiguousarray(raw), np.ascontiguousarray(labels)
+        return raw, labels
 
     def steps(self, start: int, stop: int) -> Generator[list[Pair], None, None]:
         """Yield this rank's samples of each step: data float32 [C, *N] with NaN for no data, labels int16 [*L].

@@ -46,8 +46,7 @@ class Order:
         `InputError` where some steps of `batch` samples over all workers would have no label: they would move the
         weights by momentum and decay alone.
         """
-        natural = Fraction(labelled, labelled + unlabelled)
-        exact = natural if share is None or not unlabelled else Fraction(str(share))
+        exact = Fraction(str(share)) if share is not None and unlabelled else Fraction(labelled, labelled + unlabelled)
         if batch * exact < 1:
             what = "none (every block once an epoch)" if share is None else f"{share:g}"
             raise InputError(

@@ -113,9 +113,10 @@ def keep_apart(parts_M: np.ndarray, counts_KM: np.ndarray, buffer: int) -> np.nd
         after = before & ~_near(kept_M != UNUSED, buffer)
         if part == TRAIN:
             lost = [class_M for class_M in counts_KM > 0 if (class_M & before).any() and not (class_M & after).any()]
-            rescued = before & np.any(lost, axis=0) if lost else np.zeros_like(before)
-            kept_M[_near(rescued, buffer)] = UNUSED
-            after |= rescued
+            if lost:
+                rescued = before & np.any(lost, axis=0)
+                kept_M[_near(rescued, buffer)] = UNUSED
+                after |= rescued
         kept_M[after] = part
     return kept_M
 

@@ -64,8 +64,7 @@ def _map_dims(volume: Volume, config: SplitConfig) -> list[str]:
     if not volume.label_dims:
         raise InputError("the volume has no labels to split; convert its source again with labels")
     labels = list(volume.label_dims)
-    unknown = [dim for dim in config.dims if dim not in labels]
-    if unknown:
+    if unknown := [dim for dim in config.dims if dim not in labels]:
         raise InputError(f"split.dims names {unknown}, but the labels have the dimensions {labels}; choose among these")
     dims = config.dims or [dim for dim in labels if dim not in NOT_HORIZONTAL]
     if not dims:

@@ -23,13 +23,12 @@ def white_noise(key: Sequence[int], start: Sequence[int], stop: Sequence[int]) -
     block = np.empty([b - a for a, b in zip(start, stop, strict=True)], np.float32)
     tiles = [range(a // _TILE, (b - 1) // _TILE + 1) for a, b in zip(start, stop, strict=True)]
     for place in product(*tiles):
-        tile = _draw_tile(tuple(key), place)
         into, outof = [], []
         for first, a, b in zip((n * _TILE for n in place), start, stop, strict=True):
             low, high = max(a, first), min(b, first + _TILE)
             into.append(slice(low - a, high - a))
             outof.append(slice(low - first, high - first))
-        block[tuple(into)] = tile[tuple(outof)]
+        block[tuple(into)] = _draw_tile(tuple(key), place)[tuple(outof)]
     return block
 
 
@@ -47,19 +46,14 @@ def smooth_noise(key: Sequence[int], axes: Sequence[np.ndarray], lengths: Sequen
     Cubic B-splines through white noise on a lattice of spacing `lengths`: two continuous derivatives, and nothing much
     shorter than two lattice cells. `axes` are the grid's coordinates, ascending, in the units of `lengths`.
     """
-    starts, stops, cells, fractions = [], [], [], []
-    for points, length in zip(axes, lengths, strict=True):
-        scaled = np.asarray(points, float) / length
-        cell = np.floor(scaled).astype(np.int64)
-        starts.append(int(cell[0]) - 1)
-        stops.append(int(cell[-1]) + 3)
-        cells.append(cell - cell[0])
-        fractions.append((scaled - cell).astype(np.float32))
-    field = white_noise(key, starts, stops)
-    for axis, (cell, t) in enumerate(zip(cells, fractions, strict=True)):
+    scaled = [np.asarray(points, float) / length for points, length in zip(axes, lengths, strict=True)]
+    cells = [np.floor(points).astype(np.int64) for points in scaled]
+    field = white_noise(key, [int(cell[0]) - 1 for cell in cells], [int(cell[-1]) + 3 for cell in cells])
+    for axis, (points, cell) in enumerate(zip(scaled, cells, strict=True)):
+        t = (points - cell).astype(np.float32)
         spline = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3)
         across = [-1 if other == axis else 1 for other in range(3)]
         # A sum of terms in one order, not a matrix product, whose last bits would depend on the size of the block.
-        terms = [weight.reshape(across) * field.take(cell + k, axis) for k, weight in enumerate(spline)]
+        terms = [weight.reshape(across) * field.take(cell - cell[0] + k, axis) for k, weight in enumerate(spline)]
         field = sum(terms[1:], terms[0]) * np.float32(1 / (6 * np.sqrt(_SPLINE_VARIANCE)))
     return field

@@ -38,7 +38,10 @@ def draw_column(rng: np.random.Generator, *, layer: float, height: float) -> Col
         contrast[start : start + package] = rng.choice(_CONTRASTS, p=_SHARES)
         start += package
     trend = np.log(2600.0) + 0.35 * np.clip(tops / height, -0.2, 1.5)
-    log_velocity = trend + contrast * _correlated(rng, count)
+    series = rng.normal(size=count)
+    for index in range(1, count):  # to an autoregressive series of deviation 1, in which neighbours correlate by 0.3
+        series[index] = 0.3 * series[index - 1] + np.sqrt(0.91) * series[index]
+    log_velocity = trend + contrast * series
     log_density = np.log(310.0) + 0.25 * log_velocity + 0.3 * contrast * rng.normal(size=count)
     steps = np.diff(tops)
 
@@ -50,11 +53,3 @@ def draw_column(rng: np.random.Generator, *, layer: float, height: float) -> Col
         middle, half = height * (share + rng.uniform(-0.06, 0.06)), height * rng.uniform(0.05, 0.08)
         debris.append((middle - half, middle + half))
     return Column(tops, integrate(log_velocity + log_density), integrate(np.log(310.0) + 1.25 * trend), tuple(debris))
-
-
-def _correlated(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Draw an autoregressive series of deviation 1, in which neighbours correlate by 0.3."""
-    series = rng.normal(size=count)
-    for index in range(1, count):
-        series[index] = 0.3 * series[index - 1] + np.sqrt(0.91) * series[index]
-    return series

@@ -62,15 +62,13 @@ def synthesize(config: SynthesisConfig) -> str | Path:
 def survey(config: SynthesisConfig) -> xr.Dataset:
     """Describe a synthetic survey as a dataset that Dask computes block by block."""
     earth = draw_earth(config)
-    wells = place_wells(earth)
+    wells, strength = place_wells(earth), _signal_strength(earth)
     chunks = da.core.normalize_chunks(config.chunks, config.shape)
 
-    def lazy(compute: Callable[[Block], np.ndarray], dtype: type) -> da.Array:
-        return da.map_blocks(partial(_chunk, compute), chunks=chunks, dtype=dtype, meta=np.empty((0,) * 3, dtype))
+    def lazy(dtype: type, compute: Callable[..., np.ndarray], *known: Any) -> da.Array:
+        chunk = partial(_chunk, compute, earth, *known)
+        return da.map_blocks(chunk, chunks=chunks, dtype=dtype, meta=np.empty((0,) * 3, dtype))
 
-    data = lazy(partial(_image, earth, _signal_strength(earth)), np.float32)
-    truth = lazy(partial(_truth, earth), np.uint8)
-    labels = lazy(partial(_labels, earth, wells), np.uint8)
     named = label_attrs({0: "rest", 1: "salt"})
     recipe = {key: value for key, value in asdict(config).items() if key not in ("out", "chunks", "overwrite")}
     identity = json.dumps(recipe, sort_keys=True)
@@ -78,9 +76,9 @@ def survey(config: SynthesisConfig) -> xr.Dataset:
     dx, dy, dz = config.spacing
     return xr.Dataset(
         {
-            "data": (_DIMS, data, {"long_name": "seismic amplitude", "units": "1"}),
-            "labels": (_DIMS, labels, {"long_name": "interpretation around wells", **named}),
-            "truth": (_DIMS, truth, {"long_name": "rock type", **named}),
+            "data": (_DIMS, lazy(np.float32, _image, strength), {"long_name": "seismic amplitude", "units": "1"}),
+            "labels": (_DIMS, lazy(np.uint8, _labels, wells), {"long_name": "interpretation around wells", **named}),
+            "truth": (_DIMS, lazy(np.uint8, _truth), {"long_name": "rock type", **named}),
             "wells": (("well", "axis"), wells, {"long_name": "well positions", "dims": ["inline", "crossline"]}),
         },
         {
@@ -152,8 +150,7 @@ def place_wells(earth: Earth) -> np.ndarray:
         columns = [(slice(x, x + 1), slice(y, y + 1), depth) for x, y in cells[order].tolist()]
         meets = np.array([_truth(earth, column).any() for column in columns])
         if meets.sum() >= needed and (~meets).sum() >= config.wells - needed:
-            chosen = [*order[meets][:needed], *order[~meets][: config.wells - needed]]
-            return cells[sorted(chosen)]
+            return cells[sorted([*order[meets][:needed], *order[~meets][: config.wells - needed]])]
         pitch *= 0.8
     raise InputError(
         f"a map of {config.shape[:2]} cells has no room for {config.wells} wells, half of them in the salt; "
@@ -161,8 +158,8 @@ def place_wells(earth: Earth) -> np.ndarray:
     )
 
 
-def _chunk(compute: Callable[[Block], np.ndarray], block_info: Any = None) -> np.ndarray:
-    return compute(tuple(slice(start, stop) for start, stop in block_info[None]["array-location"]))
+def _chunk(compute: Callable[..., np.ndarray], *known: Any, block_info: Any = None) -> np.ndarray:
+    return compute(*known, tuple(slice(start, stop) for start, stop in block_info[None]["array-location"]))
 
 
 def _image(earth: Earth, strength: float, block: Block) -> np.ndarray:
