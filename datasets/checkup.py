@@ -153,7 +153,7 @@ def check_layout(data: xr.DataArray) -> list[Finding]:
 
 def overall(summary: xr.Dataset) -> dict[str, Any]:
     """Count, moments, percentiles and histogram of all entries together."""
-    return dict(json.loads(summary.attrs["overall"]))
+    return json.loads(summary.attrs["overall"])
 
 
 def _entries(summary: xr.Dataset) -> list[tuple[str, xr.Dataset]]:

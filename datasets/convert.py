@@ -57,9 +57,7 @@ def convert(config: ConvertConfig) -> str | Path:
     ds = add_mask(ds, replace(config, nodata=None) if config.more_sources else config, kind)
     ds = place_labels(ds, config)
     ds["data"].attrs = cf.described(ds["data"].attrs, config)
-    side_files = [path for path in (config.labels, *config.horizons, config.valid, config.extent) if path]
-    side_files += [text for text in config.coordinates.values() if isinstance(text, str) and Path(text).is_file()]
-    ds.attrs = _provenance(config, ds.attrs, files, side_files)
+    ds.attrs = _provenance(config, ds.attrs, files)
     settings = asdict(replace(config, overwrite=False))
     key = content_key({"attrs": ds.attrs, "settings": settings, "sizes": dict(ds.sizes)})
     out = config.out if is_remote(config.out) else Path(config.out)
@@ -85,11 +83,13 @@ def _identity(config: ConvertConfig) -> dict[str, object]:
     others = [changed(other, _NOT_IDENTITY) for other in config.others]
     if any(others):
         settings["more_sources"] = others
-    return dict(json.loads(json.dumps(settings)))
+    return json.loads(json.dumps(settings))
 
 
-def _provenance(config: ConvertConfig, known: dict, files: list[str], side_files: list[str]) -> dict[str, str]:
-    found = hash_files([*files, *side_files], speak=True)
+def _provenance(config: ConvertConfig, known: dict, files: list[str]) -> dict[str, str]:
+    beside = [path for path in (config.labels, *config.horizons, config.valid, config.extent) if path]
+    beside += [text for text in config.coordinates.values() if isinstance(text, str) and Path(text).is_file()]
+    found = hash_files([*files, *beside], speak=True)
     names = [Path(path).name for path in found]
     hashes = {
         name if names.count(name) == 1 else f"{Path(path).parent.name}/{name}": digest

@@ -17,8 +17,7 @@ from datasets.progress import Progress
 from datasets.readers.segy import find_endian, header_field, open_file
 from datasets.store import open_node, refuse_existing
 
-EMPTY = -1.0
-"""Written where the map has no data, or no cell at all."""
+EMPTY = -1.0  # written where the map has no data, or no cell at all
 _PIECE_BYTES = 64 * 2**20
 _LINE = 76  # characters of a line of the textual header
 
@@ -70,7 +69,7 @@ def _aside(out: Path) -> Iterator[Path]:
 
 
 def _open_map(config: ExportConfig) -> tuple[xr.DataArray, list[str]]:
-    """Open what is wanted of a map over (inline, crossline, twt or depth), and say in lines what it is."""
+    """Open what is wanted of a map, as [inline, crossline, twt or depth], and say in lines what it is."""
     node = open_node(config.map)
     if node.attrs.get("format") != FORMAT:
         raise InputError(f"{config.map} is no map; name a store that `python -m pipeline predict` wrote")
@@ -87,8 +86,8 @@ def _open_map(config: ExportConfig) -> tuple[xr.DataArray, list[str]]:
     what = ", ".join(f"{index} {name}" for index, name in enumerate(names))
     if config.value != "class":
         array, what = ds["probability"][names.index(config.value)], f"probability of {config.value}"
-    said = [f"model {ds.attrs['model_version']}", f"map {Path(config.map).name}", f"{EMPTY:g} no data, {what}"]
-    plain = [line.encode("ascii", "replace").decode() for line in said]  # an EBCDIC header has no other letters
+    said = (f"model {ds.attrs['model_version']}", f"map {Path(config.map).name}", f"{EMPTY:g} no data, {what}")
+    plain = (line.encode("ascii", "replace").decode() for line in said)  # an EBCDIC header has no other letters
     lines = [line[at : at + _LINE] for line in plain for at in range(0, len(line), _LINE)]
     return array.transpose("inline", "crossline", ...), lines
 

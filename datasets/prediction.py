@@ -139,20 +139,13 @@ def write_prediction(
 ) -> np.ndarray:
     """Write a prediction that `lay_out` laid out, piece by piece, as a Zarr v3 store: all of it, or nothing.
 
-    In a folder what was there stays until then. Below a URI it goes as soon as the first piece has come. Returns the
-    cells of each class, int64 [256], and at `NO_DATA` those without data. `InputError` where no cell holds data, or the
-    operating system or the store refuses to write, as on a full disk.
+    `pieces` makes those that are not finished, together all cells, each once; none is held once it is written. They
+    have `block` cells along each dimension of the output; none where there is one. In a folder what was there stays
+    until then. Below a URI it goes as soon as the first piece has come. With a `key`, a hash of what is written and in
+    which pieces, the next process goes on where this one is stopped, and says so if it may `speak`.
 
-    Parameters
-    ----------
-    pieces
-        Makes those that are not finished; together all cells, each once. None is held once it is written.
-    block
-        Cells of a piece along each dimension of the output; none where there is one piece.
-    key
-        Hash of what is written and in which pieces: with one, the next process goes on where this one is stopped.
-    no_data, speak
-        Words of the refusal where no cell holds data, and whether it says that it goes on, or may be gone on with.
+    Returns the cells of each class, int64 [256], and at `NO_DATA` those without data. `InputError` where no cell holds
+    data, in the words `no_data`, or the operating system or the store refuses to write, as on a full disk.
     """
     finished = Finished()
     coming = pieces(finished)

@@ -122,10 +122,8 @@ def write_volume(
     ----------
     ds
         Variables as `open_volume` describes them; Dask-backed ones are computed shard by shard.
-    path
-        Folder of the store, made with its parents, or its URI; returned.
-    overwrite
-        Whether an existing store is replaced (after the new one is complete).
+    path, overwrite
+        Folder of the store, made with its parents, or its URI, returned; and whether what is there is replaced.
     progress
         Words printed before a progress bar; none writes in silence.
     chunks, block
@@ -171,13 +169,11 @@ def open_new(
 
 def begun_attributes(path: str | Path) -> dict[str, Any]:
     """Read the attributes of a store that is only begun; empty where there is none."""
-    if is_remote(path):
-        return _attributes(Objects(path).find(f"{BEGUN}/{ROOT}"))
-    begun = _aside(Path(path)) / ROOT
-    return _attributes(begun.read_bytes() if begun.is_file() else None)
+    return _attributes(path, f"{BEGUN}/{ROOT}") if is_remote(path) else _attributes(_aside(Path(path)), ROOT)
 
 
-def _attributes(root: bytes | None) -> dict[str, Any]:
+def _attributes(place: str | Path, key: str) -> dict[str, Any]:
+    root = Objects(place).find(key) if is_remote(place) or Path(place).is_dir() else None
     try:
         return dict(json.loads(root or b"{}").get("attributes") or {})
     except ValueError:
@@ -198,9 +194,7 @@ def _spoken(journal: Journal, speak: bool) -> Iterator[None]:
 
 def stored_attributes(path: str | Path) -> dict[str, Any]:
     """Read the attributes of a finished volume; empty where there is none."""
-    if not is_remote(path) and not Path(path).is_dir():
-        return {}
-    attrs = _attributes(Objects(path).find(ROOT))
+    attrs = _attributes(path, ROOT)
     return attrs if attrs.get("format") == FORMAT else {}
 
 

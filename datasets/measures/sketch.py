@@ -134,7 +134,7 @@ def percentiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float])
         return np.full(len(shares), np.nan)
     reached = np.cumsum(counts)
     ranks = np.asarray(shares) / 100 * (reached[-1] - 1)
-    return np.asarray(values[np.searchsorted(reached, ranks, side="right").clip(max=values.size - 1)])
+    return values[np.searchsorted(reached, ranks, side="right").clip(max=values.size - 1)]
 
 
 def to_arrays(whole: Sketch) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ def summarise(plan: Measuring, gathered: Gathered) -> xr.Dataset:
     whole, dtype = gathered.sketch, plan.dtype
     dists = [distribution(whole, entry, dtype, float(plan.centre[entry])) for entry in range(plan.count)]
     shape = [plan.sizes[dim] for dim in plan.entries]
-    arrays: dict[str, np.ndarray] = {
+    arrays = {
         "count": whole.count,
         "mean": whole.mean,
         "deviation": whole.deviation,
@@ -82,9 +82,10 @@ def _overall(gathered: Gathered, dists: list[tuple[np.ndarray, np.ndarray]]) -> 
         return {"count": 0}
     mean = float((whole.mean * whole.count).sum() / count)
     squares = float((whole.squares + whole.count * (whole.mean - mean) ** 2).sum())
-    values, counts = (np.concatenate([dist[part] for dist in dists]) for part in (0, 1))
+    values, counts = map(np.concatenate, zip(*dists, strict=True))
     order = np.argsort(values, kind="stable")
-    histogram, edges = _histogram(values[order], counts[order])
+    values, counts = values[order], counts[order]
+    histogram, edges = _histogram(values, counts)
     low, high = float(whole.low.min()), float(whole.high.max())
     return {
         "count": count,
@@ -94,7 +95,7 @@ def _overall(gathered: Gathered, dists: list[tuple[np.ndarray, np.ndarray]]) -> 
         "maximum": high,
         "at_minimum": int(whole.at_low[whole.low == low].sum()),
         "at_maximum": int(whole.at_high[whole.high == high].sum()),
-        "percentiles": percentiles(values[order], counts[order], SHARES).tolist(),
+        "percentiles": percentiles(values, counts, SHARES).tolist(),
         "histogram": histogram.tolist(),
         "edges": edges.tolist(),
     }

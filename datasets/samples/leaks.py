@@ -165,9 +165,9 @@ def _spacing(split: xr.DataArray, dim: str) -> float | None:
         return None
     coordinate, attrs = split[dim], split[dim].attrs
     unit = _METRES.get(str(attrs.get("spacing_units" if "spacing" in attrs else "units", "")))
-    if unit is None or "spacing" in attrs:
-        return None if unit is None else unit * float(attrs["spacing"])
-    if coordinate.size < 2 or coordinate.dtype.kind not in "iuf":
+    if unit is not None and "spacing" in attrs:
+        return unit * float(attrs["spacing"])
+    if unit is None or coordinate.size < 2 or coordinate.dtype.kind not in "iuf":
         return None
     steps = np.diff(coordinate.values.astype(np.float64))
     if not np.allclose(steps, steps.mean(), rtol=1e-3) or steps.mean() == 0:

@@ -47,7 +47,7 @@ def plan_samples(
 
 
 class Loader:
-    """Training samples as a pure function of the step: a run resumes at the exact sample on any number of ranks.
+    """Training samples as a pure function of the step, on any number of ranks.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ def deal(counts_KB: np.ndarray, fractions: Sequence[float], rng: np.random.Gener
     left_B = counts_KB.max(0) > 0
     while left_B.any():
         left_K = counts_KB[:, left_B].sum(1)
-        rarest = int(np.argmin(np.where(left_K > 0, left_K, np.inf)))
+        rarest = np.argmin(np.where(left_K > 0, left_K, np.inf))
         for block in rng.permutation(np.flatnonzero(left_B & (counts_KB[rarest] > 0))):
             missing = ~np.array([counts_KB[rarest, parts_B == part].any() for part in (TRAIN, VALIDATION, TEST)])
             order = np.lexsort((rng.random(3), lack_PK.sum(1), lack_PK[:, rarest], missing, shares > 0))
@@ -123,4 +123,4 @@ def keep_apart(parts_M: np.ndarray, counts_KM: np.ndarray, buffer: int) -> np.nd
 
 def _near(mask_M: np.ndarray, distance: int) -> np.ndarray:
     """Cells at most `distance` cells (Chebyshev) from one of the mask."""
-    return np.asarray(maximum_filter(mask_M, size=2 * distance + 1, mode="constant", cval=False))
+    return maximum_filter(mask_M, size=2 * distance + 1, mode="constant", cval=False)

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
@@ -28,7 +28,7 @@ def read_ahead(
     left = iter(keys)
     threads = ThreadPoolExecutor(workers, thread_name_prefix="loader")
     try:
-        waiting: deque[Future[Value]] = deque(threads.submit(read, key) for key in islice(left, ahead))
+        waiting = deque(threads.submit(read, key) for key in islice(left, ahead))
         while waiting:
             waiting[0].result()
             head = waiting.popleft()

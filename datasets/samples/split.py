@@ -83,7 +83,7 @@ def _count_classes(volume: Volume, name: str, dims: Sequence[str]) -> np.ndarray
 def _well_positions(volume: Volume, config: SplitConfig, dims: list[str]) -> np.ndarray:
     """Positions of the wells along `dims`, int64 [W, dims], checked against the map."""
     sizes = [volume.dataset["labels"].sizes[dim] for dim in dims]
-    wells: Sequence[Sequence[int]] = config.wells
+    wells = config.wells
     if not wells and "wells" in volume.dataset:
         stored = volume.dataset["wells"]
         order = list(stored.attrs["dims"])
@@ -103,14 +103,15 @@ def _well_positions(volume: Volume, config: SplitConfig, dims: list[str]) -> np.
 
 
 def _check(parts_M: np.ndarray, counts_KM: np.ndarray, classes: Sequence[str], config: SplitConfig) -> None:
+    wanted = [TRAIN, TEST]
     if config.method == "blocks":
         wanted = [code for code, share in zip((TRAIN, VALIDATION, TEST), config.fractions, strict=True) if share > 0]
         way_out = f"a smaller split.block than {config.block} or other split.fractions"
     elif config.method == "points":
-        wanted = [TRAIN, TEST] + [VALIDATION] * (config.validation_points > 0)
+        wanted += [VALIDATION] * (config.validation_points > 0)
         way_out = f"or fewer split.points than {config.points}"
     else:
-        wanted = [TRAIN, TEST] + [VALIDATION] * (config.validation_wells > 0)
+        wanted += [VALIDATION] * (config.validation_wells > 0)
         way_out = f"more wells or a larger split.radius than {config.radius}"
     way_out = f"another split.seed than {config.seed}, {way_out}"
     for name, class_M in zip(classes, counts_KM, strict=True):

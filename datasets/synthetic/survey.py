@@ -1,7 +1,7 @@
 """A synthetic seismic survey: the earth of `datasets.synthetic.geology`, imaged block by block, beyond memory.
 
-Every block depends on the configuration and its place alone. Image = wavelet * reflection coefficients, plus noise with
-the wavelet's own band. Letters: X, Y, Z cells along inline, crossline and depth; W wells.
+Image = wavelet * reflection coefficients, plus noise with the wavelet's own band. Letters: X, Y, Z cells along inline,
+crossline and depth; W wells.
 """
 
 import hashlib
