@@ -56,7 +56,9 @@ def _piles(summary: xr.Dataset) -> Iterator[Finding]:
     """Find values for no data that nobody named, and those clipped by a sensor, a stretch or a range of numbers."""
     far: dict[float, list[tuple[str, int]]] = {}
     piled: list[tuple[str, tuple[str, float, float]]] = []
-    for entry, facts in _entries(summary):
+    dims, scalar = summary["count"].dims, summary.drop_vars(["dead", "histogram", "edges"], errors="ignore")
+    for index in np.argwhere(summary["count"].values > 0):
+        entry, facts = _name(dims, index), scalar.isel(dict(zip(dims, index, strict=True)))
         count, least, most = int(facts["count"]), float(facts["minimum"]), float(facts["maximum"])
         low, high = facts["percentiles"].sel(percentile=[25.0, 75.0]).values.tolist()
         for end, value, beyond in (("minimum", least, low - least), ("maximum", most, most - high)):
@@ -154,15 +156,6 @@ def check_layout(data: xr.DataArray) -> list[Finding]:
 def overall(summary: xr.Dataset) -> dict[str, Any]:
     """Count, moments, percentiles and histogram of all entries together."""
     return json.loads(summary.attrs["overall"])
-
-
-def _entries(summary: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
-    scalar = summary.drop_vars(["dead", "histogram", "edges"], errors="ignore")
-    count = scalar["count"]
-    return [
-        (_name(count.dims, index), scalar.isel(dict(zip(count.dims, index, strict=True))))
-        for index in np.argwhere(count.values > 0)
-    ]
 
 
 def _where(flags: xr.DataArray) -> list[str]:

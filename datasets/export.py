@@ -1,7 +1,5 @@
 """A map goes back to where its volume came from: SEG-Y with the headers of the survey's own file."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,32 +38,26 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> Path:
         raise InputError(f"{out} is the survey itself or does not end in .sgy or .segy; name another file to write")
     refuse_existing(out, overwrite)
     endian = find_endian(like) if config.endian == "auto" else config.endian
+    partial = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with _aside(out) as partial, open_file(like, endian) as source:
-            rows, columns, samples = _place(array, source, config)
-            spec = segyio.spec()
-            spec.samples, spec.tracecount, spec.format, spec.endian = source.samples, source.tracecount, 5, endian
-            with segyio.create(partial, spec) as target:
-                target.text[0] = segyio.tools.create_text_header(dict(enumerate(text, 1)))
-                target.bin = source.bin
-                target.bin = {segyio.BinField.Format: spec.format, segyio.BinField.ExtendedHeaders: 0}
-                _write(array, source, target, rows, columns, samples)
+        try:
+            with open_file(like, endian) as source:
+                rows, columns, samples = _place(array, source, config)
+                spec = segyio.spec()
+                spec.samples, spec.tracecount, spec.format, spec.endian = source.samples, source.tracecount, 5, endian
+                with segyio.create(partial, spec) as target:
+                    target.text[0] = segyio.tools.create_text_header(dict(enumerate(text, 1)))
+                    target.bin = source.bin
+                    target.bin = {segyio.BinField.Format: spec.format, segyio.BinField.ExtendedHeaders: 0}
+                    _write(array, source, target, rows, columns, samples)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
         print(f"wrote {out}: {(rows >= 0).sum()} of {len(rows)} traces lie on the map")
     except OSError as error:
         raise InputError(f"{out} was not written ({error.strerror or error}); choose another place") from error
     return out
-
-
-@contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """Yield a place to write at first, which becomes `out` where nothing fails, else goes."""
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        yield partial
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _open_map(config: ExportConfig) -> tuple[xr.DataArray, list[str]]:

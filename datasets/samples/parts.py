@@ -74,7 +74,7 @@ def split_wells(counts_KM: np.ndarray, testable_M: np.ndarray, wells_WM: np.ndar
     has_WK = np.stack([counts_KM[:, nearest_M == well].any(1) for well in range(len(wells_WM))])
 
     def spread(validates_W: np.ndarray) -> tuple[int, int]:
-        return int(has_WK[~validates_W].any(0).sum()), int(has_WK[validates_W].any(0).sum())
+        return has_WK[~validates_W].any(0).sum(), has_WK[validates_W].any(0).sum()
 
     rng = np.random.default_rng(config.seed)
     draws = [rng.permutation(len(wells_WM)) < config.validation_wells for _ in range(_WELL_DRAWS)]
