@@ -35,7 +35,6 @@ def check_values(summary: xr.Dataset, geometry: Geometry) -> list[Finding]:
         *_empty_or_constant(summary),
         *_piles(summary),
         *_dead_columns(summary),
-        *_steps(geometry),
         *_bins(geometry),
         *_crs(geometry),
     ]
@@ -47,9 +46,8 @@ def _empty_or_constant(summary: xr.Dataset) -> Iterator[Finding]:
         way = "leave them out of the source, or set data.validity"
         yield Finding("no data", f"{_list(empty)} hold no data at all", way)
     if flat := _where((count > 1) & (summary["minimum"] == summary["maximum"])):
-        what = _list(flat) if count.dims else "the whole volume"
-        way = "check the source; convert with nodata if it means no data"
-        yield Finding("constant", f"{what} hold one value throughout", way)
+        text = f"{_list(flat) if count.dims else 'the whole volume'} hold one value throughout"
+        yield Finding("constant", text, "check the source; convert with nodata if it means no data")
 
 
 def _piles(summary: xr.Dataset) -> Iterator[Finding]:
@@ -96,7 +94,8 @@ def _dead_columns(summary: xr.Dataset) -> Iterator[Finding]:
         yield Finding("dead traces", text, "mask them: name their value as nodata, or give a mask as valid")
 
 
-def _steps(geometry: Geometry) -> Iterator[Finding]:
+def _bins(geometry: Geometry) -> Iterator[Finding]:
+    """Find cells that are uneven, far from square, very small or very large, at odd angles, or that jump."""
     for dim, (low, high) in geometry.uneven.items():
         text = f"the steps along {dim} go from {low:g} to {high:g} {geometry.units[dim]}".rstrip()
         yield Finding("geometry", text, "a network takes all cells for equal: resample the source to even steps")
@@ -104,14 +103,9 @@ def _steps(geometry: Geometry) -> Iterator[Finding]:
         text = f"nothing says how far apart cells are along {dims}, so no map or section is true to scale"
         way = "convert with coordinates and coordinate_units, or with x_byte and y_byte for SEG-Y"
         yield Finding("geometry", text, way)
-
-
-def _bins(geometry: Geometry) -> Iterator[Finding]:
-    """Find cells of a map that are far from square, very small or very large, at odd angles, or that jump."""
     for dim in geometry.crooked:
-        yield Finding(
-            "geometry", f"positions jump along {dim}", "check x_byte, y_byte and the line numbers of the source"
-        )
+        way = "check x_byte, y_byte and the line numbers of the source"
+        yield Finding("geometry", f"positions jump along {dim}", way)
     sides = {dim: abs(step) for dim, step in geometry.cell.items() if step and dim in geometry.azimuth}
     if len(sides) != 2 or geometry.geographic:
         return

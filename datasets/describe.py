@@ -43,7 +43,7 @@ class Description:
     mean: float
     deviation: float
     percentiles: dict[str, float]
-    histogram: list[int]  # equal bins between the percentiles 0.1 and 99.9, what lies beyond in the outermost two
+    histogram: list[int]  # of equal bins; see `datasets.measures.summary.summarise`
     name: str
     units: str
     labels: LabelCounts | None
@@ -127,7 +127,7 @@ def _count(ds: xr.Dataset, name: str) -> LabelCounts | None:
         return None
     cells = count_labels(ds[name]).tolist()
     counts = dict(zip(map(str, ds[name].attrs["class_names"]), cells, strict=False))
-    return LabelCounts([str(dim) for dim in ds[name].dims], counts, cells[UNLABELLED])
+    return LabelCounts(list(map(str, ds[name].dims)), counts, cells[UNLABELLED])
 
 
 def _entries(ds: xr.Dataset, summary: xr.Dataset) -> dict[str, str]:
@@ -149,8 +149,7 @@ def _entries(ds: xr.Dataset, summary: xr.Dataset) -> dict[str, str]:
 def _spark(counts: Sequence[int]) -> str:
     bars = " ▁▂▃▄▅▆▇█"
     columns = np.add.reduceat(counts, np.linspace(0, len(counts), 32, endpoint=False).astype(int))
-    heights = np.ceil(columns / max(columns.max(), 1) * (len(bars) - 1)).astype(int)
-    return "".join(bars[height] for height in heights)
+    return "".join(bars[height] for height in np.ceil(columns / max(columns.max(), 1) * (len(bars) - 1)).astype(int))
 
 
 def _range(coordinate: xr.DataArray) -> str:

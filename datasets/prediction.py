@@ -85,19 +85,16 @@ def lay_out(
     sizes = tuple(-(-source.sizes[dim] // factor) for dim in dims)
     winner = da.zeros(sizes, dtype=np.uint8, chunks=-1)  # in one chunk, so that any of the store suit it
     probability = da.zeros((len(classes), *sizes), dtype=np.float32, chunks=-1)
-    named = {"long_name": "most probable class", "class_names": list(classes), "no_data": NO_DATA}
+    class_attrs = {"long_name": "most probable class", "class_names": list(classes), "no_data": NO_DATA}
+    share_attrs = {"long_name": "probability of the class", "units": "1"}
+    names = np.array(classes, dtype=np.dtypes.StringDType())
     return xr.Dataset(
         {
-            "class": (tuple(dims), winner, named),
-            "probability": (
-                ("class_name", *dims),
-                probability,
-                {"long_name": "probability of the class", "units": "1"},
-            ),
+            "class": (tuple(dims), winner, class_attrs),
+            "probability": (("class_name", *dims), probability, share_attrs),
         },
-        coords=coarsen_coordinates(source, dims, factor)
-        | {"class_name": np.array(classes, dtype=np.dtypes.StringDType())},
-        attrs={**attrs, "format": FORMAT, "format_version": FORMAT_VERSION},
+        coarsen_coordinates(source, dims, factor) | {"class_name": names},
+        {**attrs, "format": FORMAT, "format_version": FORMAT_VERSION},
     )
 
 
@@ -175,8 +172,7 @@ def write_prediction(
 
 def _encoding(layout: xr.Dataset, block: Sequence[int] | None) -> dict[str, dict[str, Any]]:
     """Cut both arrays so that a piece fills whole chunks and shards if its size allows it."""
-    dims = [str(dim) for dim in layout["class"].dims]
-    blocks = {} if block is None else dict(zip(dims, block, strict=True))
+    blocks = {} if block is None else dict(zip(map(str, layout["class"].dims), block, strict=True))
     placed = {"grid_mapping": "spatial_ref"} if "spatial_ref" in layout.coords else {}
     encoding: dict[str, dict[str, Any]] = {
         str(name): {"_FillValue": None} for name, coord in layout.coords.items() if coord.dtype.kind == "f"

@@ -11,8 +11,7 @@ class Progress:
     """Counts bytes as done, from any thread, and says how far it is, if it may speak and the work is long."""
 
     def __init__(self, label: str, total: int, *, speak: bool = True, done: int = 0) -> None:
-        self.label = label
-        self.total, self.done, self._begun_with = total, done, done
+        self.label, self.total, self.done, self._begun_with = label, total, done, done
         self._speak, self._terminal = speak, sys.stdout.isatty()
         self._began = self._last = time.monotonic()
         self._lock = threading.Lock()

@@ -47,10 +47,10 @@ def thinning(sizes: Sequence[int]) -> tuple[slice, ...]:
 
 
 def _coarsened(dataset: xr.Dataset) -> xr.Dataset:
-    """Average the data over cubes; reads all of them, piece by piece."""
+    """Average the data over cubes, all read piece by piece."""
     data = dataset["data"].where(dataset["valid"]) if "valid" in dataset else dataset["data"]
     keep, sizes = entry_dims(data.sizes), dict(data.sizes)
-    steps = {dim: 1 for dim in data.dims if str(dim) not in keep}
+    steps = {dim: 1 for dim in data.dims if dim not in keep}
     while steps and math.prod(sizes.values()) > _CELLS and max(sizes[dim] for dim in steps) > 1:
         longest = max(steps, key=lambda dim: sizes[dim])
         steps[longest] *= 2

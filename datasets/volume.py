@@ -25,7 +25,7 @@ IGNORE = -1
 LABEL = np.dtype(np.int16)  # of class indices and `IGNORE`: little memory, for there are as many as cells
 
 Part = Literal["train", "validation", "test"]
-PART_CODES: dict[str, int] = {"train": 1, "validation": 2, "test": 3}
+PART_CODES = {"train": 1, "validation": 2, "test": 3}
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,7 @@ class Volume:
     @property
     def traffic(self) -> Traffic | None:
         """What was read from the store so far; none for a volume in memory."""
-        source = stored_array(self.dataset["data"])
-        return source.reader.objects.traffic if source is not None else None
+        return source.reader.objects.traffic if (source := stored_array(self.dataset["data"])) else None
 
     def digest(self) -> str:
         """SHA-256 that two volumes share only if source, conversion, shape and labels are the same."""
@@ -162,8 +161,7 @@ class Volume:
 
 def _cells(array: xr.DataArray, where: Mapping[str, slice], order: Sequence[str]) -> np.ndarray:
     """Read a block with its axes in `order`; straight from the store if the variable is as it was opened."""
-    source = stored_array(array)
-    if source is None:
+    if (source := stored_array(array)) is None:
         return array.isel(where, missing_dims="ignore").transpose(*order).values
     values = source.read(tuple(where.get(str(dim), slice(None)) for dim in array.dims))
     return values.transpose([array.dims.index(dim) for dim in order]).astype(array.dtype, copy=False)

@@ -58,7 +58,6 @@ def sketch(values_EP: Sequence[np.ndarray], keep_EP: Sequence[np.ndarray] | None
 
 def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
     """Summarise one entry: fields of `Sketch` as scalars, then cells of every bin."""
-    exact = is_exact(values.dtype)
     count, mean, squares = 0, np.float64(0), np.float64(0)
     low, high, at_low, at_high = np.inf, -np.inf, 0, 0
     bins = np.zeros(_BINS, np.int64)
@@ -80,7 +79,7 @@ def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
         least, most = part.min(), part.max()
         low, at_low = _extreme(np.minimum, low, at_low, float(least), (part == least).sum())
         high, at_high = _extreme(np.maximum, high, at_high, float(most), (part == most).sum())
-        key = part.astype(np.int64) - np.iinfo(part.dtype).min if exact else _float_bins(wide - centre)
+        key = part.astype(np.int64) - np.iinfo(part.dtype).min if is_exact(part.dtype) else _float_bins(wide - centre)
         bins += np.bincount(key, minlength=_BINS)
     return count, mean, squares, low, high, at_low, at_high, bins
 
@@ -101,10 +100,10 @@ def _float_bins(distance: np.ndarray) -> np.ndarray:
 def merge(a: Sketch, b: Sketch) -> Sketch:
     """Summarise the cells of two sketches together, entry by entry."""
     count = a.count + b.count
-    whole = np.maximum(count, 1)
+    share = b.count / np.maximum(count, 1)
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = a.mean + (b.mean - a.mean) * (b.count / whole)
-        squares = a.squares + b.squares + (b.mean - a.mean) ** 2 * (a.count * (b.count / whole))
+        mean = a.mean + (b.mean - a.mean) * share
+        squares = a.squares + b.squares + (b.mean - a.mean) ** 2 * (a.count * share)
     low, at_low = _extreme(np.minimum, a.low, a.at_low, b.low, b.at_low)
     high, at_high = _extreme(np.maximum, a.high, a.at_high, b.high, b.at_high)
     keys, place = np.unique(np.concatenate([a.keys, b.keys]), return_inverse=True)

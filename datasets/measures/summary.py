@@ -77,8 +77,7 @@ def _histogram(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.n
 def _overall(gathered: Gathered, dists: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, object]:
     """Summarise all entries together; nothing but the count without data."""
     whole = gathered.sketch
-    count = int(whole.count.sum())
-    if not count:
+    if not (count := int(whole.count.sum())):
         return {"count": 0}
     mean = float((whole.mean * whole.count).sum() / count)
     squares = float((whole.squares + whole.count * (whole.mean - mean) ** 2).sum())

@@ -112,8 +112,8 @@ def plan_map(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], mu
 
 def seen_sizes(shape: Sequence[int], block: Sequence[int] | None, halo: Sequence[int] | None) -> tuple[int, ...]:
     """Cells of a training block and its halo along each axis."""
-    around = halo or [0] * len(shape)
-    return tuple(min(edge + 2 * cells, size) for edge, cells, size in zip(block or shape, around, shape, strict=True))
+    axes = zip(block or shape, halo or [0] * len(shape), shape, strict=True)
+    return tuple(min(edge + 2 * cells, size) for edge, cells, size in axes)
 
 
 def view_count(sizes: Sequence[int]) -> int:

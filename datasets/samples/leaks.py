@@ -23,7 +23,7 @@ Cell = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Gap:
-    """How far one part of a split is from another: Chebyshev distances in cells, of which one less lies between."""
+    """How far one part of a split is from another: Chebyshev distances in cells; one cell less lies between."""
 
     parts: tuple[str, str]
     counts: tuple[int, int]  # cells of each part on the map
@@ -49,7 +49,7 @@ class LeakReport:
     @property
     def dims(self) -> tuple[str, ...]:
         """Dimensions of the map."""
-        return tuple(str(dim) for dim in self.split.dims)
+        return tuple(map(str, self.split.dims))
 
     @property
     def violations(self) -> int:
@@ -176,7 +176,7 @@ def _spacing(split: xr.DataArray, dim: str) -> float | None:
 
 
 def _cells(count: int) -> str:
-    return f"{count} cell" if count == 1 else f"{count} cells"
+    return f"{count} cell{'s' if count != 1 else ''}"
 
 
 def _known(split: xr.DataArray, dim: str, number: int) -> str:

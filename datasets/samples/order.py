@@ -18,7 +18,7 @@ _LABELLED, _VIEWS, _UNLABELLED = 0, 1, 2  # streams of random numbers that do no
 
 
 class Sample(NamedTuple):
-    """Number of a block, those with labels first, and of a view, as `datasets.samples.blocks.apply_view` takes it."""
+    """Number of a block, those with labels first, and of a view, as of `datasets.samples.blocks.apply_view`."""
 
     block: int
     view: int
@@ -57,11 +57,11 @@ class Order:
         return cls(labelled, unlabelled, exact, seed)
 
     def epochs(self, samples: int) -> float:
-        """Count the passes over the blocks with labels that the first `samples` samples make."""
+        """Count the passes over the blocks with labels that so many samples make."""
         return self._with_labels(samples) / self.labelled
 
     def _with_labels(self, samples: int) -> int:
-        """Count the blocks with labels among the first `samples` samples."""
+        """Count the blocks with labels among the first samples."""
         return samples * self.share.numerator // self.share.denominator
 
     def sample(self, number: int, *, views: int) -> Sample:

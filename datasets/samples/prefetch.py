@@ -19,8 +19,7 @@ def read_ahead(
     used Dask's or Zarr's may hang. Closing the iterator, or an exception, cancels what has not begun, waits for what
     has, and ends them; use `contextlib.closing`. 0 reads in the caller's thread when a value is asked for.
 
-    At most `ahead` values, 1 or more, are read or being read and not yielded; `keys` are taken only so far, and may be
-    endless.
+    At most `ahead` values, 1 or more, are read or being read and not yielded; `keys` may be endless.
     """
     if workers == 0:
         yield from map(read, keys)

@@ -51,7 +51,7 @@ def make_split(volume: Volume, config: SplitConfig) -> xr.DataArray:
 
 def label_counts(volume: Volume, split: xr.DataArray) -> dict[str, np.ndarray]:
     """Count the labelled cells of each class in each part, int64 [K]; ``test`` counts ``truth`` where there is any."""
-    dims = [str(dim) for dim in split.dims]
+    dims = list(map(str, split.dims))
     counts_KM = _count_classes(volume, "labels", dims)
     truth_KM = _count_classes(volume, "truth", dims) if "truth" in volume.dataset else counts_KM
     return {

@@ -1,6 +1,6 @@
 """Random fields that are functions of position: any block can be computed by itself, and always comes out alike.
 
-Independent standard normal numbers sit on an infinite lattice. They are drawn in fixed tiles, each from a counter-based
+Independent standard normal numbers sit on an infinite lattice, drawn in fixed tiles, each from a counter-based
 generator (Philox) keyed by the seed and the tile's place. Letters: X, Y, Z points along the three axes.
 """
 

@@ -43,10 +43,9 @@ def draw_column(rng: np.random.Generator, *, layer: float, height: float) -> Col
         series[index] = 0.3 * series[index - 1] + np.sqrt(0.91) * series[index]
     log_velocity = trend + contrast * series
     log_density = np.log(310.0) + 0.25 * log_velocity + 0.3 * contrast * rng.normal(size=count)
-    steps = np.diff(tops)
 
     def integrate(values: np.ndarray) -> np.ndarray:
-        return np.concatenate([[0.0], np.cumsum(values[:-1] * steps)])
+        return np.append(0.0, np.cumsum(values[:-1] * np.diff(tops)))
 
     debris = []
     for share in (0.3, 0.62, 0.9):

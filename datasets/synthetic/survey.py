@@ -171,8 +171,8 @@ def _image(earth: Earth, strength: float, block: Block) -> np.ndarray:
 
 def _labels(earth: Earth, wells: np.ndarray, block: Block) -> np.ndarray:
     """Rock types around the wells."""
-    along = [np.abs(np.arange(cut.start, cut.stop)[:, None] - wells[:, axis]) for axis, cut in enumerate(block[:2])]
-    near = (np.maximum(along[0][:, None], along[1]) <= earth.config.radius).any(2)
+    x, y = (np.abs(np.arange(cut.start, cut.stop)[:, None] - wells[:, axis]) for axis, cut in enumerate(block[:2]))
+    near = (np.maximum(x[:, None], y) <= earth.config.radius).any(2)
     if not near.any():
         return np.full([cut.stop - cut.start for cut in block], UNLABELLED, np.uint8)
     return np.where(near[..., None], _truth(earth, block), np.uint8(UNLABELLED))
