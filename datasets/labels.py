@@ -40,6 +40,6 @@ def label_attrs(class_names: Mapping[int, str]) -> dict[str, object]:
     """Attributes of labels that `class_codes` made."""
     return {
         "class_names": list(class_names.values()),
-        "class_values": [int(value) for value in class_names],
+        "class_values": list(map(int, class_names)),
         "unlabelled": UNLABELLED,
     }

@@ -64,7 +64,7 @@ class Volume:
             if extra := [str(dim) for dim in labels.dims if dim not in space]:
                 raise InputError(f"the labels of {where} vary along {extra}, which data.space {[*space]} lacks; add it")
             label_dims = tuple(dim for dim in space if dim in labels.dims)
-            classes = [str(name) for name in labels.attrs["class_names"]]
+            classes = list(map(str, labels.attrs["class_names"]))
         for dim, edge in zip(space, config.block or [sizes[dim] for dim in space], strict=True):
             if edge != sizes[dim] and label_dims and dim not in label_dims:
                 raise InputError(

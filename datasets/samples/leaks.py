@@ -64,8 +64,7 @@ class LeakReport:
 
     def place(self, cell: Cell) -> str:
         """Name a cell by its number and, where the map has coordinates, by these."""
-        numbers = zip(self.dims, cell, strict=True)
-        return ", ".join(f"{dim} {number}{_known(self.split, dim, number)}" for dim, number in numbers)
+        return ", ".join(f"{dim} {at}{_known(self.split, dim, at)}" for dim, at in zip(self.dims, cell, strict=True))
 
     def statement(self) -> str:
         """Say in one line what was found."""

@@ -35,4 +35,4 @@ def read_ahead(
             yield head.result()
             del head  # the caller alone decides how long a value lives
     finally:
-        threads.shutdown(wait=True, cancel_futures=True)
+        threads.shutdown(cancel_futures=True)
