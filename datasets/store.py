@@ -115,15 +115,31 @@ def write_volume(
 ) -> PathOrUri:
     """Write a dataset, with statistics of its data, as a Zarr v3 store: all of it appears, or nothing.
 
-    Its variables are as of `open_volume`; Dask-backed ones are computed shard by shard. `path`, which is returned, is a
-    folder, made with its parents, or a URI; `chunks` and `block` are as `plan_chunks` takes them. With `overviews`,
-    coarser copies for viewing are made of data larger than one piece.
+    Parameters
+    ----------
+    ds
+        Variables as `open_volume` describes them; Dask-backed ones are computed shard by shard.
+    path
+        Folder of the store, made with its parents, or its URI; returned.
+    overwrite
+        Whether an existing store is replaced (after the new one is complete).
+    progress
+        Words printed before a progress bar; none writes in silence.
+    chunks, block
+        Edges of chunks and of the blocks that will be read, along some dimensions; see `plan_chunks`.
+    key
+        Hash of what is written and how, stored with it: only with one is kept what a stopped process finished.
+    overviews
+        Whether coarser copies for viewing are made of data larger than one piece.
+    no_data
+        Words of the refusal where no cell holds data; a mask that is true everywhere is then left out. Without them an
+        empty volume is written, and the mask as it is.
 
-    `progress` are words printed before a progress bar; none writes in silence. Only with a `key`, a hash of what is
-    written and how, which is stored with it, is kept what a stopped process finished. `no_data` are words of the
-    refusal where no cell holds data; a mask that is true everywhere is then left out. Without them an empty volume is
-    written, and the mask as it is. `InputError` where the store exists and may not be replaced, another process
-    writes it, it would hold no data, or it cannot be written, as on a full disk.
+    Raises
+    ------
+    InputError
+        Where the store exists and may not be replaced, another process writes it, it would hold no data, or it cannot
+        be written, as on a full disk.
     """
     refuse_existing(path, overwrite)
     ds, encoding = _lay_out(ds, chunks, block)

@@ -47,18 +47,36 @@ def plan_samples(
 
 
 class Loader:
-    """Training samples as a pure function of the step, on any number of ranks.
+    """Training samples as a pure function of the step: a run resumes at the exact sample on any number of ranks.
 
-    Of the labels only those that train, by `split`, are ever read. Blocks, halo and the share of samples with labels
-    are as in `data`; the network's output grid, and so the labels, are coarser by `factor`. A step has `batch` samples
-    over all ranks, of which each `micro_batch` stays together: of `world` ranks r takes micro-batches r, r + world, ...
-    `seed` is that of order and views; from the step `augment_until` on, if any, samples are no longer flipped and
-    swapped. `workers` are as of `read_ahead`, which holds at most `prefetch_bytes`, but always one sample. `rows` are
-    those of the first axis of each sample, as its view shows it, on the output's grid; none means all.
+    Parameters
+    ----------
+    volume, split
+        Of whose labels only those that train are ever read.
+    data
+        Blocks, halo, and the share of samples with labels.
+    factor
+        How much coarser the network's output grid, and so the labels, is.
+    batch, micro_batch
+        Samples a step over all ranks, and those that stay together on one rank.
+    seed
+        Seed of order and views.
+    augment_until
+        Step from which samples are no longer flipped and swapped; None means never.
+    workers, prefetch_bytes
+        Threads that read ahead, or 0 to read each sample when it is asked for; the most bytes, but always one sample.
+    rank, world
+        This rank and the number of ranks: rank r takes micro-batches r, r + world, ...
+    rows
+        Rows of the first axis of each sample, as its view shows it, on the output's grid; none means all.
 
-    `windows` and `order` are those of `plan_samples`, which also refuses; `plan` goes from a range of steps to this
-    rank's samples. `waited` are seconds of the caller, `samples_read` the samples given, of which `rows` is a part, and
-    `bytes_read` the bytes of data and labels read for them.
+    Attributes
+    ----------
+    windows, order, plan
+        See `plan_samples`, also for what it refuses; and from a range of steps to this rank's samples of them.
+    waited, samples_read, bytes_read
+        Seconds that the caller has waited for samples, those given, of which `rows` is a part of one, and the bytes of
+        data and labels read for them.
     """
 
     def __init__(
