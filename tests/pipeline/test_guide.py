@@ -64,7 +64,7 @@ def test_the_page_from_top_to_bottom(
 
 def test_every_way_out_of_the_table_is_a_setting():
     rows = re.findall(r"^\| `(--.+?)`", PAGE, re.MULTILINE)
-    assert len(rows) == 4
+    assert len(rows) == 5
     recipe = Path(__file__).parents[2] / "pipeline/recipes/quickstart.yaml"
     for row in rows:
         assert cli.main(["plan", str(recipe), "--shape", "[512, 512, 512]", *shlex.split(row)]) == 0, row
