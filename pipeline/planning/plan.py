@@ -24,7 +24,7 @@ from pipeline.planning.memory import (
     training_work,
     trial_segmenter,
 )
-from pipeline.planning.turns import elsewhere
+from pipeline.planning.turns import elsewhere, turns_that_fit
 
 COUNTED = (
     "counted beyond the process itself: weights, gradients, optimiser states, input, states, adjoint, temporaries; "
@@ -63,6 +63,7 @@ class Plan:
     largest_block: tuple[int, ...] | None = None  # of the same proportions; none where nothing fits
     largest_volume: tuple[int, ...] | None = None
     most_layers: int | None = None  # on the recipe's own block; none where not even the recipe fits
+    turns_that_fit: str | None = None  # as settings
 
 
 def plan(config: PlanConfig, *, json: bool = False) -> Plan:
@@ -99,6 +100,7 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
             "largest_block": largest and (largest[0] * slabs, *largest[1:]),
             "largest_volume": volume and (volume[0] * slabs, *volume[1:]),
             "most_layers": most_layers(segmenter, work, memory.size),
+            "turns_that_fit": turns_that_fit(segmenter, work, memory.size, training_peak, cuda=config.cluster.gpu),
         }
     return Plan(
         name=config.name,
@@ -186,6 +188,7 @@ def describe_plan(p: Plan, assumed: str = "") -> str:
             ("largest block", _cells(p.largest_block) if p.largest_block else "none"),
             ("largest volume", f"{_cells(p.largest_volume)}, mapped in one piece" if p.largest_volume else "none"),
             ("most layers", f"{p.most_layers} on this block" if p.most_layers else "this network does not fit"),
+            *([("in turns", f"a step fits by {p.turns_that_fit}")] if p.turns_that_fit and not p.most_layers else []),
         ]
     heads = [f"plan of {p.name}", *([assumed] if assumed else [])]
     return "\n".join([*heads, *(f"  {label:<18}  {text}" for label, text in rows), COUNTED])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections import namedtuple
 from dataclasses import replace
@@ -133,6 +134,11 @@ def test_the_plan_says_what_turns_take_and_where(recipe, tmp_path, capsys, scrat
     assert plan["most_layers"] > whole["most_layers"]
     assert cli.main(words) == 0
     found = {line[2:20].strip(): line[22:] for line in capsys.readouterr().out.splitlines()}
+    assert "in turns" not in found
+    little = f"{0.7 * whole['training_bytes'] / 1e6:.3f}MB"
+    assert cli.main(["plan", str(path), "--memory", little, "--cluster.gpu", str(gpu).lower()]) == 0
+    told = {line[2:20].strip(): line[22:] for line in capsys.readouterr().out.splitlines()}
+    assert re.fullmatch(r"a step fits by cluster.turns \d+( and a cluster.scratch folder)?", told["in turns"])
     assert found["training step"].endswith("(1 samples of 24 x 24, 1 at once; in 4 turns)")
     assert ("scratch" in found, "memory of host" in found) == (scratch, gpu)
 
