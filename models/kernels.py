@@ -66,6 +66,8 @@ def convolution_weight_gradient(
     x_BCN: Tensor, z_BrN: Tensor, shape: torch.Size, padding: list[int], groups: int = 1
 ) -> Tensor:
     """Return the gradient of <convolve(x, weight), z> with respect to the weight, of `shape` [r, C / groups, *taps]."""
+    if x_BCN.dtype.itemsize == 2 and len(shape) == 5 and shape[2] > 3 and 1 in z_BrN.shape[2:]:
+        x_BCN, z_BrN = x_BCN.float(), z_BrN.float()  # there oneDNN leaves some of the result unwritten
     if _misses_onednn(x_BCN, shape, groups):
         x_BCN, z_BrN, padding = _as_two_samples(x_BCN, z_BrN, padding)
     weight = x_BCN.new_empty(shape)  # only its shape is read

@@ -71,10 +71,11 @@ def state_bytes(segmenter: Segmenter, sizes: Sequence[int], batch: int = 1) -> i
     return cells * network.channels * network.config.repeat * Kept.of(network.plan.arithmetic).stored
 
 
-def waiting_bytes(segmenter: Segmenter, work: Workload, *, training: bool) -> int:
-    """Return the bytes of all states that take turns: X and D, and the adjoint's."""
-    state, kept = state_bytes(segmenter, work.sizes, work.batch), Kept.of(segmenter.network.plan.arithmetic)
-    return 2 * state + (2 * state // kept.stored * SINGLE if training else 0)
+def waiting_bytes(segmenter: Segmenter, work: Workload, *, training: bool, pinned: bool = False) -> int:
+    """Return the bytes of all states that take turns: X and D, and the adjoint's; PyTorch pins powers of two."""
+    state, kept = state_bytes(segmenter, _turn(segmenter, work), work.batch), Kept.of(segmenter.network.plan.arithmetic)
+    sizes = [state, state // kept.stored * SINGLE * training]
+    return 2 * work.turns * sum(1 << (size - 1).bit_length() if pinned and size else size for size in sizes)
 
 
 def training_peak(segmenter: Segmenter, work: Workload) -> int:

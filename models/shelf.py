@@ -6,6 +6,7 @@ away: two slabs are on the device at once, and each state travels there and back
 those of as many ranks, and exact states stay exact.
 """
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -134,10 +135,8 @@ class FileShelf(Shelf):
 
     def _away(self, tensor: Tensor, key: Key) -> Tensor:
         if key not in self._places:
-            try:
+            with self._naming_the_folder():
                 os.posix_fallocate(self._file.fileno(), self._end, tensor.nbytes)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(self._folder)) from error
             self._places[key], self._end = self._end, self._end + tensor.nbytes
         on_host = tensor.cpu()
         self._pass(os.pwritev, on_host, key)
@@ -156,14 +155,22 @@ class FileShelf(Shelf):
         self._pass(os.preadv, found, key)
         return found.to(self._device)
 
+    @contextlib.contextmanager
+    def _naming_the_folder(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._folder)) from error
+
     def _pass(self, how: Callable[[int, list[Any], int], int], tensor: Tensor, key: Key) -> None:
         """Read or write a whole tensor, of which one call takes 2 GiB at most."""
         buffer: Any = tensor.view(-1).view(torch.uint8).numpy()
         left, at = memoryview(buffer), self._places[key]
         while left:
-            done = how(self._file.fileno(), [left], at)
-            if not done:
-                raise OSError(errno.EIO, "the scratch file was cut short", str(self._folder))
+            with self._naming_the_folder():
+                done = how(self._file.fileno(), [left], at)
+                if not done:
+                    raise OSError(errno.EIO, "the scratch file was cut short")
             left, at = left[done:], at + done
 
 

@@ -14,24 +14,15 @@ from models.slab import Slab
 
 @dataclass(frozen=True)
 class Stream:
-    """How volumes pass through a device.
-
-    Attributes
-    ----------
-    slabs
-        How many slabs of the first axis of space.
-    scratch
-        Folder of a file in which states wait; none means the memory of the host. The file has no name, so it goes with
-        the process however that ends.
-    """
+    """How volumes pass through a device: in how many slabs of the first axis of space."""
 
     slabs: int
-    scratch: Path | None = None
+    scratch: Path | None = None  # folder of a file in which states wait; none means the memory of the host
 
 
 @dataclass
 class Turn:
-    """A slab's place among those that take turns; what its neighbours have of its rows, they add when theirs comes."""
+    """A slab's place among those that take turns; its neighbours add their part when their turn comes."""
 
     index: int
     count: int
@@ -41,27 +32,17 @@ class Turn:
         return None, None
 
     def over_all(self, numbers: Tensor, how: Literal["sum", "max"]) -> Tensor:
-        """Return them as they are: the chain itself adds up over the turns."""
+        """Return them: the chain itself adds up over the turns."""
         return numbers
 
 
 @dataclass(frozen=True)
 class Parts:
-    """How the rows of an input are worked on: at once, as all or one `slab` of a volume, or in turns.
+    """How the rows of an input are worked on: at once, as all or one `slab` of a volume, or in turns."""
 
-    Attributes
-    ----------
-    rows
-        Rows of the first axis of space of each part.
-    slab
-        Where given, these are the only rows here, and other ranks have the rest of the volume.
-    scratch
-        As in `Stream`.
-    """
-
-    rows: Sequence[slice]
-    slab: Slab | None = None
-    scratch: Path | None = None
+    rows: Sequence[slice]  # of the first axis of space, of each part
+    slab: Slab | None = None  # that these are, where other ranks have the rest of the volume
+    scratch: Path | None = None  # as in `Stream`
 
     @property
     def in_turns(self) -> bool:

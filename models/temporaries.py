@@ -125,7 +125,7 @@ class LayerBytes:
     def _loaded_with_halo(self, kept: Kept) -> tuple[int, int]:
         """Return the bytes of what a convolution reads at once, and those at the fullest moment of making it."""
         if self.zeros:
-            numbers = self._piece(kept) + 2 * self.reach * self.row
+            numbers = self._piece(kept) + 2 * (1 + self.slab) * self.reach * self.row
             loaded = numbers * kept.force
             return loaded, max(numbers * kept.loading, 2 * loaded)
         stages = [self.sample * kept.loading] + [
@@ -169,7 +169,8 @@ class LayerBytes:
         if not self.convolves or self.zeros:
             padded = self.thin(kept) * self._grown(self.reach, slice(1)) if self.convolves and not self.slab else 0
             in_place = self.convolves and not kept.converts
-            self.ledger.touch(padded + (0 if in_place else self._piece(kept) * kept.adding))
+            packed = 2 * self.shape.kernel * kept.force * self.convolves
+            self.ledger.touch(packed + padded + (0 if in_place else self._piece(kept) * kept.adding))
             return
         self.ledger.touch(max(self._folding(self.sample * kept.force, self.reach), self.sample * kept.adding))
 

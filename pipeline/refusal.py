@@ -9,6 +9,7 @@ _SYSTEM = {
     errno.ENOSPC: "the disk is full; free some room, nothing was kept half-written",
     errno.EDQUOT: "the quota of this disk is used up; free some room, nothing was kept half-written",
     errno.EACCES: "permission denied; choose another place, or ask for access to this one",
+    errno.EIO: "the disk failed; choose another place",
     errno.EROFS: "this disk can only be read; choose another place",
 }
 

@@ -17,6 +17,7 @@ from pipeline.mapping.table import Row, read_table
 from pipeline.mapping.volume_map import map_to
 from pipeline.mapping.workers import cores_taken, loaded, share_of_machine
 from pipeline.masking import without_secrets
+from pipeline.planning.turns import stream_of
 from pipeline.refusal import refusal
 from pipeline.registry.load import load_model
 from pipeline.scoring.scorer import Scorer
@@ -81,6 +82,8 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
             "batch needs a model and a table: python -m pipeline batch models:/NAME@champion VOLUMES.csv, "
             "with the columns input and output"
         )
+    if config.cluster.address == "local":
+        stream_of(config.cluster)
     rows = read_table(config.table)
     uri = store_uri(config.tracking_uri, config.runs)
     scorer = load_model(config.model, tracking_uri=uri)

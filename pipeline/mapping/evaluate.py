@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from datasets.errors import InputError
 from pipeline.checkpoints.checkpoint import best_checkpoint, read_meta
 from pipeline.config import EvaluateConfig
 from pipeline.registry.load import load_model
@@ -34,7 +35,10 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     names = scorer.description.classes
     tiling = None if config.model else run.prepared.tiling
     if tiling is None and run.config.cluster.turns > 1:
-        scorer.take_turns(run.volume, run.config.cluster)
+        try:
+            scorer.take_turns(run.volume, run.config.cluster)
+        except InputError:  # not on this machine
+            tiling = scorer.plan(run.volume, approximate=True)
     elif tiling is None or not scorer.fits(tiling, run.volume):  # a run in slabs maps what one worker may not
         tiling = scorer.plan(run.volume, approximate=True)
     matrix = count_hits(scorer, run.volume, target, tiling)

@@ -63,7 +63,7 @@ def share_of_worker(segmenter: Segmenter, sizes: tuple[int, ...], slabs: int) ->
 
 def map_work(cluster: ClusterConfig, segmenter: Segmenter, shape: tuple[int, ...], *, cuda: bool) -> Workload:
     """Return what a worker holds at once of a volume that is mapped in one piece."""
-    turns = turns_of(cluster, cuda=cuda)
+    turns = turns_of(cluster, segmenter, shape[0], cuda=cuda)
     return Workload(share_of_worker(segmenter, shape, cluster.slabs), slab=cluster.slabs > 1, **turns)
 
 
@@ -79,7 +79,7 @@ def training_work(config: RunConfig, segmenter: Segmenter, sizes: tuple[int, ...
         accumulates=_micro_batches(training.batch, training) > fewest,
         slab=config.cluster.slabs > 1,
         optimiser=training.optimiser,
-        **turns_of(config.cluster, cuda=config.cluster.gpu),
+        **turns_of(config.cluster, segmenter, sizes[0], cuda=config.cluster.gpu),
     )
 
 
@@ -121,7 +121,6 @@ def check_training(config: RunConfig, volume: Volume, begun: Tiling | None = Non
     """
     segmenter, work = planned_step(config, volume)
     memory, slabs, tiling = memory_of_worker(config), max(config.cluster.slabs, config.cluster.turns), begun
-    segmenter.slabs(work.sizes[0], config.cluster.turns)
     if memory is not None:
         sizes, need = work.sizes, training_peak(segmenter, work)
         if need > memory.size:

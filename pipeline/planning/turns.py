@@ -19,20 +19,15 @@ from pipeline.planning.machine import Memory
 
 
 def stream_of(cluster: ClusterConfig) -> Stream | None:
-    """Return how volumes pass through a worker's device; none where they do at once.
-
-    Raises
-    ------
-    InputError
-        Where this machine lacks the scratch folder.
-    """
+    """Return how volumes pass through a worker's device; `InputError` where this machine lacks the scratch folder."""
     if cluster.scratch and not Path(cluster.scratch).is_dir():
         raise InputError(f"cluster.scratch is {cluster.scratch}, which is no folder; make it first, or choose another")
     return Stream(cluster.turns, Path(cluster.scratch) if cluster.scratch else None) if cluster.turns > 1 else None
 
 
-def turns_of(cluster: ClusterConfig, *, cuda: bool) -> dict[str, Any]:
-    """Return the same as settings of a `Workload` on a GPU or a CPU."""
+def turns_of(cluster: ClusterConfig, segmenter: Segmenter, rows: int, *, cuda: bool) -> dict[str, Any]:
+    """Return the same as settings of a `Workload` on a GPU or a CPU; `ConfigError` where rows are too few."""
+    segmenter.slabs(rows, cluster.turns)
     if cluster.turns == 1:
         return {}
     return {"turns": cluster.turns, "away": "volume" if cuda else "states" if cluster.scratch else ""}
@@ -43,14 +38,21 @@ def elsewhere(segmenter: Segmenter, work: Workload, cluster: ClusterConfig, *, t
     if not work.away:
         return 0, 0
     _, volume = (training_ledgers if training else prediction_ledgers)(segmenter, work)
-    host, waiting = volume.peak if work.away == "volume" else 0, waiting_bytes(segmenter, work, training=training)
-    return (host, waiting) if cluster.scratch else (host + waiting, 0)
+    host, pinned = volume.peak if work.away == "volume" else 0, not cluster.scratch
+    waiting = waiting_bytes(segmenter, work, training=training, pinned=pinned)
+    return (host + waiting, 0) if pinned else (host, waiting)
 
 
 def check_elsewhere(
-    segmenter: Segmenter, work: Workload, cluster: ClusterConfig, host: Memory | None, *, training: bool
+    segmenter: Segmenter,
+    work: Workload,
+    cluster: ClusterConfig,
+    host: Memory | None,
+    share: float = 1.0,
+    *,
+    training: bool,
 ) -> None:
-    """Refuse turns for which this machine lacks the memory, of which `host` is left, or the disk.
+    """Refuse turns for which a share of this machine's memory, of which `host` is left, or of its disk is too small.
 
     Raises
     ------
@@ -58,14 +60,14 @@ def check_elsewhere(
         With the need, what there is, and what to change, or where there is no scratch folder.
     """
     here, disk = (max(cluster.workers, 1) * n for n in elsewhere(segmenter, work, cluster, training=training))
-    if host is not None and here > host.size:
+    if host is not None and here > host.size * share:
         way = "take a smaller data.block" if cluster.scratch else "set cluster.scratch to a folder on a fast disk"
         raise InputError(
             f"what waits for its turn beside the GPU takes {show_bytes(here)} of memory, but there are "
-            f"{show_bytes(host.size)} {host.where}; {way}"
+            f"{show_bytes(host.size * share)} {host.where}; {way}"
         )
     stream_of(cluster)
-    if cluster.scratch and disk > (free := shutil.disk_usage(cluster.scratch).free):
+    if cluster.scratch and disk > (free := int(shutil.disk_usage(cluster.scratch).free * share)):
         raise InputError(
             f"the states that wait for their turn take {show_bytes(disk)} in cluster.scratch, but {cluster.scratch} "
             f"has {show_bytes(free)} left; choose a folder on a larger disk, or take a smaller data.block"

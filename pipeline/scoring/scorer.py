@@ -98,18 +98,11 @@ class Scorer:
         self._check(volume, f"{slabs} slabs", work, share, "slabs, or 1, to map it block by block")
 
     def take_turns(self, volume: Volume, cluster: ClusterConfig, share: float = 1.0) -> None:
-        """Let slabs of a volume take turns from now on, in one piece.
-
-        Raises
-        ------
-        InputError, models.config.ConfigError
-            Where the volume cannot be cut so, or memory or disk are too small.
-        """
-        self.segmenter.slabs(volume.shape[0], cluster.turns)
+        """Let slabs of a volume take turns from now on; refuse what cannot be cut so, or lacks memory or disk."""
         work = map_work(cluster, self.segmenter, volume.shape, cuda=self.device == "cuda")
         way = "turns" if cluster.scratch else "turns, or a cluster.scratch folder"
         self._check(volume, f"{cluster.turns} turns", work, share, way)
-        check_elsewhere(self.segmenter, work, cluster, memory_here(False), training=False)
+        check_elsewhere(self.segmenter, work, cluster, memory_here(False), share, training=False)
         self.segmenter.network.stream = stream_of(cluster)
         cells = " x ".join(map(str, volume.shape))
         print(f"mapping {cells} cells in one piece, in {cluster.turns} turns", flush=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from models.arithmetic import FloatStates
 from models.config import Layer
 from models.convolution import Convolution
+from models.kernels import convolution_weight_gradient
 from models.network import choose_operator
 from models.products import Products
 from models.symmetric import Pair, SymmetricOperator
@@ -142,6 +143,23 @@ def test_the_weight_gradient_is_autograds(form: tuple[type, int], boundary: str)
     (expected,) = torch.autograd.grad((plane * z_BNr.movedim(-1, 1)).sum(), kernel)
     found = operator.weight_gradient(pair(x_BNC), operator.spread(own(operator, z_BNr), pair(x_BNC)), kernel.detach())
     assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 3), (1, 8, 3), (8, 3, 1)])
+@pytest.mark.parametrize("edge", [5, 7])
+def test_weight_gradients_in_bfloat16_are_written_whole_where_an_axis_has_one_cell(
+    edge: int, sizes: tuple[int, ...]
+) -> None:
+    """oneDNN leaves some of these as it found them."""
+    torch.manual_seed(0)
+    shape, padding = torch.Size((6, 16, edge, edge, edge)), [edge // 2] * 3
+    x, z = (torch.randn(1, *sizes, channels).movedim(-1, 1).bfloat16() for channels in (16, 6))
+    true = convolution_weight_gradient(x.double(), z.double(), shape, padding)
+    for _ in range(3):
+        junk = [torch.full((2**power,), float("nan")) for power in range(4, 20)]
+        del junk
+        found = convolution_weight_gradient(x, z, shape, padding)
+        assert (found.double() - true).abs().max() <= 0.02 * true.abs().max()
 
 
 def test_many_channels_are_multiplied_and_few_or_grouped_are_convolved() -> None:

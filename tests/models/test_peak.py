@@ -134,6 +134,9 @@ TURNS: dict[str, tuple[NetworkConfig, tuple[int, ...], int, int]] = {
     "exact, 16 bits": (NetworkConfig(layers="8*2", force_dtype="bfloat16", state_bits=16), (512, 384), 16, 8),
     "learned, padded": (NetworkConfig(layers="8 d8 u8", repeat=4, coarsening="learned"), (383, 193), 8, 4),
     "3-D": (NetworkConfig(layers="8 d8 u8", repeat=8), (40, 64, 64), 2, 5),
+    "3-D, exact, thin": (NetworkConfig(layers="4 d4 u4", repeat=16, states="exact"), (48, 64, 96), 1, 12),
+    "3-D, exact, kernel of 5": (NetworkConfig(layers="1 1", repeat=32, states="exact", kernel=5), (48, 64, 96), 1, 12),
+    "wide kernels": (NetworkConfig(layers="32 d32 d32 u32 u32", repeat=12), (64, 32, 32), 1, 8),
 }
 
 
@@ -180,6 +183,9 @@ def test_what_lies_elsewhere_is_counted_there() -> None:
         assert max(device.peak, host.peak) < both.peak <= device.peak + host.peak
     training, mapping = (waiting_bytes(model, away, training=trains) for trains in (True, False))
     assert training == 2 * mapping == 4 * 16 * 192 * 192 * 4
+    uneven = Workload((192, 192), turns=5, away="volume")  # of 39 rows at most, that is 40 of whole coarse cells
+    assert waiting_bytes(model, uneven, training=True) == 5 * 4 * 16 * 40 * 192 * 4
+    assert waiting_bytes(model, uneven, training=True, pinned=True) == 5 * 4 * 2**19
 
 
 @settings(max_examples=8, deadline=None)

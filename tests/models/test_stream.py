@@ -160,6 +160,25 @@ def test_slabs_too_thin_are_refused() -> None:
         network(torch.zeros(1, 2, 12, 8, dtype=torch.float64))
 
 
+def test_the_error_is_that_of_all_slabs_and_float16_is_scaled_by_all() -> None:
+    network = build(2, "3*20 d4 u3", repeat=2, dtype=torch.float32, init_gain=2.0)
+    x_BcN = torch.randn(1, 2, 24, 8)
+    (_, whole), (_, turns) = step(network, x_BcN, None), step(network, x_BcN, Stream(6))
+    assert turns == pytest.approx(whole, rel=0.2)
+    network = build(2, "3*4", repeat=2, dtype=torch.float32, init_gain=1.0, states="exact", force_dtype="float16")
+    found = []
+    for network.stream in (None, Stream(6)):
+        loss = 1e-9 * network(x_BcN)[:, :, -2:].square().sum()
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))]))
+    assert (found[0] - found[1]).norm() <= 0.02 * found[0].norm()
+
+
+def test_what_passes_in_several_calls_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, true in (("pwritev", os.pwritev), ("preadv", os.preadv)):
+        monkeypatch.setattr(os, name, lambda file, parts, at, true=true: true(file, [parts[0][:100]], at))
+    check(build(2, "3 d4 u3"), torch.randn(1, 2, 16, 8, dtype=torch.float64), Stream(2, tmp_path))
+
+
 @pytest.mark.parametrize("slabs", [3, 6])
 def test_no_more_than_two_slabs_are_in_memory_at_once(slabs: int, tmp_path: Path) -> None:
     alive: list[weakref.ref[Tensor]] = []
@@ -215,8 +234,9 @@ def test_a_scratch_file_that_was_cut_short_is_an_error_and_no_hang(tmp_path: Pat
     network = build(2, "3 d4 u3")
     network.stream = Stream(2, tmp_path)
     output = network(torch.randn(1, 2, 16, 8, dtype=torch.float64))
+    assert output.grad_fn.shelf._slabs[0][0].extremes is None
     output.grad_fn.shelf._file.truncate(100)
-    with pytest.raises(OSError, match="cut short"):
+    with pytest.raises(OSError, match=r"cut short: '.*test_a_scratch"):
         output.sum().backward()
 
 

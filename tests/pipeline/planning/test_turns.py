@@ -1,5 +1,6 @@
 """A volume whose slabs take turns is trained on, scored and mapped in one piece, in less memory, as without."""
 
+import errno
 import json
 import math
 import re
@@ -28,6 +29,7 @@ from pipeline.planning import memory
 from pipeline.planning.machine import Memory
 from pipeline.planning.turns import check_elsewhere, elsewhere, stream_of
 from pipeline.recipe import dump_recipe
+from pipeline.refusal import refusal
 from pipeline.run import Run
 from pipeline.scoring.scorer import run_scorer
 from pipeline.training.train import train
@@ -247,3 +249,35 @@ def test_a_map_that_does_not_fit_in_its_turns_is_refused(recipe, tmp_path, monke
     scorer.take_turns(volume, ClusterConfig(workers=0, turns=2, scratch=str(tmp_path)))
     assert scorer.segmenter.network.stream == Stream(2, tmp_path)
     assert scorer.segmenter.home == torch.device("cpu")
+    work = Workload((24, 24), turns=2, away="states")
+    assert elsewhere(scorer.segmenter, work, ClusterConfig(turns=2, scratch="x"), training=False) == (0, 2 * 576 * 16)
+    free = namedtuple("usage", "total used free")(10**6, 0, 4 * 576 * 16)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    scorer.take_turns(volume, ClusterConfig(workers=0, turns=2, scratch=str(tmp_path)), 0.5)
+    with pytest.raises(InputError, match=r"^the states that wait for their turn take 0.\d+ MB"):
+        scorer.take_turns(volume, ClusterConfig(workers=0, turns=2, scratch=str(tmp_path)), 0.4)
+
+
+def test_a_run_whose_scratch_folder_is_gone_is_evaluated_without(recipe, tmp_path, capsys):
+    (tmp_path / "scratch").mkdir()
+    run = train(in_turns(recipe("gone", steps=2, validate_every=2), 4, tmp_path / "scratch"))
+    (tmp_path / "scratch").rmdir()
+    found = evaluate(EvaluateConfig(run=str(run.folder)))
+    assert found.miou == pytest.approx(run.read("metrics.json")["test/miou"], abs=0.02)
+
+
+def test_a_table_is_refused_at_once_where_there_is_no_scratch_folder(recipe, tmp_path):
+    cluster = ClusterConfig(workers=0, turns=3, scratch=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="which is no folder"):
+        batch(BatchConfig("runs/none", str(tmp_path / "none.csv"), cluster=cluster))
+
+
+def test_a_plan_of_more_turns_than_there_are_rows_is_refused(recipe, tmp_path, capsys):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(dump_recipe(recipe()))
+    assert cli.main(["plan", str(path), "--cluster.turns", "64"]) == 2
+    assert "24 cells of the first axis of space are too few for 64 slabs" in capsys.readouterr().err
+
+
+def test_a_disk_that_fails_is_one_sentence(tmp_path):
+    assert refusal(OSError(errno.EIO, "gone", "/fast")) == "/fast: the disk failed; choose another place"
