@@ -31,6 +31,17 @@ def test_the_plan_is_what_the_command_prints(capsys):
     assert [line for line in shown.splitlines() if line not in printed] == []
 
 
+def test_what_the_text_says_that_a_plan_plans_is_what_the_command_prints(capsys):
+    text = " ".join((ROOT / "README.md").read_text().split())
+    told = re.findall(r"`python -m pipeline (plan [^`]+)` plans (\S+) GB .*? and (\S+) ([GM]B)", text)
+    assert len(told) == 2
+    for words, device, other, unit in told:
+        assert main(shlex.split(words)) == 0
+        printed = [f"{float(size):.2g} {of}" for size, of in re.findall(r"([\d.]+) ([GM]B)", capsys.readouterr().out)]
+        assert f"{float(device):.2g} GB" in printed
+        assert f"{float(other):.2g} {unit}" in printed
+
+
 def test_the_first_two_blocks_are_the_two_commands():
     first, second = blocks("README.md", "bash")[:2]
     assert first.count("\n") == second.count("\n") == 1
