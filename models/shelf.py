@@ -6,7 +6,6 @@ away: two slabs are on the device at once, and each state travels there and back
 those of as many ranks, and exact states stay exact.
 """
 
-import contextlib
 import errno
 import os
 import tempfile
@@ -115,7 +114,7 @@ class FileShelf(Shelf):
     Raises
     ------
     OSError
-        Where there is no such folder, or no room left.
+        Where there is no such folder, and, with its name, where it has no room left or the disk fails.
     """
 
     def __init__(self, device: torch.device, folder: Path) -> None:
@@ -135,8 +134,6 @@ class FileShelf(Shelf):
 
     def _away(self, tensor: Tensor, key: Key) -> Tensor:
         if key not in self._places:
-            with self._naming_the_folder():
-                os.posix_fallocate(self._file.fileno(), self._end, tensor.nbytes)
             self._places[key], self._end = self._end, self._end + tensor.nbytes
         on_host = tensor.cpu()
         self._pass(os.pwritev, on_host, key)
@@ -155,23 +152,18 @@ class FileShelf(Shelf):
         self._pass(os.preadv, found, key)
         return found.to(self._device)
 
-    @contextlib.contextmanager
-    def _naming_the_folder(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._folder)) from error
-
     def _pass(self, how: Callable[[int, list[Any], int], int], tensor: Tensor, key: Key) -> None:
         """Read or write a whole tensor, of which one call takes 2 GiB at most."""
         buffer: Any = tensor.view(-1).view(torch.uint8).numpy()
         left, at = memoryview(buffer), self._places[key]
-        while left:
-            with self._naming_the_folder():
+        try:
+            while left:
                 done = how(self._file.fileno(), [left], at)
                 if not done:
                     raise OSError(errno.EIO, "the scratch file was cut short")
-            left, at = left[done:], at + done
+                left, at = left[done:], at + done
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._folder)) from error
 
 
 def _meet(operator: SymmetricOperator, after: Pair, mine: Tensor, theirs: Tensor) -> None:

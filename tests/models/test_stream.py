@@ -226,7 +226,7 @@ def test_a_folder_that_is_missing_or_full_is_an_error_and_no_crash(tmp_path: Pat
         network(x_BcN)
     network.stream = Stream(2, tmp_path)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with patch.object(os, "posix_fallocate", side_effect=full), pytest.raises(OSError, match=r"No space.*missing"):
+    with patch.object(os, "pwritev", side_effect=full), pytest.raises(OSError, match=r"No space.*missing"):
         network(x_BcN)
 
 
