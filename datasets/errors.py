@@ -1,4 +1,4 @@
-"""The exceptions that are no defects of ours, as any other that escapes is, and the check for the commonest."""
+"""The exceptions that are no defects of ours, and the check for the commonest; any other that escapes is one."""
 
 from pathlib import Path
 

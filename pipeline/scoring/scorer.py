@@ -111,8 +111,8 @@ class Scorer:
         need, memory = prediction_peak(self.segmenter, work), self._memory(share)
         if memory is not None and need > memory.size:
             raise InputError(
-                f"mapping {list(volume.shape)} cells in {how} needs {show_bytes(need)} for each, but there are "
-                f"{show_bytes(memory.size)} {memory.where}; take more {way}"
+                f"mapping {list(volume.shape)} cells in {how} needs {show_bytes(need)}{' for each' * work.slab}, but "
+                f"there are {show_bytes(memory.size)} {memory.where}; take more {way}"
             )
 
     def _memory(self, share: float, filled: float = 1.0) -> Memory | None:

@@ -19,8 +19,8 @@ from models import chain, pieces, shelf
 from models.config import ConfigError, NetworkConfig, SegmenterConfig
 from models.network import TelegraphNetwork
 from models.segmenter import Segmenter
-from models.shelf import FileShelf, Shelf
-from models.stream import Stream
+from models.shelf import FileShelf, HostShelf, Shelf
+from models.stream import Parts, Stream
 from models.symmetric import Pair
 from models.watch import GridOverflowError
 from tests.models.slabs import in_slabs
@@ -92,6 +92,15 @@ def test_exact_states_stay_exact_and_have_the_bits_of_ranks(force_dtype: str, st
     assert float(network.inversion_error) == 0
     by_ranks = in_slabs(network, x_BcN, 3, lambda output, rows: output.square().sum() / (3 * output.numel()))
     assert torch.equal(output, by_ranks.output)
+
+
+@pytest.mark.parametrize("states", ["float", "exact"])
+def test_slabs_of_a_device_wait_in_the_memory_of_the_host(states: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands for the device, of which the host's copies are apart all the same."""
+    shelves = {False: lambda device: Shelf(), True: HostShelf}
+    monkeypatch.setattr(Parts, "shelf", lambda parts, device: shelves[parts.in_turns](device))
+    network = build(3, "3 d2*2 u4", repeat=2, coarsening="learned", dtype=torch.float32, init_gain=1.0, states=states)
+    check(network, torch.randn(2, 2, 16, 4, 6) / 4, Stream(4), tolerance=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer")
