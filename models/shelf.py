@@ -23,8 +23,8 @@ Sides = list[Pair]
 """What a slab has in a pass: its states and, on the way back, their adjoint."""
 Key = tuple[int, int, int]
 """Number of a slab, of a pair that it has, and 0 for its state or 1 for its increment."""
-_AT_ONCE = 2
-"""Slabs on the device."""
+_ON_DEVICE = 2
+"""Slabs that are there at once."""
 
 
 class Shelf:
@@ -139,7 +139,7 @@ class FileShelf(Shelf):
         self._pass(os.pwritev, on_host, key)
         self._most[key[1:]] = max(self._most.get(key[1:], 0), tensor.nbytes)
         kept = self._spare.setdefault(key[1:], [])
-        if len(kept) < _AT_ONCE:
+        if len(kept) < _ON_DEVICE:
             kept.append(on_host.new_empty(0, dtype=torch.uint8).set_(on_host.untyped_storage()))
         return torch.empty_like(tensor, device="meta")
 
