@@ -110,7 +110,6 @@ def _write(
     columns: np.ndarray,
     samples: np.ndarray,
 ) -> None:
-    """Write all traces; the map is read a few inlines at once."""
     empty = np.full(len(source.samples), EMPTY, np.float32)
     at_once = max(_PIECE_BYTES // (4 * array[0].size), 1)
     with Progress("writing", len(rows) * empty.nbytes) as progress:

@@ -12,18 +12,24 @@ from models.config import Activation
 
 @dataclass(frozen=True)
 class Pointwise:
-    """An activation s(z) and its slope s'(z); for ReLU the subgradient 0 at z = 0, as PyTorch takes it."""
+    """An activation s(z), the same in the memory of z, and s'(z) w in that of w; for ReLU s'(0) = 0, as in PyTorch."""
 
     value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
+    push: Callable[[Tensor], Tensor]
+    pull: Callable[[Tensor, Tensor], Tensor]
 
 
-def _relu_slope(z: Tensor) -> Tensor:
-    return (z > 0).to(z.dtype)
+def _relu_pull(w: Tensor, z: Tensor) -> Tensor:
+    result: Tensor = torch.ops.aten.threshold_backward.grad_input(w, z, 0, grad_input=w)
+    return result
 
 
-def _tanh_slope(z: Tensor) -> Tensor:
-    return 1 - torch.tanh(z).square()
+def _tanh_pull(w: Tensor, z: Tensor) -> Tensor:
+    return w.addcmul_(w, torch.tanh(z).square_(), value=-1)
+
+
+def _softplus_pull(w: Tensor, z: Tensor) -> Tensor:
+    return w.mul_(torch.sigmoid(z))
 
 
 def _softplus(z: Tensor) -> Tensor:
@@ -32,7 +38,7 @@ def _softplus(z: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[Activation, Pointwise] = {
-    "relu": Pointwise(F.relu, _relu_slope),
-    "softplus": Pointwise(_softplus, torch.sigmoid),
-    "tanh": Pointwise(torch.tanh, _tanh_slope),
+    "relu": Pointwise(F.relu, torch.relu_, _relu_pull),
+    "softplus": Pointwise(_softplus, lambda z: z.copy_(_softplus(z)), _softplus_pull),
+    "tanh": Pointwise(torch.tanh, torch.tanh_, _tanh_pull),
 }

@@ -7,8 +7,7 @@ leapfrog runs on the newest state and its last increment,
 
 which is X_{j+1} = 2 X_j - X_{j-1} - a_j K^T s(K X_j + b) without a copy of X_{j-1}. The backward pass is the same
 leapfrog run back, for the states in their own memory and for the adjoint l_j, the gradient with respect to X_j. The
-states are evaluated exactly as in the forward pass, never stacked on the adjoint: that returns the same bits, and lets
-both be stepped in place.
+states are evaluated as in the forward pass, never stacked on the adjoint: that returns the same bits.
 """
 
 import math
@@ -91,11 +90,11 @@ def _run_forward(
         extremes.append(Extremes())
         read = partial(read_forward, layer, kernel, angles, extremes[-1] if grid is not None else None)
         for (pair,), thin in shelf.turns(layer.operator, read):
-            z = step_forward(plan, layer, pair, kernel, bias, thin.pop())
-            pair.extremes = None
+            add_bias(layer, thin[0], bias)
             if layer.keeps and kept is not None:
-                kept.append(z)
-            del z
+                kept.append(thin[0].clone())
+            step_forward(plan, layer, pair, kernel, thin)
+            pair.extremes = None
     if grid is not None:
         check_layers(grid, extremes, parts.slab)
     return shelf
@@ -201,11 +200,12 @@ def _run_back(
         for sides, thin in shelf.turns(layer.operator, partial(read_back, layer, kernel, kept)):
             if kept is None or not layer.keeps:
                 add_bias(layer, thin[0], bias)
-            kernel_gradient, bias_gradient = step_back(plan, layer, sides, kernel, thin)
-            of_part = [resample_back(layer.resample, sides, angles), bias_gradient, kernel_gradient]
+            of_part = step_back(plan, layer, sides, kernel, thin)
+            of_part.append(resample_back(layer.resample, sides, angles))
             found = [a if b is None else b.add_(a) for a, b in zip(of_part, found, strict=True)] if found else of_part
-        gradients += found
-    return gradients[::-1]
+            del of_part
+        gradients[:0] = found
+    return gradients
 
 
 def _finish_back(
@@ -216,7 +216,7 @@ def _finish_back(
     wrong, scale = sums
     for rows, (pair, adjoint) in zip(parts.rows, shelf.each(), strict=True):
         x_BNc = x_BcN[:, :, rows].movedim(1, -1)
-        cells = pair.state.shape[-1] * pair.state.element_size()
+        cells = 4 * pair.state.shape[-1] * pair.state.element_size()  # a piece is held four times over
         for where in cut_grid(x_BNc.shape[0], x_BNc.shape[1:-1], cells, device.type):
             mine = x_BNc[where].to(device)
             true = plan.arithmetic.encode(mine).unsqueeze(-2)

@@ -1,18 +1,18 @@
 """K through PyTorch's convolutions, channels-last: the better form where channels are few or the rank is high.
 
-B batch, N space, C channels, r rank, g groups. Hidden tensors are [B, *N, r].
+B batch, N space, C channels, r rank, g groups. Hidden tensors are [B, *N, r], with rows beyond.
 """
+
+import functools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from models import boundary as beyond
-from models.kernels import add_convolution, convolution_weight_gradient, convolve
+from models.kernels import add_convolution, cells_at_once, convolution_weight_gradient, convolve, exchanges, for_cells
 from models.pieces import cut_grid
 from models.symmetric import Pair, SymmetricOperator, at_least_single
-
-_FEW = 32
-"""Channels below which a vector of the processor holds several cells."""
 
 
 class Convolution(SymmetricOperator):
@@ -35,7 +35,6 @@ class Convolution(SymmetricOperator):
         return (kernel.unsqueeze(0) if self.space == 1 else kernel).movedim((-2, -1), (0, 1))
 
     def _taps_first(self, weight: Tensor) -> Tensor:
-        """Undo `_taps_last`."""
         kernel = weight.movedim((0, 1), (-2, -1))
         return kernel.squeeze(0) if self.space == 1 else kernel
 
@@ -56,11 +55,6 @@ class Convolution(SymmetricOperator):
     @property
     def _axes(self) -> range:
         return range(1, self.space + 1)
-
-    @property
-    def _own_zeros(self) -> int:
-        """Zeros that the convolution adds by itself at each end of an axis."""
-        return self.reach if self.boundary == "zeros" else 0
 
     def _haloed(self, pair: Pair, samples: slice, rows: slice) -> Tensor:
         """Load some rows of a state and those that the kernel reaches, zero or padded beyond the volume."""
@@ -87,32 +81,29 @@ class Convolution(SymmetricOperator):
             for samples, rows in pieces
         ]
 
-    def _ended(self, u: Tensor, pair: Pair) -> Tensor:
-        """Add the zeros that K^T reads beyond the first and the last row of a hidden tensor; a slab's has its own."""
-        if self.overhang(pair):
-            return u
-        ends = u.new_zeros(u.shape[0], self.reach, *u.shape[2:])
-        return torch.cat([ends, u, ends], dim=1)
-
     def _whole(self, pair: Pair) -> bool:
         return self.boundary == "zeros" and not pair.arithmetic.converts
 
-    def convolved(self, x_BNC: Tensor, kernel: Tensor, overhang: int = 0) -> Tensor:
-        """Convolve C -> r in one call, and some rows beyond either end of the first axis."""
+    def convolved(self, x_BNC: Tensor, kernel: Tensor, overhang: int = 0, cells: int = 1) -> Tensor:
+        """Convolve C -> r in one call, some `cells` at once, and some rows beyond either end of the first axis."""
         if self.boundary != "zeros":
             x_BNC = beyond.pad(x_BNC, self._axes, self.reach, self.boundary)
-        padding = self._padding(self._own_zeros + overhang, self._own_zeros)
-        return self._state(convolve(self._image(x_BNC), self._taps_last(kernel), padding, self.groups))
+        padding = self._padding(self.overhang + overhang, self.overhang)
+        weight = for_cells(self._taps_last(kernel), cells)
+        return self._state(convolve(self._image(x_BNC), weight, padding, self.groups, cells))
 
     def hidden(self, pair: Pair, kernel: Tensor) -> Tensor:
         """Convolve C -> r, piece by piece where loading the state makes a copy."""
+        cells = 1
+        if self.groups == 1 and self.space > 1:  # the axis of a line is cut into pieces
+            cells = cells_at_once(pair.state.shape[-2], kernel.shape[-2], kernel.dtype, kernel.device.type)
         if self._whole(pair):
-            return self.convolved(pair.load(...), kernel, self.overhang(pair))
-        weight = self._packed(self._taps_last(kernel))
+            return self.convolved(pair.load(...), kernel, self.overhang, cells)
+        weight = self._packed(for_cells(self._taps_last(kernel), cells))
         parts: dict[int, list[Tensor]] = {}
-        for samples, rows in self._cut(pair, self.overhang(pair)):
+        for samples, rows in self._cut(pair, self.overhang):
             image = self._image(self._haloed(pair, samples, rows))
-            z = self._state(convolve(image, weight, self._padding(0, self._own_zeros), self.groups))
+            z = self._state(convolve(image, weight, self._padding(0, self.overhang), self.groups, cells))
             parts.setdefault(samples.start, []).append(z)
         # One allocation for all; a single piece is its own result.
         rows_joined = [torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0] for pieces in parts.values()]
@@ -130,10 +121,10 @@ class Convolution(SymmetricOperator):
             for samples, _ in self._cut(pair):
                 pair.advance(samples, self.transpose(u[samples], kernel))
             return
-        weight, padding, padded = self._packed(self._turned(kernel)), self._padding(0, self.reach), self._ended(u, pair)
+        weight, padding = self._packed(self._turned(kernel)), self._padding(0, self.reach)
         for where in self._cut(pair):
             samples, rows = where
-            image = self._image(padded[samples, rows.start : rows.stop + 2 * self.reach])
+            image = self._image(u[samples, rows.start : rows.stop + 2 * self.reach])
             if pair.arithmetic.converts:
                 pair.advance(where, self._state(convolve(image, weight, padding, self.groups)))
             else:
@@ -142,50 +133,42 @@ class Convolution(SymmetricOperator):
 
     def weight_gradient(self, pair: Pair, u: Tensor, kernel: Tensor) -> Tensor:
         """Correlate the state with a hidden tensor."""
-        if self.boundary == "zeros" and exchanges(
-            self.space, pair.state.shape[-1], self.groups, u.dtype, u.device.type
-        ):
+        slab, sizes = pair.slab is not None, (pair.state.shape[-1], kernel.shape[-2])
+        if self.boundary == "zeros" and self.groups == 1 and (slab or exchanges(*sizes, u.dtype, u.device.type)):
             return self._exchanged_weight_gradient(pair, u, kernel)
-        shape, more = self._taps_last(kernel).shape, self.overhang(pair)
+        first = self.overhang
+        more = first * slab  # of the rows beyond, those of a whole volume are zero
         if self._whole(pair):
-            padding = self._padding(self.reach + more, self.reach)
-            total = convolution_weight_gradient(
-                self._image(pair.load(...)), self._image(u), shape, padding, self.groups
-            )
+            padding, parts = self.reach + more, iter([(pair.load(...), u if slab else self.own(u))])
         else:
-            total = u.new_zeros(shape, dtype=at_least_single(u.dtype))
-            for samples, rows in self._cut(pair, more):
-                image = self._image(self._haloed(pair, samples, rows))
-                hidden = self._image(u[samples, rows.start + more : rows.stop + more])
-                padding = self._padding(0, self._own_zeros)
-                total += convolution_weight_gradient(image, hidden, shape, padding, self.groups)
-        return self._taps_first(total)
+            padding, parts = (
+                0,
+                (
+                    (self._haloed(pair, samples, rows), u[samples, rows.start + first : rows.stop + first])
+                    for samples, rows in self._cut(pair, more)
+                ),
+            )
+        shape = self._taps_last(kernel).shape
+        return self._taps_first(self._summed(parts, shape, self._padding(padding, self.overhang)))
 
     def _exchanged_weight_gradient(self, pair: Pair, u: Tensor, kernel: Tensor) -> Tensor:
         """Correlate a hidden tensor, as the input of K^T, with the state; pieces of the state need no halo."""
-        shape = self._taps_last(kernel.transpose(-1, -2)).shape
         pieces = self._cut(pair) if pair.arithmetic.converts else [(slice(None), slice(0, pair.state.shape[1]))]
-        first = self.reach - self.overhang(pair)
-        if pair.arithmetic.converts or (self.space == 3 and pair.state.shape[-1] < _FEW):
-            # oneDNN takes twice the time to pad the first axis of a volume of few channels by itself.
-            first, u = 0, self._ended(u, pair)
-        total = u.new_zeros(shape, dtype=at_least_single(u.dtype))
-        for samples, rows in pieces:
-            hidden = self._image(u[samples, rows.start : rows.stop + 2 * (self.reach - first)])
-            image, padding = self._image(pair.load((samples, rows))), self._padding(first, self.reach)
-            total += convolution_weight_gradient(hidden, image, shape, padding)
+        parts = (
+            (u[samples, rows.start : rows.stop + 2 * self.reach], pair.load((samples, rows)))
+            for samples, rows in pieces
+        )
+        total = self._summed(parts, self._taps_last(kernel.transpose(-1, -2)).shape, self._padding(0, self.reach))
         return self._taps_first(total.transpose(0, 1)).flip(tuple(range(self.space)))
+
+    def _summed(self, parts: Iterator[tuple[Tensor, Tensor]], shape: torch.Size, padding: list[int]) -> Tensor:
+        """Correlate inputs with outcomes, piece by piece, and add up at least in float32."""
+        found = (
+            convolution_weight_gradient(self._image(x), self._image(z), shape, padding, self.groups) for x, z in parts
+        )
+        return functools.reduce(Tensor.add_, (gradient.to(at_least_single(gradient.dtype)) for gradient in found))
 
     def bias_gradient(self, z: Tensor) -> Tensor:
         """Sum over all axes but the last."""
-        return z.flatten(0, -2).to(at_least_single(z.dtype)).sum(0)  # in one go takes thrice as long in bfloat16
-
-
-def exchanges(space: int, channels: int, groups: int, dtype: torch.dtype, device: str) -> bool:
-    """Tell whether the weight gradient is faster as that of K^T, whose input is the thin hidden tensor.
-
-    Measured with oneDNN on AVX-512: with 64 channels and rank 8 in 2-D it takes 0.6 of the time, in bfloat16 0.7 to 1;
-    in 3-D and float32 twice the time with 96 channels, but 0.6 with 12. On AVX2 it takes 0.4 to 0.7 of it.
-    """
-    avx2 = device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
-    return groups == 1 and (dtype != torch.float32 or space < 3 or channels < _FEW or avx2)
+        # In one go it takes thrice as long in bfloat16; samples apart, as their own rows are no block of memory.
+        return torch.stack([rows.flatten(0, -2).to(at_least_single(z.dtype)).sum(0) for rows in z]).sum(0)

@@ -65,7 +65,7 @@ def most_layers(segmenter: Segmenter, work: Workload, memory: int) -> int | None
     shapes = layer_shapes(network, work.sizes)
     if work.turns > 1:  # which keep no hidden layers
         return len(shapes) * (1 + spare // weights)
-    layers = [LayerBytes(shape, work.batch, Ledger(), work.slab) for shape in shapes]
+    layers = [LayerBytes(shape, work.batch, Ledger()) for shape in shapes]
     hidden, wide = sum(layer.thin(kept) for layer in layers), max(layer.wide for layer in layers)
     state = layers[0].cells * shapes[0].channels * kept.force
     most = min(int(network.config.kept_hidden * wide * state), memory)

@@ -48,9 +48,9 @@ def hidden(layer: ChainLayer, pair: Pair, kernel: Tensor) -> Tensor:
 
 
 def add_bias(layer: ChainLayer, z: Tensor, bias: Tensor) -> Tensor:
-    """Add b to K x in place, to rows of cells, as few channels alone do not fill a vector."""
+    """Add b to K x in place, to rows of an image or volume, as few channels alone do not fill a vector."""
     b = layer.operator.align(bias.to(z.dtype))
-    if b.dim() > 1 or not z.is_contiguous():
+    if b.dim() > 1 or z.dim() == 3 or not z.is_contiguous():
         return z.add_(b)
     z.flatten(-2).add_(b.repeat(z.shape[-2]))
     return z
@@ -69,12 +69,12 @@ def read_forward(
     return [hidden(layer, pair, kernel)]
 
 
-def step_forward(plan: ChainPlan, layer: ChainLayer, pair: Pair, kernel: Tensor, bias: Tensor, z: Tensor) -> Tensor:
-    """Step the states in place, from j-1 and j to j and j+1, by z = K X_j; return z + b."""
-    operator, z = layer.operator, add_bias(layer, z, bias)
-    force = plan.activation.value(z).mul_(-layer.weight / pair.arithmetic.loaded_unit)
-    operator.advance(pair, operator.spread(operator.shut(force, pair), pair), kernel)
-    return z
+def step_forward(plan: ChainPlan, layer: ChainLayer, pair: Pair, kernel: Tensor, thin: list[Tensor]) -> None:
+    """Step the states in place, from j-1 and j to j and j+1, by the `thin` z = K X_j + b, which is used up."""
+    operator, force = layer.operator, plan.activation.push(thin.pop())
+    force = operator.shut(force.mul_(-layer.weight / pair.arithmetic.loaded_unit), pair)
+    force = operator.spread(force, pair)
+    operator.advance(pair, force, kernel)
 
 
 def read_back(layer: ChainLayer, kernel: Tensor, kept: list[Tensor] | None, sides: Sides) -> list[Tensor]:
@@ -86,7 +86,7 @@ def read_back(layer: ChainLayer, kernel: Tensor, kept: list[Tensor] | None, side
 
 def step_back(
     plan: ChainPlan, layer: ChainLayer, sides: Sides, kernel: Tensor, thin: list[Tensor]
-) -> tuple[Tensor, Tensor]:
+) -> list[Tensor | None]:
     """Step states and adjoint back in place, from j and j+1 to j-1 and j; return the gradients of kernel and bias.
 
     With the `thin` tensors z = K X_j + b and w = K l_{j+1}, which are used up, the force of the adjoint is
@@ -94,19 +94,19 @@ def step_back(
     """
     states, adjoint = sides
     operator, unit = layer.operator, states.arithmetic.loaded_unit
-    w, z = thin.pop(), thin.pop()
-    pushed = plan.activation.slope(z).mul_(w).mul_(-layer.weight)
-    del w
-    bias_gradient = operator.bias_gradient(operator.own(pushed, adjoint))
+    pushed, z = thin.pop(), thin.pop()
+    plan.activation.pull(pushed, z).mul_(-layer.weight)
+    bias_gradient = operator.bias_gradient(operator.own(pushed))
     # The force of the states goes in their own units, so both products for the kernel have the same unit to undo.
-    force = operator.shut(plan.activation.value(z).mul_(-layer.weight / unit), states)
+    force = operator.shut(plan.activation.push(z).mul_(-layer.weight / unit), states)
+    del z
     force = operator.spread(force, states)
     pushed = operator.spread(operator.shut(pushed, adjoint), adjoint)
     kernel_gradient = operator.weight_gradient(states, pushed, kernel)
     kernel_gradient = kernel_gradient.add_(operator.weight_gradient(adjoint, force, kernel)).mul_(unit)
     operator.advance(states, force, kernel)
     operator.advance(adjoint, pushed, kernel)
-    return kernel_gradient, bias_gradient
+    return [kernel_gradient, bias_gradient]
 
 
 def resample_back(how: Resample, sides: Sides, angles_dC: Tensor | None) -> Tensor | None:

@@ -1,8 +1,8 @@
 """Predicted peak memory of a training step and of a prediction, from the allocations of the algorithm (`models.chain`).
 
-Counted is all that a step holds: weights, gradients and optimiser states, the input and what normalisation makes of it,
-states and adjoint, every temporary of a layer, and the loss. Not counted are the libraries, the samples that the loader
-holds on the host, and the allocator's own losses. B batch, c raw channels, C channels, K classes, M = B * cells.
+Counted is all that a step holds: weights, gradients and optimiser states, the input and what is made of it, states and
+adjoint, every temporary of a layer, and the loss; not the libraries, the loader's samples on the host, and the
+allocator's own losses. B batch, c raw channels, C channels, K classes, M = B * cells.
 """
 
 import math
@@ -32,8 +32,6 @@ class Workload:
         Labelled cells of all of them; only they enter the loss.
     accumulates
         Whether the sum of earlier micro-batches' gradients, in int64, is held already.
-    slab
-        Whether these are a slab's cells, whose hidden tensors have rows beyond its faces too.
     turns, away
         Slabs of these cells that take turns (`models.stream`), and what is not in the memory that is planned: the
         states that wait, or all that is as large as the volume.
@@ -43,7 +41,6 @@ class Workload:
     batch: int = 1
     labelled: int = 0
     accumulates: bool = False
-    slab: bool = False
     optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
     turns: int = 1
     away: Away = ""
@@ -154,11 +151,8 @@ def _turn(segmenter: Segmenter, work: Workload) -> tuple[int, ...]:
 
 def _layers(segmenter: Segmenter, work: Workload, ledger: Ledger) -> list[LayerBytes]:
     """Return the layers as they work on all cells at once, or on a slab in its turn."""
-    slab = work.slab or work.turns > 1
-    return [
-        LayerBytes(shape, work.batch, ledger, slab)
-        for shape in layer_shapes(segmenter.network, _turn(segmenter, work) if work.turns > 1 else work.sizes)
-    ]
+    sizes = _turn(segmenter, work) if work.turns > 1 else work.sizes
+    return [LayerBytes(shape, work.batch, ledger) for shape in layer_shapes(segmenter.network, sizes)]
 
 
 def _forward(
@@ -174,17 +168,17 @@ def _forward(
         with ledger.holding(layer.thin(kept) if work.turns > 1 else 0):  # that of the slab before
             layer.resample(kept)
             layer.hidden(kept)
-            with ledger.holding(2 * layer.thin(kept)):  # z and the force
-                layer.spread(kept)
-                with ledger.holding(0 if layer.convolves else layer.spread_bytes(kept)):
-                    layer.advance(kept)
-        ledger.hold(layer.thin(kept) if training and layer.shape.keeps and work.turns == 1 else 0)
+            thin = ledger.hold(layer.thin(kept))  # z, and in its place the force
+            ledger.hold(thin if training and layer.shape.keeps and work.turns == 1 else 0)
+            layer.spread(kept)
+            ledger.drop(thin)
+            with ledger.holding(layer.spread_bytes(kept)):
+                layer.advance(kept)
     cells = layer_shapes(segmenter.network, work.sizes)[-1].cells
     return pair, volume.hold(work.batch * cells * len(segmenter.classes) * SINGLE)
 
 
 def _step(segmenter: Segmenter, work: Workload, ledger: Ledger, volume: Ledger) -> None:
-    """Book one micro-batch: input, forward pass, loss and backward pass."""
     network, arithmetic = segmenter.network, segmenter.network.plan.arithmetic
     states, adjoint_kept = Kept.of(arithmetic), Kept.of(FloatStates(arithmetic.force_dtype))
     cells = work.batch * math.prod(segmenter.output_shape(work.sizes))
@@ -202,22 +196,22 @@ def _step(segmenter: Segmenter, work: Workload, ledger: Ledger, volume: Ledger) 
     volume.touch(2 * read)
     gradient = volume.hold(read)
     adjoint = ledger.hold(pair // states.stored * SINGLE)
-    turns = work.turns > 1
+    turns, smooth = work.turns > 1, network.config.activation != "relu"
     for layer in reversed(_layers(segmenter, work, ledger)):
         both = layer.thin(states) + layer.thin(adjoint_kept)  # of the slab before, as are the gradients
         with ledger.holding((both + layer.shape.parameters * SINGLE) * turns):
-            _layer_back(layer, states, adjoint_kept, kept=layer.shape.keeps and not turns)
+            _layer_back(layer, states, adjoint_kept, kept=layer.shape.keeps and not turns, smooth=smooth)
         ledger.hold(layer.shape.parameters * SINGLE)
-        layer.resample(states)
-        layer.resample(adjoint_kept)
+        layer.resample(states, back=True)
+        layer.resample(adjoint_kept, back=True)
     first = network.channels * network.config.repeat
-    piece = rows_of_piece(work.batch, _turn(segmenter, work), first * states.stored) * first
+    piece = rows_of_piece(work.batch, _turn(segmenter, work), 4 * first * states.stored) * first
     ledger.touch(piece * (states.stored + 4 * SINGLE))  # the last two are float64
     ledger.drop(pair, adjoint)
     volume.drop(target, taken, gradient)
 
 
-def _layer_back(layer: LayerBytes, states: Kept, adjoint: Kept, *, kept: bool) -> None:
+def _layer_back(layer: LayerBytes, states: Kept, adjoint: Kept, *, kept: bool, smooth: bool) -> None:
     """Book a layer's step back, in the order of `leapfrog.read_back` and `step_back`."""
     ledger = layer.ledger
     thin, spread = layer.thin(states), layer.spread_bytes(states)
@@ -225,21 +219,17 @@ def _layer_back(layer: LayerBytes, states: Kept, adjoint: Kept, *, kept: bool) -
         ledger.drop(thin)
     else:
         layer.hidden(states)
-    with ledger.holding(thin):  # z
-        layer.hidden(adjoint)
-        ledger.touch(2 * thin + layer.shape.rank * layer.cells)  # w, and what is pushed back through the activation
-        ledger.hold(thin)
-        ledger.touch(max(thin, 0 if states.force == SINGLE else layer.shape.rank * layer.cells * SINGLE))
-        force = ledger.hold(thin)
+    ledger.hold(thin)  # z, and in its place the force of the states
+    layer.hidden(adjoint)
+    ledger.hold(thin)  # w, and in its place the force of the adjoint
+    ledger.touch(thin if smooth else 0)
+    ledger.touch(0 if states.force == SINGLE else layer.shape.rank * layer.cells * SINGLE)
+    for _ in range(2):
         layer.spread(states)
-        if not layer.convolves:
-            ledger.drop(force)
-            force = ledger.hold(spread)
-            layer.spread(states)
-        pushed = 0 if layer.convolves else ledger.hold(spread - thin)
-        layer.weight_gradient(states)
-        with ledger.holding(layer.shape.kernel * SINGLE):
-            layer.weight_gradient(adjoint)
-            layer.advance(states)
-            layer.advance(adjoint)
-        ledger.drop(force, pushed, thin)
+        ledger.hold(spread - thin)
+    layer.weight_gradient(states)
+    with ledger.holding(layer.shape.kernel * SINGLE):
+        layer.weight_gradient(adjoint)
+        layer.advance(states)
+        layer.advance(adjoint)
+    ledger.drop(2 * spread)

@@ -1,8 +1,8 @@
 """K as one matrix product and shifts of thin planes: the better form where channels are many and the rank is low.
 
 B batch, N space, C channels, r rank, T = edge^d taps, M = B * cells. K x sums over the taps (shift by the tap) after
-(contraction C -> r at a point), so the state is read once, by one product [T r x C] [C x M], and all work between
-neighbours is on thin planes (DESIGN 2.9). Hidden tensors are [r, B, *N].
+(contraction C -> r at a point): the state is read once, by one product [T r x C] [C x M], and all work between
+neighbours is on thin planes (DESIGN 2.9). Hidden tensors are [r, B, *N], with rows beyond as `overhang` says.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from models import boundary as beyond
 from models.kernels import add_product, multiply
-from models.pieces import cut_cells
+from models.pieces import cut_cells, row_of_planes
 from models.symmetric import Pair, SymmetricOperator, at_least_single
 
 
@@ -47,13 +47,13 @@ class Products(SymmetricOperator):
             planes = multiply(weight_PC, flat.load(...))
         planes = planes.view(*[self.edge] * self.space, kernel.shape[-2], batch, *sizes)
         first, *others = self._axes
-        planes = self._gather_beyond(planes, first) if self.overhang(pair) else self._gather(planes, first)
+        planes = self._gather_beyond(planes, first) if self.overhang else self._gather(planes, first)
         for axis in others:
             planes = self._gather(planes, axis)
         return planes
 
     def _gather_beyond(self, planes: Tensor, axis: int) -> Tensor:
-        """Add up the planes of the taps along one axis, also in the cells beyond its ends that they reach."""
+        """Add up the planes of the taps along one axis, also in the cells beyond its ends."""
         size, reach = planes.shape[axis], self.reach
         shape = list(planes.shape[1:])
         shape[axis] = size + 2 * reach
@@ -84,15 +84,18 @@ class Products(SymmetricOperator):
     def spread(self, z: Tensor, pair: Pair) -> Tensor:
         """Shift the planes to every tap: [T r, M]."""
         sizes, ends = pair.state.shape[1:-1], [self.reach] * (2 * self.space - 2)
-        if self.boundary == "zeros":
-            ends += [self.reach - self.overhang(pair)] * 2
-        else:
-            sizes, ends = torch.Size(size + 2 * self.reach for size in sizes), [2 * self.reach] * (2 * self.space)
-        padded = F.pad(z, ends)
-        planes = torch.stack([padded[window] for window in self._windows(sizes)])
         if self.boundary != "zeros":
+            sizes, ends = torch.Size(size + 2 * self.reach for size in sizes), [2 * self.reach] * (2 * self.space)
+        padded, windows = F.pad(z, ends), self._windows(sizes)
+        if self.boundary != "zeros":
+            planes = torch.stack([padded[window] for window in windows])
             planes = beyond.fold(planes, self._axes, self.reach, self.boundary)
-        return planes.flatten(2).flatten(0, 1)
+            return planes.flatten(2).flatten(0, 1)
+        rank, cells = z.shape[0], z.shape[1] * sizes.numel()
+        rows = z.new_empty(len(windows) * rank, row_of_planes(cells))[:, :cells]
+        for plane, window in zip(rows.view(-1, rank, z.shape[1], *sizes), windows, strict=True):
+            plane.copy_(padded[window])
+        return rows
 
     def advance(self, pair: Pair, u: Tensor, kernel: Tensor) -> None:
         """Multiply the shifted planes by the kernel into the increment, piece by piece."""

@@ -1,9 +1,8 @@
 """Slabs of one volume that take turns on a device, and where they wait.
 
-A layer reads the hidden rows of each slab in turn, by K on the slab's own rows alone (`models.slab`). When those of the
-next slab are there too, the two add up what each has of the rows about their face, and the first is stepped and goes
-away: two slabs are on the device at once, and each state travels there and back once a layer and pass. The values are
-those of as many ranks, and exact states stay exact.
+A layer reads the hidden rows of each slab in turn, by K on the slab's own rows alone (`models.slab`). With those of the
+next slab there too, the two add up what each has of the rows about their face, and the first is stepped and goes away:
+two slabs are on the device at once, and each state travels there and back once a layer and pass.
 """
 
 import errno
@@ -62,8 +61,7 @@ class Shelf:
         for after in range(1, len(self._slabs)):
             self._fetch(after)
             thin_after = read(self._slabs[after])
-            for mine, theirs in zip(thin, thin_after, strict=True):
-                _meet(operator, self._slabs[after][0], mine, theirs)
+            _meet(operator, thin, thin_after)
             yield self._slabs[after - 1], thin
             self._leave(after - 1)
             thin = thin_after
@@ -166,9 +164,9 @@ class FileShelf(Shelf):
             raise OSError(error.errno, error.strerror, str(self._folder)) from error
 
 
-def _meet(operator: SymmetricOperator, after: Pair, mine: Tensor, theirs: Tensor) -> None:
+def _meet(operator: SymmetricOperator, before: list[Tensor], after: list[Tensor]) -> None:
     """Add up what two slabs in sequence have of the hidden rows about their face, in place."""
-    width = 2 * operator.overhang(after)
-    if width:
+    width = 2 * operator.overhang
+    for mine, theirs in zip(before, after, strict=True):
         end, start = mine.narrow(operator.row_axis, -width, width), theirs.narrow(operator.row_axis, 0, width)
         start.copy_(end.add_(start))

@@ -1,10 +1,9 @@
 """One volume on many ranks, a slab of the first axis of space each, that meet in the thin hidden layer (DESIGN 2.5).
 
 A halo of states would carry C channels across each face. Here K runs on a slab's own m rows alone, which yields the
-hidden rows -reach to m + reach - 1. Those within the kernel's reach of a face, on either side of it, are partial sums,
-and the neighbour has the rest. Both trade them and add: 2 reach rows of r channels a face and product with K, C / 2r
-times less than a halo of states for kernels of 3 cells, and equal to the whole volume but for rounding. Exact states
-stay exact: the same numbers are traded in both passes.
+hidden rows -reach to m + reach - 1. Those within reach of a face, on either side, are partial sums, and the neighbour
+has the rest. Both trade them and add: 2 reach rows of r channels a face and product with K, C / 2r times less than a
+halo for kernels of 3 cells. Exact states stay exact: the same numbers are traded in both passes.
 """
 
 import itertools

@@ -89,6 +89,11 @@ class SymmetricOperator(ABC):
         """Cells that the kernel reaches to each side."""
         return self.edge // 2
 
+    @property
+    def overhang(self) -> int:
+        """Rows that a hidden tensor has at either end beyond those of its pair, as K^T reads them."""
+        return self.reach if self.boundary == "zeros" else 0
+
     @abstractmethod
     def hidden(self, pair: Pair, kernel: Tensor) -> Tensor:
         """Return K x in the form's own layout."""
@@ -101,13 +106,9 @@ class SymmetricOperator(ABC):
         """Prepare a hidden tensor once for `advance` and `weight_gradient`, where the form needs that."""
         return z
 
-    def overhang(self, pair: Pair) -> int:
-        """Return the rows that a hidden tensor has at either end beyond those of its pair."""
-        return 0 if pair.slab is None else self.reach
-
     def join(self, z: Tensor, pair: Pair) -> Tensor:
         """Add to the rows of K x about a slab's faces, in place, what its neighbours have of them."""
-        width = 2 * self.overhang(pair)
+        width = 2 * self.overhang
         if pair.slab is None or not width:
             return z
         before = z.narrow(self.row_axis, 0, width) if pair.slab.index else None
@@ -118,18 +119,18 @@ class SymmetricOperator(ABC):
         return z
 
     def shut(self, z: Tensor, pair: Pair) -> Tensor:
-        """Zero the rows of a slab's hidden tensor that lie beyond the volume, in place."""
-        width = self.overhang(pair)
-        if pair.slab is not None and width:
-            if pair.slab.index == 0:
+        """Zero the rows of a hidden tensor that lie beyond the volume, in place."""
+        width, slab = self.overhang, pair.slab
+        if width:
+            if slab is None or slab.index == 0:
                 z.narrow(self.row_axis, 0, width).zero_()
-            if pair.slab.index == pair.slab.count - 1:
+            if slab is None or slab.index == slab.count - 1:
                 z.narrow(self.row_axis, -width, width).zero_()
         return z
 
-    def own(self, z: Tensor, pair: Pair) -> Tensor:
-        """Return the rows of a slab's hidden tensor that no other slab counts."""
-        width = self.overhang(pair)
+    def own(self, z: Tensor) -> Tensor:
+        """Return the rows of a hidden tensor that are its slab's, or volume's, own."""
+        width = self.overhang
         return z.narrow(self.row_axis, width, z.shape[self.row_axis] - 2 * width)
 
     @abstractmethod

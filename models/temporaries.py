@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 
 from models.arithmetic import Arithmetic, GridStates
-from models.convolution import Convolution, exchanges
+from models.convolution import Convolution
 from models.cost import LayerShape
-from models.kernels import ONEDNN_LEAST
-from models.pieces import PIECE_BYTES, cells_of_piece, rows_of_piece
+from models.kernels import ONEDNN_LEAST, cells_at_once, exchanges
+from models.pieces import PIECE_BYTES, cells_of_piece, row_of_planes, rows_of_piece
 
 SINGLE = 4
 """Bytes of the input's and the adjoint's numbers: float32."""
@@ -88,22 +88,24 @@ class Ledger:
 class LayerBytes:
     """The temporaries of one layer on a batch, or on a slab of it, booked on a ledger; `cells` is M."""
 
-    def __init__(self, shape: LayerShape, batch: int, ledger: Ledger, slab: bool) -> None:
+    def __init__(self, shape: LayerShape, batch: int, ledger: Ledger) -> None:
         self.shape, self.batch, self.ledger = shape, batch, ledger
         self.cells = batch * shape.cells
         self.sample, self.row = shape.channels * shape.cells, shape.channels * math.prod(shape.sizes[1:])  # numbers
         self.convolves = isinstance(shape.operator, Convolution)
         self.zeros, self.reach = shape.operator.boundary == "zeros", shape.operator.reach
-        self.slab = slab  # the hidden tensors of which have the rows already that K^T reads beyond the faces
-        self.wide = 1 + 2 * slab * self.reach / shape.sizes[0]
+        self.wide = 1 + 2 * shape.operator.overhang / shape.sizes[0]
 
     def thin(self, kept: Kept) -> int:
-        """Return the bytes of a hidden tensor, r M, with the rows beyond a slab."""
+        """Return the bytes of a hidden tensor, r M, with the rows beyond its ends."""
         return int(self.shape.rank * self.cells * kept.force * self.wide)
 
     def spread_bytes(self, kept: Kept) -> int:
         """Return the bytes of a hidden tensor that is ready for use: T r M for products."""
-        return self.thin(kept) if self.convolves else int(self.shape.taps * self.thin(kept) / self.wide)
+        if self.convolves:
+            return self.thin(kept)
+        row = row_of_planes(self.cells) if self.zeros else self.cells
+        return self.shape.taps * self.shape.rank * row * kept.force
 
     def _grown(self, reach: int, axes: slice = slice(None)) -> float:
         """Return by how much a grid grows that is padded at both ends of some axes, by default all."""
@@ -116,7 +118,6 @@ class LayerBytes:
         return max([wide[0] + wide[1]] + [wide[0] + a + b for a, b in itertools.pairwise(wide[1:])])
 
     def _piece(self, kept: Kept) -> int:
-        """Return the numbers of a piece of a state."""
         channels = self.shape.channels
         if self.convolves:
             return rows_of_piece(self.batch, self.shape.sizes, channels * kept.stored) * channels
@@ -125,7 +126,7 @@ class LayerBytes:
     def _loaded_with_halo(self, kept: Kept) -> tuple[int, int]:
         """Return the bytes of what a convolution reads at once, and those at the fullest moment of making it."""
         if self.zeros:
-            numbers = self._piece(kept) + 2 * (1 + self.slab) * self.reach * self.row
+            numbers = self._piece(kept) + 4 * self.reach * self.row  # which the kernel reaches, beyond the volume too
             loaded = numbers * kept.force
             return loaded, max(numbers * kept.loading, 2 * loaded)
         stages = [self.sample * kept.loading] + [
@@ -133,6 +134,14 @@ class LayerBytes:
             for axes in range(1, len(self.shape.sizes) + 1)
         ]
         return stages[-1], max(a + b for a, b in itertools.pairwise(stages))
+
+    def _packed(self, kept: Kept) -> int:
+        """Return the bytes of the weight of K as convolutions take it."""
+        shape, edge = self.shape, self.shape.operator.edge
+        one = shape.operator.groups > 1 or len(shape.sizes) == 1
+        dtype = torch.float32 if kept.force == SINGLE else torch.bfloat16
+        cells = 1 if one else cells_at_once(shape.sizes[-1], shape.rank, dtype, "cpu")
+        return int(shape.kernel * kept.force * cells * (edge + cells - 1) / edge)
 
     def hidden(self, kept: Kept) -> None:
         """Book what K x takes at its fullest; its result is held afterwards by who asked for it."""
@@ -144,13 +153,13 @@ class LayerBytes:
                 product = piece // self.shape.channels * self.shape.taps * self.shape.rank * kept.force
                 ledger.touch(planes + max(piece * kept.loading, piece * kept.force + product))
             padded = 0 if self.zeros else planes * self._grown(self.reach, slice(1))
-            ledger.touch(planes + padded + planes / self.shape.operator.edge)
+            ledger.touch(planes + padded + planes / self.shape.operator.edge * self.wide)
             return
         if self.zeros and not kept.converts:
-            ledger.touch(thin)
+            ledger.touch(thin + self._packed(kept))
             return
         cut = self.zeros and self.sample * kept.stored > PIECE_BYTES["cpu"]
-        ledger.touch(thin + self._loaded_with_halo(kept)[1])
+        ledger.touch(thin + self._packed(kept) + self._loaded_with_halo(kept)[1])
         if cut or self.batch > 1:
             ledger.touch(thin * (1 + cut + (cut and self.batch > 1)))
 
@@ -160,17 +169,16 @@ class LayerBytes:
             return
         planes, thin = self.spread_bytes(kept), self.thin(kept)
         if self.zeros:
-            self.ledger.touch(planes + thin * self._grown(self.reach))
+            self.ledger.touch(planes + thin * self._grown(self.reach, slice(1, None)))
         else:
             self.ledger.touch(self._folding(planes, self.reach) + thin * self._grown(2 * self.reach))
 
     def advance(self, kept: Kept) -> None:
         """Book what a step by the force takes beside the spread tensor."""
         if not self.convolves or self.zeros:
-            padded = self.thin(kept) * self._grown(self.reach, slice(1)) if self.convolves and not self.slab else 0
             in_place = self.convolves and not kept.converts
             packed = 2 * self.shape.kernel * kept.force * self.convolves
-            self.ledger.touch(packed + padded + (0 if in_place else self._piece(kept) * kept.adding))
+            self.ledger.touch(packed + (0 if in_place else self._piece(kept) * kept.adding))
             return
         self.ledger.touch(max(self._folding(self.sample * kept.force, self.reach), self.sample * kept.adding))
 
@@ -179,30 +187,26 @@ class LayerBytes:
         result = self.shape.kernel * SINGLE
         if self.convolves:
             loaded, making = (0, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
-            self.ledger.touch(2 * result + max(loaded + self._halves(kept), making))
+            several = 3 if kept.converts and self.batch * self.sample * kept.stored > PIECE_BYTES["cpu"] else 2
+            self.ledger.touch(several * result + max(loaded + self._halves(kept), making))
         else:
             self.ledger.touch(2 * result + self._piece(kept) * kept.loading)
 
     def _halves(self, kept: Kept) -> int:
-        """Return the bytes of copies of a small sample in single precision that is cut into two for oneDNN."""
-        sizes, channels = self.shape.sizes, self.shape.channels
-        if len(sizes) < 3 or self.batch > 1 or kept.force != SINGLE:
+        """Return the bytes of copies of a small sample that is cut into two for oneDNN."""
+        channels, rank, *_, last = self.shape.channels, self.shape.rank, *self.shape.sizes
+        numbers = self._piece(kept) if self.zeros and kept.converts else self.sample
+        exchanged = exchanges(channels, rank, torch.float32, "cpu")
+        read = numbers * rank // channels if exchanged else numbers
+        if len(self.shape.sizes) < 3 or self.batch > 1 or kept.force != SINGLE or read > ONEDNN_LEAST * last:
             return 0
-        pieces = self.zeros and kept.converts
-        rows = self._piece(kept) // self.row if pieces else sizes[0]
-        exchanged = exchanges(len(sizes), channels, 1, torch.float32, "cpu")
-        numbers = (self.shape.rank if exchanged else channels) * rows * sizes[1]
-        if numbers > ONEDNN_LEAST:
-            return 0
-        # Padded for an even number of rows; as the input for its halo too, and cut.
-        copies = rows % 2 if exchanged else 1 + (not pieces or rows % 2)
-        return self.row * rows * SINGLE * copies + 2 * self.thin(kept)
+        return (0 if exchanged else numbers * SINGLE) + 2 * self.thin(kept)
 
-    def resample(self, kept: Kept) -> None:
-        """Book the pieces of a turn of the coarser or finer grid, done in place."""
+    def resample(self, kept: Kept, *, back: bool = False) -> None:
+        """Book the pieces of a turn of the grid, done in place, or of its way back with the gradient of its angles."""
         if not self.shape.resample:
             return
         block = self.row if self.shape.resample == "coarsen" else 2 * self.row  # two rows of the finer grid
         blocks = max(1, self.batch * self.sample // block)
         piece = cells_of_piece(blocks, block * kept.stored) * block
-        self.ledger.touch(piece * (7 if kept.grid else kept.stored * (2 if self.shape.angles else 1)))
+        self.ledger.touch(piece * (7 if kept.grid else kept.stored * (2 if back and self.shape.angles else 1)))

@@ -1,8 +1,8 @@
 """A mergeable summary of values: moments, extremes, and a histogram fine enough to take percentiles from.
 
-Sketches of parts of an array, merged in any order, count the same cells into the same bins. Whole numbers of 8 and 16
-bits are counted exactly, other values by the leading 16 bits of their distance from a centre as a float32 (sign,
-exponent, 7 bits of the mantissa): a percentile is wrong by at most 0.4% of its distance from the centre.
+Sketches of parts of an array, merged in any order, are the same. Whole numbers of 8 and 16 bits are counted exactly,
+other values by the leading 16 bits of their distance from a centre as a float32 (sign, exponent, 7 bits of the
+mantissa): a percentile is wrong by at most 0.4% of its distance from the centre.
 
 E entries (such as bands) that are measured each by itself, P cells of an entry.
 """

@@ -64,7 +64,6 @@ def _beside(counts: np.ndarray) -> float:
 
 
 def _histogram(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cells of the bins, and their edges."""
     if not counts.size:
         return np.zeros(BINS, np.int64), np.full(BINS + 1, np.nan)
     low, high = percentiles(values, counts, (0.1, 99.9))

@@ -94,7 +94,6 @@ def _read_text(path: Path, config: ConvertConfig) -> xr.Dataset:
 
 
 def _axes(path: Path, rows: int, columns: int, x0: float, x1: float, y0: float, y1: float) -> tuple[_Axis, _Axis]:
-    """Make both axes of the first and the last node."""
     dx, dy = ((last - first) / max(1, nodes - 1) for first, last, nodes in ((x0, x1, columns), (y0, y1, rows)))
     _check(path, rows, columns, dx, dy)
     return (x0, dx), (y0, dy)

@@ -1,14 +1,13 @@
 """Zarr stores of others, version 2 or 3, and MDIO surveys, opened in place as volumes: nothing is copied.
 
 A store that says enough of itself (one array with named dimensions, or MDIO) is opened by its own path. Of any other, a
-view says the rest: a YAML file of a conversion's settings, with the store as its source and no `out`;
-``pipeline/recipes/views/survey.yaml`` has them all. Chunks that a store leaves out hold its fill value, as Zarr has it.
+view says the rest: a YAML file of a conversion's settings, with the store as its source and no `out`
+(``pipeline/recipes/views/survey.yaml``). Chunks that a store leaves out hold its fill value.
 
-Volumes are told apart without reading their values: the attribute ``conversion``, and so
+A run that goes on notices a chunk that was replaced, added or removed: the attribute ``conversion``, and so
 `datasets.volume.Volume.digest`, has a hash of the list of the objects of data and mask, with size and version of each
-(of a file, when it was changed: copy a folder with its times). So a run that goes on notices a chunk that was replaced,
-added or removed. Cloud stores list a thousand objects a request; where there is no listing, as behind ``https://``, the
-attribute says so, and changed values go unnoticed. Labels are told apart by their values.
+(of a file, when it was changed: copy a folder with its times). Where there is no listing, as behind ``https://``, it
+says so. Labels are told apart by their values.
 """
 
 import hashlib

@@ -72,7 +72,6 @@ def _unzstd(data: Buffer) -> Buffer:
 
 
 def _checked(data: Buffer) -> Buffer:
-    """Compare the checksum and take it off."""
     view = memoryview(data).toreadonly()
     body, stored = view[:-4], view[-4:]
     # An array over the same memory, because google_crc32c takes no memoryview.

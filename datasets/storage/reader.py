@@ -82,7 +82,6 @@ class ArrayReader:
         return target
 
     def _windows(self, plans: Sequence[ShardPlan]) -> Iterator[list[ShardPlan]]:
-        """Take as many shards at a time as memory allows."""
         window: list[ShardPlan] = []
         size = 0
         for plan in plans:

@@ -84,7 +84,6 @@ def _measuring(ds: xr.Dataset, journal: Journal) -> Measuring:
 
 
 def _begin(ds: xr.Dataset, target: Target, group: str, encoding: Encoding, journal: Journal) -> None:
-    """Write the metadata and everything that is not cut into pieces."""
     if f"begun{group}" in journal:
         return
     ds.to_zarr(

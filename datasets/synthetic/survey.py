@@ -170,7 +170,6 @@ def _image(earth: Earth, strength: float, block: Block) -> np.ndarray:
 
 
 def _labels(earth: Earth, wells: np.ndarray, block: Block) -> np.ndarray:
-    """Rock types around the wells."""
     x, y = (np.abs(np.arange(cut.start, cut.stop)[:, None] - wells[:, axis]) for axis, cut in enumerate(block[:2]))
     near = (np.maximum(x[:, None], y) <= earth.config.radius).any(2)
     if not near.any():
@@ -183,7 +182,6 @@ def _truth(earth: Earth, block: Block) -> np.ndarray:
 
 
 def _positions(config: SynthesisConfig, block: Block) -> list[np.ndarray]:
-    """Coordinates of a block's cells along each axis, in metres."""
     return [np.arange(cut.start, cut.stop) * step for cut, step in zip(block, config.spacing, strict=True)]
 
 

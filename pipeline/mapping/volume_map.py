@@ -198,7 +198,6 @@ class _Map:
         return ", ".join(shares) + (f" ({counts[NO_DATA]} cells without data)" if counts[NO_DATA] else "")
 
     def _block(self) -> list[int] | None:
-        """Return the cells of the first block along each axis of the output."""
         if self.tiling is None:
             return None
         grid = self.scorer.grid

@@ -160,7 +160,6 @@ class Workers:
 
 
 def _found(result: Any, lost: type[Exception]) -> Any:
-    """Return what a worker found, or raise what it did not get over."""
     if isinstance(result, lost):
         raise AwayError(f"a worker was lost ({' '.join(str(result).split())[:300]}); the same command tries again")
     if isinstance(result, Exception):

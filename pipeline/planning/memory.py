@@ -64,7 +64,7 @@ def share_of_worker(segmenter: Segmenter, sizes: tuple[int, ...], slabs: int) ->
 def map_work(cluster: ClusterConfig, segmenter: Segmenter, shape: tuple[int, ...], *, cuda: bool) -> Workload:
     """Return what a worker holds at once of a volume that is mapped in one piece."""
     turns = turns_of(cluster, segmenter, shape[0], cuda=cuda)
-    return Workload(share_of_worker(segmenter, shape, cluster.slabs), slab=cluster.slabs > 1, **turns)
+    return Workload(share_of_worker(segmenter, shape, cluster.slabs), **turns)
 
 
 def training_work(config: RunConfig, segmenter: Segmenter, sizes: tuple[int, ...]) -> Workload:
@@ -77,7 +77,6 @@ def training_work(config: RunConfig, segmenter: Segmenter, sizes: tuple[int, ...
         sizes=share_of_worker(segmenter, sizes, config.cluster.slabs),
         batch=min(training.batch, training.micro_batch),
         accumulates=_micro_batches(training.batch, training) > fewest,
-        slab=config.cluster.slabs > 1,
         optimiser=training.optimiser,
         **turns_of(config.cluster, segmenter, sizes[0], cuda=config.cluster.gpu),
     )
@@ -162,7 +161,7 @@ def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: M
         seen = seen_sizes(volume.shape, config.data.block, config.data.halo)
         with contextlib.suppress(ConfigError):
             for count in itertools.count(slabs + 1):
-                share = replace(work, sizes=share_of_worker(segmenter, seen, count), slab=True)
+                share = replace(work, sizes=share_of_worker(segmenter, seen, count))
                 if training_peak(segmenter, share) <= memory.size:
                     ways.append(f"share each sample by cluster.slabs {count} and as many cluster.workers")
                     break
@@ -182,12 +181,8 @@ def plan_prediction(
 
     Parameters
     ----------
-    segmenter
-        The network.
-    sizes
-        Cells of the volume.
-    memory
-        What there is; none where nobody knows.
+    segmenter, sizes, memory
+        The network, cells of the volume, and what memory there is; none where nobody knows.
     approximate
         Whether blocks that see less than the network reaches are better than none.
 

@@ -159,7 +159,6 @@ def map_pieces(
 def _map_window(
     module: Callable[[Tensor], Tensor], read: Read, window: Window, grid: OutputGrid, device: torch.device | str
 ) -> Piece:
-    """Map one block; nothing is kept of what was seen around it."""
     raw = read(window.seen)
     found = module(torch.from_numpy(np.ascontiguousarray(raw))[None].to(device))[0]
     core: tuple[Any, ...] = (..., *grid.place(window.core))

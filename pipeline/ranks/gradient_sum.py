@@ -1,9 +1,8 @@
 """Gradients added on a grid of integers: the same bits in any order, and so on any number of ranks.
 
-Floats round at every addition, so that a sum depends on who adds what first, and two workers end with other weights
-than three. Here the gradient of each micro-batch is rounded once, to a multiple of `GRID`; integers add exactly, by
-gloo, NCCL or any other way. They take 8 bytes a weight, and are sent when all micro-batches are done: little beside a
-step on volumes, as the networks have few weights.
+Floats round at every addition, so that a sum depends on who adds what first. Here the gradient of each micro-batch is
+rounded once, to a multiple of `GRID`; integers add exactly, by gloo, NCCL or any other way. They take 8 bytes a weight,
+and are sent when all micro-batches are done: little beside a step on volumes, as the networks have few weights.
 """
 
 import torch
@@ -74,6 +73,5 @@ class GradientSum:
         self.total = None
 
     def _pieces(self, total: Tensor) -> list[Tensor]:
-        """View the numbers as the parameters are shaped."""
         parts = total.split([parameter.numel() for parameter in self.parameters])
         return [part.view(parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]

@@ -94,8 +94,8 @@ class Scorer:
 
     def check_slabs(self, volume: Volume, slabs: int, share: float = 1.0) -> None:
         """Raise `InputError` where a slab of a volume does not fit."""
-        work = Workload(share_of_worker(self.segmenter, volume.shape, slabs), slab=True)
-        self._check(volume, f"{slabs} slabs", work, share, "slabs, or 1, to map it block by block")
+        work = Workload(share_of_worker(self.segmenter, volume.shape, slabs))
+        self._check(volume, f"{slabs} slabs", work, share, "slabs, or 1, to map it block by block", each=" for each")
 
     def take_turns(self, volume: Volume, cluster: ClusterConfig, share: float = 1.0) -> None:
         """Let slabs of a volume take turns from now on; refuse what cannot be cut so, or lacks memory or disk."""
@@ -107,12 +107,12 @@ class Scorer:
         cells = " x ".join(map(str, volume.shape))
         print(f"mapping {cells} cells in one piece, in {cluster.turns} turns", flush=True)
 
-    def _check(self, volume: Volume, how: str, work: Workload, share: float, way: str) -> None:
+    def _check(self, volume: Volume, how: str, work: Workload, share: float, way: str, each: str = "") -> None:
         need, memory = prediction_peak(self.segmenter, work), self._memory(share)
         if memory is not None and need > memory.size:
             raise InputError(
-                f"mapping {list(volume.shape)} cells in {how} needs {show_bytes(need)}{' for each' * work.slab}, but "
-                f"there are {show_bytes(memory.size)} {memory.where}; take more {way}"
+                f"mapping {list(volume.shape)} cells in {how} needs {show_bytes(need)}{each}, but there are "
+                f"{show_bytes(memory.size)} {memory.where}; take more {way}"
             )
 
     def _memory(self, share: float, filled: float = 1.0) -> Memory | None:

@@ -163,10 +163,10 @@ def test_a_force_evaluated_in_another_way_is_noticed(
 def test_a_backend_whose_last_bits_depend_on_the_batch_is_handled_and_stacking_on_it_noticed() -> None:
     true = convolution.convolve
 
-    def convolve(x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int = 1) -> Tensor:
+    def convolve(x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int, cells: int = 1) -> Tensor:
         if x_BCN.shape[0] % 2:
-            return true(x_BCN, weight, padding, groups)
-        return true(x_BCN.flip(1), weight.flip(1), padding, groups)  # another order of the same sums
+            return true(x_BCN, weight, padding, groups, cells)
+        return true(x_BCN.flip(1), weight.flip(1), padding, groups, cells)  # another order of the same sums
 
     network = exact("12*10", channels=24, init_gain=3.0, step=0.5)
     x_BcN = torch.randn(1, 24, 24, 24)

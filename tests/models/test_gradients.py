@@ -192,9 +192,9 @@ def scaled_input(factor: float) -> Callable[..., object]:
 def scaled_weights(factor: float, *, part: int) -> Callable[..., object]:
     true = chain.step_back
 
-    def step(*arguments: object) -> tuple[Tensor, ...]:
+    def step(*arguments: object) -> list[Tensor]:
         gradients = true(*arguments)  # type: ignore[arg-type]
-        return tuple(g * factor if at == part else g for at, g in enumerate(gradients))
+        return [g * factor if at == part else g for at, g in enumerate(gradients)]  # type: ignore[operator,misc]
 
     return step
 
@@ -226,7 +226,7 @@ def one_layer_skipped(name: str) -> Callable[..., object]:
         where, kernel, *_ = rest
         for pair in [where] if isinstance(where, Pair) else where:  # type: ignore[attr-defined]
             pair.state.add_(pair.increment)
-        return torch.zeros_like(kernel), torch.zeros(kernel.shape[-2])  # type: ignore[attr-defined,call-overload]
+        return [torch.zeros_like(kernel), torch.zeros(kernel.shape[-2])]  # type: ignore[attr-defined,call-overload]
 
     return step
 

@@ -1,17 +1,21 @@
 """K, its transpose, its step and its weight gradient, in both forms, over every boundary."""
 
 import itertools
+import math
+from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import pad
 
+from models import convolution
 from models.arithmetic import FloatStates
 from models.config import Layer
 from models.convolution import Convolution
-from models.kernels import convolution_weight_gradient
+from models.kernels import cells_at_once, convolution_weight_gradient, exchanges
 from models.network import choose_operator
 from models.products import Products
 from models.symmetric import Pair, SymmetricOperator
@@ -36,10 +40,13 @@ def pair(x_BNC: Tensor) -> Pair:
 
 def canonical(operator: SymmetricOperator, z: Tensor) -> Tensor:
     """A hidden tensor as [B, *N, r]."""
+    z = operator.own(z)
     return z.movedim(0, -1) if isinstance(operator, Products) else z
 
 
 def own(operator: SymmetricOperator, z_BNr: Tensor) -> Tensor:
+    beyond = operator.overhang
+    z_BNr = pad(z_BNr, [0, 0] * (z_BNr.dim() - 2) + [beyond, beyond])
     return z_BNr.movedim(-1, 0).contiguous() if isinstance(operator, Products) else z_BNr
 
 
@@ -87,8 +94,8 @@ def test_both_forms_agree(space: int, channels: int, rank: int, edge: int, batch
     results = []
     for form in (Convolution, Products):
         operator = form(space, edge, boundary)  # type: ignore[arg-type]
-        z = own(operator, z_BNr)
         stepped = pair(x_BNC.clone())
+        z = own(operator, z_BNr)
         u = operator.spread(z, stepped)
         stepped.increment.fill_(0.5)
         operator.advance(stepped, u, kernel)
@@ -143,6 +150,69 @@ def test_the_weight_gradient_is_autograds(form: tuple[type, int], boundary: str)
     (expected,) = torch.autograd.grad((plane * z_BNr.movedim(-1, 1)).sum(), kernel)
     found = operator.weight_gradient(pair(x_BNC), operator.spread(own(operator, z_BNr), pair(x_BNC)), kernel.detach())
     assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_either_way_to_a_weight_gradient_is_the_same(exchanged: bool, batch: int) -> None:
+    x_BNC, kernel = sample(2, 6, 3, 3, batch=batch)
+    u = own(Convolution(2, 3), torch.randn(*x_BNC.shape[:-1], 3, dtype=torch.float64))
+    with patch.object(convolution, "exchanges", lambda *_: exchanged):
+        found = Convolution(2, 3).weight_gradient(pair(x_BNC), u, kernel)
+    others = Products(2, 3).weight_gradient(pair(x_BNC), Products(2, 3).spread(u.movedim(-1, 0), pair(x_BNC)), kernel)
+    torch.testing.assert_close(found, others, rtol=0, atol=1e-12)
+
+
+def test_a_gradient_takes_the_way_that_fills_vectors() -> None:
+    with patch.object(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512"):
+        single = {(c, r): exchanges(c, r, torch.float32, "cpu") for c in (4, 12, 16, 20, 96) for r in (8, 12, 16)}
+        assert [key for key, chosen in single.items() if chosen] == [(12, 8), (12, 16), (16, 8), (20, 8), (96, 8)]
+        assert exchanges(16, 16, torch.bfloat16, "cpu")
+        assert not exchanges(12, 16, torch.bfloat16, "cpu")
+    with patch.object(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2"):
+        assert exchanges(20, 16, torch.float32, "cpu")
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    rank=st.sampled_from([1, 2, 4, 8]),
+    width=st.integers(1, 18),
+    edge=st.sampled_from([1, 3, 5]),
+    boundary=st.sampled_from(BOUNDARIES),
+    force=st.sampled_from([None, torch.bfloat16]),
+    space=st.integers(2, 3),
+)
+@torch.no_grad()
+def test_cells_taken_several_at_once_are_those_taken_one_by_one(
+    rank: int, width: int, edge: int, boundary: str, force: torch.dtype | None, space: int
+) -> None:
+    assume(boundary != "reflect" or width > edge // 2)
+    torch.manual_seed(width)
+    operator = Convolution(space, edge, boundary)  # type: ignore[arg-type]
+    x_BNC = torch.randn(2, *(4, 3)[: space - 1], width, 5)
+    kernel = torch.randn(*[edge] * space, rank, 5).to(force or torch.float32)
+    found, taken = [], []
+    for together in (False, True):
+
+        def cells(width: int, rank: int, *_: object, together: bool = together) -> int:
+            taken.append(math.gcd(width, 16 // rank) if together else 1)
+            return taken[-1]
+
+        with patch.object(convolution, "cells_at_once", cells):
+            x = Pair(x_BNC, torch.zeros_like(x_BNC), FloatStates(force), x_BNC.dtype)
+            found.append(operator.hidden(x, kernel).float())
+    assert taken == [1, math.gcd(width, 16 // rank)]
+    assert found[0].shape == found[1].shape
+    assert (found[0] - found[1]).abs().max() <= (1e-2 if force else 1e-6) * found[0].abs().max()
+
+
+def test_cells_are_taken_together_where_that_was_measured_to_pay() -> None:
+    with patch.object(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512"):
+        assert [cells_at_once(width, 8, torch.float32, "cpu") for width in (6, 7, 8)] == [2, 1, 2]
+        assert [cells_at_once(24, rank, torch.bfloat16, "cpu") for rank in (2, 4, 8, 12, 16)] == [8, 4, 2, 1, 1]
+        assert cells_at_once(24, 8, torch.float64, "cpu") == cells_at_once(24, 8, torch.float32, "cuda") == 1
+    with patch.object(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2"):
+        assert cells_at_once(24, 8, torch.float32, "cpu") == 1
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 3), (1, 8, 3), (8, 3, 1)])

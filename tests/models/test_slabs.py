@@ -126,7 +126,7 @@ def test_slabs_are_even_and_cover_the_axis(size: int, multiple: int, count: int)
 
 
 def left(true: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda operator, z, pair: z
+    return lambda operator, z, *pair: true(operator, z, *pair) if pair and pair[0].slab is None else z
 
 
 def joined_before_only(true: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -21,7 +21,6 @@ from models.network import TelegraphNetwork
 from models.segmenter import Segmenter
 from models.shelf import FileShelf, HostShelf, Shelf
 from models.stream import Parts, Stream
-from models.symmetric import Pair
 from models.watch import GridOverflowError
 from tests.models.slabs import in_slabs
 from tests.models.strategies import build, inputs, networks
@@ -254,8 +253,8 @@ def nothing_met(*_: object) -> None:
 
 
 def met_by_one(true: Callable[..., None]) -> Callable[..., None]:
-    def meet(operator: object, after: Pair, mine: Tensor, theirs: Tensor) -> None:
-        true(operator, after, mine, theirs.clone())
+    def meet(operator: object, before: list[Tensor], after: list[Tensor]) -> None:
+        true(operator, before, [theirs.clone() for theirs in after])
 
     return meet
 

@@ -171,9 +171,7 @@ def test_slabs_make_the_map_of_one_process(deep, states):
 
 
 def test_a_slab_that_does_not_fit_is_refused_before_it_keeps_others_waiting(deep, monkeypatch):
-    work = Workload((12, 24), slab=True)
-    need = prediction_peak(run_scorer(deep).segmenter, work)
-    assert need != prediction_peak(run_scorer(deep).segmenter, replace(work, slab=False))
+    need = prediction_peak(run_scorer(deep).segmenter, Workload((12, 24)))
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     monkeypatch.setattr("pipeline.scoring.scorer.memory_here", lambda cuda: Memory(2 * need, "free"))
     order, joined = order_of(deep, slabs=2), []
