@@ -30,6 +30,8 @@ def _onednn_serves(*tensors: Tensor) -> bool:
 def multiply(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     """Return a b^T: [M, N] for a [M, K] and b [N, K], either of them possibly a transposed view."""
     if _onednn_serves(a_MK, b_NK):
+        if a_MK.stride(0) == 1:  # PyTorch turns it, which takes long where its columns lie powers of two apart
+            a_MK = a_MK.T.contiguous().T
         return torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, None, "none", [], "")
     return a_MK @ b_NK.T
 

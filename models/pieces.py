@@ -60,13 +60,5 @@ def cells_of_piece(cells: int, cell_bytes: int, weight_bytes: int = 0) -> int:
     return math.ceil(cells / _cell_pieces(cells, cell_bytes, weight_bytes, "cpu"))
 
 
-def row_of_planes(cells: int) -> int:
-    """Return the numbers from one plane of `cells` cells to the next, where many are multiplied.
-
-    An odd count of cache lines: powers of two meet in few places of a cache, and a product takes up to 1.6 of the time.
-    """
-    return 16 * (math.ceil(cells / 16) | 1)
-
-
 def _cell_pieces(cells: int, cell_bytes: int, weight_bytes: int, device: str) -> int:
     return max(1, min(cells, math.ceil(cells * cell_bytes / max(PIECE_BYTES[device], weight_bytes // 2))))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from models import boundary as beyond
 from models.kernels import add_product, multiply
-from models.pieces import cut_cells, row_of_planes
+from models.pieces import cut_cells
 from models.symmetric import Pair, SymmetricOperator, at_least_single
 
 
@@ -86,16 +86,11 @@ class Products(SymmetricOperator):
         sizes, ends = pair.state.shape[1:-1], [self.reach] * (2 * self.space - 2)
         if self.boundary != "zeros":
             sizes, ends = torch.Size(size + 2 * self.reach for size in sizes), [2 * self.reach] * (2 * self.space)
-        padded, windows = F.pad(z, ends), self._windows(sizes)
+        padded = F.pad(z, ends)
+        planes = torch.stack([padded[window] for window in self._windows(sizes)])
         if self.boundary != "zeros":
-            planes = torch.stack([padded[window] for window in windows])
             planes = beyond.fold(planes, self._axes, self.reach, self.boundary)
-            return planes.flatten(2).flatten(0, 1)
-        rank, cells = z.shape[0], z.shape[1] * sizes.numel()
-        rows = z.new_empty(len(windows) * rank, row_of_planes(cells))[:, :cells]
-        for plane, window in zip(rows.view(-1, rank, z.shape[1], *sizes), windows, strict=True):
-            plane.copy_(padded[window])
-        return rows
+        return planes.flatten(2).flatten(0, 1)
 
     def advance(self, pair: Pair, u: Tensor, kernel: Tensor) -> None:
         """Multiply the shifted planes by the kernel into the increment, piece by piece."""

@@ -16,7 +16,7 @@ from models.arithmetic import Arithmetic, GridStates
 from models.convolution import Convolution
 from models.cost import LayerShape
 from models.kernels import ONEDNN_LEAST, cells_at_once, exchanges
-from models.pieces import PIECE_BYTES, cells_of_piece, row_of_planes, rows_of_piece
+from models.pieces import PIECE_BYTES, cells_of_piece, rows_of_piece
 
 SINGLE = 4
 """Bytes of the input's and the adjoint's numbers: float32."""
@@ -102,10 +102,7 @@ class LayerBytes:
 
     def spread_bytes(self, kept: Kept) -> int:
         """Return the bytes of a hidden tensor that is ready for use: T r M for products."""
-        if self.convolves:
-            return self.thin(kept)
-        row = row_of_planes(self.cells) if self.zeros else self.cells
-        return self.shape.taps * self.shape.rank * row * kept.force
+        return self.thin(kept) if self.convolves else self.shape.taps * self.shape.rank * self.cells * kept.force
 
     def _grown(self, reach: int, axes: slice = slice(None)) -> float:
         """Return by how much a grid grows that is padded at both ends of some axes, by default all."""
@@ -177,8 +174,13 @@ class LayerBytes:
         """Book what a step by the force takes beside the spread tensor."""
         if not self.convolves or self.zeros:
             in_place = self.convolves and not kept.converts
-            packed = 2 * self.shape.kernel * kept.force * self.convolves
-            self.ledger.touch(packed + (0 if in_place else self._piece(kept) * kept.adding))
+            if self.convolves:
+                copied = 2 * self.shape.kernel * kept.force
+            else:
+                piece = self._piece(kept)
+                turned = piece // self.shape.channels * (kept.force == SINGLE and piece < self.batch * self.sample)
+                copied = turned * self.shape.taps * self.shape.rank * SINGLE
+            self.ledger.touch(copied + (0 if in_place else self._piece(kept) * kept.adding))
             return
         self.ledger.touch(max(self._folding(self.sample * kept.force, self.reach), self.sample * kept.adding))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.pieces import LEAST_ROWS, PIECE_BYTES, cut_cells, cut_grid, row_of_planes
+from models.pieces import LEAST_ROWS, PIECE_BYTES, cut_cells, cut_grid
 
 SIZES = st.lists(st.integers(1, 300), min_size=1, max_size=3)
 
@@ -48,10 +48,3 @@ def test_small_samples_are_joined_and_large_ones_are_cut(
     batch: int, sizes: list[int], cell_bytes: int, pieces: int
 ) -> None:
     assert len(cut_grid(batch, sizes, cell_bytes)) == pieces
-
-
-@given(cells=st.integers(1, 10**6))
-def test_planes_to_be_multiplied_lie_an_odd_count_of_cache_lines_apart(cells: int) -> None:
-    row = row_of_planes(cells)
-    assert cells <= row < cells + 32
-    assert row % 32 == 16

@@ -30,10 +30,14 @@ def ray_here():
     ray.shutdown()
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2])
-def test_two_workers_train_to_the_weights_of_one_process(recipe, ray_here, micro_batch):
-    alone = train(recipe("alone", batch=3, micro_batch=micro_batch))
-    together = train(recipe("together", workers=2, batch=3, micro_batch=micro_batch))
+@pytest.mark.parametrize(("micro_batch", "turns"), [(1, 1), (2, 1), (1, 3)])
+def test_two_workers_train_to_the_weights_of_one_process(recipe, ray_here, tmp_path, micro_batch, turns):
+    def trained(name: str, workers: int) -> Run:
+        config = recipe(name, workers=workers, batch=3, micro_batch=micro_batch)
+        scratch = str(tmp_path) if turns > 1 else None
+        return train(replace(config, cluster=replace(config.cluster, turns=turns, scratch=scratch)))
+
+    alone, together = trained("alone", 0), trained("together", 2)
     assert largest_difference(weights_of(alone), weights_of(together)) == 0
     losses = [[row["loss"] for row in read_history(run)] for run in (alone, together)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
