@@ -7,7 +7,7 @@ view says the rest: a YAML file of a conversion's settings, with the store as it
 A run that goes on notices a chunk that was replaced, added or removed: the attribute ``conversion``, and so
 `datasets.volume.Volume.digest`, has a hash of the list of the objects of data and mask, with size and version of each
 (of a file, when it was changed: copy a folder with its times). Where there is no listing, as behind ``https://``, it
-says so. Labels are told apart by their values.
+says so, and changed values go unnoticed. Labels are told apart by their values.
 """
 
 import hashlib
