@@ -1,6 +1,9 @@
 """A map goes back to where its volume came from: SEG-Y with the headers of the survey's own file."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -16,7 +19,8 @@ from datasets.readers.segy import find_endian, header_field, open_file
 from datasets.store import open_node, refuse_existing
 
 EMPTY = -1.0  # written where the map has no data, or no cell at all
-_PIECE_BYTES = 64 * 2**20
+_PIECE_BYTES = 16 * 2**20
+_FIRST = 3600  # byte of the first trace behind textual and binary header
 _LINE = 76  # characters of a line of the textual header
 
 
@@ -44,13 +48,21 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> Path:
         try:
             with open_file(like, endian) as source:
                 rows, columns, samples = _place(array, source, config)
+                headers, long = _headers(like, source), len(source.samples)
                 spec = segyio.spec()
                 spec.samples, spec.tracecount, spec.format, spec.endian = source.samples, source.tracecount, 5, endian
                 with segyio.create(partial, spec) as target:
                     target.text[0] = segyio.tools.create_text_header(dict(enumerate(text, 1)))
                     target.bin = source.bin
                     target.bin = {segyio.BinField.Format: spec.format, segyio.BinField.ExtendedHeaders: 0}
-                    _write(array, source, target, rows, columns, samples)
+            record = np.dtype([("header", headers.dtype), ("values", ">f4" if endian == "big" else "<f4", long)])
+            with partial.open("r+b") as target, Progress("writing", len(rows) * record.itemsize) as progress:
+                for traces, values in _pieces(array, rows, columns, record.itemsize):
+                    records = np.empty(len(traces), record)
+                    records["header"], records["values"] = headers[traces], EMPTY
+                    records["values"][:, samples] = values
+                    _put(records, traces, target)
+                    progress.add(records.nbytes)
             partial.replace(out)
         finally:
             partial.unlink(missing_ok=True)
@@ -102,26 +114,32 @@ def _place(array: xr.DataArray, source: segyio.SegyFile, config: ExportConfig) -
     return rows, columns, samples
 
 
-def _write(
-    array: xr.DataArray,
-    source: segyio.SegyFile,
-    target: segyio.SegyFile,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    samples: np.ndarray,
-) -> None:
-    empty = np.full(len(source.samples), EMPTY, np.float32)
-    at_once = max(_PIECE_BYTES // (4 * array[0].size), 1)
-    with Progress("writing", len(rows) * empty.nbytes) as progress:
-        for trace in np.flatnonzero(rows < 0):
-            target.header[trace], target.trace[trace] = source.header[trace], empty
-            progress.add(empty.nbytes)
-        for first in range(0, len(array), at_once):
-            piece = array[first : first + at_once].values
-            lacks = piece == NO_DATA if piece.dtype == np.uint8 else np.isnan(piece)
-            piece = np.where(lacks, np.float32(EMPTY), piece)
-            for trace in np.flatnonzero((rows >= first) & (rows < first + at_once)):
-                values = empty.copy()
-                values[samples] = piece[rows[trace] - first, columns[trace]]
-                target.header[trace], target.trace[trace] = source.header[trace], values
-                progress.add(values.nbytes)
+def _headers(path: Path, source: segyio.SegyFile) -> np.ndarray:
+    """View the header of each trace as its bytes lie in the file; segyio copies one at a time, which takes long."""
+    trace = np.dtype([("header", "V240"), ("samples", f"V{len(source.samples) * np.dtype(source.dtype).itemsize}")])
+    start = path.stat().st_size - source.tracecount * trace.itemsize
+    return np.memmap(path, trace, "r", start, (source.tracecount,))["header"]
+
+
+def _pieces(
+    array: xr.DataArray, rows: np.ndarray, columns: np.ndarray, trace_bytes: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | float]]:
+    """Yield traces, in the order of the map and some at once, and the values of each at the map's samples."""
+    off = np.flatnonzero(rows < 0)
+    for first in range(0, len(off), at_once := max(_PIECE_BYTES // trace_bytes, 1)):
+        yield off[first : first + at_once], EMPTY
+    at_once = max(_PIECE_BYTES // (trace_bytes * array.shape[1]), 1)
+    for first in range(0, len(array), at_once):
+        piece = array[first : first + at_once].values
+        lacks = piece == NO_DATA if piece.dtype == np.uint8 else np.isnan(piece)
+        traces = np.flatnonzero((rows >= first) & (rows < first + at_once))
+        if len(traces):
+            yield traces, np.where(lacks, np.float32(EMPTY), piece)[rows[traces] - first, columns[traces]]
+
+
+def _put(records: np.ndarray, traces: np.ndarray, target: BinaryIO) -> None:
+    """Write records to the places of their traces, neighbours at once."""
+    bounds = [0, *np.flatnonzero(np.diff(traces) != 1) + 1, len(traces)]
+    for start, stop in itertools.pairwise(bounds):
+        target.seek(_FIRST + int(traces[start]) * records.itemsize)
+        target.write(records[start:stop].tobytes())

@@ -14,10 +14,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from datasets.errors import InputError
 from pipeline.config import ClusterConfig
-from pipeline.training.worker import cluster, refuse_missing_gpus, threads_per_worker
+from pipeline.training.worker import ROOM_S, cluster, refuse_missing_gpus, threads_per_worker, wait_for_room
 
-_SOON_S, _ROOM_S = 10.0, 600.0
-"""How long calls that start at once wait for room, without a word and then at most: machines may have to start."""
+_SOON_S = 10.0
+"""How long calls that start at once wait for room without a word."""
 
 
 def spread(
@@ -37,14 +37,11 @@ def spread(
     Raises
     ------
     InputError
-        Where the cluster cannot be joined, or a GPU is asked for that this machine lacks.
+        Where the cluster cannot be joined, or no machine of it is large enough for a worker.
     """
     threads = threads_per_worker(config)
     with cluster(config):
-        if config.gpu and config.address == "local" and not ray.cluster_resources().get("GPU"):
-            raise InputError(
-                "cluster.gpu is true but Ray finds no GPU here; set it to false, or join a cluster by cluster.address"
-            )
+        wait_for_room(config)
         call = ray.remote(function).options(
             num_cpus=threads, num_gpus=int(config.gpu), max_retries=0, name="map a volume"
         )
@@ -97,10 +94,10 @@ def together(
         try:
             if not group.wait(_SOON_S):
                 print(f"waiting for room for {world} workers at once", flush=True)
-            if not group.wait(_ROOM_S):
+            if not group.wait(ROOM_S):
                 raise InputError(
                     f"the cluster had no room for {world} workers of {threads} CPU cores"
-                    f"{' and a GPU' if config.gpu else ''} at once within {_ROOM_S:.0f} s; take fewer, or add machines"
+                    f"{' and a GPU' if config.gpu else ''} at once within {ROOM_S:.0f} s; take fewer, or add machines"
                 )
             ranks = [
                 _Rank.options(  # type: ignore[attr-defined]  # the decorator's work

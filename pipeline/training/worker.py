@@ -23,6 +23,7 @@ os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from datasets.errors import InputError
@@ -64,6 +65,8 @@ _AGREE_S = 5.0
 """How long a refusing worker waits for the others to do so."""
 _STARTS = 3
 """How often Ray may be late."""
+ROOM_S = 600.0
+"""How long machines may take to start."""
 _RESIZE_S = 60.0
 """How often an elastic run looks for new machines; the larger group starts from the newest checkpoint."""
 
@@ -178,6 +181,27 @@ def refuse_missing_gpus(config: ClusterConfig) -> None:
         )
 
 
+def wait_for_room(config: ClusterConfig) -> None:
+    """Refuse workers that no machine is large enough for, on a cluster unless such a one starts soon."""
+    need = {"CPU": threads_per_worker(config), "GPU": int(config.gpu)}
+    machines = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    if any(all(machine.get(kind, 0) >= least for kind, least in need.items()) for machine in machines):
+        return
+    worker = f"a worker of {need['CPU']} CPU cores{' and a GPU' if config.gpu else ''}"
+    if config.address == "local":
+        raise InputError(f"this machine has no room for {worker}; set cluster.gpu to false, or join a cluster")
+    print(f"no machine of the cluster has room for {worker}: waiting {ROOM_S:.0f} s for one", flush=True)
+    group = placement_group([need])  # where machines start on demand, one does
+    try:
+        if not group.wait(ROOM_S):
+            raise InputError(
+                f"no machine of the cluster has room for {worker}, and none started within {ROOM_S:.0f} s; lower "
+                f"cluster.cpus_per_worker{', set cluster.gpu to false' * config.gpu}, or add a machine"
+            )
+    finally:
+        remove_placement_group(group)
+
+
 def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
     """Train a prepared run with Ray Train; rank 0 feeds the MLflow run `run_id`.
 
@@ -187,6 +211,7 @@ def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
     threads = threads_per_worker(config)
     with cluster(config):
         refuse_missing_gpus(config)
+        wait_for_room(config)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         bell = _Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # the decorator's work
         settings = {"folder": str(run.folder), "run_id": run_id, "threads": threads, "bell": bell}

@@ -16,17 +16,18 @@ from datasets.errors import InputError
 from datasets.export import EMPTY, export
 from datasets.prediction import Labelled, lay_out, write_prediction
 from datasets.store import open_volume
-from tests.datasets.readers.test_segy_layouts import IBM, IEEE, write
+from tests.datasets.readers.test_segy_layouts import IBM, IEEE, INT16, TYPES, write
 
-CELLS = [(10 + 2 * i, 300 + j) for i in range(5) for j in range(4) if (i, j) != (1, 2)]
+CELLS = [(10 + 2 * i, 300 + j) for i in range(6) for j in range(4) if (i, j) != (1, 2) and i != 4]
 CLASSES, CUBE = ["rést", "salt"], ("inline", "crossline", "twt")
 
 
 def survey(folder: Path, code: int = IEEE, endian: str = "big", places: tuple[int, int] = (189, 193)) -> Path:
-    """A survey of 5 x 4 traces, in no order, of which one is missing."""
+    """A survey of 6 x 4 traces, in no order, of which one and an inline are missing."""
     draw = np.random.default_rng(0)
     cells = [CELLS[at] for at in draw.permutation(len(CELLS))]
-    write(folder / "survey.sgy", cells, draw.normal(size=(len(cells), 7)).astype(np.float32), code, endian, places, 1)
+    values = draw.normal(size=(len(cells), 7)).astype(np.float32 if code in (IBM, IEEE) else TYPES[code])
+    write(folder / "survey.sgy", cells, values, code, endian, places, 1)
     return folder / "survey.sgy"
 
 
@@ -58,7 +59,9 @@ def config(source: Path, **settings: object) -> ExportConfig:
 
 
 @pytest.mark.parametrize("value", ["class", "salt"])
-@pytest.mark.parametrize(("code", "endian", "places"), [(IBM, "big", (189, 193)), (IEEE, "little", (9, 21))])
+@pytest.mark.parametrize(
+    ("code", "endian", "places"), [(IBM, "big", (189, 193)), (IEEE, "little", (9, 21)), (INT16, "big", (9, 21))]
+)
 def test_every_trace_has_its_headers_and_the_maps_values(tmp_path, monkeypatch, code, endian, places, value):
     monkeypatch.setattr(module, "_PIECE_BYTES", 1)  # an inline at once
     source, bytes_ = (
@@ -158,7 +161,7 @@ def test_a_stop_in_the_middle_leaves_what_was_there(made, tmp_path, monkeypatch)
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_write", stopped)
+    monkeypatch.setattr(module, "_put", stopped)
     with pytest.raises(KeyboardInterrupt):
         export(config(source), overwrite=True)
     assert out.read_bytes() == before

@@ -258,6 +258,7 @@ def test_on_ray_workers_map_a_volume_by_blocks_or_by_slabs(deep, tmp_path, monke
     import ray
 
     from pipeline.mapping import spread
+    from pipeline.training import worker
 
     def stays(task: object, threads: int, join: Callable[[str], int]) -> int:
         if task == "refuses":
@@ -280,9 +281,12 @@ def test_on_ray_workers_map_a_volume_by_blocks_or_by_slabs(deep, tmp_path, monke
         assert isinstance(first, InputError)
         assert time.monotonic() - began < 60
         with monkeypatch.context() as patch:
-            patch.setattr(spread, "_ROOM_S", 1.0)
+            patch.setattr(spread, "ROOM_S", 1.0)
             with pytest.raises(InputError, match=r"^the cluster had no room for 3 workers of 1 CPU cores at once"):
                 next(spread.together(adds, [1, 2, 3], TWO))
+            patch.setattr(worker, "ROOM_S", 1.0)
+            with pytest.raises(InputError, match=r"^no machine of the cluster has room for a worker of 8 CPU cores"):
+                next(spread.spread(stays, [1], replace(TWO, cpus_per_worker=8, address="auto")))
         words = ["--cluster.workers", "2", "--cluster.cpus_per_worker", "1"]
         for name, ways in {"blocks": ["--block", "[8, 24]"], "slabs": ["--cluster.slabs", "2"]}.items():
             out = str(tmp_path / f"{name}.zarr")

@@ -1,4 +1,4 @@
-"""Ray that does not come up in its own time is started again, and refused in words in the end."""
+"""Ray that does not come up in its own time is started again, and refused in words in the end; so are vain waits."""
 
 import os
 
@@ -7,7 +7,8 @@ import ray
 
 from datasets.errors import InputError
 from pipeline.config import ClusterConfig
-from pipeline.training.worker import cluster
+from pipeline.training import worker
+from pipeline.training.worker import cluster, wait_for_room
 
 
 def starts(monkeypatch: pytest.MonkeyPatch, *outcomes: Exception) -> list[int]:
@@ -40,3 +41,60 @@ def test_a_machine_that_is_too_busy_is_refused_in_words(monkeypatch):
         with cluster(ClusterConfig(workers=1)):
             pass
     assert len(asked) == 3
+
+
+def machines(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float], comes: bool = False) -> list[object]:
+    """Let a cluster have these machines, of which the last is dead; returns what else is asked for, and given back."""
+    asked: list[object] = []
+
+    class Group(list):
+        def wait(self, seconds: float) -> bool:
+            return comes
+
+    def group(bundles: list[dict[str, float]]) -> Group:
+        asked.append(bundles)
+        return Group(bundles)
+
+    *alive, dead = [{"Alive": True, "Resources": resource} for resource in resources]
+    monkeypatch.setattr(ray, "nodes", lambda: [*alive, dead | {"Alive": False}])
+    monkeypatch.setattr(worker, "placement_group", group)
+    monkeypatch.setattr(worker, "remove_placement_group", lambda group: asked.append("given back"))
+    return asked
+
+
+SMALL, LARGE, WITH_GPU = {"CPU": 8.0}, {"CPU": 64.0}, {"CPU": 4.0, "GPU": 1.0}
+
+
+def test_workers_that_some_machine_can_run_start_at_once(monkeypatch):
+    asked = machines(monkeypatch, SMALL, WITH_GPU, LARGE)
+    wait_for_room(ClusterConfig(workers=9, cpus_per_worker=8, address="auto"))
+    wait_for_room(ClusterConfig(workers=9, cpus_per_worker=4, address="auto", gpu=True))
+    assert not asked
+
+
+def test_workers_wait_for_a_machine_that_can_run_them(monkeypatch, capsys):
+    asked = machines(monkeypatch, SMALL, WITH_GPU, LARGE, comes=True)
+    wait_for_room(ClusterConfig(workers=1, cpus_per_worker=16, address="auto"))
+    assert asked == [[{"CPU": 16, "GPU": 0}], "given back"]
+    assert "no machine of the cluster has room for a worker of 16 CPU cores: waiting 600 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        (ClusterConfig(workers=1, cpus_per_worker=16, address="auto"), r"16 CPU cores, and none .*; lower .*, or add"),
+        (ClusterConfig(workers=1, cpus_per_worker=8, address="auto", gpu=True), r"8 CPU cores and a GPU, .* to false"),
+    ],
+)
+def test_workers_that_no_machine_can_run_are_refused_in_words(monkeypatch, config, refused):
+    asked = machines(monkeypatch, SMALL, WITH_GPU, LARGE)
+    with pytest.raises(InputError, match=r"^no machine of the cluster has room for a worker of " + refused):
+        wait_for_room(config)
+    assert asked[1:] == ["given back"]
+
+
+def test_a_gpu_that_this_machine_lacks_is_not_waited_for(monkeypatch):
+    asked = machines(monkeypatch, SMALL, LARGE)
+    with pytest.raises(InputError, match=r"^this machine has no room for a worker of 2 CPU cores and a GPU; set "):
+        wait_for_room(ClusterConfig(workers=1, cpus_per_worker=2, gpu=True))
+    assert not asked
