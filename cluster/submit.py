@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -100,8 +101,9 @@ def pack(place: Path) -> Path:
         The archive, or the checkout itself where git does not know what belongs to it.
     """
     names = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    left = {line.removeprefix("/") for line in (ROOT / ".rayignore").read_text().splitlines() if line.startswith("/")}
-    files = [name for name in names if not left & {name.split("/")[0], name} and (ROOT / name).is_file()]
+    left = [line.removeprefix("/") for line in (ROOT / ".rayignore").read_text().splitlines() if line.startswith("/")]
+    gone = {name for name in names for what in left if what == name.split("/")[0] or fnmatch(name, what)}
+    files = [name for name in names if name not in gone and (ROOT / name).is_file()]
     if not files:
         return ROOT
     with ZipFile(place, "w", ZIP_DEFLATED) as archive:
