@@ -27,8 +27,15 @@ def _onednn_serves(*tensors: Tensor) -> bool:
     )
 
 
+def _by_single(x: Tensor) -> bool:
+    """Tell whether to take float32: on a CPU, PyTorch's own kernels for float16 take up to 200 times as long."""
+    return x.dtype == torch.float16 and x.device.type == "cpu" and not torch.compiler.is_exporting()
+
+
 def multiply(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     """Return a b^T: [M, N] for a [M, K] and b [N, K], either of them possibly a transposed view."""
+    if _by_single(a_MK):
+        return multiply(a_MK.float(), b_NK.float()).half()
     if _onednn_serves(a_MK, b_NK):
         if a_MK.stride(0) == 1:  # PyTorch turns it, which takes long where its columns lie powers of two apart
             a_MK = a_MK.T.contiguous().T
@@ -65,6 +72,8 @@ def convolve(x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int = 1,
 
     A weight may be that of some `cells` at once.
     """
+    if _by_single(x_BCN):
+        return convolve(x_BCN.float(), weight.float(), padding, groups, cells).half()
     strides = [1] * (len(padding) - 1) + [cells]
     if _onednn_serves(x_BCN, weight):
         ones = [1] * len(padding)
@@ -95,8 +104,9 @@ def convolution_weight_gradient(
     x_BCN: Tensor, z_BrN: Tensor, shape: torch.Size, padding: list[int], groups: int = 1
 ) -> Tensor:
     """Return the gradient of <convolve(x, weight), z> with respect to the weight, of `shape` [r, C / groups, *taps]."""
-    if x_BCN.dtype.itemsize == 2 and len(shape) == 5 and shape[2] > 3 and 1 in z_BrN.shape[2:]:
-        x_BCN, z_BrN = x_BCN.float(), z_BrN.float()  # there oneDNN leaves some of the result unwritten
+    unwritten = x_BCN.dtype.itemsize == 2 and len(shape) == 5 and shape[2] > 3 and 1 in z_BrN.shape[2:]  # by oneDNN
+    if unwritten or _by_single(x_BCN):
+        x_BCN, z_BrN = x_BCN.float(), z_BrN.float()
     if _misses_onednn(x_BCN, shape, groups):
         x_BCN, z_BrN, padding = _as_two_samples(x_BCN, z_BrN, padding)
     weight = x_BCN.new_empty(shape)  # only its shape is read
@@ -115,7 +125,7 @@ def exchanges(channels: int, rank: int, dtype: torch.dtype, device: str) -> bool
     """
     if device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
         return True
-    single = dtype == torch.float32
+    single = dtype != torch.bfloat16
     k, transposed = _filled(channels, rank, single), _filled(rank, channels, single)
     return transposed > k or (transposed == k and not single)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import convolution
 from models.arithmetic import FloatStates
@@ -230,6 +232,39 @@ def test_weight_gradients_in_bfloat16_are_written_whole_where_an_axis_has_one_ce
         del junk
         found = convolution_weight_gradient(x, z, shape, padding)
         assert (found.double() - true).abs().max() <= 0.02 * true.abs().max()
+
+
+class Taken(TorchDispatchMode):
+    """Notes in which precisions convolutions and products are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.precisions: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(name in str(func) for name in ("conv", "linear", "mm")):
+            self.precisions.add(args[0].dtype)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("form", [Convolution, Products])
+@torch.no_grad()
+def test_float16_is_taken_in_single_precision_and_rounded(form: type[SymmetricOperator]) -> None:
+    torch.manual_seed(0)
+    operator, x_BNC, kernel = form(2, 3), torch.randn(2, 6, 5, 9), torch.randn(3, 3, 4, 9).half()
+    found = []
+    for force in (torch.float16, None):
+        x = Pair(x_BNC.half().float(), torch.zeros_like(x_BNC), FloatStates(force), x_BNC.dtype)
+        weight = kernel.to(force or torch.float32)
+        with Taken() as taken:
+            z = operator.shut(operator.hidden(x, weight), x)
+            u = operator.spread(z.half().to(weight.dtype), x)
+            gradient = operator.weight_gradient(x, u, weight)
+            operator.advance(x, u, weight)
+        assert taken.precisions == {torch.float32}
+        found.append((z, gradient, x.increment))
+    for half, single in zip(*found, strict=True):
+        assert (half - single).abs().max() <= 1e-3 * single.abs().max()
 
 
 def test_many_channels_are_multiplied_and_few_or_grouped_are_convolved() -> None:

@@ -72,6 +72,8 @@ KINDS: dict[str, tuple[NetworkConfig, tuple[int, ...], int, int]] = {
     "products": (NetworkConfig(layers="4*2"), (96, 96), 128, 1),
     "products, bfloat16": (NetworkConfig(layers="4*2", force_dtype="bfloat16"), (96, 96), 128, 1),
     "exact, 16 bits": (NetworkConfig(layers="8*2", force_dtype="bfloat16", state_bits=16), (512, 384), 16, 1),
+    "products, float16": (NetworkConfig(layers="4*2", force_dtype="float16", states="float"), (96, 96), 128, 1),
+    "3-D, float16": (NetworkConfig(layers="16 d16 u16", repeat=2, force_dtype="float16"), (32, 64, 64), 8, 1),
     "nearly all is kept": (NetworkConfig(layers="8*20", kept_hidden=100), (128, 128), 16, 1),
     "nearly all is kept, bfloat16": (
         NetworkConfig(layers="8*20", kept_hidden=100, force_dtype="bfloat16"),
