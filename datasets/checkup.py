@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from datasets.labels import FILLS
 from datasets.maps.geometry import Geometry
 
 _SHOWN = 6
@@ -17,7 +18,7 @@ _STEEP = 3.0  # times as many as in the occupied bins beside
 _FAR = 10.0  # interquartile ranges beyond the quartiles
 _LARGE_CHUNK = 32 * 2**20
 _MANY_OBJECTS = 100_000
-_FILLS = (-32768.0, -9999.0, -99999.0, -999.25, 1e30, -1e30, -1e32, 9.96921e36, 1.70141e38)
+_USUAL = {"twt": (0.1, 50.0), "depth": (0.05, 1000.0)}  # from a sample to the next, ms and m or ft
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _piles(summary: xr.Dataset) -> Iterator[Finding]:
         low, high = facts["percentiles"].sel(percentile=[25.0, 75.0]).values.tolist()
         for end, value, beyond in (("minimum", least, low - least), ("maximum", most, most - high)):
             cells = int(facts[f"at_{end}"])
-            known = np.isclose(value, _FILLS, rtol=1e-6).any()
+            known = np.isclose(value, FILLS, rtol=1e-6).any()
             if (known and cells) or (beyond > _FAR * (high - low) > 0 and cells > max(1, _PILE / 10 * count)):
                 far.setdefault(value, []).append((entry, cells))
             if cells / count > _PILE and cells > _STEEP * float(facts[f"beside_{end}"]) and least < most:
@@ -94,8 +95,14 @@ def _dead_columns(summary: xr.Dataset) -> Iterator[Finding]:
         yield Finding("dead traces", text, "mask them: name their value as nodata, or give a mask as valid")
 
 
+def check_classes(counts: Mapping[str, int]) -> list[Finding]:
+    """Find classes that label no cell."""
+    empty = [name for name, cells in counts.items() if not cells]
+    way = "check class_names, and the units and sign of picks"
+    return [Finding("labels", f"no cell is labelled {_list(empty)}", way)] if empty else []
+
+
 def _bins(geometry: Geometry) -> Iterator[Finding]:
-    """Find cells that are uneven, far from square, very small or very large, at odd angles, or that jump."""
     for dim, (low, high) in geometry.uneven.items():
         text = f"the steps along {dim} go from {low:g} to {high:g} {geometry.units[dim]}".rstrip()
         yield Finding("geometry", text, "a network takes all cells for equal: resample the source to even steps")
@@ -106,6 +113,10 @@ def _bins(geometry: Geometry) -> Iterator[Finding]:
     for dim in geometry.crooked:
         way = "check x_byte, y_byte and the line numbers of the source"
         yield Finding("geometry", f"positions jump along {dim}", way)
+    for dim, (least, most) in _USUAL.items():
+        if (step := abs(geometry.cell.get(dim) or 0)) and not least <= step <= most:
+            text = f"cells of {step:g} {geometry.units[dim]} along {dim} are unusual".replace("  ", " ")
+            yield Finding("geometry", text, "convert with coordinates, such as {twt: '0:4'}, if the file is wrong")
     sides = {dim: abs(step) for dim, step in geometry.cell.items() if step and dim in geometry.azimuth}
     if len(sides) != 2 or geometry.geographic:
         return

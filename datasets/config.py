@@ -54,8 +54,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if len(self.space) > 3 or len(set(self.space)) != len(self.space):
             raise InputError(f"data.space is {self.space}; name one to three different dimensions")
-        if self.block is not None and len(self.block) != len(self.space):
-            raise InputError(f"data.block is {self.block}; give one size for each of data.space {self.space}")
+        if self.block is not None and (len(self.block) != len(self.space) or min(self.block, default=1) < 1):
+            raise InputError(f"data.block is {self.block}; give one size above 0 for each of data.space {self.space}")
         if self.halo is not None and self.block is None:
             raise InputError(f"data.halo is {self.halo}, but without data.block the whole volume is seen; set a block")
         if self.halo is not None and (len(self.halo) != len(self.space) or min(self.halo, default=0) < 0):
@@ -114,12 +114,14 @@ class SplitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+        if len(self.fractions) != 3 or min(self.fractions) < 0 or not abs(sum(self.fractions) - 1) <= 1e-6:
             raise InputError(
                 f"split.fractions is {self.fractions}; give three shares that add up to 1, such as [0.5, 0.15, 0.35]"
             )
         if self.points < 1 or self.validation_points < 0:
             raise InputError("split.points must be at least 1, split.validation_points at least 0")
+        if not max(self.block, self.buffer, self.radius, self.seed) < 2**63:
+            raise InputError("split.block, split.buffer, split.radius and split.seed must be below 2^63")
         if self.block < 1 or min(self.buffer, self.radius, self.seed) < 0:
             raise InputError(
                 f"split.block is {self.block}, split.buffer {self.buffer}, split.radius {self.radius}, split.seed "

@@ -9,13 +9,14 @@ from datasets.config_convert import ConvertConfig, changed
 from datasets.dims import refuse_unknown
 from datasets.errors import InputError
 from datasets.label_sources.place import place_labels
+from datasets.labels import unlabel_missing
 from datasets.maps.coordinates import add_coordinates
 from datasets.provenance import content_key, hash_files, program
 from datasets.readers import cf, numpy
 from datasets.readers.formats import READERS, source_kind
 from datasets.sources.channels import read_channels
 from datasets.sources.masking import add_mask
-from datasets.sources.side_arrays import add_side_arrays, load_array
+from datasets.sources.side_arrays import add_side_arrays, load_array, refuse_elsewhere
 from datasets.storage.objects import is_remote
 from datasets.store import refuse_existing, stored_attributes, write_volume
 
@@ -47,6 +48,7 @@ def convert(config: ConvertConfig) -> str | Path:
     files = ds.attrs.pop("files")
     ds = add_side_arrays(ds, config)
     ds = add_coordinates(ds, config, lambda key: load_array(config.source, key, "coordinates"))
+    refuse_elsewhere(ds, config)
     if config.transpose:
         if sorted(config.transpose) != sorted(map(str, ds["data"].dims)):
             raise InputError(f"transpose is {config.transpose}; name all of the dimensions {list(ds['data'].dims)}")
@@ -56,6 +58,8 @@ def convert(config: ConvertConfig) -> str | Path:
     # The mask of channels from several sources says already where the value for no data is in each.
     ds = add_mask(ds, replace(config, nodata=None) if config.more_sources else config, kind)
     ds = place_labels(ds, config)
+    if "labels" in ds and "valid" in ds:
+        ds["labels"] = unlabel_missing(ds["labels"].variable, ds["valid"].variable)
     ds["data"].attrs = cf.described(ds["data"].attrs, config)
     ds.attrs = _provenance(config, ds.attrs, files)
     settings = asdict(replace(config, overwrite=False))
@@ -78,7 +82,6 @@ def convert(config: ConvertConfig) -> str | Path:
 
 
 def _identity(config: ConvertConfig) -> dict[str, object]:
-    """Return the settings that decide what the volume holds, as JSON has them."""
     settings = changed(config, _NOT_IDENTITY)
     others = [changed(other, _NOT_IDENTITY) for other in config.others]
     if any(others):

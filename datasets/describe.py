@@ -25,6 +25,7 @@ class LabelCounts:
     dims: list[str]
     counts: dict[str, int]
     unlabelled: int
+    placed: str  # how much of horizons, polygons or wells these are, in words
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Description:
                 whole = max(1, total + labels.unlabelled)
                 lines.append((title, f"({', '.join(labels.dims)}) {total:,} cells labelled, {total / whole:.2%}"))
                 lines += [(f"  {name}", f"{n:,} ({n / max(1, total):.2%})") for name, n in labels.counts.items()]
+                lines += [("placed", labels.placed)] * bool(labels.placed)
         if self.labels is None:
             lines.append(("labels", "none"))
         if self.wells:
@@ -127,7 +129,7 @@ def _count(ds: xr.Dataset, name: str) -> LabelCounts | None:
         return None
     cells = count_labels(ds[name]).tolist()
     counts = dict(zip(map(str, ds[name].attrs["class_names"]), cells, strict=False))
-    return LabelCounts(list(map(str, ds[name].dims)), counts, cells[UNLABELLED])
+    return LabelCounts(list(map(str, ds[name].dims)), counts, cells[UNLABELLED], ds[name].attrs.get("placed", ""))
 
 
 def _entries(ds: xr.Dataset, summary: xr.Dataset) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A map goes back to where its volume came from: SEG-Y with the headers of the survey's own file."""
 
 import itertools
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -15,12 +16,12 @@ from datasets.config_convert import ConvertConfig
 from datasets.errors import InputError
 from datasets.prediction import FORMAT, NO_DATA
 from datasets.progress import Progress
-from datasets.readers.segy import find_endian, header_field, open_file
+from datasets.readers.segy import find_endian, header_field, open_file, sample_axis
 from datasets.store import open_node, refuse_existing
 
 EMPTY = -1.0  # written where the map has no data, or no cell at all
 _PIECE_BYTES = 16 * 2**20
-_FIRST = 3600  # byte of the first trace behind textual and binary header
+_BINARY, _FIRST = 3200, 3600  # where the binary header and the first trace lie
 _LINE = 76  # characters of a line of the textual header
 
 
@@ -49,14 +50,11 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> Path:
             with open_file(like, endian) as source:
                 rows, columns, samples = _place(array, source, config)
                 headers, long = _headers(like, source), len(source.samples)
-                spec = segyio.spec()
-                spec.samples, spec.tracecount, spec.format, spec.endian = source.samples, source.tracecount, 5, endian
-                with segyio.create(partial, spec) as target:
-                    target.text[0] = segyio.tools.create_text_header(dict(enumerate(text, 1)))
-                    target.bin = source.bin
-                    target.bin = {segyio.BinField.Format: spec.format, segyio.BinField.ExtendedHeaders: 0}
-            record = np.dtype([("header", headers.dtype), ("values", ">f4" if endian == "big" else "<f4", long)])
-            with partial.open("r+b") as target, Progress("writing", len(rows) * record.itemsize) as progress:
+            order = ">" if endian == "big" else "<"
+            record = np.dtype([("header", headers.dtype), ("values", f"{order}f4", long)])
+            with partial.open("wb") as target, Progress("writing", len(rows) * record.itemsize) as progress:
+                target.write(segyio.tools.create_text_header(dict(enumerate(text, 1))).encode("cp037"))
+                target.write(_binary_header(like, order))
                 for traces, values in _pieces(array, rows, columns, record.itemsize):
                     records = np.empty(len(traces), record)
                     records["header"], records["values"] = headers[traces], EMPTY
@@ -97,13 +95,13 @@ def _open_map(config: ExportConfig) -> tuple[xr.DataArray, list[str]]:
 
 
 def _place(array: xr.DataArray, source: segyio.SegyFile, config: ExportConfig) -> tuple[np.ndarray, ...]:
-    """Find the row (-1 for none) and column of the map of each trace, and the trace's sample of each of the map's."""
     lines = ConvertConfig(config.like, inline_byte=config.inline_byte, crossline_byte=config.crossline_byte)
     rows, columns = (
         array.indexes[name].get_indexer(header_field(source, lines, name)) for name in ("inline", "crossline")
     )
     rows[columns < 0] = -1
-    times = pd.Index(np.asarray(source.samples, np.float64))
+    axis, wrong = sample_axis(source)
+    times = array.indexes[array.dims[2]] if wrong and array.shape[2] == len(axis) else pd.Index(axis)
     near = abs(times[-1] - times[0]) / max(len(times) - 1, 1) / 100
     samples = times.get_indexer(array.indexes[array.dims[2]], method="nearest", tolerance=near)
     if (rows < 0).all() or (samples < 0).any():
@@ -112,6 +110,16 @@ def _place(array: xr.DataArray, source: segyio.SegyFile, config: ExportConfig) -
             "converted from, and inline_byte and crossline_byte where the line numbers are elsewhere"
         )
     return rows, columns, samples
+
+
+def _binary_header(path: Path, order: str) -> bytes:
+    """Return the binary header of a file, but for samples in IEEE floats and no more textual headers."""
+    with path.open("rb") as file:
+        file.seek(_BINARY)
+        header = bytearray(file.read(_FIRST - _BINARY))
+    for byte, value in ((3225, 5), (3505, 0)):
+        struct.pack_into(f"{order}h", header, byte - _BINARY - 1, value)
+    return bytes(header)
 
 
 def _headers(path: Path, source: segyio.SegyFile) -> np.ndarray:
@@ -124,7 +132,6 @@ def _headers(path: Path, source: segyio.SegyFile) -> np.ndarray:
 def _pieces(
     array: xr.DataArray, rows: np.ndarray, columns: np.ndarray, trace_bytes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray | float]]:
-    """Yield traces, in the order of the map and some at once, and the values of each at the map's samples."""
     off = np.flatnonzero(rows < 0)
     for first in range(0, len(off), at_once := max(_PIECE_BYTES // trace_bytes, 1)):
         yield off[first : first + at_once], EMPTY
@@ -138,7 +145,6 @@ def _pieces(
 
 
 def _put(records: np.ndarray, traces: np.ndarray, target: BinaryIO) -> None:
-    """Write records to the places of their traces, neighbours at once."""
     bounds = [0, *np.flatnonzero(np.diff(traces) != 1) + 1, len(traces)]
     for start, stop in itertools.pairwise(bounds):
         target.seek(_FIRST + int(traces[start]) * records.itemsize)

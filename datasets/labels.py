@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 
 import numpy as np
+import xarray as xr
 
 from datasets.errors import InputError
 
 UNLABELLED = 255
+FILLS = (-32768.0, -9999.0, -99999.0, -999.25, 1e30, -1e30, -1e32, 9.96921e36, 1.70141e38)
+"""Numbers that by custom stand for nothing."""
 _SHOWN = 20
 
 
@@ -43,3 +46,9 @@ def label_attrs(class_names: Mapping[int, str]) -> dict[str, object]:
         "class_values": list(map(int, class_names)),
         "unlabelled": UNLABELLED,
     }
+
+
+def unlabel_missing(labels: xr.Variable, valid: xr.Variable) -> xr.Variable:
+    """Take labels from cells in which there is no data at all: no map can say anything there."""
+    there = valid.any([dim for dim in valid.dims if dim not in labels.dims])
+    return labels.where(there, np.uint8(UNLABELLED))

@@ -24,7 +24,6 @@ class LazyArray(BackendArray):
         self.shape, self.dtype, self.read_part = shape, dtype, read_part
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
-        """Read what xarray asks for, in integers and slices."""
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self.read)
 
     def read(self, cut: tuple[int | slice, ...]) -> np.ndarray:

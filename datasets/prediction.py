@@ -171,7 +171,6 @@ def write_prediction(
 
 
 def _encoding(layout: xr.Dataset, block: Sequence[int] | None) -> dict[str, dict[str, Any]]:
-    """Cut both arrays so that a piece fills whole chunks and shards if its size allows it."""
     blocks = {} if block is None else dict(zip(map(str, layout["class"].dims), block, strict=True))
     placed = {"grid_mapping": "spatial_ref"} if "spatial_ref" in layout.coords else {}
     encoding: dict[str, dict[str, Any]] = {

@@ -85,7 +85,6 @@ def statistics(volume: Volume, keep: list[str] | None = None, stored: xr.Dataset
 
 
 def _merge(stored: xr.Dataset, kept: list[str]) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
-    """Mean, deviation and cells over the dimensions `kept`, from those of finer entries."""
     others = [dim for dim in stored["mean"].dims if dim not in kept]
     count = stored["count"].sum(others)
     whole = np.maximum(count, 1)
@@ -95,7 +94,6 @@ def _merge(stored: xr.Dataset, kept: list[str]) -> tuple[xr.DataArray, xr.DataAr
 
 
 def _shape(volume: Volume, kept: list[str], *moments: xr.DataArray) -> Statistics:
-    """Bring mean, deviation and cells over the dimensions `kept` to the network's channels and space."""
     sizes = volume.dataset["data"].sizes
     order = (*volume.channel_dims, *volume.space)
     full = [dim for dim in order if dim in kept]

@@ -117,10 +117,8 @@ def write_volume(
 
     Parameters
     ----------
-    ds
-        Variables as `open_volume` describes them; Dask-backed ones are computed shard by shard.
-    path
-        Folder of the store, made with its parents, or its URI; returned.
+    ds, path
+        Variables as `open_volume` describes them, Dask-backed or not; a folder or URI, returned.
     overwrite
         Whether an existing store is replaced (after the new one is complete).
     progress
@@ -132,8 +130,7 @@ def write_volume(
     overviews
         Whether coarser copies for viewing are made of data larger than one piece.
     no_data
-        Words of the refusal where no cell holds data; a mask that is true everywhere is then left out. Without them an
-        empty volume is written, and the mask as it is.
+        Words of the refusal where no cell holds data; a mask that is true everywhere is then left out.
 
     Raises
     ------

@@ -47,7 +47,6 @@ def thinning(sizes: Sequence[int]) -> tuple[slice, ...]:
 
 
 def _coarsened(dataset: xr.Dataset) -> xr.Dataset:
-    """Average the data over cubes, all read piece by piece."""
     data = dataset["data"].where(dataset["valid"]) if "valid" in dataset else dataset["data"]
     keep, sizes = entry_dims(data.sizes), dict(data.sizes)
     steps = {dim: 1 for dim in data.dims if dim not in keep}

@@ -56,6 +56,8 @@ class Volume:
             raise InputError(f"data.space is empty; choose one to three of the dimensions {dims} of {where}")
         if unknown := [dim for dim in config.space if dim not in dims]:
             raise InputError(f"data.space names {unknown}, but {where} has the dimensions {dims}")
+        if set(dims) <= set(config.keep or []):
+            raise InputError(f"data.keep names all of {dims}, which makes every cell 0; leave one out")
         space = tuple(config.space)
         label_dims: tuple[str, ...] = ()
         classes: list[str] = []

@@ -101,7 +101,6 @@ def _run_forward(
 
 
 def _read(x_BcN: Tensor, shelf: Shelf, parts: Parts, channels: Channels | None) -> Tensor:
-    """Copy the channels that are read from the newest state: [B, K, *N], to where the input is."""
     out_BNK, size = torch.empty(0), shelf.rows
     for rows, (pair,) in zip(parts.on(size), shelf.each(), strict=True):
         chosen = pair.state if channels is None else pair.state[..., channels]

@@ -14,7 +14,7 @@ Coarsening = Literal["haar", "learned"]
 
 SEGMENTER_FORMAT = 3  # version of SegmenterConfig's JSON and of a state dict's names; all up to this are read
 _RESAMPLE: dict[str, Resample] = {"": "", "d": "coarsen", "u": "refine"}
-_LAYER = re.compile(r"(?P<resample>[du]?)(?P<rank>[1-9]\d*)(?P<form>p|g[1-9]\d*)?(?:\*(?P<times>[1-9]\d*))?\Z")
+_LAYER = re.compile(r"(?P<resample>[du]?)(?P<rank>[1-9]\d{,5})(?P<form>p|g[1-9]\d*)?(?:\*(?P<times>[1-9]\d{,3}))?\Z")
 
 
 class ConfigError(ValueError):
@@ -53,7 +53,7 @@ def parse_layers(text: str) -> tuple[Layer, ...]:
         if match is None:
             raise ConfigError(
                 f"network.layers: {token!r} is not a layer; write a block rank such as 8, d16 (coarsen first), "
-                "u8 (refine first), 16*3 (three layers), 16p (pointwise) or 16g4 (four groups)"
+                "u8 (refine first), 16*3 (three layers, below 10^4), 16p (pointwise) or 16g4 (four groups)"
             )
         rank, times, form = int(match["rank"]), int(match["times"] or 1), match["form"] or ""
         groups = int(form[1:]) if form.startswith("g") else 1
@@ -152,14 +152,14 @@ class NetworkConfig:
             raise ConfigError(
                 f"network.step lists {len(self.step)} steps for {depth} layers; give one number, or one for each layer"
             )
-        if not all(step > 0 for step in self.steps):
+        if not all(0 < step < 1e9 for step in self.steps):
             raise ConfigError(f"network.step is {self.step}; the leapfrog needs a positive step, such as 0.2")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError(f"network.kernel is {self.kernel}; take an odd edge length such as 3")
         if not 0 <= self.kept_hidden < float("inf"):
             raise ConfigError(f"network.kept_hidden is {self.kept_hidden}; it must be 0, which keeps none, or more")
-        if not self.init_gain > 0:
-            raise ConfigError(f"network.init_gain is {self.init_gain}; it must be positive")
+        if not 0 < self.init_gain < 1e9:
+            raise ConfigError(f"network.init_gain is {self.init_gain}; it must be positive, and small")
         if self.state_bits not in (16, 32):
             raise ConfigError(f"network.state_bits is {self.state_bits}; states have 16 or 32 bits")
         if self.grid_bits is not None and not 1 <= self.grid_bits <= self.state_bits - 3:
@@ -215,7 +215,11 @@ class SegmenterConfig:
         if self.channels < 1:
             raise ConfigError(f"channels is {self.channels}; the network needs at least one channel of data")
         if len(self.classes) < 2:
-            raise ConfigError(f"classes is {self.classes}; a segmentation needs at least two classes")
+            raise ConfigError(
+                f"classes is {self.classes}; a segmentation needs at least two classes, and labels of them"
+            )
+        if len(set(self.classes)) < len(self.classes):
+            raise ConfigError(f"classes is {self.classes}; give each class a name of its own")
         for axis, cell in self.read_slice.items():
             if not 0 <= axis < self.space or cell < 0:
                 raise ConfigError(

@@ -24,14 +24,16 @@ class Convolution(SymmetricOperator):
     row_axis = 1
 
     def _image(self, x_BNC: Tensor) -> Tensor:
-        return (x_BNC.unsqueeze(1) if self.space == 1 else x_BNC).movedim(-1, 1)
+        x_BNC = x_BNC.unsqueeze(1) if self.space == 1 else x_BNC
+        if torch.compiler.is_exporting() and x_BNC.shape[-1] == 1:  # moving it would need to know the other sizes
+            return x_BNC.squeeze(-1).unsqueeze(1)
+        return x_BNC.movedim(-1, 1)
 
     def _state(self, x_BCN: Tensor) -> Tensor:
         x_BNC = x_BCN.movedim(1, -1)
         return x_BNC.squeeze(1) if self.space == 1 else x_BNC
 
     def _taps_last(self, kernel: Tensor) -> Tensor:
-        """Return a kernel [*taps, p, q] as a weight [p, q, *taps] of a convolution q -> p."""
         return (kernel.unsqueeze(0) if self.space == 1 else kernel).movedim((-2, -1), (0, 1))
 
     def _taps_first(self, weight: Tensor) -> Tensor:
@@ -48,7 +50,6 @@ class Convolution(SymmetricOperator):
         return self._taps_last(turned.transpose(-1, -2).flatten(-3, -2))
 
     def _padding(self, first: int, others: int) -> list[int]:
-        """Return the padding of the first axis and of the others, in the axes that the convolution has."""
         padding = [first] + [others] * (self.space - 1)
         return [0, *padding] if self.space == 1 else padding
 

@@ -72,8 +72,8 @@ def convolve(x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int = 1,
 
     A weight may be that of some `cells` at once.
     """
-    if _by_single(x_BCN):
-        return convolve(x_BCN.float(), weight.float(), padding, groups, cells).half()
+    if _by_single(x_BCN) or _unwritten(x_BCN, weight, padding, groups):
+        return convolve(x_BCN.float(), weight.float(), padding, groups, cells).to(x_BCN.dtype)
     strides = [1] * (len(padding) - 1) + [cells]
     if _onednn_serves(x_BCN, weight):
         ones = [1] * len(padding)
@@ -85,6 +85,14 @@ def convolve(x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int = 1,
     if cells == 1:
         return y_BrN
     return y_BrN.movedim(1, -1).unflatten(-1, (cells, -1)).flatten(-3, -2).movedim(-1, 1)
+
+
+def _unwritten(x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int) -> bool:
+    """Tell whether oneDNN leaves some of a result unwritten: of volumes of one cell along an axis, in bfloat16."""
+    if x_BCN.dtype != torch.bfloat16 or x_BCN.dim() < 5 or groups not in (x_BCN.shape[1], weight.shape[0]):
+        return False
+    sizes = zip(x_BCN.shape[2:], padding, weight.shape[2:], strict=True)
+    return torch.compiler.is_exporting() or any(1 in (n, n + 2 * ends - taps + 1) for n, ends, taps in sizes)
 
 
 def add_convolution(y_BrN: Tensor, x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int = 1) -> None:
@@ -131,7 +139,6 @@ def exchanges(channels: int, rank: int, dtype: torch.dtype, device: str) -> bool
 
 
 def _filled(inputs: int, outputs: int, single: bool) -> float:
-    """Return the share of its vectors that a gradient fills, in effect."""
     share = outputs / _LANES / math.ceil(outputs / _LANES)
     return share / 2 if single and 8 < inputs < 16 else share
 

@@ -245,7 +245,6 @@ class TelegraphNetwork(nn.Module):
         return run(self.plan, x_BcN, parameters, channels, self._parts(x_BcN.shape[2], slab))
 
     def _parts(self, size: int, slab: Slab | None) -> Parts:
-        """Cut a padded first axis into the parts that are worked on in turns, if there are several."""
         if self.stream is None or slab is not None:
             return Parts([slice(None)], slab)
         return Parts(self.slabs(size, self.stream.slabs), scratch=self.stream.scratch)

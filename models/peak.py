@@ -143,14 +143,12 @@ def _input(segmenter: Segmenter, work: Workload, ledger: Ledger) -> tuple[int, i
 
 
 def _turn(segmenter: Segmenter, work: Workload) -> tuple[int, ...]:
-    """Return the padded cells of the largest slab that takes a turn, or of all."""
     first, *others = segmenter.network.padded_sizes(work.sizes)
     multiple = segmenter.network.multiple
     return (math.ceil(first // multiple / work.turns) * multiple, *others)
 
 
 def _layers(segmenter: Segmenter, work: Workload, ledger: Ledger) -> list[LayerBytes]:
-    """Return the layers as they work on all cells at once, or on a slab in its turn."""
     sizes = _turn(segmenter, work) if work.turns > 1 else work.sizes
     return [LayerBytes(shape, work.batch, ledger) for shape in layer_shapes(segmenter.network, sizes)]
 

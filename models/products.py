@@ -53,7 +53,6 @@ class Products(SymmetricOperator):
         return planes
 
     def _gather_beyond(self, planes: Tensor, axis: int) -> Tensor:
-        """Add up the planes of the taps along one axis, also in the cells beyond its ends."""
         size, reach = planes.shape[axis], self.reach
         shape = list(planes.shape[1:])
         shape[axis] = size + 2 * reach

@@ -27,7 +27,7 @@ class Kept:
     """How one side of the chain, the states or the adjoint, is kept and worked on.
 
     A number has `stored` bytes as it is kept, and `force` bytes where the force is made of it, for which a piece may be
-    converted first. A `grid` has whole numbers; a force in `half`, float16, takes detours by float32.
+    converted first. A `grid` has whole numbers; a force on it in `half`, float16, takes a detour by float32.
     """
 
     stored: int
@@ -42,12 +42,12 @@ class Kept:
         grid = isinstance(arithmetic, GridStates)
         stored = arithmetic.state_bits // 8 if isinstance(arithmetic, GridStates) else SINGLE
         force = arithmetic.force_type(torch.float32)
-        return cls(stored, force.itemsize, arithmetic.converts, grid, force is torch.float16)
+        return cls(stored, force.itemsize, arithmetic.converts, grid, grid and force is torch.float16)
 
     @property
     def loading(self) -> int:
         """Bytes a number that loading takes at its fullest."""
-        return self.force + (SINGLE if self.grid and self.half else 0) if self.converts else 0
+        return self.force + (SINGLE if self.half else 0) if self.converts else 0
 
     @property
     def adding(self) -> int:
@@ -133,17 +133,11 @@ class LayerBytes:
         return stages[-1], max(a + b for a, b in itertools.pairwise(stages))
 
     def _packed(self, kept: Kept) -> int:
-        """Return the bytes of the weight of K as convolutions take it."""
         shape, edge = self.shape, self.shape.operator.edge
-        one = shape.operator.groups > 1 or len(shape.sizes) == 1 or kept.half
+        one = shape.operator.groups > 1 or len(shape.sizes) == 1
         dtype = torch.float32 if kept.force == SINGLE else torch.bfloat16
         cells = 1 if one else cells_at_once(shape.sizes[-1], shape.rank, dtype, "cpu")
         return int(shape.kernel * kept.force * cells * (edge + cells - 1) / edge)
-
-    def _detour(self, kept: Kept, held: int, read: int, made: int) -> None:
-        """Book a product of half the precision that is taken in float32: bytes held, and of what is read and made."""
-        if kept.half:
-            self.ledger.touch(held + 2 * (read + self.shape.kernel * kept.force) + 3 * made)
 
     def hidden(self, kept: Kept) -> None:
         """Book what K x takes at its fullest; its result is held afterwards by who asked for it."""
@@ -154,7 +148,6 @@ class LayerBytes:
                 piece = self._piece(kept)
                 product = piece // self.shape.channels * self.shape.taps * self.shape.rank * kept.force
                 ledger.touch(planes + max(piece * kept.loading, piece * kept.force + product))
-                self._detour(kept, planes + piece * kept.force, piece * kept.force, product)
             padded = 0 if self.zeros else planes * self._grown(self.reach, slice(1))
             ledger.touch(planes + padded + planes / self.shape.operator.edge * self.wide)
             return
@@ -162,10 +155,7 @@ class LayerBytes:
             ledger.touch(thin + self._packed(kept))
             return
         cut = self.zeros and self.sample * kept.stored > PIECE_BYTES["cpu"]
-        loaded, making = self._loaded_with_halo(kept)
-        ledger.touch(thin + self._packed(kept) + making)
-        part = self._piece(kept) // self.shape.channels * self.shape.rank * kept.force
-        self._detour(kept, thin - part + self._packed(kept) + loaded, loaded, part)
+        ledger.touch(thin + self._packed(kept) + self._loaded_with_halo(kept)[1])
         if cut or self.batch > 1:
             ledger.touch(thin * (1 + cut + (cut and self.batch > 1)))
 
@@ -190,9 +180,6 @@ class LayerBytes:
                 turned = piece // self.shape.channels * (kept.force == SINGLE and piece < self.batch * self.sample)
                 copied = turned * self.shape.taps * self.shape.rank * SINGLE
             self.ledger.touch(copied + (0 if in_place else self._piece(kept) * kept.adding))
-            columns = self.shape.rank * (1 if self.convolves else self.shape.taps)
-            made = self._piece(kept) * kept.force
-            self._detour(kept, copied, made // self.shape.channels * columns, made)
             return
         self.ledger.touch(max(self._folding(self.sample * kept.force, self.reach), self.sample * kept.adding))
 
@@ -202,25 +189,18 @@ class LayerBytes:
         if self.convolves:
             loaded, making = (0, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
             several = 3 if kept.converts and self.batch * self.sample * kept.stored > PIECE_BYTES["cpu"] else 2
-            single = kept.half * 2 * (loaded + loaded // self.shape.channels * self.shape.rank)
-            self.ledger.touch(several * result + max(loaded + single + self._halves(kept), making))
+            self.ledger.touch(several * result + max(loaded + self._halves(kept), making))
         else:
             self.ledger.touch(2 * result + self._piece(kept) * kept.loading)
 
     def _halves(self, kept: Kept) -> int:
-        """Return the bytes of copies of a small sample that is cut into two for oneDNN."""
         channels, rank, *_, last = self.shape.channels, self.shape.rank, *self.shape.sizes
         numbers = self._piece(kept) if self.zeros and kept.converts else self.sample
         exchanged = exchanges(channels, rank, torch.float32, "cpu")
         read = numbers * rank // channels if exchanged else numbers
-        if (
-            len(self.shape.sizes) < 3
-            or self.batch > 1
-            or (kept.force < SINGLE and not kept.half)
-            or read > ONEDNN_LEAST * last
-        ):
+        if len(self.shape.sizes) < 3 or self.batch > 1 or kept.force != SINGLE or read > ONEDNN_LEAST * last:
             return 0
-        return (0 if exchanged else numbers * SINGLE) + 2 * SINGLE * (numbers // channels * rank)
+        return (0 if exchanged else numbers * SINGLE) + 2 * self.thin(kept)
 
     def resample(self, kept: Kept, *, back: bool = False) -> None:
         """Book the pieces of a turn of the grid, done in place, or of its way back with the gradient of its angles."""

@@ -57,7 +57,6 @@ def _turned(a: Tensor, b: Tensor, axis: int, angles_dC: Tensor | None) -> tuple[
 
 
 def _tiled(angle_C: Tensor, channels: int) -> Tensor:
-    """Return the whole angle of every channel of a state that has been split into bands already."""
     return _HAAR + angle_C.repeat(channels // angle_C.shape[0])
 
 
@@ -98,7 +97,6 @@ def _halves(x_BNC: Tensor, axis: int, how: Resample) -> tuple[tuple[Tensor, ...]
 
 
 def _turn_real(a: Tensor, b: Tensor, angle: Tensor | None, *, forward: bool) -> tuple[Tensor, Tensor]:
-    """Turn a pair of floating-point tensors; the turn is its own inverse."""
     del forward
     if angle is None:
         return (a + b).mul_(math.sqrt(0.5)), (a - b).mul_(math.sqrt(0.5))

@@ -10,6 +10,8 @@ def refuse_below(least: int, config: object, group: str, *names: str) -> None:
     """Refuse settings of a group below the least that makes sense."""
     said = "must not be negative" if least == 0 else f"must be {least} or more"
     for name in names:
+        if not getattr(config, name) < 2**63:
+            raise InputError(f"{group}.{name} is {getattr(config, name)}; it must be a number below 2^63")
         if getattr(config, name) < least:
             raise InputError(f"{group}.{name} is {getattr(config, name)}; it {said}")
 
@@ -90,4 +92,4 @@ class ClusterConfig:
             raise InputError(
                 f"cluster.min_workers is {self.min_workers}, but in {self.slabs} slabs none can be missed; set it to 0"
             )
-        refuse_below(0, self, "cluster", "loader_workers", "prefetch_bytes")
+        refuse_below(0, self, "cluster", "loader_workers", "prefetch_bytes", "cpus_per_worker")

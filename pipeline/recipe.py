@@ -72,7 +72,6 @@ def _explain(message: str) -> tuple[str | None, str | None]:
 
 
 def _kind(python: str, given: str) -> str:
-    """Say in YAML's words what the parser calls by Python's."""
     plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", python).replace("typing.Literal", "one of ")
     named = {"NoneType": "null", "list": f"a list such as [{given}]", "Range": "a range such as {low: 0.1, high: 0.5}"}
     return named.get("list" if plain.startswith("list[") else plain, plain)

@@ -32,7 +32,6 @@ def class_indices(values: pd.Series, class_names: Mapping[int, str], where: str)
 
 
 def _plain(value: Any) -> int | float | str | None:
-    """Bring a field to a number where it is one, else to text; None where it is empty."""
     if value is None or value is pd.NA or value != value or value == "":
         return None
     try:

@@ -10,7 +10,7 @@ import xarray as xr
 from datasets.config import ConvertConfig
 from datasets.errors import InputError, existing
 from datasets.label_sources.points import map_cells, vertical_values
-from datasets.labels import UNLABELLED
+from datasets.labels import FILLS, UNLABELLED
 from datasets.maps.tables import find_column, numbers, read_table
 
 
@@ -64,16 +64,16 @@ def _surface(
     """Vertical coordinate of a horizon in each cell of the map, NaN without a pick; how much of it fits."""
     shape = tuple(ds.sizes[dim] for dim in dims)
     if path.suffix.lower() == ".npy":
-        surface = np.load(existing(path, "horizons"), allow_pickle=False).astype(np.float64)
+        surface = _picked(np.load(existing(path, "horizons"), allow_pickle=False).astype(np.float64), config)
         if surface.shape != shape:
             raise InputError(
                 f"{path} has shape {surface.shape}, but the map of the volume, {list(dims)}, has {shape}; transpose "
                 "or resample it"
             )
-        return surface, f"{path.name}: {np.isfinite(surface).sum()} cells"
+        return surface, f"{path.name}: {np.isfinite(surface).sum()} cells{_reach(surface, ds[vertical])}"
     table = read_table(path, config.label_columns, "label_columns")
     names = list(dict.fromkeys([vertical, *(["time", "twt"] if vertical in ("time", "twt") else []), "z"]))
-    picks = numbers(table, find_column(table, names, path, "label_columns"), path)
+    picks = _picked(numbers(table, find_column(table, names, path, "label_columns"), path), config)
     rows, columns, inside = map_cells(table, path, ds, dims, config)
     use = inside & np.isfinite(picks)
     if not use.any():
@@ -84,4 +84,19 @@ def _surface(
     mean = pd.Series(picks[use]).groupby(flat).mean()
     surface = np.full(shape, np.nan)
     surface.flat[mean.index] = mean
-    return surface, f"{path.name}: {use.sum()} of {len(table)} picks, {len(mean)} cells"
+    known = f"{path.name}: {use.sum()} of {len(table)} picks, {len(mean)} cells"
+    return surface, known + _reach(surface, ds[vertical])
+
+
+def _picked(values: np.ndarray, config: ConvertConfig) -> np.ndarray:
+    none = [*FILLS, *([] if config.nodata is None else [config.nodata])]
+    return np.where(np.isclose(values[..., None], none, rtol=1e-6, atol=0).any(-1), np.nan, values)
+
+
+def _reach(surface: np.ndarray, vertical: xr.DataArray) -> str:
+    """Say from where to where a horizon goes, which shows units and a sign that are not the volume's."""
+    picks, (low, high) = surface[np.isfinite(surface)], np.sort(vertical.values[[0, -1]])
+    if not picks.size:
+        return ""
+    outside = ", all outside the volume" if picks.max() < low or picks.min() > high else ""
+    return f", {vertical.name} {picks.min():g} to {picks.max():g}{outside}"

@@ -50,7 +50,6 @@ def map_cells(
 
 
 def _index(coordinate: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Real indices of values along a coordinate, whose ends go on by half a step and no further."""
     if len(coordinate) == 1:
         return np.where(np.abs(values - coordinate[0]) < 0.5, 0.0, np.nan)
     first, last = np.diff(coordinate)[[0, -1]] / 2

@@ -94,7 +94,6 @@ def _read_geopackage(path: Path) -> tuple[Shapes, pd.DataFrame, CRS | None]:
 
 
 def _to_grid(geometries: Shapes, crs: CRS | None, grid: MapGrid, path: Path) -> Shapes:
-    """Bring polygons to the coordinate system of the volume; if neither has one, they are taken as they are."""
     if grid.crs is None:
         if crs is not None:
             raise InputError(f"{path} is in {crs_name(crs)}, but the volume has no CRS; set crs")

@@ -88,7 +88,6 @@ def geometry(ds: xr.Dataset) -> Geometry:
 
 
 def _grid_steps(x: xr.DataArray, y: xr.DataArray) -> dict[str, tuple[float, float, bool]]:
-    """Distance, azimuth and whether there are jumps along each axis of positions given cell by cell."""
     y = y.transpose(*x.dims)
     found = {}
     for axis, dim in enumerate(x.dims):

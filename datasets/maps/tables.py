@@ -3,6 +3,7 @@
 import gzip
 import lzma
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
     existing(path, "its name")
     first, comment, skipped = "", "", []
     try:
-        with _COMPRESSED.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8") as file:
+        with _COMPRESSED.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file):
                 text = line.strip()
                 if text.startswith(("/", "#")):
@@ -47,7 +48,7 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
     if not first:
         raise InputError(f"{path} holds no rows; check the file")
     separator = next((mark for mark in (",", ";", "\t") if mark in first), r"\s+")
-    fields = [field.strip() for field in re.split(separator, first)]
+    fields = [field.strip(" \"'") for field in re.split(separator, first)]
     headed = not any(_is_number(field) for field in fields)
     names = list(columns)
     if not headed and not names:
@@ -59,11 +60,13 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
     if names and len(names) != len(fields):
         raise InputError(f"{option} names {len(names)} columns, but {path} has {len(fields)}; name them all")
     try:
-        return pd.read_csv(
-            path, sep=separator, header=0 if headed else None, names=names or fields, skiprows=skipped or None,
-            na_values="*", skipinitialspace=True,
-        )  # fmt: skip
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # of fields that would be lost
+            return pd.read_csv(
+                path, sep=separator, header=0 if headed else None, names=names or fields, skiprows=skipped or None,
+                index_col=False, na_values="*", skipinitialspace=True, encoding="utf-8-sig",
+            )  # fmt: skip
+    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a table that can be read ({str(error).strip()}); check the file") from error
 
 

@@ -84,7 +84,6 @@ def _limits(dtype: np.dtype) -> np.finfo | np.iinfo:
 
 
 def _columns(values: np.ndarray, keep: np.ndarray | None, axes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Smallest and largest value of every column of a piece, and cells with one."""
     limits = _limits(values.dtype)
     where = True if keep is None else keep
     return {

@@ -57,7 +57,6 @@ def sketch(values_EP: Sequence[np.ndarray], keep_EP: Sequence[np.ndarray] | None
 
 
 def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
-    """Summarise one entry: fields of `Sketch` as scalars, then cells of every bin."""
     count, mean, squares = 0, np.float64(0), np.float64(0)
     low, high, at_low, at_high = np.inf, -np.inf, 0, 0
     bins = np.zeros(_BINS, np.int64)

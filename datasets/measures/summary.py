@@ -74,7 +74,6 @@ def _histogram(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _overall(gathered: Gathered, dists: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, object]:
-    """Summarise all entries together; nothing but the count without data."""
     whole = gathered.sketch
     if not (count := int(whole.count.sum())):
         return {"count": 0}

@@ -21,8 +21,6 @@ _NULL = re.compile(r"NULL\s*=\s*([^,:\s]+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class _Column:
-    """A value of every record: its characters, whether they are text, and the number for no data."""
-
     name: str
     cut: slice
     text: bool

@@ -110,7 +110,6 @@ class _Header(dict[str, str]):
 
 
 def _files(source: Path) -> tuple[Path, Path]:
-    """Header and image, of which either is named."""
     if source.suffix.lower() == ".hdr":
         stem = source.with_suffix("")  # cube of cube.hdr beside cube.img, or cube.img of cube.img.hdr
         for image in (Path(f"{stem}{end}") for suffix in _SUFFIXES for end in (suffix, suffix.upper())):
@@ -163,7 +162,6 @@ def _bands(header: _Header, bands: int) -> dict[str, Any]:
 
 
 def _named_crs(parts: list[str]) -> str:
-    """Name the usual two projections on WGS 84; any other is the user's to name."""
     projection, rest = parts[0].lower(), [part.lower() for part in parts[7:]]
     if projection == "utm" and len(rest) >= 3 and rest[0].isdigit() and rest[2] in _WGS84:
         return f"EPSG:{(32700 if rest[1] == 'south' else 32600) + int(rest[0])}"

@@ -37,8 +37,6 @@ _TYPES: dict[tuple[int, int], tuple[str, float]] = {
 
 @dataclass(frozen=True)
 class _Grid:
-    """What a header says of the cells [vectors, elements]; a value is ``stored / factor + base``."""
-
     path: Path
     dtype: np.dtype
     dummy: float
@@ -100,7 +98,6 @@ def _table(file: BinaryIO, path: Path, vectors: int) -> tuple[list[tuple[int, in
 
 
 def _read_packed(grid: _Grid, blocks: list[tuple[int, int]], each: int, cut: Cut) -> np.ndarray:
-    """Read a part of [vectors, elements], as stored, block by block."""
     rows, elements = np.arange(grid.shape[0])[cut[0]], grid.shape[1]
     values = np.empty((rows.size, len(range(elements)[cut[1]])), grid.dtype)
     which = rows // each
@@ -127,7 +124,6 @@ def _read_packed(grid: _Grid, blocks: list[tuple[int, int]], each: int, cut: Cut
 
 
 def _values(grid: _Grid, stored: np.ndarray) -> np.ndarray:
-    """Make values of stored numbers, in place where these are of the same type."""
     dummy = stored <= grid.dummy if grid.dtype.kind == "f" else stored == grid.dummy
     values = np.asarray(stored, grid.result)
     if (grid.factor, grid.base) != (1.0, 0.0):

@@ -6,6 +6,7 @@ import numpy as np
 import rasterio
 import rioxarray
 import xarray as xr
+from rasterio.enums import MaskFlags
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
@@ -25,5 +26,8 @@ def read(config: ConvertConfig) -> xr.Dataset:
     nodata = [] if layer.rio.nodata is None else [float(layer.rio.nodata)]
     ds = xr.Dataset({"data": layer})
     ds["data"].attrs = {}
+    with rasterio.open(path) as file:
+        if any(MaskFlags.per_dataset in flags for flags in file.mask_flag_enums):
+            ds["valid"] = (("y", "x"), file.dataset_mask() > 0)
     band = xr.Variable("band", np.arange(1, bands + 1), {"names": list(map(str, names))})
     return ds.assign_coords(band=band).assign_attrs(files=[str(path)], nodata=nodata)

@@ -86,7 +86,6 @@ def _open(path: Path, key: str) -> xr.Dataset:
 
 
 def _pick(ds: xr.Dataset, path: Path, key: str, option: str) -> xr.DataArray:
-    """Take the variable that `key` names, or the only one of two dimensions or more."""
     name = key.rpartition("/")[2]
     if name in ds.data_vars:
         return ds[name]

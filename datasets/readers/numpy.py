@@ -47,7 +47,6 @@ def with_sidecar(config: ConvertConfig) -> ConvertConfig:
 
 
 def _shape(archive: Any, name: str) -> tuple[int, ...]:
-    """Shape of a member of an .npz from its header alone."""
     with archive.zip.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -68,7 +68,6 @@ def _bounds(grid: MapGrid) -> tuple[float, float, float, float]:
 
 
 def _systems(source: MapGrid, target: MapGrid) -> tuple[CRS, CRS]:
-    """Coordinate systems for GDAL, one and the same where nothing need be moved."""
     if source.crs is None or target.crs is None:
         return _NO_SYSTEM, _NO_SYSTEM
     far = CRS.from_wkt(target.crs.to_wkt())

@@ -17,6 +17,7 @@ _FORMATS = {1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 16}
 _MISREAD = {4: "fixed point with gain", 7: "24-bit integers", 15: "24-bit unsigned integers"}
 _FORMAT_OFFSET = 3224
 _DEAD = 2
+_LENGTHS = 1  # code of positions in metres or feet; higher ones are angles
 _LEAST_FILLED = 0.05
 _WAY_OUT = "set inline_byte and crossline_byte if the numbers are elsewhere"
 
@@ -28,8 +29,14 @@ def read(config: ConvertConfig) -> xr.Dataset:
     with open_file(path, endian) as file:
         inline, crossline, x, y = (header_field(file, config, name) for name in ("inline", "crossline", "x", "y"))
         scale = file.attributes(segyio.TraceField.SourceGroupScalar)[:].astype(np.float64)
+        measured = (file.attributes(segyio.TraceField.CoordinateUnits)[:] <= _LENGTHS) & ((x != 0) | (y != 0))
         alive = file.attributes(segyio.TraceField.TraceIdentificationCode)[:] != _DEAD
-        samples, dtype = np.asarray(file.samples, np.float64), np.dtype(file.dtype)
+        samples, wrong = sample_axis(file)
+        if wrong and config.vertical not in config.coordinates:
+            raise InputError(
+                f"{path} {wrong}; say where samples lie with coordinates, such as {{{config.vertical}: '0:4'}}"
+            )
+        dtype = np.dtype(file.dtype)
         length = "ft" if file.bin[segyio.BinField.MeasurementSystem] == 2 else "m"
         _check_lines(file, config, inline, crossline)
     inlines, crosslines = _axis(inline), _axis(crossline)
@@ -50,11 +57,12 @@ def read(config: ConvertConfig) -> xr.Dataset:
         {"inline": inlines, "crossline": crosslines, config.vertical: (config.vertical, samples, {"units": units})},
         {"files": [str(path)]},
     )
-    if x.any() and y.any():
+    if x[measured].any() and y[measured].any():
         scale[scale == 0] = 1.0
         factor = np.where(scale < 0, -1 / scale, scale)
         for name, position in (("x", x), ("y", y)):
-            ds.coords[name] = (lines, placed(position * factor, np.nan), {"units": length})
+            known = np.where(measured, position * factor, np.nan)
+            ds.coords[name] = (lines, placed(known, np.nan), {"units": length})
     return ds
 
 
@@ -87,6 +95,28 @@ def open_file(path: Path, endian: str) -> segyio.SegyFile:
         raise InputError(
             f"{path} cannot be read as {endian}-endian SEG-Y ({error}); check the file, or set endian"
         ) from error
+
+
+def sample_axis(file: segyio.SegyFile) -> tuple[np.ndarray, str]:
+    """Return where samples lie, in ms or units of length, and in words why this cannot be relied on, if so.
+
+    segyio takes the first trace's word for the start, though it may be a dead one, and 4 ms where intervals differ.
+    """
+    field = segyio.TraceField
+    alive = file.attributes(field.TraceIdentificationCode)[:] != _DEAD
+    alive &= file.attributes(field.TRACE_SAMPLE_COUNT)[:] > 0
+    alive |= not alive.any()
+    delays = np.unique(file.attributes(field.DelayRecordingTime)[:][alive].astype(np.float64))
+    scale = float(file.attributes(field.ScalarTraceHeader)[:][alive][0])
+    start = delays[0] * (scale if scale > 0 else -1 / scale if scale else 1)
+    steps = {file.bin[segyio.BinField.Interval], *file.attributes(field.TRACE_SAMPLE_INTERVAL)[:][alive].tolist()}
+    steps = {step % 2**16 for step in steps} - {0}  # segyio reads a sign
+    step = min(steps, default=0) / 1000
+    wrong = f"has traces that start at {delays[0]:g} and {delays[-1]:g} ms" if len(delays) > 1 else ""
+    if len(steps) != 1:
+        found = " and ".join(f"{step / 1000:g}" for step in sorted(steps)[:2])
+        wrong = f"states intervals of {found} ms between samples" if steps else "states no interval between samples"
+    return start + step * np.arange(len(file.samples)), wrong
 
 
 def header_field(file: segyio.SegyFile, config: ConvertConfig, name: str) -> np.ndarray:

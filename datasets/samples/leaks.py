@@ -149,7 +149,6 @@ def _measure(split: xr.DataArray, codes: tuple[int, int], buffer: int, spacing: 
 
 
 def _along(from_M: np.ndarray, to_M: np.ndarray, axis: int) -> int | None:
-    """Smallest distance along an axis between cells of two masks that share all other positions."""
     size = smallest = from_M.shape[axis]
     number_M = np.arange(size).reshape([-1 if other == axis else 1 for other in range(from_M.ndim)])
     for mask_M, other_M in ((from_M, to_M), (to_M, from_M)):

@@ -51,22 +51,18 @@ class Loader:
 
     Parameters
     ----------
-    volume, split
-        Of whose labels only those that train are ever read.
-    data
-        Blocks, halo, and the share of samples with labels.
+    volume, split, data
+        Of whose labels only those that train are ever read; blocks, halo, and the share of samples with labels.
     factor
         How much coarser the network's output grid, and so the labels, is.
     batch, micro_batch
         Samples a step over all ranks, and those that stay together on one rank.
-    seed
-        Seed of order and views.
-    augment_until
-        Step from which samples are no longer flipped and swapped; None means never.
+    seed, augment_until
+        Seed of order and views, and the step from which samples are no longer flipped and swapped, if any.
     workers, prefetch_bytes
         Threads that read ahead, or 0 to read each sample when it is asked for; the most bytes, but always one sample.
     rank, world
-        This rank and the number of ranks: rank r takes micro-batches r, r + world, ...
+        Rank r of the world takes micro-batches r, r + world, ...
     rows
         Rows of the first axis of each sample, as its view shows it, on the output's grid; none means all.
 
@@ -75,8 +71,7 @@ class Loader:
     windows, order, plan
         See `plan_samples`, also for what it refuses; and from a range of steps to this rank's samples of them.
     waited, samples_read, bytes_read
-        Seconds that the caller has waited for samples, those given, of which `rows` is a part of one, and the bytes of
-        data and labels read for them.
+        Seconds that the caller has waited, samples given (`rows` is a part of one), and bytes read for them.
     """
 
     def __init__(
@@ -130,7 +125,6 @@ class Loader:
         return 4 * self.volume.n_channels * math.prod(self._sizes) + LABEL.itemsize * math.prod(cells)
 
     def _read(self, window: Window) -> Pair:
-        """Read a window's data [C, *N] and its labels on the volume's own grid, none of them in the halo."""
         labels = np.full([window.sizes[axis] for axis in self._label_axes], IGNORE, LABEL)
         core = tuple(window.core[axis] for axis in self._label_axes)
         if labels[core].size:

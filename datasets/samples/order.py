@@ -61,7 +61,6 @@ class Order:
         return self._with_labels(samples) / self.labelled
 
     def _with_labels(self, samples: int) -> int:
-        """Count the blocks with labels among the first samples."""
         return samples * self.share.numerator // self.share.denominator
 
     def sample(self, number: int, *, views: int) -> Sample:

@@ -14,6 +14,7 @@ import xarray as xr
 from datasets.config import SplitConfig
 from datasets.dims import NOT_HORIZONTAL
 from datasets.errors import InputError
+from datasets.labels import UNLABELLED
 from datasets.samples.parts import PART_NAMES, TEST, TRAIN, VALIDATION, split_blocks, split_points, split_wells
 from datasets.volume import Volume
 
@@ -64,7 +65,7 @@ def _map_dims(volume: Volume, config: SplitConfig) -> list[str]:
     if not volume.label_dims:
         raise InputError("the volume has no labels to split; convert its source again with labels")
     labels = list(volume.label_dims)
-    if unknown := [dim for dim in config.dims if dim not in labels]:
+    if unknown := [dim for dim in config.dims if dim not in labels or config.dims.count(dim) > 1]:
         raise InputError(f"split.dims names {unknown}, but the labels have the dimensions {labels}; choose among these")
     dims = config.dims or [dim for dim in labels if dim not in NOT_HORIZONTAL]
     if not dims:
@@ -76,12 +77,16 @@ def _count_classes(volume: Volume, name: str, dims: Sequence[str]) -> np.ndarray
     """Labelled cells of each class in each column over `dims`: int32 [K, *M], read chunk by chunk."""
     labels = volume.dataset[name].variable
     others = [dim for dim in labels.dims if dim not in dims]
-    counts = [(labels == index).sum(others, dtype=np.int32) for index in range(len(volume.classes))]
-    return xr.Variable.concat(counts, "class").transpose("class", *dims).values
+    classes = len(volume.classes)
+    found = [*(labels == index for index in range(classes)), (labels >= classes) & (labels < UNLABELLED)]
+    counts = [cells.sum(others, dtype=np.int32) for cells in found]
+    *counts_KM, strange_M = xr.Variable.concat(counts, "class").transpose("class", *dims).values
+    if strange_M.any():
+        raise InputError(f"the volume's {name} go beyond its {classes} class names; name all classes, or correct them")
+    return np.stack(counts_KM)
 
 
 def _well_positions(volume: Volume, config: SplitConfig, dims: list[str]) -> np.ndarray:
-    """Positions of the wells along `dims`, int64 [W, dims], checked against the map."""
     sizes = [volume.dataset["labels"].sizes[dim] for dim in dims]
     wells = config.wells
     if not wells and "wells" in volume.dataset:

@@ -161,7 +161,6 @@ def _names(path: Path, ds: xr.Dataset, settings: ConvertConfig) -> list[str]:
 
 
 def _differs(layer: _Layer, first: _Layer, resample: str) -> bool:
-    """Whether a source must be resampled; refuse it where nobody says how."""
     grid, like = layer.grid, first.grid
     if (grid.crs is None) != (like.crs is None):
         raise _unlike(layer.path, LOCAL if layer.local else crs_name(grid.crs) if grid.crs is not None else "", first)
@@ -194,7 +193,6 @@ def _differs(layer: _Layer, first: _Layer, resample: str) -> bool:
 
 
 def _unlike(path: Path, crs: str, first: _Layer) -> InputError:
-    """Say that one of two sources has a coordinate system and the other has none."""
     if first.grid.crs is None and crs and crs != LOCAL:
         return InputError(
             f"{first.path} has no coordinate system, but {path} is in {crs}; set crs to that of the first"
@@ -207,7 +205,6 @@ def _unlike(path: Path, crs: str, first: _Layer) -> InputError:
 
 
 def _chunk(variable: xr.Variable, edges: Mapping[Hashable, int], name: str) -> xr.Variable:
-    """Hand a source to Dask in the pieces that will be stored, as (band, y, x)."""
     own = {dim: min(edges.get(dim, edges["band"]), size) for dim, size in variable.sizes.items()}
     data = variable.chunk(own, name=name).transpose(..., "y", "x").data
     return xr.Variable(["band", "y", "x"], data if data.ndim == 3 else data[None])

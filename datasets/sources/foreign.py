@@ -24,7 +24,7 @@ import zarr
 from datasets.config_convert import ConvertConfig, changed, read_settings
 from datasets.errors import InputError
 from datasets.label_sources.place import is_placed, place_labels
-from datasets.labels import class_codes, label_attrs
+from datasets.labels import class_codes, label_attrs, unlabel_missing
 from datasets.lazy_array import Cut, LazyArray
 from datasets.maps.coordinates import add_coordinates
 from datasets.provenance import hash_files
@@ -72,7 +72,8 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
     masks = [data != value for value in ds.attrs["nodata"]]
     if mask is not None:
         refuse_misfit(mask, data, "valid mask")
-        masks.append(mask.chunk({dim: data.chunksizes[dim] for dim in mask.dims}).astype(bool))
+        mask = mask.chunk({dim: data.chunksizes[dim] for dim in mask.dims}).astype(bool)
+        masks.append(mask)
     if masks:
         ds["valid"] = reduce(and_, masks).set_dims(dict(data.sizes)).transpose(*data.dims).chunk(data.chunksizes)
     if is_placed(config):
@@ -81,6 +82,8 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
         ds = add_raster_labels(ds, config)
     elif config.labels or config.labels_key:
         ds["labels"] = _labels(config, open_node(config.labels) if config.labels else node, ds["data"])
+    if "labels" in ds and mask is not None:  # a value for no data would have all data read for their labels
+        ds["labels"] = unlabel_missing(ds["labels"].variable, mask)
     described = json.dumps(layout.array.metadata.to_dict(), sort_keys=True, default=str)
     conversion = {
         "in place": changed(config, ("source", "labels", "horizons", "valid", "title", "licence")),
@@ -102,7 +105,6 @@ def _is_file(place: str) -> bool:
 
 
 def _data(config: ConvertConfig, layout: Layout) -> tuple[xr.Dataset, Layout]:
-    """Open the data in the stored pieces, dimensions as the view names them, with a reader's attributes."""
     stored = layout.array
     if stored.dtype.kind not in "biuf":
         raise InputError(f"{config.source} holds cells of type {stored.dtype}; a volume needs whole or real numbers")
@@ -156,7 +158,6 @@ def _read_block(array: zarr.Array, cut: Cut) -> np.ndarray:
 def _mask(
     data: xr.DataArray, config: ConvertConfig, layout: Layout, node: Node, open_node: Callable[[str], Node]
 ) -> tuple[xr.Variable | None, str]:
-    """Open the mask that the view names or the store has, if any, and say what is stored of it."""
     if _is_file(config.valid):
         return read_mask(data, config), hash_files([config.valid])[config.valid]
     where, found = config.valid or config.source, layout.valid

@@ -116,12 +116,10 @@ def _dims(array: zarr.Array) -> list[str]:
 
 
 def _named(array: zarr.Array) -> list[str]:
-    """Names of the dimensions, and of the coordinates that CF names besides."""
     return [*_dims(array), *str(array.attrs.get("coordinates", "")).split()]
 
 
 def _coordinates(array: zarr.Array, find: Callable[[str], object]) -> dict[str, xr.Variable]:
-    """Read the coordinates of an array that `find` has by name, and that are numbers or dates."""
     coords = {}
     for name in _named(array):
         item = find(name)

@@ -1,5 +1,7 @@
 """Labels and masks that are arrays of their own, in a file beside the data or in the data's own."""
 
+from pathlib import Path
+
 import numpy as np
 import xarray as xr
 
@@ -8,6 +10,8 @@ from datasets.errors import InputError, existing
 from datasets.label_sources.place import is_placed
 from datasets.labels import encode_labels
 from datasets.lazy_array import LazyArray
+from datasets.maps.coordinates import add_coordinates
+from datasets.maps.map_grid import MapGrid
 from datasets.readers import matlab, netcdf, numpy
 from datasets.readers.arrays import name_dims
 from datasets.readers.formats import READERS, SUFFIXES
@@ -78,6 +82,25 @@ def add_raster_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:
     refuse_misfit(labels, ds["data"].variable, f"labels array in {where}")
     codes, attrs = encode_labels(labels.values, config.class_names, where)
     return ds.assign(labels=(labels.dims, codes, attrs))
+
+
+def refuse_elsewhere(ds: xr.Dataset, config: ConvertConfig) -> None:
+    """Raise `InputError` where labels or a mask say where on the map they lie, and the data lie on other cells."""
+    for option in ("labels", "valid"):
+        path = Path(getattr(config, option))
+        if (kind := SUFFIXES.get(path.suffix.lower(), "")) not in ("geotiff", "envi") or not path.is_file():
+            continue
+        own = ConvertConfig(source=str(path))
+        try:
+            here = MapGrid.of(ds, "data")
+            there = MapGrid.of(add_coordinates(READERS[kind](own), own, np.asarray), option)
+        except InputError:  # one of them does not say
+            continue
+        if here.crs and there.crs and not there.same_cells(here):
+            raise InputError(
+                f"the {option} in {path} lie on other cells, {there.bounds()}, than the data, {here.bounds()}, or in "
+                "another order of rows; bring them to the cells of the data, as with gdalwarp"
+            )
 
 
 def refuse_misfit(array: xr.Variable, data: xr.Variable, what: str) -> None:

@@ -34,8 +34,6 @@ _BATCH = 2**20  # decoded bytes that are worth a thread
 
 @dataclass(frozen=True)
 class _Target:
-    """What a region is read into."""
-
     values: np.ndarray
     gone: np.ndarray | None  # where it is wanted, marks what could not be read
 
@@ -111,7 +109,6 @@ class ArrayReader:
             self._leave_out(plan.shard, piece, target, f"broken: {reason}")
 
     def _fetch(self, shard: tuple[int, ...], pieces: Sequence[Piece], target: _Target) -> list[Failure]:
-        """Fetch and place some chunks of a shard; returns the broken ones."""
         key, layout, whole = self._key(shard), self.layout, None
         try:
             if self._indices is None:
@@ -151,7 +148,6 @@ class ArrayReader:
     def _leave_out(
         self, shard: tuple[int, ...], piece: Piece, target: _Target, broken: str = "", cause: Exception | None = None
     ) -> None:
-        """Mark the cells of a chunk that is missing or broken, or refuse it where no mask is wanted."""
         target.values[piece.out] = self.layout.fill
         if self.sparse and not broken:
             return
@@ -168,7 +164,6 @@ class ArrayReader:
         target.gone[piece.out] = True
 
     def _place(self, chunks: Sequence[Stored], data: memoryview, origin: int, target: _Target) -> list[Failure]:
-        """Decode chunks of the bytes from `origin` on into the target; returns the broken ones."""
         failed = []
         used = 0.0
         for piece, start, stop in chunks:

@@ -116,7 +116,6 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, slack: float, most:
 def _group(
     ranges: Sequence[tuple[int, int]], order: Sequence[int], joins: Callable[[Span, int, int], bool]
 ) -> list[Span]:
-    """Merge ranges, in ascending order, each with the span before it where it joins that."""
     spans: list[Span] = []
     for index in order:
         start, stop = ranges[index]

@@ -28,8 +28,6 @@ _OWNER = f"{BEGUN}/owner.json"
 
 
 class _RootLast(ObjectStore[Any]):
-    """A store that keeps its `root` aside, and writes by `Objects.put`."""
-
     def __init__(self, objects: Objects, root: Buffer | None, *, read_only: bool = False) -> None:
         super().__init__(objects.store, read_only=read_only)
         self._objects, self.root = objects, root

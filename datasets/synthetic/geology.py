@@ -72,7 +72,6 @@ class Earth:
         return depth
 
     def _from_salt(self, *axes: np.ndarray) -> list[np.ndarray]:
-        """Coordinates in half-axes of the salt, from its centre."""
         salt = zip(axes, self.salt_centre, self.salt_radii, strict=True)
         return [(points - centre) / half for points, centre, half in salt]
 

@@ -186,7 +186,6 @@ def _positions(config: SynthesisConfig, block: Block) -> list[np.ndarray]:
 
 
 def _signal_strength(earth: Earth) -> float:
-    """Measure the signal's standard deviation, on spread patches of a large survey."""
     sides = []
     for size in earth.config.shape[:2]:
         patches = min(_PATCHES, -(-size // _PATCH))
@@ -201,7 +200,6 @@ def _signal_strength(earth: Earth) -> float:
 
 
 def _wavelet_reach(config: SynthesisConfig) -> int:
-    """Cells on either side after which the wavelet is below 1e-4 of its peak."""
     return int(np.ceil(1.15 * config.wavelength / config.spacing[2]))
 
 

@@ -87,7 +87,6 @@ class _Summed:
 
 
 def _write(path: Path, content: Any) -> str:
-    """Write a text, or by torch anything else, through to the disk; returns its SHA-256."""
     with path.open("wb", buffering=0) as file:
         summed = _Summed(file)
         try:

@@ -128,7 +128,6 @@ def _cost(volume: Volume, blocks: list[tuple[slice, ...]]) -> ReadCost:
 
 
 def _compression(dataset: xr.Dataset, names: list[str], folder: Path) -> float | None:
-    """Return stored bytes a byte of the arrays; none where the store is no folder here."""
     if not folder.is_dir():
         return None
     stored = sum(file.stat().st_size for name in names for file in (folder / name).rglob("*") if file.is_file())

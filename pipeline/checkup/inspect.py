@@ -8,7 +8,7 @@ from textwrap import fill, wrap
 
 import xarray as xr
 
-from datasets.checkup import Finding, check_layout, check_values
+from datasets.checkup import Finding, check_classes, check_layout, check_values
 from datasets.config import DataConfig
 from datasets.describe import Description, describe
 from datasets.dims import NOT_HORIZONTAL
@@ -79,6 +79,7 @@ def examine(config: InspectConfig) -> Report:
     where = geometry(dataset)
     description = describe(place, dataset, summary, where.crs)
     findings = check_values(summary, where) + check_layout(dataset["data"])
+    findings += check_classes(description.labels.counts) if description.labels else []
     trial = None
     if recipe is not None:
         trial, found = try_recipe(recipe, dataset, description.valid_share, place)

@@ -128,8 +128,6 @@ def together(
 
 @ray.remote
 class _Rank:
-    """One of the processes that are called together."""
-
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
 

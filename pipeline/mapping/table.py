@@ -61,7 +61,6 @@ def read_table(table: str) -> list[Row]:
 
 
 def _absolute(place: str) -> str:
-    """Make a local path absolute: workers have another current folder."""
     return place.rstrip("/") if is_remote(place) else str(Path(place).resolve())
 
 

@@ -74,8 +74,7 @@ def map_to(
     Raises
     ------
     InputError
-        Where the volume does not exist, does not fit the model or the memory, cannot be read or holds no data at all,
-        or the place cannot be written or is being written by another process.
+        Where the volume does not fit model or memory, cannot be read or holds no data, or the place cannot be written.
     """
     volume = scorer.open(source)
     if block is None and halo is not None:
@@ -118,7 +117,6 @@ def _made(made: "_Map", out: str, speak: bool) -> Mapped:
 
 
 def _plan(scorer: Scorer, volume: Volume, workers: Workers | None, share: float, out: str) -> Tiling | None:
-    """Plan the blocks, which depend on the memory that is free; or take those in which the same map was begun."""
     there = begun_attributes(out)
     begun = Tiling.from_json(json.loads(there.get("tiling", "null")))
     if not scorer.identity(volume).items() <= there.items():
@@ -149,8 +147,6 @@ def _blocks(scorer: Scorer, volume: Volume, block: list[int], halo: list[int] | 
 
 @dataclass
 class _Map:
-    """A map that is being made; `progress` counts the bytes of the volume."""
-
     scorer: Scorer
     volume: Volume
     source: str

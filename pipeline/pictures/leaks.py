@@ -70,7 +70,6 @@ def _plane(parts: np.ndarray, gap: Gap | None, axes: Sequence[Axis]) -> tuple[np
 
 
 def _centre(cell: Sequence[int], axes: Sequence[Axis]) -> tuple[float, float]:
-    """Coordinates [column, row] of a cell."""
     rows, columns = axes
     return columns.first + columns.step * cell[1], rows.first + rows.step * cell[0]
 

@@ -63,7 +63,6 @@ def _no_data(background: np.ndarray) -> list[Patch]:
 
 
 def _common_class(labels: np.ndarray) -> int:
-    """Return the class of more than half of the volume, whose tint would darken all data, or -1."""
     counts = np.bincount(labels[labels >= 0].astype(np.int64), minlength=1)
     return int(counts.argmax()) if 2 * counts.max() > labels.size else -1
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from models.fit import largest_sizes
 from models.peak import Workload, prediction_peak, training_peak
 from models.reach import reach
 from models.segmenter import Segmenter
+from models.temporaries import SINGLE
 from pipeline.amount import parse_amount, show_bytes
 from pipeline.config import ClusterConfig, RunConfig, TrainingConfig
 from pipeline.planning.machine import Memory, memory_here
@@ -133,7 +135,15 @@ def check_training(config: RunConfig, volume: Volume, begun: Tiling | None = Non
         if tiling is None and not fits:
             tiling = Tiling(tuple(config.data.block or ()), tuple(config.data.halo or [0] * len(sizes)))
     if config.cluster.address == "local":
-        check_elsewhere(segmenter, work, config.cluster, memory_here(False), training=True)
+        host, training = memory_here(False), config.training
+        check_elsewhere(segmenter, work, config.cluster, host, training=True)
+        seen = seen_sizes(volume.shape, config.data.block, config.data.halo)
+        held = SINGLE * volume.n_channels * math.prod(seen) * training.batch
+        if host is not None and config.data.block is not None and held > host.size:
+            raise InputError(
+                f"the samples of a step, {training.batch} x {list(seen)} cells, take {show_bytes(held)} of the host, "
+                f"but there are {show_bytes(host.size)} {host.where}; lower training.batch, or set a smaller data.block"
+            )
     if tiling is not None:
         windows = plan_map(volume.shape, tiling.block, tiling.halo, segmenter.network.multiple)
         thinnest = min(window.sizes[0] for window in windows)
@@ -179,22 +189,9 @@ def plan_prediction(
 ) -> Tiling | None:
     """Find out whether a volume fits in one piece, or in which blocks it is mapped to the same values.
 
-    Parameters
-    ----------
-    segmenter, sizes, memory
-        The network, cells of the volume, and what memory there is; none where nobody knows.
-    approximate
-        Whether blocks that see less than the network reaches are better than none.
-
-    Returns
-    -------
-    Tiling or None
-        The largest blocks that fit amid a halo as wide as the network's reach; none for one piece.
-
-    Raises
-    ------
-    InputError
-        Where such blocks would be more halo than block, with the settings of blocks that map approximately.
+    Returns the largest blocks that fit the memory amid a halo as wide as the network's reach; none for one piece, and
+    where nobody knows the memory. Where such blocks would be more halo than block, `approximate` ones are better than
+    an `InputError` with their settings.
     """
     if memory is None or (need := prediction_peak(segmenter, Workload(sizes))) <= memory.size:
         return None

@@ -130,7 +130,6 @@ def make_plan(config: PlanConfig, segmenter: Segmenter, block: tuple[int, ...], 
 
 
 def _subject(config: PlanConfig) -> tuple[Segmenter, tuple[int, ...], tuple[int, ...], str]:
-    """Return network, training block and mapped cells of a recipe, and what was assumed."""
     volume, assumed = None, ""
     try:
         volume = Volume.open(config.data)
@@ -199,6 +198,5 @@ def _cells(sizes: tuple[int, ...]) -> str:
 
 
 def _count(number: float) -> str:
-    """Write a number with three digits and a letter for its thousands."""
     power = min(int(math.log10(max(number, 1)) // 3), 6)
     return f"{number / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}"

@@ -131,18 +131,14 @@ def map_pieces(
 
     Parameters
     ----------
-    module
-        Raw data [1, C, *N] -> [1, ..., *L], with any axes between.
-    read, shape
-        Reads raw data; cells of the volume along its space axes.
-    grid, device
-        How L lies on N, and where the network runs.
-    tiling
-        Blocks; none maps the volume in one piece.
-    wanted
-        Asked once of each block, before any is mapped; one that is not wanted is not read. None wants all.
+    module, device
+        Raw data [1, C, *N] -> [1, ..., *L], with any axes between; where it runs.
+    read, shape, grid
+        Reads raw data; cells of the volume along its space axes; how L lies on N.
+    tiling, wanted
+        Blocks, or none for one piece; asked once of each before any is mapped, and what is not wanted is not read.
     rank, world
-        This rank and the number of ranks: of those that are wanted, rank r takes block r, r + world, ...
+        Of the blocks that are wanted, rank r takes r, r + world, ...
     share
         Takes a rank's part of a block, which may be nothing but halo, where others map the rest meanwhile.
 

@@ -54,7 +54,6 @@ class Exportable(nn.Module):
 
 
 def _pad(x: Tensor, axis: int, size: int, multiple: int, padding: str) -> Tensor:
-    """Extend an axis at its far end to the next multiple, as `TelegraphNetwork.pad` does."""
     if isinstance(size, int):  # fixed by the statistics
         coarse = -(-size // multiple)
     else:
@@ -93,12 +92,18 @@ def exported(segmenter: Segmenter, example_BCN: Tensor) -> torch.export.Exported
 def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
     """Write the program as ONNX, with input ``raw`` and output ``probabilities``; needs the extra ``onnx``.
 
-    A force in bfloat16, which ONNX Runtime does not convolve, is an `InputError`.
+    A force in bfloat16, or in float16 without zeros at the boundary, is an `InputError`: ONNX Runtime lacks operations.
     """
-    if segmenter.config.network.force_dtype == "bfloat16":
+    network = segmenter.config.network
+    if network.force_dtype == "bfloat16":
         raise InputError(
             "network.force_dtype is bfloat16, in which ONNX Runtime has no convolutions on the CPU; "
             "write a torch program instead, or train with float16 or float32"
+        )
+    if network.force_dtype == "float16" and network.boundary != "zeros":
+        raise InputError(
+            f"network.force_dtype is float16 and network.boundary {network.boundary}, whose edges ONNX Runtime cannot "
+            "add in it; write a torch program instead, or train with float32"
         )
     program = torch.onnx.export(
         exported(segmenter, example_BCN), (), input_names=["raw"], output_names=["probabilities"], verbose=False

@@ -63,19 +63,12 @@ class Scorer:
 
         Parameters
         ----------
-        volume
-            The volume.
-        share
-            How much of the machine's memory may be filled; a GPU is not shared.
+        volume, share
+            The volume, and how much of the machine's memory may be filled; a GPU is not shared.
         begun
             Blocks that were planned before, which are kept where they leave no seams and fit.
         approximate
-            Whether blocks may see less than the network reaches where none that fit see it all.
-
-        Raises
-        ------
-        InputError
-            Where the network reaches too far for blocks that fit.
+            Whether blocks may see less than the network reaches where none that fit see it all, else an `InputError`.
         """
         if begun is not None and self._suits(begun, volume, share):
             return begun

@@ -21,7 +21,6 @@ Known = dict[tuple[tuple[int, int], ...], bool]
 def _classify(
     model: nn.Module, run: Run, device: torch.device, *, wanted: Wanted | None = None, place: Place
 ) -> Iterator[Piece]:
-    """Yield class indices, uint8, of this rank's pieces of a run's volume; `wanted` as in `map_pieces`."""
     was_training, slab = model.training, place.slab
     forward = model if slab is None else partial(model, slab=slab)
     model.eval()
@@ -68,19 +67,9 @@ def validate(
 ) -> tuple[Scores, np.ndarray]:
     """Score the network on one part of the split.
 
-    Parameters
-    ----------
-    model, run, device, part
-        The network, its run, where it is, and what is scored.
-    known
-        Which blocks hold labels of it, as far as earlier calls found out; is added to.
-    place
-        This rank's part: ranks share the blocks with labels; others are not read.
-
-    Returns
-    -------
-    tuple of (Scores, numpy.ndarray)
-        Scores and confusion matrix, the same on all ranks; every rank takes part.
+    Ranks share the blocks with labels, this one by its `place`; others are not read. `known`, which blocks hold labels
+    of the part as far as earlier calls found out, is added to. Returns scores and confusion matrix, the same on all
+    ranks.
     """
     factor, classes = int(getattr(model, "factor", 1)), len(run.volume.classes)
     matrix, known = np.zeros((classes, classes), np.int64), {} if known is None else known

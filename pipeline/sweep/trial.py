@@ -38,8 +38,6 @@ def trial_name(trial_id: str) -> str:
 
 
 class _Gauge:
-    """What a trial reports at each validation, from what its run has reached already on."""
-
     def __init__(self, run: Run, cost: Cost, run_id: str) -> None:
         reached = [read_meta(path) for path in whole_checkpoints(run.checkpoints)]
         self.first = reached[-1].step if reached else 0

@@ -139,7 +139,6 @@ def _begin(config: RunConfig, folder: Path) -> dict[str, Any]:
 
 
 def _within(config: RunConfig, memory: int | None) -> RunConfig:
-    """Let workers fill so much memory, in all their trials and after every restart."""
     if memory is None:
         return config
     return replace(config, training=replace(config.training, memory=f"{memory / 1e6:.6f}MB"))

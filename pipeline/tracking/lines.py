@@ -40,7 +40,6 @@ class Lines:
                 print(f"{self.path} cannot be written ({error.strerror}); its lines wait in memory", flush=True)
 
     def __len__(self) -> int:
-        """Bytes in the file."""
         return os.fstat(self._file).st_size
 
     @property

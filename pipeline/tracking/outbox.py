@@ -108,7 +108,6 @@ class Outbox:
                 print(f"{self._server} refuses {entries[0][0]} and perhaps more ({reason(error)})", flush=True)
 
     def _batches(self) -> Iterator[tuple[list[Entry], int]]:
-        """Yield whole lines of the file and where they end; empty the file at its end."""
         with self.path.open("rb") as file:
             file.seek(self._sent)
             while True:

@@ -53,5 +53,4 @@ def _field(path: str, name: str) -> str | None:
 
 
 def _memory(path: str, name: str) -> int | None:
-    """Read as bytes what Linux gives in KiB."""
     return int((_field(path, name) or "0").split()[0]) * 1024 or None

@@ -57,7 +57,6 @@ class Training:
             torch.cuda.set_rng_state(state["random_cuda"], device)
 
     def _set_rate(self, recipe: TrainingConfig) -> None:
-        """Take the resumed run's peak rate, which may differ from the checkpoint's."""
         if self.schedule.base_lrs == [recipe.rate]:
             return
         rate = recipe.rate * rate_factor(self.progress.step, recipe)

@@ -83,10 +83,8 @@ def train_step(
     ----------
     model, optimiser
         Maps raw data [B, C, *N] to logits [B, K, *L]; not wrapped: the gradients are added here.
-    samples
-        Pairs of data float32 [C, *N] and labels int16 [*L].
-    weights
-        Class weights [K], on the model's device.
+    samples, weights
+        Pairs of data float32 [C, *N] and labels int16 [*L]; class weights [K], on the model's device.
     clip
         Largest norm of the gradient; 0 switches clipping off.
     slab
@@ -97,7 +95,7 @@ def train_step(
     Raises
     ------
     DivergedError
-        Before the optimiser moves the weights; loss and gradient are those of all ranks, so all of them raise it.
+        On all ranks, before the optimiser moves the weights.
     """
     device, home = weights.device, getattr(model, "home", weights.device)
     host_weights = weights.cpu().numpy()

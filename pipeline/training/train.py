@@ -116,7 +116,6 @@ def _reopen(config: RunConfig) -> Run:
 
 
 def _known_to(uri: str | None, run: Run) -> str | None:
-    """Return the MLflow store of a run that goes on: its own, or another that knows it by now."""
     run_id = run.read("tracking.json").get("run_id")
     if uri is None or uri == run.tracking_uri or run_id is None:
         return run.config.tracking.uri
@@ -241,7 +240,7 @@ def train_here(run: Run, run_id: str) -> None:
     resume = latest_checkpoint(run.checkpoints)
     journal = Journal.open(run, run_id)
     before = torch.get_num_threads()
-    torch.set_num_threads(run.config.cluster.cpus_per_worker or before)
+    torch.set_num_threads(min(run.config.cluster.cpus_per_worker, os.cpu_count() or 1) or before)
     try:
         with asked_to_stop() as asked:
             with stored_behind(run.checkpoints) as store:
@@ -260,7 +259,6 @@ def train_here(run: Run, run_id: str) -> None:
 
 
 def _work(run: Run) -> bool:
-    """Train a prepared run and close its MLflow run; tells whether it was interrupted."""
     note_start(run)
     run_id = open_tracking(run)
     status: Status = "FAILED"

@@ -60,7 +60,10 @@ def test_npy_with_labels_mask_and_coordinates(cube: ConvertConfig, tmp_path: Pat
     np.testing.assert_array_equal(ds["data"].values, source.transpose(1, 2, 0))
     np.testing.assert_array_equal(ds["valid"].values, valid.transpose(1, 2, 0))
     labels = np.load(tmp_path / "labels.npy")
-    np.testing.assert_array_equal(ds["labels"].values, np.select([labels == 3, labels == 1], [0, 1], 255))
+    expected = np.select([labels == 3, labels == 1], [0, 1], 255)
+    seen = valid.any(0)
+    assert (expected[~seen] < 255).any()
+    np.testing.assert_array_equal(ds["labels"].values, np.where(seen, expected, 255))
     assert ds["labels"].attrs["class_names"] == ["rock", "water"]
     assert ds["labels"].attrs["class_values"] == [3, 1]
     np.testing.assert_array_equal(ds["x"], [15, -15, -45, -75, -105])

@@ -55,7 +55,7 @@ def test_a_table_of_picks(survey: ConvertConfig, tmp_path: Path) -> None:
         class_names={0: "over", 1: "under"},
     )
     labels = open_volume(convert(config))["labels"]
-    assert labels.attrs["placed"] == "top.xyz: 3 of 4 picks, 2 cells"
+    assert labels.attrs["placed"] == "top.xyz: 3 of 4 picks, 2 cells, twt 8 to 17"
     values = labels.values
     assert values[0, 0].tolist() == [0, 0, 1, 1, 1]
     assert values[5, 7].tolist() == [0, 0, 0, 0, 0]

@@ -61,7 +61,7 @@ def test_labels_and_mask_of_version_73(tmp_path: Path, converted: Convert) -> No
     )  # fmt: skip
     np.testing.assert_array_equal(ds["data"].values, cube)
     np.testing.assert_array_equal(ds["valid"].values, valid)
-    np.testing.assert_array_equal(ds["labels"].values, np.array([255, 0, 1])[classes])
+    np.testing.assert_array_equal(ds["labels"].values, np.where(valid.any(0), np.array([255, 0, 1])[classes], 255))
 
 
 @pytest.mark.parametrize(
