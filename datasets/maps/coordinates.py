@@ -54,8 +54,8 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
         raise InputError(f"coordinate_units names {strange}, but the coordinates are {list(ds.coords)}; correct it")
     for name, coordinate in ds.coords.items():
         units = config.coordinate_units.get(str(name)) or coordinate.attrs.get("units") or _USUAL_UNITS.get(str(name))
-        if units is None and name in ("x", "y") and "spatial_ref" in ds.coords:
-            units = ds.rio.crs.linear_units if ds.rio.crs.is_projected else "degree"
+        if units is None and name in ("x", "y") and (system := ds.rio.crs) is not None:
+            units = system.linear_units if system.is_projected else "degree"
             units = "m" if units in ("metre", "meter") else units
         if units is not None:
             coordinate.attrs["units"] = units

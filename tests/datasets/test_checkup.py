@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from datasets.checkup import check_layout, check_values
+from datasets.checkup import check_classes, check_layout, check_values
 from datasets.maps.geometry import geometry
 from datasets.measures.measuring import Gathered, Measuring
 from datasets.measures.summary import summarise
@@ -129,6 +129,10 @@ def test_faults_of_a_cube_are_found() -> None:
     ds["valid"] = xr.ones_like(ds["data"], bool)
     ds["valid"].values[4:6, 7] = False
     assert found(ds) == []
+    unlikely = cube().assign_coords(twt=("twt", np.arange(40) * 0.004, {"units": "ms"}))
+    ((_, text, way_out),) = found(unlikely)
+    assert text == "cells of 0.004 ms along twt are unusual"
+    assert "coordinates, such as {twt: '0:4'}" in way_out
     ((_, text, way_out),) = found(cube(bin_=(12500.0, 12500.0)))
     assert text == "cells of 12500 x 12500 m are unusual"
     assert "bytes 71-72" in way_out
@@ -172,3 +176,10 @@ def test_geometry_in_words() -> None:
         "extent": "800 m x 1000 m",
         "orientation": "y towards south, x towards east",
     }
+
+
+def test_classes_without_a_cell_are_told() -> None:
+    ((check, text, way_out),) = [vars(finding).values() for finding in check_classes({"a": 3, "b": 0, "c": 0})]
+    assert (check, text) == ("labels", "no cell is labelled b; c")
+    assert "units and sign of picks" in way_out
+    assert check_classes({"a": 1}) == []

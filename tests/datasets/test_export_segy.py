@@ -28,7 +28,19 @@ def survey(folder: Path, code: int = IEEE, endian: str = "big", places: tuple[in
     cells = [CELLS[at] for at in draw.permutation(len(CELLS))]
     values = draw.normal(size=(len(cells), 7)).astype(np.float32 if code in (IBM, IEEE) else TYPES[code])
     write(folder / "survey.sgy", cells, values, code, endian, places, 1)
-    return folder / "survey.sgy"
+    path, trace = folder / "survey.sgy", np.dtype([("header", "u1", 240), ("samples", f"V{7 * values.itemsize}")])
+    content = bytearray(path.read_bytes())
+    traces = np.frombuffer(content, trace, offset=len(content) - len(cells) * trace.itemsize)
+    traces["header"][:, 232:] = draw.integers(0, 256, (len(cells), 8))  # which no field of segyio has
+    content[3300:3304] = b"ours"
+    path.write_bytes(content)
+    return path
+
+
+def raw_headers(path: Path, itemsize: int) -> np.ndarray:
+    """The bytes of every trace's header."""
+    content = path.read_bytes()
+    return np.frombuffer(content[-len(CELLS) * (240 + 7 * itemsize) :], np.uint8).reshape(len(CELLS), -1)[:, :240]
 
 
 def write_map(
@@ -74,6 +86,8 @@ def test_every_trace_has_its_headers_and_the_maps_values(tmp_path, monkeypatch, 
     expected = found["class"].values.astype(np.float32) if value == "class" else found["probability"][1].values
     expected = np.where(found["class"].values == 255, EMPTY, expected)
     inlines, crosslines = found["inline"].values.tolist(), found["crossline"].values.tolist()
+    np.testing.assert_array_equal(raw_headers(out, 4), raw_headers(source, 2 if code == INT16 else 4))
+    assert out.read_bytes()[3300:3304] == b"ours"
     with (
         segyio.open(source, ignore_geometry=True, endian=endian) as before,
         segyio.open(out, ignore_geometry=True, endian=endian) as after,

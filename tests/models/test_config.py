@@ -38,6 +38,10 @@ def test_hourglass_has_the_asked_depth_and_returns() -> None:
     [
         ("repeat", 0, "network.repeat is 0; it must be 1 or more"),
         ("step", 0.0, "network.step is 0.0; the leapfrog needs a positive step, such as 0.2"),
+        ("step", float("inf"), "network.step is inf; the leapfrog needs a positive step, such as 0.2"),
+        ("init_gain", 1e300, "network.init_gain is 1e.300; it must be positive, and small"),
+        ("layers", "4*1000000", r"network.layers: '4\*1000000' is not a layer; .* \(three layers, below 10\^4\)"),
+        ("layers", "9999999", "network.layers: '9999999' is not a layer"),
         ("kernel", 4, "network.kernel is 4; take an odd edge length such as 3"),
         ("kept_hidden", float("nan"), "network.kept_hidden is nan; it must be 0, which keeps none, or more"),
         ("kept_hidden", float("inf"), "network.kept_hidden is inf; it must be 0, which keeps none, or more"),

@@ -45,5 +45,14 @@ def test_reaches_worked_out_by_hand(layers: str, kernel: int, cells: int) -> Non
     assert cells == 0 or depends(network, cells - 1)
 
 
+@pytest.mark.parametrize(("padding", "cells"), [("reflect", 3), ("replicate", 0), ("zeros", 0)])
+def test_cells_that_padding_reflects_are_seen(padding: str, cells: int) -> None:
+    network = build(1, "4p d4p d4p", padding=padding, activation="tanh")
+    assert reach(network) == cells
+    x = torch.randn(1, network.channels, 9, dtype=torch.float64, requires_grad=True)  # padded by three cells
+    (gradient,) = torch.autograd.grad(network(x)[:, :, 2].sum(), x)
+    assert int(gradient.any(1).nonzero()[:, 1].min()) == 8 - cells
+
+
 def test_a_periodic_volume_is_seen_all_around() -> None:
     assert reach(build(1, "4", boundary="periodic")) is None

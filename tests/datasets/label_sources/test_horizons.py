@@ -68,6 +68,44 @@ def test_a_table_of_picks(survey: ConvertConfig, tmp_path: Path) -> None:
         convert(replace(config, class_names={2: "x"}))
 
 
+@pytest.mark.parametrize("kind", ["csv", "npy"])
+def test_what_says_that_nothing_was_picked_is_no_pick(survey: ConvertConfig, tmp_path: Path, kind: str) -> None:
+    picks = np.full((6, 8), 8.0)
+    picks[1, 2], picks[2, 5], picks[3, 3] = -999.25, np.float32(1e30), -1
+    if kind == "npy":
+        np.save(tmp_path / "top.npy", picks)
+    else:
+        y, x = np.meshgrid(5000055 - 10 * np.arange(6), 500005 + 10 * np.arange(8), indexing="ij")
+        rows = [f"{a},{b},{z}" for a, b, z in zip(x.flat, y.flat, picks.flat, strict=True)]
+        (tmp_path / "top.csv").write_text("\n".join(["x,y,twt", *rows]))
+    config = replace(survey, horizons=[str(tmp_path / f"top.{kind}")], class_names={0: "over", 1: "under"}, nodata=-1.0)
+    labels = open_volume(convert(config))["labels"]
+    unlabelled = (labels.values == 255).all(-1)
+    assert np.argwhere(unlabelled).tolist() == [[1, 2], [2, 5], [3, 3]]
+    assert labels.attrs["placed"].endswith("45 cells, twt 8 to 8")
+
+
+def test_a_horizon_outside_the_volume_is_told(survey: ConvertConfig, tmp_path: Path) -> None:
+    np.save(tmp_path / "top.npy", np.full((6, 8), -8.0))
+    config = replace(survey, horizons=[str(tmp_path / "top.npy")], class_names={0: "over", 1: "under"})
+    labels = open_volume(convert(config))["labels"]
+    assert labels.attrs["placed"] == "top.npy: 48 cells, twt -8 to -8, all outside the volume"
+    assert (labels == 1).all()
+
+
+@pytest.mark.parametrize("text", ["\ufeffx,y,twt\n{}", '"x","y","twt"\n{}', "x,y,twt\n{},\n"])
+def test_tables_of_spreadsheets(survey: ConvertConfig, tmp_path: Path, text: str) -> None:
+    (tmp_path / "h.csv").write_text(text.format("500005,5000055,4"), encoding="utf-8")
+    config = replace(survey, horizons=[str(tmp_path / "h.csv")], class_names={0: "a", 1: "b"})
+    assert open_volume(convert(config))["labels"].values[0, 0].tolist() == [0, 1, 1, 1, 1]
+
+
+def test_fields_that_have_no_column_are_refused(survey: ConvertConfig, tmp_path: Path) -> None:
+    (tmp_path / "h.csv").write_text("x,y,twt\n500005,5000055,4,0.5\n")
+    with pytest.raises(InputError, match=r"h\.csv is not a table that can be read \(.*does not match length of data"):
+        convert(replace(survey, horizons=[str(tmp_path / "h.csv")], class_names={0: "a", 1: "b"}))
+
+
 def test_horizons_that_cross_are_refused(survey: ConvertConfig, tmp_path: Path) -> None:
     flat = np.full((6, 8), 8.0)
     np.save(tmp_path / "a.npy", flat)

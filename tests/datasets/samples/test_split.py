@@ -284,6 +284,25 @@ def test_points_of_each_class_train_and_validate_and_all_else_tests(seed, points
         assert ((parts == TEST) == ((labels != 255) & (parts != TRAIN) & (parts != VALIDATION))).all()
 
 
+def test_labels_without_a_name_are_refused():
+    labels = patches(0)
+    labels[3, 4] = 7
+    volume = volume_of(labels, ("x", "y"), classes=["a", "b", "c", "d"])
+    with pytest.raises(InputError, match=r"^the volume's labels go beyond its 4 class names; name all classes, or"):
+        make_split(volume, SplitConfig(buffer=1, block=6))
+
+
+def test_shares_that_are_no_numbers_and_dimensions_named_twice_are_refused():
+    with pytest.raises(
+        InputError, match=r"^split\.fractions is \[nan, 0\.5, 0\.5\]; give three shares that add up to 1"
+    ):
+        SplitConfig(fractions=[float("nan"), 0.5, 0.5])
+    with pytest.raises(InputError, match=r"^split\.block, split\.buffer, split\.radius and split\.seed must be below"):
+        SplitConfig(buffer=10**21)
+    with pytest.raises(InputError, match=r"^split\.dims names \['x', 'x'\], but the labels have the dimensions"):
+        make_split(volume_of(patches(0), ("x", "y")), SplitConfig(dims=["x", "x"]))
+
+
 @pytest.mark.parametrize("setting", ["block", "buffer", "radius", "seed"])
 def test_a_setting_below_its_least_is_named(setting):
     with pytest.raises(InputError, match=rf"split\.{setting} (is )?-1[,;].* a block has 1 cell or more, and"):

@@ -156,6 +156,16 @@ def test_little_memory_on_the_machine_is_shared_by_workers(recipe, monkeypatch):
     assert memory.memory_of_worker(far) is None
 
 
+def test_samples_of_a_step_that_the_host_does_not_hold_are_refused(recipe):
+    config = recipe("many", batch=10**9)
+    config = replace(config, data=replace(config.data, block=[12, 12]))
+    with pytest.raises(
+        InputError, match=r"^the samples of a step, 1000000000 x \[12, 12\] cells, take .* lower training"
+    ):
+        train(config)
+    assert not (Path(config.runs) / "many").exists()
+
+
 def test_what_fits_is_not_refused_and_memory_may_change_on_resume(recipe):
     run = train(recipe("fits", steps=2, validate_every=2, memory="1GB"))
     assert run.config.training.memory == "1GB"

@@ -66,7 +66,7 @@ def read_from(raw: np.ndarray) -> Callable[[tuple[slice, ...]], np.ndarray]:
 
 CASES = [
     ("4 d4 u4", 2, {}), ("4*2", 1, {}), ("4 d4", 2, {}), ("3 d4 d4 u4 u4", 2, {}), ("3 d4 u3", 3, {0: 2}),
-    ("3 d3", 3, {}),
+    ("3 d3", 3, {}), ("4p d4p", 2, {}), ("4p d4p d4p u4p", 2, {}),
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from pipeline.registry.export import exported, write_onnx
 EXACT = {"states": "exact", "coarsening": "learned", "boundary": "reflect"}
 CASES = [
     (2, "3 d8g4 u4p", EXACT | {"validity": True}),
+    (2, "3 d1 u1", {}),
     pytest.param(1, "3 d4 u3", {"boundary": "periodic", "padding": "replicate"}, marks=pytest.mark.slow),
     pytest.param(3, "3 d4 u3", {"coarsening": "learned", "padding": "zeros"}, marks=pytest.mark.slow),
     pytest.param(2, "3 d8 u4", {"force_dtype": "float16", "state_bits": 16}, marks=pytest.mark.slow),
@@ -85,4 +86,9 @@ def test_onnx_refuses_forces_that_no_runtime_convolves(tmp_path: Path) -> None:
         r"write a torch program instead, or train with float16 or float32$",
     ):
         write_onnx(model, example(2), tmp_path / "model.onnx")
+    edged = segmenter(2, "3", {"force_dtype": "float16", "boundary": "reflect"})
+    with pytest.raises(
+        InputError, match=r"^network\.force_dtype is float16 and network\.boundary reflect, .* float32$"
+    ):
+        write_onnx(edged, example(2), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

@@ -199,7 +199,7 @@ def test_early_stopping_keeps_the_best_the_newest_and_the_one_before(recipe):
     assert steps[-1] == steps[0] + 6
 
 
-@pytest.mark.parametrize("name", ["loader_workers", "prefetch_bytes"])
+@pytest.mark.parametrize("name", ["loader_workers", "prefetch_bytes", "cpus_per_worker"])
 def test_reading_settings_below_zero_are_refused(name):
     with pytest.raises(InputError, match=rf"cluster.{name} is -1; it must not be negative"):
         ClusterConfig(**{name: -1})
