@@ -11,6 +11,7 @@ _SYSTEM = {
     errno.EACCES: "permission denied; choose another place, or ask for access to this one",
     errno.EIO: "the disk failed; choose another place",
     errno.EROFS: "this disk can only be read; choose another place",
+    errno.ENAMETOOLONG: "the name is too long",
 }
 
 

@@ -31,7 +31,7 @@ from datasets.provenance import hash_files
 from datasets.readers import cf
 from datasets.readers.arrays import name_dims
 from datasets.sources.foreign_layouts import Layout, attributes, find_layout
-from datasets.sources.side_arrays import add_raster_labels, read_mask, refuse_misfit
+from datasets.sources.side_arrays import add_raster_labels, read_mask, refuse_elsewhere, refuse_misfit
 from datasets.storage.objects import Objects, is_remote
 
 Node = zarr.Group | zarr.Array
@@ -79,6 +79,7 @@ def open_foreign(where: str, open_node: Callable[[str], Node]) -> xr.Dataset:
     if is_placed(config):
         ds = place_labels(ds, config)
     elif _is_file(config.labels):
+        refuse_elsewhere(ds, config)
         ds = add_raster_labels(ds, config)
     elif config.labels or config.labels_key:
         ds["labels"] = _labels(config, open_node(config.labels) if config.labels else node, ds["data"])

@@ -95,6 +95,22 @@ def test_wells_and_polygons_label_a_survey_with_coordinates(tmp_path: Path) -> N
     assert np.argwhere(ds["labels"].values == 0).tolist() == [[1, 2]]
 
 
+def test_a_raster_that_lies_on_other_cells_than_the_store_is_refused(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "s.zarr", data=np.ones((3, 4), np.float32), dimension_names=["y", "x"])
+    settings = {"source": "s.zarr", "labels": "labels.tif", "class_names": {1: "ore"}, "crs": "EPSG:32633"}
+    path = view(tmp_path, **settings, coordinates={"x": "0.5:1", "y": "2.5:-1"})
+    for west in (0, 1):
+        with rasterio.open(tmp_path / "labels.tif", "w", driver="GTiff", width=4, height=3, count=1, dtype="int16",
+                           transform=from_origin(west, 3, 1, 1), crs="EPSG:32633") as file:  # fmt: skip
+            file.write(np.ones((3, 4), np.int16), 1)
+        if west == 0:
+            assert (open_volume(path)["labels"] == 0).all()
+    with pytest.raises(
+        InputError, match=r"the labels in .*labels\.tif lie on other cells, x 1\.5 to 4\.5, y 0\.5 to 2\.5"
+    ):
+        open_volume(path)
+
+
 @pytest.mark.parametrize("suffix", ["npy", "npz", "mat", "tif"])
 def test_arrays_in_files_label_and_mask_a_store(tmp_path: Path, suffix: str) -> None:
     zarr.create_array(tmp_path / "s.zarr", data=np.ones((3, 4), np.float32), dimension_names=["y", "x"])
