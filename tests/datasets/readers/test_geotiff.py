@@ -1,0 +1,64 @@
+"""What a GeoTIFF says of itself: its mask, and where on the map its cells lie."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from datasets.config import ConvertConfig
+from datasets.convert import convert
+from datasets.errors import InputError
+from datasets.store import open_volume
+
+
+def geotiff(path: Path, bands: np.ndarray, west: float = 100, north: float = 9, step: float = 1, **how: object) -> str:
+    """Write bands [band, y, x], from the north on, or from the south with a negative step."""
+    count, height, width = bands.shape
+    options = {"driver": "GTiff", "width": width, "height": height, "count": count, "dtype": bands.dtype, **how}
+    with rasterio.open(path, "w", transform=from_origin(west, north, 1, step), **options) as file:
+        file.write(bands)
+    return str(path)
+
+
+@pytest.mark.parametrize("option", ["labels", "valid"])
+@pytest.mark.parametrize(
+    "place", [{"west": 104}, {"west": 101}, {"north": 6, "step": -1}, {"north": 9.5}, {"crs": "EPSG:32733", "north": 1}]
+)
+def test_arrays_that_say_they_lie_elsewhere_are_refused(tmp_path: Path, option: str, place: dict) -> None:
+    crs = {"crs": "EPSG:32633"}
+    source = geotiff(tmp_path / "scene.tif", np.ones((2, 3, 4), np.float32), **crs)
+    other = geotiff(tmp_path / "other.tif", np.ones((1, 3, 4), np.uint8), **{**crs, **place})
+    names = {"class_names": {1: "a"}} if option == "labels" else {}
+    config = ConvertConfig(source=source, out=str(tmp_path / "t.zarr"), **{option: other}, **names)
+    dims = {"label_dims": ["y", "x"]} if option == "labels" else {"valid_dims": ["y", "x"]}
+    with pytest.raises(InputError, match=rf"the {option} in .*other\.tif lie on other cells, x .* bring them to the"):
+        convert(replace(config, **dims))
+    assert not (tmp_path / "t.zarr").exists()
+
+
+def test_labels_on_the_cells_of_the_data_or_that_do_not_say_where_are_taken(tmp_path: Path) -> None:
+    source = geotiff(tmp_path / "scene.tif", np.ones((2, 3, 4), np.float32), crs="EPSG:32633")
+    for name, where in (("same", {"crs": "EPSG:32633"}), ("silent", {"west": 0})):
+        labels = geotiff(tmp_path / f"{name}.tif", np.ones((1, 3, 4), np.uint8), **where)
+        config = ConvertConfig(
+            source=source,
+            out=str(tmp_path / f"{name}.zarr"),
+            labels=labels,
+            label_dims=["y", "x"],
+            class_names={1: "a"},
+        )
+        assert (open_volume(convert(config))["labels"] == 0).all()
+
+
+def test_a_geotiffs_own_mask_says_where_there_is_no_data(tmp_path: Path) -> None:
+    source = geotiff(tmp_path / "scene.tif", np.ones((2, 3, 4), np.float32), crs="EPSG:32633")
+    mask = np.ones((3, 4), bool)
+    mask[0, 1:3] = False
+    with rasterio.open(source, "r+") as file:
+        file.write_mask(mask)
+    np.testing.assert_array_equal(
+        open_volume(convert(ConvertConfig(source, out=str(tmp_path / "t.zarr"))))["valid"], [mask, mask]
+    )
