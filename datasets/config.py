@@ -120,8 +120,6 @@ class SplitConfig:
             )
         if self.points < 1 or self.validation_points < 0:
             raise InputError("split.points must be at least 1, split.validation_points at least 0")
-        if not max(self.block, self.buffer, self.radius, self.seed) < 2**63:
-            raise InputError("split.block, split.buffer, split.radius and split.seed must be below 2^63")
         if self.block < 1 or min(self.buffer, self.radius, self.seed) < 0:
             raise InputError(
                 f"split.block is {self.block}, split.buffer {self.buffer}, split.radius {self.radius}, split.seed "

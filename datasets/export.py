@@ -113,17 +113,17 @@ def _place(array: xr.DataArray, source: segyio.SegyFile, config: ExportConfig) -
 
 
 def _binary_header(path: Path, order: str) -> bytes:
-    """Return the binary header of a file, but for samples in IEEE floats and no more textual headers."""
+    """Return a file's binary header, but of IEEE floats and without what revision 2 says of further headers."""
     with path.open("rb") as file:
         file.seek(_BINARY)
         header = bytearray(file.read(_FIRST - _BINARY))
-    for byte, value in ((3225, 5), (3505, 0)):
-        struct.pack_into(f"{order}h", header, byte - _BINARY - 1, value)
+    struct.pack_into(f"{order}h", header, 24, 5)
+    header[304:] = bytes(96)
     return bytes(header)
 
 
 def _headers(path: Path, source: segyio.SegyFile) -> np.ndarray:
-    """View the header of each trace as its bytes lie in the file; segyio copies one at a time, which takes long."""
+    """View the header of each trace as it lies in the file: segyio copies one at a time."""
     trace = np.dtype([("header", "V240"), ("samples", f"V{len(source.samples) * np.dtype(source.dtype).itemsize}")])
     start = path.stat().st_size - source.tracecount * trace.itemsize
     return np.memmap(path, trace, "r", start, (source.tracecount,))["header"]

@@ -218,8 +218,6 @@ class SegmenterConfig:
             raise ConfigError(
                 f"classes is {self.classes}; a segmentation needs at least two classes, and labels of them"
             )
-        if len(set(self.classes)) < len(self.classes):
-            raise ConfigError(f"classes is {self.classes}; give each class a name of its own")
         for axis, cell in self.read_slice.items():
             if not 0 <= axis < self.space or cell < 0:
                 raise ConfigError(

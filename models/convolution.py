@@ -34,6 +34,7 @@ class Convolution(SymmetricOperator):
         return x_BNC.squeeze(1) if self.space == 1 else x_BNC
 
     def _taps_last(self, kernel: Tensor) -> Tensor:
+        """Return a kernel [*taps, p, q] as a weight [p, q, *taps]."""
         return (kernel.unsqueeze(0) if self.space == 1 else kernel).movedim((-2, -1), (0, 1))
 
     def _taps_first(self, weight: Tensor) -> Tensor:

@@ -74,8 +74,8 @@ class TrainingConfig:
             parse_amount(self.memory, "training.memory")
         refuse_below(1, self, "training", "steps", "batch", "micro_batch", "validate_every")
         refuse_below(0, self, "training", "rate", "clip", "weight_decay", "patience", "seed")
-        if strange := {step: by for step, by in self.drops.items() if step < 0 or not 0 < by < float("inf")}:
-            raise InputError(f"training.drops has {strange}; give steps from 0 on, and factors above 0 for the rate")
+        if strange := {step: by for step, by in self.drops.items() if step < 0 or not 0 <= by < float("inf")}:
+            raise InputError(f"training.drops has {strange}; give steps from 0 on, and factors of the rate")
 
 
 @dataclass
@@ -117,8 +117,6 @@ class RunConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
     def __post_init__(self) -> None:
-        if not self.runs:
-            raise InputError("runs is empty; name a folder for the runs, such as runs")
         if not self.name or Path(self.name).name != self.name:
             raise InputError(f"name is {self.name!r}; take a plain folder name")
 
@@ -146,7 +144,7 @@ class PlanConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not all(1 <= number < 2**31 for number in (self.channels, self.classes) if number is not None):
+        if 0 in (self.channels, self.classes) or min(self.channels or 1, self.classes or 1) < 0:
             raise InputError(f"channels is {self.channels}, classes {self.classes}; give numbers above 0")
         if self.memory is not None:
             parse_amount(self.memory, "memory")

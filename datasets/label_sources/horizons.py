@@ -64,7 +64,7 @@ def _surface(
     """Vertical coordinate of a horizon in each cell of the map, NaN without a pick; how much of it fits."""
     shape = tuple(ds.sizes[dim] for dim in dims)
     if path.suffix.lower() == ".npy":
-        surface = _picked(np.load(existing(path, "horizons"), allow_pickle=False).astype(np.float64), config)
+        surface = _picked(np.load(existing(path, "horizons"), allow_pickle=False).astype(np.float64))
         if surface.shape != shape:
             raise InputError(
                 f"{path} has shape {surface.shape}, but the map of the volume, {list(dims)}, has {shape}; transpose "
@@ -73,7 +73,7 @@ def _surface(
         return surface, f"{path.name}: {np.isfinite(surface).sum()} cells{_reach(surface, ds[vertical])}"
     table = read_table(path, config.label_columns, "label_columns")
     names = list(dict.fromkeys([vertical, *(["time", "twt"] if vertical in ("time", "twt") else []), "z"]))
-    picks = _picked(numbers(table, find_column(table, names, path, "label_columns"), path), config)
+    picks = _picked(numbers(table, find_column(table, names, path, "label_columns"), path))
     rows, columns, inside = map_cells(table, path, ds, dims, config)
     use = inside & np.isfinite(picks)
     if not use.any():
@@ -88,13 +88,12 @@ def _surface(
     return surface, known + _reach(surface, ds[vertical])
 
 
-def _picked(values: np.ndarray, config: ConvertConfig) -> np.ndarray:
-    none = [*FILLS, *([] if config.nodata is None else [config.nodata])]
-    return np.where(np.isclose(values[..., None], none, rtol=1e-6, atol=0).any(-1), np.nan, values)
+def _picked(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isin(values.astype("f4"), np.asarray(FILLS, "f4")), np.nan, values)  # as grids round them
 
 
 def _reach(surface: np.ndarray, vertical: xr.DataArray) -> str:
-    """Say from where to where a horizon goes, which shows units and a sign that are not the volume's."""
+    """Say from where to where a horizon goes, which shows units and a sign of its own."""
     picks, (low, high) = surface[np.isfinite(surface)], np.sort(vertical.values[[0, -1]])
     if not picks.size:
         return ""

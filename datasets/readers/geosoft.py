@@ -37,6 +37,8 @@ _TYPES: dict[tuple[int, int], tuple[str, float]] = {
 
 @dataclass(frozen=True)
 class _Grid:
+    """What a header says of the cells [vectors, elements]; a value is ``stored / factor + base``."""
+
     path: Path
     dtype: np.dtype
     dummy: float

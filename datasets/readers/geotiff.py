@@ -1,5 +1,6 @@
 """GeoTIFFs, whose bands become channels."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from rasterio.enums import MaskFlags
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
+from datasets.lazy_array import Cut, LazyArray
 from datasets.readers.arrays import reading
 
 
@@ -27,7 +29,15 @@ def read(config: ConvertConfig) -> xr.Dataset:
     ds = xr.Dataset({"data": layer})
     ds["data"].attrs = {}
     with rasterio.open(path) as file:
-        if any(MaskFlags.per_dataset in flags for flags in file.mask_flag_enums):
-            ds["valid"] = (("y", "x"), file.dataset_mask() > 0)
+        masked = any(flags == [MaskFlags.per_dataset] for flags in file.mask_flag_enums)
+    if masked:
+        ds["valid"] = LazyArray(layer.shape[1:], np.dtype(bool), partial(_mask, path)).variable(["y", "x"])
     band = xr.Variable("band", np.arange(1, bands + 1), {"names": list(map(str, names))})
     return ds.assign_coords(band=band).assign_attrs(files=[str(path)], nodata=nodata)
+
+
+def _mask(path: Path, cut: Cut) -> np.ndarray:
+    with rasterio.open(path) as file:
+        rows, columns = (range(size)[part] for part, size in zip(cut, file.shape, strict=True))
+        window = (rows.start, rows.stop), (columns.start, columns.stop)
+        return file.dataset_mask(window=window)[:: rows.step, :: columns.step] > 0

@@ -41,6 +41,7 @@ def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
 
 
 def _open_hdf5(path: Path, key: str, option: str) -> LazyArray:
+    """Open an array of version 7.3 with its axes in MATLAB's order, the reverse of HDF5's."""
     try:
         import h5py
     except ModuleNotFoundError as error:

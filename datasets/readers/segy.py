@@ -98,9 +98,9 @@ def open_file(path: Path, endian: str) -> segyio.SegyFile:
 
 
 def sample_axis(file: segyio.SegyFile) -> tuple[np.ndarray, str]:
-    """Return where samples lie, in ms or units of length, and in words why this cannot be relied on, if so.
+    """Return where samples lie, in ms or units of length, and in words what contradicts that, if anything.
 
-    segyio takes the first trace's word for the start, though it may be a dead one, and 4 ms where intervals differ.
+    segyio trusts the first trace, though it may be dead, and takes 4 ms where intervals differ.
     """
     field = segyio.TraceField
     alive = file.attributes(field.TraceIdentificationCode)[:] != _DEAD

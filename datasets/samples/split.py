@@ -80,10 +80,10 @@ def _count_classes(volume: Volume, name: str, dims: Sequence[str]) -> np.ndarray
     classes = len(volume.classes)
     found = [*(labels == index for index in range(classes)), (labels >= classes) & (labels < UNLABELLED)]
     counts = [cells.sum(others, dtype=np.int32) for cells in found]
-    *counts_KM, strange_M = xr.Variable.concat(counts, "class").transpose("class", *dims).values
-    if strange_M.any():
-        raise InputError(f"the volume's {name} go beyond its {classes} class names; name all classes, or correct them")
-    return np.stack(counts_KM)
+    counts_KM = xr.Variable.concat(counts, "class").transpose("class", *dims).values
+    if counts_KM[classes].any():
+        raise InputError(f"the volume's {name} go beyond its {classes} class names; name all classes")
+    return counts_KM[:classes]
 
 
 def _well_positions(volume: Volume, config: SplitConfig, dims: list[str]) -> np.ndarray:

@@ -92,7 +92,7 @@ def refuse_elsewhere(ds: xr.Dataset, config: ConvertConfig) -> None:
             continue
         own = ConvertConfig(source=str(path))
         try:
-            here = MapGrid.of(ds, "data")
+            here = MapGrid.of(ds.transpose(..., "y", "x", missing_dims="ignore"), "data")
             there = MapGrid.of(add_coordinates(READERS[kind](own), own, np.asarray), option)
         except InputError:  # one of them does not say
             continue

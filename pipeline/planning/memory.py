@@ -139,10 +139,10 @@ def check_training(config: RunConfig, volume: Volume, begun: Tiling | None = Non
         check_elsewhere(segmenter, work, config.cluster, host, training=True)
         seen = seen_sizes(volume.shape, config.data.block, config.data.halo)
         held = SINGLE * volume.n_channels * math.prod(seen) * training.batch
-        if host is not None and config.data.block is not None and held > host.size:
+        if host is not None and held > host.size and tuple(seen) != volume.shape:  # else all are of one block
             raise InputError(
                 f"the samples of a step, {training.batch} x {list(seen)} cells, take {show_bytes(held)} of the host, "
-                f"but there are {show_bytes(host.size)} {host.where}; lower training.batch, or set a smaller data.block"
+                f"but there are {show_bytes(host.size)} {host.where}; lower training.batch or data.block"
             )
     if tiling is not None:
         windows = plan_map(volume.shape, tiling.block, tiling.halo, segmenter.network.multiple)

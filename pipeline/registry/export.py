@@ -102,8 +102,8 @@ def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
         )
     if network.force_dtype == "float16" and network.boundary != "zeros":
         raise InputError(
-            f"network.force_dtype is float16 and network.boundary {network.boundary}, whose edges ONNX Runtime cannot "
-            "add in it; write a torch program instead, or train with float32"
+            f"network.force_dtype is float16 and network.boundary {network.boundary}, which ONNX Runtime cannot add; "
+            "write a torch program instead, or train with float32"
         )
     program = torch.onnx.export(
         exported(segmenter, example_BCN), (), input_names=["raw"], output_names=["probabilities"], verbose=False

@@ -187,16 +187,17 @@ def wait_for_room(config: ClusterConfig) -> None:
     machines = (node["Resources"] for node in ray.nodes() if node["Alive"])
     if any(all(machine.get(kind, 0) >= least for kind, least in need.items()) for machine in machines):
         return
-    worker = f"a worker of {need['CPU']} CPU cores{' and a GPU' if config.gpu else ''}"
+    room = f"room for a worker of {need['CPU']} CPU cores{' and a GPU' * config.gpu}"
     if config.address == "local":
-        raise InputError(f"this machine has no room for {worker}; set cluster.gpu to false, or join a cluster")
-    print(f"no machine of the cluster has room for {worker}: waiting {ROOM_S:.0f} s for one", flush=True)
+        raise InputError(f"this machine has no {room}; set cluster.gpu to false, or join a cluster")
+    lack = f"no machine of the cluster has {room}"
+    print(f"{lack}: waiting {ROOM_S:.0f} s for one", flush=True)
     group = placement_group([need])  # where machines start on demand, one does
     try:
         if not group.wait(ROOM_S):
             raise InputError(
-                f"no machine of the cluster has room for {worker}, and none started within {ROOM_S:.0f} s; lower "
-                f"cluster.cpus_per_worker{', set cluster.gpu to false' * config.gpu}, or add a machine"
+                f"{lack}, and none started within {ROOM_S:.0f} s; lower cluster.cpus_per_worker"
+                f"{', set cluster.gpu to false' * config.gpu}, or add a machine"
             )
     finally:
         remove_placement_group(group)

@@ -32,7 +32,7 @@ def survey(folder: Path, code: int = IEEE, endian: str = "big", places: tuple[in
     content = bytearray(path.read_bytes())
     traces = np.frombuffer(content, trace, offset=len(content) - len(cells) * trace.itemsize)
     traces["header"][:, 232:] = draw.integers(0, 256, (len(cells), 8))  # which no field of segyio has
-    content[3300:3304] = b"ours"
+    content[3300:3304], content[3520:3528] = b"ours", b"revision"
     path.write_bytes(content)
     return path
 
@@ -88,6 +88,7 @@ def test_every_trace_has_its_headers_and_the_maps_values(tmp_path, monkeypatch, 
     inlines, crosslines = found["inline"].values.tolist(), found["crossline"].values.tolist()
     np.testing.assert_array_equal(raw_headers(out, 4), raw_headers(source, 2 if code == INT16 else 4))
     assert out.read_bytes()[3300:3304] == b"ours"
+    assert out.read_bytes()[3504:3600] == bytes(96)  # where the first trace begins, and of which further headers
     with (
         segyio.open(source, ignore_geometry=True, endian=endian) as before,
         segyio.open(out, ignore_geometry=True, endian=endian) as after,

@@ -71,14 +71,14 @@ def test_a_table_of_picks(survey: ConvertConfig, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["csv", "npy"])
 def test_what_says_that_nothing_was_picked_is_no_pick(survey: ConvertConfig, tmp_path: Path, kind: str) -> None:
     picks = np.full((6, 8), 8.0)
-    picks[1, 2], picks[2, 5], picks[3, 3] = -999.25, np.float32(1e30), -1
+    picks[1, 2], picks[2, 5], picks[3, 3] = -999.25, np.float32(1e30), 1.70141e38
     if kind == "npy":
         np.save(tmp_path / "top.npy", picks)
     else:
         y, x = np.meshgrid(5000055 - 10 * np.arange(6), 500005 + 10 * np.arange(8), indexing="ij")
         rows = [f"{a},{b},{z}" for a, b, z in zip(x.flat, y.flat, picks.flat, strict=True)]
         (tmp_path / "top.csv").write_text("\n".join(["x,y,twt", *rows]))
-    config = replace(survey, horizons=[str(tmp_path / f"top.{kind}")], class_names={0: "over", 1: "under"}, nodata=-1.0)
+    config = replace(survey, horizons=[str(tmp_path / f"top.{kind}")], class_names={0: "over", 1: "under"}, nodata=8.0)
     labels = open_volume(convert(config))["labels"]
     unlabelled = (labels.values == 255).all(-1)
     assert np.argwhere(unlabelled).tolist() == [[1, 2], [2, 5], [3, 3]]

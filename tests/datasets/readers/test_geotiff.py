@@ -39,6 +39,17 @@ def test_arrays_that_say_they_lie_elsewhere_are_refused(tmp_path: Path, option: 
     assert not (tmp_path / "t.zarr").exists()
 
 
+def test_labels_of_rows_and_columns_fit_data_of_columns_and_rows(tmp_path: Path) -> None:
+    np.save(tmp_path / "cube.npy", np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32))
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4) % 2
+    config = ConvertConfig(
+        str(tmp_path / "cube.npy"), out=str(tmp_path / "t.zarr"), dims=["x", "y"], crs="EPSG:32633",
+        coordinates={"x": "100.5:1", "y": "8.5:-1"}, class_names={0: "a", 1: "b"}, label_dims=["y", "x"],
+        labels=geotiff(tmp_path / "labels.tif", labels[None], crs="EPSG:32633"),
+    )  # fmt: skip
+    np.testing.assert_array_equal(open_volume(convert(config))["labels"].transpose("y", "x"), labels)
+
+
 def test_labels_on_the_cells_of_the_data_or_that_do_not_say_where_are_taken(tmp_path: Path) -> None:
     source = geotiff(tmp_path / "scene.tif", np.ones((2, 3, 4), np.float32), crs="EPSG:32633")
     for name, where in (("same", {"crs": "EPSG:32633"}), ("silent", {"west": 0})):
@@ -51,6 +62,12 @@ def test_labels_on_the_cells_of_the_data_or_that_do_not_say_where_are_taken(tmp_
             class_names={1: "a"},
         )
         assert (open_volume(convert(config))["labels"] == 0).all()
+
+
+def test_a_fourth_band_is_no_mask(tmp_path: Path) -> None:
+    bands = np.random.default_rng(0).integers(0, 3, (4, 3, 4)).astype(np.uint8)
+    source = geotiff(tmp_path / "scene.tif", bands, crs="EPSG:32633")
+    assert "valid" not in open_volume(convert(ConvertConfig(source, out=str(tmp_path / "t.zarr"))))
 
 
 def test_a_geotiffs_own_mask_says_where_there_is_no_data(tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def test_labels_without_a_name_are_refused():
     labels = patches(0)
     labels[3, 4] = 7
     volume = volume_of(labels, ("x", "y"), classes=["a", "b", "c", "d"])
-    with pytest.raises(InputError, match=r"^the volume's labels go beyond its 4 class names; name all classes, or"):
+    with pytest.raises(InputError, match=r"^the volume's labels go beyond its 4 class names; name all classes$"):
         make_split(volume, SplitConfig(buffer=1, block=6))
 
 
@@ -297,8 +297,6 @@ def test_shares_that_are_no_numbers_and_dimensions_named_twice_are_refused():
         InputError, match=r"^split\.fractions is \[nan, 0\.5, 0\.5\]; give three shares that add up to 1"
     ):
         SplitConfig(fractions=[float("nan"), 0.5, 0.5])
-    with pytest.raises(InputError, match=r"^split\.block, split\.buffer, split\.radius and split\.seed must be below"):
-        SplitConfig(buffer=10**21)
     with pytest.raises(InputError, match=r"^split\.dims names \['x', 'x'\], but the labels have the dimensions"):
         make_split(volume_of(patches(0), ("x", "y")), SplitConfig(dims=["x", "x"]))
 

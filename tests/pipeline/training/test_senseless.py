@@ -18,7 +18,7 @@ from pipeline.training.train import train
         ({"clip": math.inf}, r"^training\.clip is inf; it must be a number below 2\^63$"),
         ({"weight_decay": 1e300}, r"^training\.weight_decay is 1e\+300; it must be a number below 2\^63$"),
         ({"seed": -1}, r"^training\.seed is -1; it must not be negative$"),
-        ({"drops": {4: 0.1, 6: -1.0}}, r"^training\.drops has \{6: -1\.0\}; give steps from 0 on, and factors above 0"),
+        ({"drops": {4: 0.1, 6: -1.0}}, r"^training\.drops has \{6: -1\.0\}; give steps from 0 on, and factors of the"),
         ({"drops": {-4: 0.1}}, r"^training\.drops has \{-4: 0\.1\}"),
     ],
 )
@@ -27,9 +27,7 @@ def test_numbers_that_make_no_sense_are_refused(settings, words):
         TrainingConfig(**settings)
 
 
-def test_an_empty_place_and_cells_that_are_all_normalised_away_are_refused(recipe):
-    with pytest.raises(InputError, match=r"^runs is empty; name a folder for the runs, such as runs$"):
-        replace(recipe(), runs="")
+def test_cells_that_are_all_normalised_away_are_refused(recipe):
     config = recipe("nothing")
     dims = list(Volume.open(config.data).dataset["data"].dims)
     with pytest.raises(InputError, match=r"^data\.keep names all of .*, which makes every cell 0; leave one out$"):
