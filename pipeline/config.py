@@ -144,7 +144,7 @@ class PlanConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if 0 in (self.channels, self.classes) or min(self.channels or 1, self.classes or 1) < 0:
+        if any(number is not None and number < 1 for number in (self.channels, self.classes)):
             raise InputError(f"channels is {self.channels}, classes {self.classes}; give numbers above 0")
         if self.memory is not None:
             parse_amount(self.memory, "memory")

@@ -106,9 +106,9 @@ def sample_axis(file: segyio.SegyFile) -> tuple[np.ndarray, str]:
     alive = file.attributes(field.TraceIdentificationCode)[:] != _DEAD
     alive &= file.attributes(field.TRACE_SAMPLE_COUNT)[:] > 0
     alive |= not alive.any()
-    delays = np.unique(file.attributes(field.DelayRecordingTime)[:][alive].astype(np.float64))
     scale = float(file.attributes(field.ScalarTraceHeader)[:][alive][0])
-    start = delays[0] * (scale if scale > 0 else -1 / scale if scale else 1)
+    delays = np.unique(file.attributes(field.DelayRecordingTime)[:][alive])
+    delays = delays * (scale if scale > 0 else -1 / scale if scale else 1.0)
     steps = {file.bin[segyio.BinField.Interval], *file.attributes(field.TRACE_SAMPLE_INTERVAL)[:][alive].tolist()}
     steps = {step % 2**16 for step in steps} - {0}  # segyio reads a sign
     step = min(steps, default=0) / 1000
@@ -116,7 +116,7 @@ def sample_axis(file: segyio.SegyFile) -> tuple[np.ndarray, str]:
     if len(steps) != 1:
         found = " and ".join(f"{step / 1000:g}" for step in sorted(steps)[:2])
         wrong = f"states intervals of {found} ms between samples" if steps else "states no interval between samples"
-    return start + step * np.arange(len(file.samples)), wrong
+    return delays[0] + step * np.arange(len(file.samples)), wrong
 
 
 def header_field(file: segyio.SegyFile, config: ConvertConfig, name: str) -> np.ndarray:

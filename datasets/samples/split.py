@@ -66,7 +66,7 @@ def _map_dims(volume: Volume, config: SplitConfig) -> list[str]:
         raise InputError("the volume has no labels to split; convert its source again with labels")
     labels = list(volume.label_dims)
     if unknown := [dim for dim in config.dims if dim not in labels or config.dims.count(dim) > 1]:
-        raise InputError(f"split.dims names {unknown}, but the labels have the dimensions {labels}; choose among these")
+        raise InputError(f"split.dims names {unknown}, but the labels have the dimensions {labels}; take each once")
     dims = config.dims or [dim for dim in labels if dim not in NOT_HORIZONTAL]
     if not dims:
         raise InputError(f"the labels vary along {labels} only, which is no map; name what to divide as split.dims")

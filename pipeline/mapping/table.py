@@ -61,7 +61,7 @@ def read_table(table: str) -> list[Row]:
 
 
 def _absolute(place: str) -> str:
-    return place.rstrip("/") if is_remote(place) else str(Path(place).resolve())
+    return place.rstrip("/") if is_remote(place) else str(Path(place).resolve())  # for workers elsewhere
 
 
 def _refuse_clashes(rows: list[Row]) -> None:

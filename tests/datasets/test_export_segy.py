@@ -131,6 +131,18 @@ def test_a_map_of_a_part_leaves_the_rest_empty(made, tmp_path, capsys):
     assert capsys.readouterr().out == f"wrote {tmp_path / 'out.sgy'}: 8 of 19 traces lie on the map\n"
 
 
+def test_a_survey_whose_headers_contradict_each_other_gets_its_map_back(tmp_path):
+    source = survey(tmp_path)
+    with segyio.open(source, "r+", ignore_geometry=True) as file:
+        file.header[3].update({segyio.TraceField.TRACE_SAMPLE_INTERVAL: 3000})
+    volume = convert(ConvertConfig(str(source), out=str(tmp_path / "survey.zarr"), coordinates={"twt": "100:2"}))
+    found = write_map(open_volume(volume), tmp_path / "map.zarr")
+    with segyio.open(export(config(source)), ignore_geometry=True) as after:
+        header = after.header[5]
+        values = found["class"].sel(inline=header[189], crossline=header[193]).values
+        np.testing.assert_array_equal(after.trace[5], np.where(values == 255, EMPTY, values))
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

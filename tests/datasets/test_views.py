@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -69,6 +70,8 @@ def test_horizons_label_an_mdio_survey(survey: Path) -> None:
     np.testing.assert_array_equal(volume.read_labels(block=block), expected[block])
     assert volume.classes == ["above", "sand", "below"]
     assert "top.csv: 19 of 19 picks, 19 cells" in volume.dataset["labels"].attrs["placed"]
+    page = str(describe(path, volume.dataset, measure(volume.dataset), ""))
+    assert re.search(r"placed +top\.csv: 19 of 19 picks, 19 cells, twt 2 to 10\.4; base", page)
     assert {name: int((expected == code).sum()) for code, name in enumerate(volume.classes)} == (
         describe(path, volume.dataset, measure(volume.dataset), "").labels.counts  # type: ignore[union-attr]
     )

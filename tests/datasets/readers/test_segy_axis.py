@@ -54,12 +54,14 @@ def test_a_dead_first_trace_does_not_say_where_samples_start(tmp_path: Path, con
         (2000, {TRACE_INTERVAL: 3000}, r"states intervals of 2 and 3 ms between samples"),
         (0, {}, r"states no interval between samples"),
         (4000, {DELAY: 200}, r"has traces that start at 0 and 200 ms"),
+        (4000, {DELAY: 200, SCALAR: 10}, r"has traces that start at 0 and 2000 ms"),
     ],
 )
 def test_what_headers_contradict_is_asked_for(
     tmp_path: Path, converted: Convert, binary: int, headers: dict[int, int], words: str
 ) -> None:
-    path = survey(tmp_path, binary, lambda number: headers if number > 5 else {})
+    scaled = {SCALAR: headers.get(SCALAR, 0)}
+    path = survey(tmp_path, binary, lambda number: headers if number > 5 else scaled)
     with pytest.raises(
         InputError, match=rf"a\.sgy {words}; say where samples lie with coordinates, such as \{{twt: '0"
     ):

@@ -116,6 +116,9 @@ def test_labels_that_are_few_missing_or_unequal(
     assert found[1].startswith("validation has no label of land -> ")
     assert found[2].startswith("test has no label of land -> ")
     assert "times the training labels of the smallest -> keep training.class_weights" in found[3]
+    ds["labels"].values[:] = 0
+    config.data.source = str(write_volume(ds, tmp_path / "none.zarr"))
+    assert texts(look(config), "labels")[0].startswith("no cell is labelled land -> check class_names")
 
 
 def test_no_data_that_the_network_is_not_told_of(

@@ -63,6 +63,14 @@ def test_json_holds_the_same_and_overrides_count(recipe, tmp_path, capsys):
     assert shallow["largest_volume"] > shallow["largest_block"] > [24, 24]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"), [("--channels=0", "channels is 0, c"), ("--classes=-2", ", classes -2; give")]
+)
+def test_a_plan_for_nothing_is_refused(words, said, capsys):
+    assert cli.main(["plan", SEISMIC, words]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_slabs_plan_the_part_of_a_worker(capsys):
     plans = []
     for slabs in ("1", "4"):

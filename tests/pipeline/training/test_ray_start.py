@@ -1,6 +1,8 @@
 """Ray that does not come up in its own time is started again, and refused in words in the end; so are vain waits."""
 
+import contextlib
 import os
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -91,6 +93,17 @@ def test_workers_that_no_machine_can_run_are_refused_in_words(monkeypatch, confi
     with pytest.raises(InputError, match=r"^no machine of the cluster has room for a worker of " + refused):
         wait_for_room(config)
     assert asked[1:] == ["given back"]
+
+
+def test_training_asks_for_room_before_anything_starts(monkeypatch):
+    def refused(config: ClusterConfig) -> None:
+        raise InputError("no room")
+
+    monkeypatch.setattr(worker, "cluster", lambda config: contextlib.nullcontext())
+    monkeypatch.setattr(worker, "refuse_missing_gpus", lambda config: None)
+    monkeypatch.setattr(worker, "wait_for_room", refused)
+    with pytest.raises(InputError, match=r"^no room$"):
+        worker.train_on_ray(SimpleNamespace(config=SimpleNamespace(cluster=ClusterConfig(workers=1))), "id")
 
 
 def test_a_gpu_that_this_machine_lacks_is_not_waited_for(monkeypatch):
