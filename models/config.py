@@ -40,12 +40,8 @@ def parse_layers(text: str) -> tuple[Layer, ...]:
 
     A number is the block rank of a layer, ``d`` before it coarsens first, ``u`` refines first, and ``*n`` makes n such
     layers (resampled before the first only). Compressed forms of the kernel: ``16p`` is pointwise, ``16g4`` convolves
-    four groups of channels apart.
-
-    Raises
-    ------
-    ConfigError
-        Where a token is not of this form, its groups do not divide its rank, or there is none.
+    four groups of channels apart. `ConfigError` where a token is not of this form, its groups do not divide its rank,
+    or there is none.
     """
     layers: list[Layer] = []
     for token in text.split():
@@ -69,12 +65,8 @@ def parse_layers(text: str) -> tuple[Layer, ...]:
 def hourglass(depth: int, rank: int, levels: int) -> str:
     """Layers of one block rank that go down `levels` times and up again, `depth` in all, in the compact notation.
 
-    The stages share them evenly; what does not divide goes to the coarsest, where layers are cheapest.
-
-    Raises
-    ------
-    ConfigError
-        Where `depth` is smaller than the number of stages, ``2 levels + 1``.
+    The stages share them evenly; what does not divide goes to the coarsest, where layers are cheapest. `ConfigError`
+    where there are fewer than stages, ``2 levels + 1``.
     """
     stages = 2 * levels + 1
     if depth < stages:

@@ -18,7 +18,8 @@ _LANES = 16
 """Numbers in single precision that a vector of AVX-512 holds."""
 
 
-def _onednn_serves(*tensors: Tensor) -> bool:
+def onednn_serves(*tensors: Tensor) -> bool:
+    """Tell whether tensors are worked on by oneDNN: in float32 on a CPU, where nothing differentiates or compiles."""
     return (
         _ONEDNN
         and not torch.is_grad_enabled()
@@ -36,7 +37,7 @@ def multiply(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     """Return a b^T: [M, N] for a [M, K] and b [N, K], either of them possibly a transposed view."""
     if _by_single(a_MK):
         return multiply(a_MK.float(), b_NK.float()).half()
-    if _onednn_serves(a_MK, b_NK):
+    if onednn_serves(a_MK, b_NK):
         if a_MK.stride(0) == 1:  # PyTorch turns it, which takes long where its columns lie powers of two apart
             a_MK = a_MK.T.contiguous().T
         return torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, None, "none", [], "")
@@ -45,7 +46,7 @@ def multiply(a_MK: Tensor, b_NK: Tensor) -> Tensor:
 
 def add_product(y_MN: Tensor, a_MK: Tensor, b_NK: Tensor) -> None:
     """Add a b^T to y in place; oneDNN cannot add, so y should be a piece that fits into the cache."""
-    if y_MN.dtype == a_MK.dtype and not _onednn_serves(y_MN, a_MK, b_NK):
+    if y_MN.dtype == a_MK.dtype and not onednn_serves(y_MN, a_MK, b_NK):
         y_MN.addmm_(a_MK, b_NK.T)
     else:
         y_MN.add_(multiply(a_MK, b_NK))
@@ -75,7 +76,7 @@ def convolve(x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int = 1,
     if _by_single(x_BCN) or _unwritten(x_BCN, weight, padding, groups):
         return convolve(x_BCN.float(), weight.float(), padding, groups, cells).to(x_BCN.dtype)
     strides = [1] * (len(padding) - 1) + [cells]
-    if _onednn_serves(x_BCN, weight):
+    if onednn_serves(x_BCN, weight):
         ones = [1] * len(padding)
         y_BrN = torch.mkldnn_convolution(x_BCN, weight, None, padding, strides, ones, groups)
     else:
@@ -97,7 +98,7 @@ def _unwritten(x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int) -
 
 def add_convolution(y_BrN: Tensor, x_BCN: Tensor, weight: Tensor, padding: list[int], groups: int = 1) -> None:
     """Add the convolution of x to y in place, where possible without a second tensor of y's size."""
-    if _onednn_serves(y_BrN, x_BCN, weight):
+    if onednn_serves(y_BrN, x_BCN, weight):
         ones = [1] * len(padding)
         result = torch.ops.mkldnn._convolution_pointwise_.binary(
             y_BrN, x_BCN, weight, None, padding, ones, ones, groups, "add", 1.0, None, [], None
@@ -146,7 +147,7 @@ def _filled(inputs: int, outputs: int, single: bool) -> float:
 def _misses_onednn(x_BCN: Tensor, shape: torch.Size, groups: int) -> bool:
     """Tell whether a gradient, of one small sample, goes to PyTorch's own kernel, seven times slower than oneDNN's."""
     small = x_BCN.shape[0] == 1 and x_BCN.shape[:4].numel() <= ONEDNN_LEAST and groups == 1 and max(shape[2:]) <= 3
-    return small and _onednn_serves(x_BCN) and x_BCN.dim() == 5 and x_BCN.shape[2] > 1
+    return small and onednn_serves(x_BCN) and x_BCN.dim() == 5 and x_BCN.shape[2] > 1
 
 
 def _as_two_samples(x_BCN: Tensor, z_BrN: Tensor, padding: list[int]) -> tuple[Tensor, Tensor, list[int]]:

@@ -24,6 +24,7 @@ from models.stream import Parts, Stream
 from models.symmetric import SymmetricOperator
 from models.unrolled import unrolled
 from models.watch import Watch
+from models.winograd import WinogradConvolution
 
 
 def choose_operator(
@@ -37,7 +38,8 @@ def choose_operator(
     """
     if groups == 1 and 2 * edge**space * rank <= channels:
         return Products(space, edge, boundary)
-    return Convolution(space, edge, boundary, groups)
+    volume = (space, edge, boundary, groups) == (3, 3, "zeros", 1)
+    return (WinogradConvolution if volume else Convolution)(space, edge, boundary, groups)
 
 
 def keep_hidden(layers: Sequence[ChainLayer], kernels: Iterable[Tensor], most: float) -> tuple[ChainLayer, ...]:
@@ -153,10 +155,7 @@ class TelegraphNetwork(nn.Module):
     def check_sizes(self, sizes: Sequence[int]) -> None:
         """Refuse a grid that the coarsenings do not divide, where the configuration says so.
 
-        Raises
-        ------
-        ConfigError
-            With the nearest sizes that work.
+        `ConfigError` names the nearest sizes that work.
         """
         if len(sizes) != self.space:
             raise ConfigError(f"sizes {list(sizes)} have {len(sizes)} axes; the network convolves over {self.space}")
@@ -192,10 +191,7 @@ class TelegraphNetwork(nn.Module):
     def slabs(self, size: int, count: int) -> list[slice]:
         """Cut the first axis of space, of `size` cells, into slabs that as many ranks run together.
 
-        Raises
-        ------
-        ConfigError
-            Where slabs would be so thin that more than neighbours meet, or the boundary is not one of zeros.
+        `ConfigError` where they would be so thin that more than neighbours meet, or the boundary is not one of zeros.
         """
         if count > 1 and self.config.boundary != "zeros":
             raise ConfigError(

@@ -17,10 +17,7 @@ LEAST_ROWS = 8  # a piece is read with its halo: fewer rows would read much of t
 def cut_grid(batch: int, sizes: Sequence[int], cell_bytes: int, device: str = "cpu") -> list[tuple[slice, slice]]:
     """Cut a state [batch, *sizes], of `cell_bytes` bytes a cell, along its batch and its first axis of space.
 
-    Returns
-    -------
-    list of (slice, slice)
-        Samples and rows of each piece: several whole samples, or some rows of one; each is contiguous in memory.
+    Returns samples and rows of each piece: several whole samples, or some rows of one, contiguous in memory.
     """
     joined, cuts = _shares(sizes, cell_bytes, device)
     samples = [slice(at, min(at + joined, batch)) for at in range(0, batch, joined)]

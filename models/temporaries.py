@@ -17,6 +17,7 @@ from models.convolution import Convolution
 from models.cost import LayerShape
 from models.kernels import ONEDNN_LEAST, cells_at_once, exchanges
 from models.pieces import PIECE_BYTES, cells_of_piece, rows_of_piece
+from models.winograd import blocks_at_once, pays
 
 SINGLE = 4
 """Bytes of the input's and the adjoint's numbers: float32."""
@@ -139,9 +140,21 @@ class LayerBytes:
         cells = 1 if one else cells_at_once(shape.sizes[-1], shape.rank, dtype, "cpu")
         return int(shape.kernel * kept.force * cells * (edge + cells - 1) / edge)
 
+    def _sixes(self, kept: Kept) -> tuple[int, int, int]:
+        """Return the bytes of a block's rows of state and hidden tensor, six of each, and of six kernels, or zeros."""
+        shape = self.shape
+        if kept.converts or not pays(shape.operator, shape.sizes, shape.channels, shape.rank):
+            return 0, 0, 0
+        wide = 6 * blocks_at_once(shape.sizes[0], self.row * SINGLE) * self.row * SINGLE
+        return wide, wide * shape.rank // shape.channels, 2 * shape.kernel * SINGLE
+
     def hidden(self, kept: Kept) -> None:
         """Book what K x takes at its fullest; its result is held afterwards by who asked for it."""
         thin, ledger = self.thin(kept), self.ledger
+        wide, narrow, kernels = self._sixes(kept)
+        if wide:
+            ledger.touch(thin + max(kernels, 2 * self._packed(kept)) + wide + narrow + narrow / 6)
+            return
         if not self.convolves:
             planes = self.spread_bytes(kept)
             if kept.converts:
@@ -171,6 +184,10 @@ class LayerBytes:
 
     def advance(self, kept: Kept) -> None:
         """Book what a step by the force takes beside the spread tensor."""
+        wide, narrow, kernels = self._sixes(kept)
+        if wide:
+            self.ledger.touch(2 * kernels + wide + narrow + wide / 6)
+            return
         if not self.convolves or self.zeros:
             in_place = self.convolves and not kept.converts
             if self.convolves:
@@ -186,7 +203,10 @@ class LayerBytes:
     def weight_gradient(self, kept: Kept) -> None:
         """Book what the gradient of the kernel takes, with its result."""
         result = self.shape.kernel * SINGLE
-        if self.convolves:
+        wide, narrow, kernels = self._sixes(kept)
+        if wide:
+            self.ledger.touch(2 * result + kernels + wide + narrow)
+        elif self.convolves:
             loaded, making = (0, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
             several = 3 if kept.converts and self.batch * self.sample * kept.stored > PIECE_BYTES["cpu"] else 2
             self.ledger.touch(several * result + max(loaded + self._halves(kept), making))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
-from datasets.errors import UnfinishedError
+from datasets.errors import InputError, UnfinishedError
 from pipeline.masking import without_secrets
 from pipeline.recipe import build, parse, recipe_parser
 from pipeline.refusal import refusal
@@ -138,7 +138,13 @@ def run_command(name: str, words: Sequence[str]) -> None:
         parser.add_argument(f"--{flag}", action="store_true", default=SUPPRESS, help=text)  # not in a recipe
     parsed = parse(parser, _by_name(words, command.places, "overwrite" in config.__dataclass_fields__))
     flags = {flag: bool(parsed.pop(flag, False)) for flag, _ in command.flags}
-    resolve_name(f"{command.module}:{name}")(build(config, parser, parsed), **flags)
+    try:
+        work = resolve_name(f"{command.module}:{name}")
+    except ModuleNotFoundError as error:
+        if error.name != command.module:
+            raise
+        raise InputError(f"a job is not sent the code of {name} (.rayignore); run it where the survey lies") from None
+    work(build(config, parser, parsed), **flags)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -63,12 +63,7 @@ def batch(config: BatchConfig, *, overwrite: bool = False) -> list[Outcome]:
     """Map every volume of a table, each whole or not at all; prints a line a volume and a summary.
 
     Maps of the same model and volume that are there already are not made again, so the same command goes on where it
-    was stopped. With `overwrite`, maps of other models or volumes are replaced.
-
-    Returns
-    -------
-    list of Outcome
-        What became of each line of the table, in its order.
+    was stopped. With `overwrite`, maps of other models or volumes are replaced. Returns what became of each line.
 
     Raises
     ------

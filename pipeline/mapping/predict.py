@@ -15,11 +15,8 @@ from pipeline.tracking.store import store_uri
 def predict(config: PredictConfig, *, overwrite: bool = False) -> str | Path:
     """Map a whole volume with a registered model or a run; with `overwrite` in the place of an existing prediction.
 
-    Returns
-    -------
-    str or pathlib.Path
-        The store: ``class`` uint8 (255 no data) and ``probability`` float32. Beside one in a folder lie a picture
-        (.png) and, where the output is a map over y and x, a GeoTIFF (.tif).
+    Returns the store: ``class`` uint8 (255 no data) and ``probability`` float32. Beside one in a folder lie a picture
+    (.png) and, where the output is a map over y and x, a GeoTIFF (.tif).
 
     Raises
     ------

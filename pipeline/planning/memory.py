@@ -109,11 +109,8 @@ def planned_step(config: RunConfig, volume: Volume) -> tuple[Segmenter, Workload
 def check_training(config: RunConfig, volume: Volume, begun: Tiling | None = None) -> Tiling | None:
     """Refuse a recipe whose training step cannot fit, and find out whether a map of the whole volume can.
 
-    Returns
-    -------
-    Tiling or None
-        The blocks `begun` by a run that goes on, or the training's and their halo, where validation and test must map
-        the volume block by block; none where it fits in one piece, or where nobody knows the memory.
+    Returns the blocks `begun` by a run that goes on, or the training's and their halo, where validation and test must
+    map the volume block by block; none where it fits in one piece, or where nobody knows the memory.
 
     Raises
     ------

@@ -142,10 +142,7 @@ def map_pieces(
     share
         Takes a rank's part of a block, which may be nothing but halo, where others map the rest meanwhile.
 
-    Yields
-    ------
-    Piece
-        Each block, or a share of it, also an empty one; those of all ranks are the volume, or what is wanted of it.
+    Yields each block, or a share of it, also an empty one; those of all ranks are the volume, or what is wanted of it.
     """
     chosen = [window for window in windows_of(shape, grid, tiling) if wanted is None or wanted(window.block)]
     for window in chosen[rank::world]:

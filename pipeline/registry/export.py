@@ -1,15 +1,12 @@
-"""A segmenter as one program for every size of volume, by `torch.export`, and as ONNX.
+"""A segmenter as one program for every size of volume, by `torch.export`.
 
 B batch, C channels, K classes, N space, L space of the output.
 """
-
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets.errors import InputError
 from models.config import NetworkConfig
 from models.segmenter import Segmenter
 from models.unrolled import unrolled
@@ -87,30 +84,6 @@ def exported(segmenter: Segmenter, example_BCN: Tensor) -> torch.export.Exported
     free = [0, *(axis for axis, size in enumerate(sizes, start=2) if size == 1)]  # statistics may fix an axis
     dynamic = {axis: torch.export.Dim.DYNAMIC for axis in free}
     return torch.export.export(Exportable(segmenter), (example_BCN,), dynamic_shapes=(dynamic,))
-
-
-def write_onnx(segmenter: Segmenter, example_BCN: Tensor, path: Path) -> Path:
-    """Write the program as ONNX, with input ``raw`` and output ``probabilities``; needs the extra ``onnx``.
-
-    A force in bfloat16, or in float16 without zeros at the boundary, is an `InputError`: ONNX Runtime lacks operations.
-    """
-    network = segmenter.config.network
-    if network.force_dtype == "bfloat16":
-        raise InputError(
-            "network.force_dtype is bfloat16, in which ONNX Runtime has no convolutions on the CPU; "
-            "write a torch program instead, or train with float16 or float32"
-        )
-    if network.force_dtype == "float16" and network.boundary != "zeros":
-        raise InputError(
-            f"network.force_dtype is float16 and network.boundary {network.boundary}, which ONNX Runtime cannot add; "
-            "write a torch program instead, or train with float32"
-        )
-    program = torch.onnx.export(
-        exported(segmenter, example_BCN), (), input_names=["raw"], output_names=["probabilities"], verbose=False
-    )
-    assert program is not None
-    program.save(path)
-    return path
 
 
 def example_batch(description: ModelDescription, extra: int = 0) -> np.ndarray:

@@ -44,10 +44,7 @@ def _classify(
 def predict_classes(model: nn.Module, run: Run, device: torch.device, place: Place = ALONE) -> np.ndarray:
     """Classify all cells of a run's volume, in one piece or in the run's blocks; every rank takes part.
 
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [*L]; the first rank's is complete, the others' are empty of classes.
+    Returns uint8 [*L]; the first rank's is complete, the others' are empty of classes.
     """
     out = np.zeros(OutputGrid.of(model, list(run.volume.read_slice)).sizes(run.volume.shape), np.uint8)
     found = ((piece.place, piece.found) for piece in _classify(model, run, device, place=place))

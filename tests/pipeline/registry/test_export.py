@@ -12,7 +12,8 @@ import torch
 from datasets.errors import InputError
 from models.config import NetworkConfig, SegmenterConfig
 from models.segmenter import Segmenter
-from pipeline.registry.export import exported, write_onnx
+from pipeline.registry.export import exported
+from pipeline.registry.onnx import write_onnx
 
 EXACT = {"states": "exact", "coarsening": "learned", "boundary": "reflect"}
 CASES = [
