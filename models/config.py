@@ -226,10 +226,7 @@ class SegmenterConfig:
 
         What older formats lacked has defaults that mean the same, but for format 1's states, always in floating point.
 
-        Raises
-        ------
-        ConfigError
-            Where the text was written by a later version of the format, or by something else.
+        `ConfigError` where the text was written by a later version of the format, or by something else.
         """
         content = dict(text)
         version = content.pop("format_version", None)

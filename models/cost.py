@@ -68,10 +68,7 @@ class LayerShape:
 def layer_shapes(network: TelegraphNetwork, sizes: Sequence[int]) -> list[LayerShape]:
     """Follow the grid of an input of `sizes` cells, before padding, through all layers; meta weights are enough.
 
-    Raises
-    ------
-    ConfigError
-        Where the sizes do not suit the layers.
+    `ConfigError` where the sizes do not suit the layers.
     """
     network.check_sizes(sizes)
     grid, shapes = network.padded_sizes(sizes), []

@@ -57,10 +57,7 @@ class ReadOut(nn.Module):
     def output_shape(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """Return the space of the output for the space of an input.
 
-        Raises
-        ------
-        ConfigError
-            Where a slice lies outside.
+        `ConfigError` where a slice lies outside.
         """
         for axis, cell in self.read_slice.items():
             if cell >= sizes[axis]:

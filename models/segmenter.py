@@ -70,10 +70,7 @@ class Segmenter(nn.Module):
     def output_shape(self, space: tuple[int, ...]) -> tuple[int, ...]:
         """Return the space of the logits for an input of `space` cells.
 
-        Raises
-        ------
-        ConfigError
-            Where the sizes do not suit the network, or the output is read outside of them.
+        `ConfigError` where the sizes do not suit the network, or the output is read outside of them.
         """
         self.network.check_sizes(space)
         return self.readout.output_shape(space)
@@ -92,10 +89,7 @@ class Segmenter(nn.Module):
     def slabs(self, size: int, count: int) -> list[slice]:
         """Cut the first axis of space into slabs that ranks run together; see `TelegraphNetwork.slabs`.
 
-        Raises
-        ------
-        ConfigError
-            Where that axis is only ever seen whole, or slabs do not suit the network.
+        `ConfigError` where that axis is only ever seen whole, or slabs do not suit the network.
         """
         if count > 1 and 0 in self.uncut:
             raise ConfigError(

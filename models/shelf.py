@@ -109,10 +109,7 @@ class HostShelf(Shelf):
 class FileShelf(Shelf):
     """Slabs wait in a file without a name, which goes with the process however that ends.
 
-    Raises
-    ------
-    OSError
-        Where there is no such folder, and, with its name, where it has no room left or the disk fails.
+    `OSError` where there is no such folder, and, with its name, where it has no room left or the disk fails.
     """
 
     def __init__(self, device: torch.device, folder: Path) -> None:

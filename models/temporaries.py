@@ -89,8 +89,8 @@ class Ledger:
 class LayerBytes:
     """The temporaries of one layer on a batch, or on a slab of it, booked on a ledger; `cells` is M."""
 
-    def __init__(self, shape: LayerShape, batch: int, ledger: Ledger) -> None:
-        self.shape, self.batch, self.ledger = shape, batch, ledger
+    def __init__(self, shape: LayerShape, batch: int, ledger: Ledger, gpu: bool = False) -> None:
+        self.shape, self.batch, self.ledger, self.gpu = shape, batch, ledger, gpu
         self.cells = batch * shape.cells
         self.sample, self.row = shape.channels * shape.cells, shape.channels * math.prod(shape.sizes[1:])  # numbers
         self.convolves = isinstance(shape.operator, Convolution)
@@ -143,7 +143,7 @@ class LayerBytes:
     def _sixes(self, kept: Kept) -> tuple[int, int, int]:
         """Return the bytes of a block's rows of state and hidden tensor, six of each, and of six kernels, or zeros."""
         shape = self.shape
-        if kept.converts or not pays(shape.operator, shape.sizes, shape.channels, shape.rank):
+        if self.gpu or kept.converts or not pays(shape.operator, shape.sizes, shape.channels, shape.rank):
             return 0, 0, 0
         wide = 6 * blocks_at_once(shape.sizes[0], self.row * SINGLE) * self.row * SINGLE
         return wide, wide * shape.rank // shape.channels, 2 * shape.kernel * SINGLE

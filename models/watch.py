@@ -59,10 +59,7 @@ class Extremes:
 def check_input(grid: GridStates, x: Tensor, slab: Slab | None = None) -> None:
     """Refuse an input, in all its slabs, that the grid does not hold with room to grow.
 
-    Raises
-    ------
-    GridOverflowError
-        With the largest value, and what to set.
+    `GridOverflowError` with the largest value, and what to set.
     """
     largest = float(largest_of_all(x.abs().max(), slab)) if x.numel() else 0.0
     if math.isnan(largest):
@@ -77,10 +74,7 @@ def check_input(grid: GridStates, x: Tensor, slab: Slab | None = None) -> None:
 def check_layers(grid: GridStates, extremes: list[Extremes], slab: Slab | None = None) -> None:
     """Refuse states and forces so large that the next state could wrap around unnoticed, and forces that are NaN.
 
-    Raises
-    ------
-    GridOverflowError
-        With the first layer that went too far; `extremes` has what was seen in each.
+    `GridOverflowError` with the first layer that went too far; `extremes` has what was seen in each.
     """
     if not extremes:
         return

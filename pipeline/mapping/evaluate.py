@@ -21,10 +21,7 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
 
     With `baseline` a random forest is trained and scored on the same cells; the scores returned are the model's.
 
-    Raises
-    ------
-    InputError
-        Where there is no run, the model does not fit its volume, or the test part holds no labels.
+    `InputError` where there is no run, the model does not fit its volume, or the test part holds no labels.
     """
     run = Run.open(config.run)
     uri = config.tracking_uri or run.tracking_uri

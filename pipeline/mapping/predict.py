@@ -18,10 +18,7 @@ def predict(config: PredictConfig, *, overwrite: bool = False) -> str | Path:
     Returns the store: ``class`` uint8 (255 no data) and ``probability`` float32. Beside one in a folder lie a picture
     (.png) and, where the output is a map over y and x, a GeoTIFF (.tif).
 
-    Raises
-    ------
-    InputError
-        Before any work, where model, source or place do not exist, do not fit, or would be overwritten.
+    `InputError` before any work, where model, source or place do not exist, do not fit, or would be overwritten.
     """
     if not (config.model and config.source and config.out):
         raise InputError(

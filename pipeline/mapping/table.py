@@ -23,11 +23,8 @@ class Row:
 def read_table(table: str) -> list[Row]:
     """Read the table of a batch.
 
-    Raises
-    ------
-    InputError
-        Where there is no table, a column or a value is missing, or a place is no store's, is given twice or is one of
-        the volumes.
+    `InputError` where there is no table, a column or a value is missing, or a place is no store's, is given twice or is
+    one of the volumes.
     """
     try:
         with Path(table).open(encoding="utf-8-sig", newline="") as file:

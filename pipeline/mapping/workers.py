@@ -113,10 +113,7 @@ class Workers:
     def of(cls, cluster: ClusterConfig, scorer: Scorer, volume: Volume, source: str, tracking_uri: str) -> "Workers":
         """Let workers map a volume; those of a cluster must reach it, the model and the registry by these names.
 
-        Raises
-        ------
-        InputError, models.config.ConfigError
-            Where the volume cannot be cut into so many slabs.
+        `InputError` or `ConfigError` where the volume cannot be cut into so many slabs.
         """
         scorer.segmenter.slabs(volume.shape[0], cluster.slabs)
         place = source if is_remote(source) else str(Path(source).resolve())

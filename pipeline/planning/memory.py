@@ -112,10 +112,7 @@ def check_training(config: RunConfig, volume: Volume, begun: Tiling | None = Non
     Returns the blocks `begun` by a run that goes on, or the training's and their halo, where validation and test must
     map the volume block by block; none where it fits in one piece, or where nobody knows the memory.
 
-    Raises
-    ------
-    InputError
-        With the need, what there is, and what to change.
+    `InputError` with the need, what there is, and what to change.
     """
     segmenter, work = planned_step(config, volume)
     memory, slabs, tiling = memory_of_worker(config), max(config.cluster.slabs, config.cluster.turns), begun

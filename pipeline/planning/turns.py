@@ -29,8 +29,9 @@ def turns_of(cluster: ClusterConfig, segmenter: Segmenter, rows: int, *, cuda: b
     """Return the same as settings of a `Workload` on a GPU or a CPU; `ConfigError` where rows are too few."""
     segmenter.slabs(rows, cluster.turns)
     if cluster.turns == 1:
-        return {}
-    return {"turns": cluster.turns, "away": "volume" if cuda else "states" if cluster.scratch else ""}
+        return {"gpu": cuda}
+    away = "volume" if cuda else "states" if cluster.scratch else ""
+    return {"gpu": cuda, "turns": cluster.turns, "away": away}
 
 
 def elsewhere(segmenter: Segmenter, work: Workload, cluster: ClusterConfig, *, training: bool) -> tuple[int, int]:
@@ -54,10 +55,7 @@ def check_elsewhere(
 ) -> None:
     """Refuse turns for which a share of this machine's memory, of which `host` is left, or of its disk is too small.
 
-    Raises
-    ------
-    InputError
-        With the need, what there is, and what to change, or where there is no scratch folder.
+    `InputError` with the need, what there is, and what to change, or where there is no scratch folder.
     """
     here, disk = (max(cluster.workers, 1) * n for n in elsewhere(segmenter, work, cluster, training=training))
     if host is not None and here > host.size * share:

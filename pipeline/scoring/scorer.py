@@ -173,10 +173,7 @@ class Scorer:
     def open(self, source: str | Path) -> Volume:
         """Open a volume as this model sees it, without labels.
 
-        Raises
-        ------
-        InputError
-            Where there is no volume, or it does not pass `check`.
+        `InputError` where there is no volume, or it does not pass `check`.
         """
         return self.view(open_volume(source), str(source))
 
