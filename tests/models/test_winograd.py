@@ -68,7 +68,8 @@ def test_it_is_the_direct_convolution(
             gradient = operator.weight_gradient(pair, z.to(dtype), kernel.to(dtype))
             operator.advance(pair, z.to(dtype), kernel.to(dtype))
         found.append([hidden if slab else operator.own(hidden), gradient, pair.increment, pair.state])
-        assert slab or not operator.shut(hidden, pair)[:, :: sizes[0] + 1].any()
+        if form is WinogradConvolution and slab is None:
+            assert not hidden[:, :: sizes[0] + 1].any()
     for single, double in zip(*found, strict=True):
         assert single.dtype == torch.float32
         assert single.shape == double.shape
