@@ -211,11 +211,26 @@ def test_cells_taken_several_at_once_are_those_taken_one_by_one(
 
 def test_cells_are_taken_together_where_that_was_measured_to_pay() -> None:
     with patch.object(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512"):
-        assert [cells_at_once(width, 8, torch.float32, "cpu") for width in (6, 7, 8)] == [2, 1, 2]
+        assert [cells_at_once(width, 8, torch.float32, "cpu") for width in (2, 6, 7, 8)] == [1, 2, 1, 2]
         assert [cells_at_once(24, rank, torch.bfloat16, "cpu") for rank in (2, 4, 8, 12, 16)] == [8, 4, 2, 1, 1]
         assert cells_at_once(24, 8, torch.float64, "cpu") == cells_at_once(24, 8, torch.float32, "cuda") == 1
     with patch.object(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2"):
         assert cells_at_once(24, 8, torch.float32, "cpu") == 1
+
+
+@pytest.mark.parametrize("force", [None, torch.bfloat16])
+@pytest.mark.parametrize("rank", [1, 2, 4, 8])
+@torch.no_grad()
+def test_few_channels_and_short_rows_are_convolved_rightly(rank: int, force: torch.dtype | None) -> None:
+    torch.manual_seed(0)
+    for channels, width, space in itertools.product((1, 2), (1, 2, 3, 4, 6, 8, 16), (2, 3)):
+        x_BNC, kernel = torch.randn(1, *(5, 3)[: space - 1], width, channels), torch.randn(*[3] * space, rank, channels)
+        found = []
+        for dtype in (torch.float32, torch.float64):
+            arithmetic = FloatStates(force if dtype is torch.float32 else None)
+            x = Pair(x_BNC.to(dtype), torch.zeros_like(x_BNC, dtype=dtype), arithmetic, dtype)
+            found.append(Convolution(space, 3).hidden(x, kernel.to(arithmetic.force_type(dtype))).double())
+        assert (found[0] - found[1]).abs().max() <= (2e-2 if force else 1e-6) * found[1].abs().max()
 
 
 def written_whole(compute: Callable[[], Tensor], true: Tensor) -> None:
