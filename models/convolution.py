@@ -107,6 +107,7 @@ class Convolution(SymmetricOperator):
             image = self._image(self._haloed(pair, samples, rows))
             z = self._state(convolve(image, weight, self._padding(0, self.overhang), self.groups, cells))
             parts.setdefault(samples.start, []).append(z)
+            del image
         # One allocation for all; a single piece is its own result.
         rows_joined = [torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0] for pieces in parts.values()]
         return torch.cat(rows_joined) if len(rows_joined) > 1 else rows_joined[0]

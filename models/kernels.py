@@ -115,8 +115,8 @@ def convolution_weight_gradient(
     x_BCN: Tensor, z_BrN: Tensor, shape: torch.Size, padding: list[int], groups: int = 1
 ) -> Tensor:
     """Return the gradient of <convolve(x, weight), z> with respect to the weight, of `shape` [r, C / groups, *taps]."""
-    unwritten = x_BCN.dtype.itemsize == 2 and len(shape) == 5 and shape[2] > 3 and 1 in z_BrN.shape[2:]  # by oneDNN
-    if unwritten or _by_single(x_BCN):
+    beyond = len(shape) == 5 and min(z_BrN.shape[2:]) < shape[2] // 2  # some taps never meet the volume
+    if (x_BCN.dtype.itemsize == 2 and beyond) or _by_single(x_BCN):  # which oneDNN leaves unwritten
         x_BCN, z_BrN = x_BCN.float(), z_BrN.float()
     if _misses_onednn(x_BCN, shape, groups):
         x_BCN, z_BrN, padding = _as_two_samples(x_BCN, z_BrN, padding)

@@ -164,7 +164,8 @@ def _forward(
     whole, state = (state_bytes(segmenter, sizes, work.batch) for sizes in (work.sizes, _turn(segmenter, work)))
     pair = ledger.hold(4 * state if work.away else 2 * whole)
     if kept.grid:
-        ledger.touch(state // kept.stored * 2 * SINGLE - state)
+        copies = 1 + (segmenter.network.channels > 1)  # one channel is repeated without a copy
+        ledger.touch(state // kept.stored * copies * SINGLE - state)
     for layer in _layers(segmenter, work, ledger):
         with ledger.holding(layer.thin(kept) if work.turns > 1 else 0):  # that of the slab before
             layer.resample(kept)

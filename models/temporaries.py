@@ -220,7 +220,7 @@ class LayerBytes:
         read = numbers * rank // channels if exchanged else numbers
         if len(self.shape.sizes) < 3 or self.batch > 1 or kept.force != SINGLE or read > ONEDNN_LEAST * last:
             return 0
-        return (0 if exchanged else numbers * SINGLE) + 2 * self.thin(kept)
+        return (0 if exchanged else numbers * SINGLE) + 2 * numbers * rank // channels * SINGLE
 
     def resample(self, kept: Kept, *, back: bool = False) -> None:
         """Book the pieces of a turn of the grid, done in place, or of its way back with the gradient of its angles."""

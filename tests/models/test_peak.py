@@ -84,6 +84,8 @@ KINDS: dict[str, tuple[NetworkConfig, tuple[int, ...], int, int]] = {
     "all kept": (NetworkConfig(layers="8*2 d8*2 u8", repeat=2, kept_hidden=100), (192, 192), 8, 1),
     "none kept, products": (NetworkConfig(layers="4*4", kept_hidden=0), (96, 96), 128, 1),
     "3-D, six rows at once": (NetworkConfig(layers="8 d16 u8", repeat=12), (52, 56, 56), 1, 1),
+    "3-D, exact": (NetworkConfig(layers="8*3", repeat=12, states="exact"), (56, 56, 56), 1, 1),
+    "3-D, bfloat16": (NetworkConfig(layers="8*3", repeat=12, force_dtype="bfloat16"), (48, 56, 56), 1, 1),
     "3-D, reflected": (NetworkConfig(layers="8 d8 u8", repeat=2, boundary="reflect"), (32, 32, 40), 8, 1),
     "learned, padded": (NetworkConfig(layers="8 d8 u8", repeat=2, coarsening="learned"), (191, 193), 8, 1),
 }
