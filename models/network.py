@@ -88,7 +88,7 @@ class TelegraphNetwork(nn.Module):
     Raises
     ------
     ConfigError
-        Where the layers refine further than the channels allow.
+        Where layers refine further than the channels allow.
     """
 
     def __init__(self, config: NetworkConfig, space: int, channels: int) -> None:

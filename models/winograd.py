@@ -6,7 +6,7 @@ Three matrices of small numbers make six of each out of six rows of x, four rows
 
 where each product in brackets is a convolution over the other axes. F(4, 3) of Lavin and Gray (arXiv 1509.09308), for
 float32 on a CPU; it rounds twice as much as a direct convolution.
-N space, n rows of it, P the grid of a row, C channels, r rank, b blocks of four rows.
+N space, P the grid of a row, C channels, r rank, b blocks of four rows.
 """
 
 import itertools
@@ -31,7 +31,7 @@ _B_T = _matrix([
 _G = _matrix([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 _ENDS = [1, 1]
 _SIX_BYTES = 3 * 2**20
-"""Of what is made of a piece of a state: smaller ones pay more for their calls than they save in the cache."""
+"""Of what is made of a piece of a state: for less, calls cost more than the cache saves."""
 
 
 def pays(operator: SymmetricOperator, sizes: Sequence[int], channels: int, rank: int) -> bool:
