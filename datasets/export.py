@@ -11,8 +11,8 @@ import pandas as pd
 import segyio
 import xarray as xr
 
-from datasets.config import ExportConfig
 from datasets.config_convert import ConvertConfig
+from datasets.config_export import ExportConfig
 from datasets.errors import InputError
 from datasets.prediction import FORMAT, NO_DATA
 from datasets.progress import Progress

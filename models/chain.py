@@ -82,6 +82,7 @@ def _run_forward(
         x = repeated(mine, plan.repeat)
         if grid is not None or x.data_ptr() == x_BcN[:, :, rows].data_ptr():
             x = plan.arithmetic.encode(x)
+        x = x.contiguous()
         shelf.add(Pair(x, torch.zeros_like(x), plan.arithmetic, x_BcN.dtype, slab=place))
         del mine, x
     extremes: list[Extremes] = []

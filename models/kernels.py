@@ -56,8 +56,8 @@ def cells_at_once(width: int, rank: int, dtype: torch.dtype, device: str) -> int
     """Return of how many neighbouring cells of the last axis, `width` long, a convolution to few channels is taken.
 
     To 8 channels it leaves half of a vector idle. With a stride of two cells, and the channels of both by a kernel one
-    tap wider, it takes 0.7 of the time (0.6 to 4 channels) in either precision, and gives the same; but for a whole
-    row at once, of one channel, oneDNN's result is wrong.
+    tap wider, it takes 0.7 of the time (0.6 to 4 channels) in either precision, and gives the same. A whole row is not
+    taken at once: of one channel, oneDNN's result is wrong.
     """
     serves = device == "cpu" and _ONEDNN and torch.backends.cpu.get_cpu_capability() == "AVX512"
     few = dtype in (torch.float32, torch.bfloat16) and _LANES % rank == 0
@@ -115,10 +115,10 @@ def convolution_weight_gradient(
     x_BCN: Tensor, z_BrN: Tensor, shape: torch.Size, padding: list[int], groups: int = 1
 ) -> Tensor:
     """Return the gradient of <convolve(x, weight), z> with respect to the weight, of `shape` [r, C / groups, *taps]."""
-    beyond = len(shape) == 5 and min(z_BrN.shape[2:]) < shape[2] // 2  # some taps never meet the volume
-    if (x_BCN.dtype.itemsize == 2 and beyond) or _by_single(x_BCN):  # which oneDNN leaves unwritten
+    thinner = len(shape) == 5 and min(z_BrN.shape[2:]) < shape[2] // 2  # than the reach: oneDNN leaves taps unwritten
+    if (x_BCN.dtype.itemsize == 2 and thinner) or _by_single(x_BCN):
         x_BCN, z_BrN = x_BCN.float(), z_BrN.float()
-    if _misses_onednn(x_BCN, shape, groups):
+    if _misses_onednn(x_BCN, z_BrN, shape, groups):
         x_BCN, z_BrN, padding = _as_two_samples(x_BCN, z_BrN, padding)
     weight = x_BCN.new_empty(shape)  # only its shape is read
     ones, zeros = [1] * len(padding), [0] * len(padding)
@@ -146,10 +146,11 @@ def _filled(inputs: int, outputs: int, single: bool) -> float:
     return share / 2 if single and 8 < inputs < 16 else share
 
 
-def _misses_onednn(x_BCN: Tensor, shape: torch.Size, groups: int) -> bool:
-    """Tell whether a gradient, of one small sample, goes to PyTorch's own kernel, seven times slower than oneDNN's."""
+def _misses_onednn(x_BCN: Tensor, z_BrN: Tensor, shape: torch.Size, groups: int) -> bool:
+    """Tell whether a gradient, of one small sample, goes to PyTorch's own kernel, two to seven times slower."""
     small = x_BCN.shape[0] == 1 and x_BCN.shape[:4].numel() <= ONEDNN_LEAST and groups == 1 and max(shape[2:]) <= 3
-    return small and onednn_serves(x_BCN) and x_BCN.dim() == 5 and x_BCN.shape[2] > 1
+    worth = x_BCN.dim() == 5 or x_BCN.numel() + z_BrN.numel() > 49152
+    return small and worth and onednn_serves(x_BCN) and x_BCN.shape[2] > 1
 
 
 def _as_two_samples(x_BCN: Tensor, z_BrN: Tensor, padding: list[int]) -> tuple[Tensor, Tensor, list[int]]:

@@ -35,8 +35,8 @@ class Workload:
     turns, away
         Slabs of these cells that take turns (`models.stream`), and what is not in the memory that is planned: the
         states that wait, or all that is as large as the volume.
-    gpu
-        Whether a GPU does the work, without what pays on a CPU only.
+    threads
+        Of the CPU that does the work, of which one takes most; 0 for a GPU.
     """
 
     sizes: tuple[int, ...]
@@ -46,7 +46,7 @@ class Workload:
     optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
     turns: int = 1
     away: Away = ""
-    gpu: bool = False
+    threads: int = 1
 
     @property
     def optimiser_states(self) -> int:
@@ -153,7 +153,7 @@ def _turn(segmenter: Segmenter, work: Workload) -> tuple[int, ...]:
 
 def _layers(segmenter: Segmenter, work: Workload, ledger: Ledger) -> list[LayerBytes]:
     sizes = _turn(segmenter, work) if work.turns > 1 else work.sizes
-    return [LayerBytes(shape, work.batch, ledger, work.gpu) for shape in layer_shapes(segmenter.network, sizes)]
+    return [LayerBytes(shape, work.batch, ledger, work.threads) for shape in layer_shapes(segmenter.network, sizes)]
 
 
 def _forward(

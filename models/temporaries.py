@@ -1,4 +1,4 @@
-"""Bytes that a layer's operations take beside the states: the allocations of `convolution`, `products` and `wavelet`.
+"""Bytes that a layer's operations take beside the states: what `convolution`, `winograd` and others allocate.
 
 Each function walks through one operation in the order of the code it stands for, on a ledger.
 B batch, N space, C channels, r rank, T taps, M = B * cells.
@@ -89,8 +89,8 @@ class Ledger:
 class LayerBytes:
     """The temporaries of one layer on a batch, or on a slab of it, booked on a ledger; `cells` is M."""
 
-    def __init__(self, shape: LayerShape, batch: int, ledger: Ledger, gpu: bool = False) -> None:
-        self.shape, self.batch, self.ledger, self.gpu = shape, batch, ledger, gpu
+    def __init__(self, shape: LayerShape, batch: int, ledger: Ledger, threads: int = 1) -> None:
+        self.shape, self.batch, self.ledger, self.threads = shape, batch, ledger, threads
         self.cells = batch * shape.cells
         self.sample, self.row = shape.channels * shape.cells, shape.channels * math.prod(shape.sizes[1:])  # numbers
         self.convolves = isinstance(shape.operator, Convolution)
@@ -141,9 +141,9 @@ class LayerBytes:
         return int(shape.kernel * kept.force * cells * (edge + cells - 1) / edge)
 
     def _sixes(self, kept: Kept) -> tuple[int, int, int]:
-        """Return the bytes of a block's rows of state and hidden tensor, six of each, and of six kernels, or zeros."""
-        shape = self.shape
-        if self.gpu or kept.converts or not pays(shape.operator, shape.sizes, shape.channels, shape.rank):
+        """Return the bytes of six rows of state and of hidden tensor, made of a piece, and of six kernels, or zeros."""
+        shape, threads = self.shape, self.threads
+        if not threads or kept.converts or not pays(shape.operator, shape.sizes, shape.channels, shape.rank, threads):
             return 0, 0, 0
         wide = 6 * blocks_at_once(shape.sizes[0], self.row * SINGLE) * self.row * SINGLE
         return wide, wide * shape.rank // shape.channels, 2 * shape.kernel * SINGLE
@@ -153,7 +153,8 @@ class LayerBytes:
         thin, ledger = self.thin(kept), self.ledger
         wide, narrow, kernels = self._sixes(kept)
         if wide:
-            ledger.touch(thin + max(kernels, 2 * self._packed(kept)) + wide + narrow + narrow / 6)
+            packed = 2 * self._packed(kept)
+            ledger.touch(wide + narrow + max(kernels + packed * (packed > kernels), thin + packed + narrow / 6))
             return
         if not self.convolves:
             planes = self.spread_bytes(kept)
@@ -205,7 +206,7 @@ class LayerBytes:
         result = self.shape.kernel * SINGLE
         wide, narrow, kernels = self._sixes(kept)
         if wide:
-            self.ledger.touch(2 * result + kernels + wide + narrow)
+            self.ledger.touch(3 * result + kernels + wide + narrow)
         elif self.convolves:
             loaded, making = (0, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
             several = 3 if kept.converts and self.batch * self.sample * kept.stored > PIECE_BYTES["cpu"] else 2
@@ -218,7 +219,8 @@ class LayerBytes:
         numbers = self._piece(kept) if self.zeros and kept.converts else self.sample
         exchanged = exchanges(channels, rank, torch.float32, "cpu")
         read = numbers * rank // channels if exchanged else numbers
-        if len(self.shape.sizes) < 3 or self.batch > 1 or kept.force != SINGLE or read > ONEDNN_LEAST * last:
+        small = read <= ONEDNN_LEAST * (1, 1, last)[len(self.shape.sizes) - 1]
+        if len(self.shape.sizes) < 2 or self.batch > 1 or kept.force != SINGLE or not small:
             return 0
         return (0 if exchanged else numbers * SINGLE) + 2 * numbers * rank // channels * SINGLE
 

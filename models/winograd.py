@@ -29,21 +29,21 @@ _B_T = _matrix([
     [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1],
 ])  # fmt: skip
 _G = _matrix([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
-_ENDS = [1, 1]
+_PADDING = [1, 1]
 _SIX_BYTES = 3 * 2**20
-"""Of what is made of a piece of a state: for less, calls cost more than the cache saves."""
+"""Of B^T x of a piece: for less, calls cost more than the cache saves."""
 
 
-def pays(operator: SymmetricOperator, sizes: Sequence[int], channels: int, rank: int) -> bool:
+def pays(operator: SymmetricOperator, sizes: Sequence[int], channels: int, rank: int, threads: int) -> bool:
     """Tell whether this is faster than a direct convolution, as measured on cores with AVX-512 and with AVX2.
 
-    On small grids the calls weigh too much, and several threads wait for the memory, unless there is much to compute.
+    On small grids the calls weigh too much, thin slabs are less than what is made of them, and several threads wait for
+    the memory, unless there is much to compute.
     """
     rows, *grid = sizes
-    large = rows > 5 and math.prod(grid) >= 200 and math.prod(grid) * channels >= 2**15
-    busy = 16 * torch.get_num_threads() <= max(16, rank)
+    large = rows > 15 and math.prod(grid) >= 200 and math.prod(grid) * channels >= 2**15
     known = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-    return isinstance(operator, WinogradConvolution) and large and busy and known
+    return isinstance(operator, WinogradConvolution) and large and known and 16 * threads <= max(16, rank)
 
 
 def blocks_at_once(rows: int, row_bytes: int) -> int:
@@ -89,7 +89,7 @@ class _Piece:
             torch.mm(_B_T[:, block.six], x_BNC[self.sample, block.x].flatten(1), out=room[:, at].flatten(1))
         return room[:, : len(self.blocks)]
 
-    def spread(self, z_BNr: Tensor, room: Tensor) -> Tensor:
+    def widen(self, z_BNr: Tensor, room: Tensor) -> Tensor:
         """Return A z in `room`: [6, b, *P, r]."""
         for at, block in enumerate(self.blocks):
             rows = z_BNr[self.sample, block.z].flatten(1)
@@ -99,8 +99,8 @@ class _Piece:
     def step(self, pair: Pair, force: Tensor) -> None:
         """Add B f, for f [6, b, *P, C], to the increment, and that to the rows of the state that are final now."""
         for at, block in enumerate(self.blocks):
-            rows = pair.increment[self.sample, block.x].flatten(1)
-            rows.addmm_(_B_T[:, block.six].T, force[:, at].flatten(1))
+            rows = pair.increment[self.sample, block.x]
+            rows.view(len(rows), -1).addmm_(_B_T[:, block.six].T, force[:, at].flatten(1))
         pair.follow((self.sample, slice(self.start, self.blocks[-1].final)))
 
 
@@ -113,7 +113,7 @@ class WinogradConvolution(Convolution):
 
     def _serves(self, pair: Pair, rank: int) -> bool:
         single = onednn_serves(pair.state) and not pair.arithmetic.converts
-        return single and pays(self, pair.state.shape[1:-1], pair.state.shape[-1], rank)
+        return single and pays(self, pair.state.shape[1:-1], pair.state.shape[-1], rank, torch.get_num_threads())
 
     def _pieces(self, pair: Pair, rank: int) -> tuple[list[_Piece], Tensor, Tensor]:
         """Cut a pair into pieces, and make room for the six rows of one: [6, b, *P, C] and [6, b, *P, r]."""
@@ -135,10 +135,10 @@ class WinogradConvolution(Convolution):
         cells = cells_at_once(grid[-1], rank, kernel.dtype, "cpu")
         weights = [for_cells(plane._taps_last(k), cells) for k in torch.tensordot(_G, kernel, 1)]
         z = kernel.new_empty(batch, rows + 2, *grid, rank)
-        z[:, :: rows + 1] = 0  # rows beyond, which only a slab computes
+        z[:, [0, -1]] = 0  # rows beyond, which only a slab computes
         for piece in pieces:
             for x, out, weight in zip(piece.read(pair.state, wide), thin, weights, strict=True):
-                out[: len(x)] = plane._state(convolve(plane._image(x), weight, _ENDS, 1, cells))
+                out[: len(x)] = plane._state(convolve(plane._image(x), weight, _PADDING, 1, cells))
             for at, block in enumerate(piece.blocks):
                 out = z[piece.sample, block.z].flatten(1)
                 torch.mm(_A.T[: len(out)], thin[:, at].flatten(1), out=out)
@@ -151,8 +151,8 @@ class WinogradConvolution(Convolution):
         weights = [plane._packed(plane._turned(k)) for k in torch.tensordot(_G, kernel, 1)]
         for piece in pieces:
             force = wide[:, : len(piece.blocks)]
-            for z, out, weight in zip(piece.spread(u, thin), force, weights, strict=True):
-                out.copy_(plane._state(convolve(plane._image(z), weight, _ENDS)))
+            for z, out, weight in zip(piece.widen(u, thin), force, weights, strict=True):
+                out.copy_(plane._state(convolve(plane._image(z), weight, _PADDING)))
             piece.step(pair, force)
 
     def weight_gradient(self, pair: Pair, u: Tensor, kernel: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class WinogradConvolution(Convolution):
         shape = plane._taps_last(kernel[0].mT).shape  # that of K^T, whose outcome, the wider tensor, fills vectors
         total = u.new_zeros(6, *shape)
         for piece in pieces:
-            for z, x, sums in zip(piece.spread(u, thin), piece.read(pair.state, wide), total, strict=True):
-                sums += convolution_weight_gradient(plane._image(z), plane._image(x), shape, _ENDS)
+            for z, x, sums in zip(piece.widen(u, thin), piece.read(pair.state, wide), total, strict=True):
+                sums += convolution_weight_gradient(plane._image(z), plane._image(x), shape, _PADDING)
         turned = [plane._taps_first(taps.transpose(0, 1)) for taps in torch.tensordot(_G, total, ([0], [0]))]
         return torch.stack(turned).flip((1, 2))

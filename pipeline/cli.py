@@ -90,7 +90,7 @@ COMMANDS = {
     ),
     "export": Command(
         "write a map as SEG-Y, with the trace headers of the survey's own file",
-        "datasets.config:ExportConfig", "datasets.export", ("map", "like", "out"),
+        "datasets.config_export:ExportConfig", "datasets.export", ("map", "like", "out"),
         (("overwrite", "replace the file of this name"),),
     ),
     "batch": Command(
@@ -129,7 +129,10 @@ def _by_name(words: Sequence[str], places: Sequence[str], switch: bool) -> list[
 def run_command(name: str, words: Sequence[str]) -> None:
     """Parse a subcommand's words and do its work."""
     command = COMMANDS[name]
-    config = resolve_name(command.config)
+    try:
+        config = resolve_name(command.config)
+    except ModuleNotFoundError:
+        raise InputError(f"the code of {name} is not here, as in a job (.rayignore); run it from a checkout") from None
     prog, places = f"python -m pipeline {name}", " ".join(f"[{place.upper()}]" for place in command.places)
     parser = recipe_parser(
         config, prog=prog, usage=f"{prog} {places} [--setting value ...]", description=command.summary
@@ -138,13 +141,7 @@ def run_command(name: str, words: Sequence[str]) -> None:
         parser.add_argument(f"--{flag}", action="store_true", default=SUPPRESS, help=text)  # not in a recipe
     parsed = parse(parser, _by_name(words, command.places, "overwrite" in config.__dataclass_fields__))
     flags = {flag: bool(parsed.pop(flag, False)) for flag, _ in command.flags}
-    try:
-        work = resolve_name(f"{command.module}:{name}")
-    except ModuleNotFoundError as error:
-        if error.name != command.module:
-            raise
-        raise InputError(f"a job is not sent the code of {name} (.rayignore); run it where the survey lies") from None
-    work(build(config, parser, parsed), **flags)
+    resolve_name(f"{command.module}:{name}")(build(config, parser, parsed), **flags)
 
 
 def main(words: Sequence[str] | None = None) -> int:

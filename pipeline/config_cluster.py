@@ -61,6 +61,11 @@ class ClusterConfig:
     address: str = "local"
 
     @property
+    def threads(self) -> int:
+        """A worker's cores: as configured, or an even share of this machine's."""
+        return self.cpus_per_worker or max(1, (os.cpu_count() or 1) // max(self.workers, 1))
+
+    @property
     def groups(self) -> int:
         """Samples that are worked on at once."""
         return max(self.workers // self.slabs, 1)

@@ -45,7 +45,14 @@ DOORS = {
     "jsonargparse": "pipeline/recipe",
     "monai": "",  # only in the benchmark
 }
-LIGHT = ("pipeline.cli", "pipeline.config", "pipeline.config_sweep", "models.config", "datasets.config")
+LIGHT = (
+    "pipeline.cli",
+    "pipeline.config",
+    "pipeline.config_sweep",
+    "models.config",
+    "datasets.config",
+    "datasets.config_export",
+)
 HEAVY = {"torch", "xarray", "dask", "zarr", "mlflow", "ray", "sklearn", "matplotlib", "scipy", "numpy", "rasterio"}
 
 

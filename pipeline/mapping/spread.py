@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from datasets.errors import InputError
 from pipeline.config import ClusterConfig
-from pipeline.training.worker import ROOM_S, cluster, refuse_missing_gpus, threads_per_worker, wait_for_room
+from pipeline.training.worker import ROOM_S, cluster, refuse_missing_gpus, wait_for_room
 
 _SOON_S = 10.0
 """How long calls that start at once wait for room without a word."""
@@ -39,7 +39,7 @@ def spread(
     InputError
         Where the cluster cannot be joined, or no machine of it is large enough for a worker.
     """
-    threads = threads_per_worker(config)
+    threads = config.threads
     with cluster(config):
         wait_for_room(config)
         call = ray.remote(function).options(
@@ -87,7 +87,7 @@ def together(
 
     Yields and raises as `spread`, and `InputError` where the cluster has no room for all at once.
     """
-    threads, world = threads_per_worker(config), len(tasks)
+    threads, world = config.threads, len(tasks)
     with cluster(config):
         refuse_missing_gpus(config)
         group = placement_group([{"CPU": threads, "GPU": int(config.gpu)}] * world)

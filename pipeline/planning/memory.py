@@ -179,7 +179,7 @@ def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: M
 
 
 def plan_prediction(
-    segmenter: Segmenter, sizes: tuple[int, ...], memory: Memory | None, *, approximate: bool = False
+    segmenter: Segmenter, sizes: tuple[int, ...], memory: Memory | None, threads: int = 1, *, approximate: bool = False
 ) -> Tiling | None:
     """Find out whether a volume fits in one piece, or in which blocks it is mapped to the same values.
 
@@ -187,11 +187,12 @@ def plan_prediction(
     where nobody knows the memory. Where such blocks would be more halo than block, `approximate` ones are better than
     an `InputError` with their settings.
     """
-    if memory is None or (need := prediction_peak(segmenter, Workload(sizes))) <= memory.size:
+    work = Workload(sizes, threads=threads)
+    if memory is None or (need := prediction_peak(segmenter, work)) <= memory.size:
         return None
     there = f"there are {show_bytes(memory.size)} {memory.where}"
     problem = f"mapping {list(sizes)} cells in one piece needs {show_bytes(need)}, but {there}"
-    largest = largest_sizes(segmenter, Workload(sizes), memory.size, prediction_peak)
+    largest = largest_sizes(segmenter, work, memory.size, prediction_peak)
     if largest is None:
         raise InputError(f"{problem}; take a machine with more memory")
     unit, far = segmenter.network.multiple, reach(segmenter.network)
@@ -202,7 +203,7 @@ def plan_prediction(
     some = _tiling(largest, min(cut, default=0) // 4 // unit * unit, sizes, unit)
     if approximate:
         return some
-    turns = turns_that_fit(segmenter, Workload(sizes), memory.size, prediction_peak, cuda=False)
+    turns = turns_that_fit(segmenter, work, memory.size, prediction_peak, cuda=False)
     whole = f"in one piece by {turns}, or " if turns else ""
     what = "the whole volume" if enough is None else f"{enough} cells"
     raise InputError(

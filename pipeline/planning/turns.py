@@ -28,10 +28,11 @@ def stream_of(cluster: ClusterConfig) -> Stream | None:
 def turns_of(cluster: ClusterConfig, segmenter: Segmenter, rows: int, *, cuda: bool) -> dict[str, Any]:
     """Return the same as settings of a `Workload` on a GPU or a CPU; `ConfigError` where rows are too few."""
     segmenter.slabs(rows, cluster.turns)
+    threads = 0 if cuda else cluster.threads
     if cluster.turns == 1:
-        return {"gpu": cuda}
+        return {"threads": threads}
     away = "volume" if cuda else "states" if cluster.scratch else ""
-    return {"gpu": cuda, "turns": cluster.turns, "away": away}
+    return {"threads": threads, "turns": cluster.turns, "away": away}
 
 
 def elsewhere(segmenter: Segmenter, work: Workload, cluster: ClusterConfig, *, training: bool) -> tuple[int, int]:

@@ -73,7 +73,11 @@ class Scorer:
         if begun is not None and self._suits(begun, volume, share):
             return begun
         memory = self._memory(share, _FILLED)
-        return plan_prediction(self.segmenter, volume.shape, memory, approximate=approximate)
+        return plan_prediction(self.segmenter, volume.shape, memory, self._threads, approximate=approximate)
+
+    @property
+    def _threads(self) -> int:
+        return 0 if self.device == "cuda" else 1  # or more, by which it takes less
 
     def _suits(self, tiling: Tiling, volume: Volume, share: float) -> bool:
         reach, edges = self.description.reach, zip(tiling.block, tiling.halo, volume.shape, strict=True)
@@ -83,11 +87,11 @@ class Scorer:
     def fits(self, tiling: Tiling, volume: Volume, share: float = 1.0) -> bool:
         """Tell whether blocks fit, if need be to the last byte."""
         memory, seen = self._memory(share), seen_sizes(volume.shape, tiling.block, tiling.halo)
-        return memory is None or prediction_peak(self.segmenter, Workload(seen)) <= memory.size
+        return memory is None or prediction_peak(self.segmenter, Workload(seen, threads=self._threads)) <= memory.size
 
     def check_slabs(self, volume: Volume, slabs: int, share: float = 1.0) -> None:
         """Raise `InputError` where a slab of a volume does not fit."""
-        work = Workload(share_of_worker(self.segmenter, volume.shape, slabs))
+        work = Workload(share_of_worker(self.segmenter, volume.shape, slabs), threads=self._threads)
         self._check(volume, f"{slabs} slabs", work, share, "slabs, or 1, to map it block by block", each=" for each")
 
     def take_turns(self, volume: Volume, cluster: ClusterConfig, share: float = 1.0) -> None:

@@ -93,11 +93,6 @@ class _HeedingTorchConfig(TorchConfig):
         return _Heeding
 
 
-def threads_per_worker(config: ClusterConfig) -> int:
-    """Return a worker's cores: as configured, or an even share of this machine's."""
-    return config.cpus_per_worker or max(1, (os.cpu_count() or 1) // max(config.workers, 1))
-
-
 def work(settings: dict[str, Any]) -> None:
     """Train on one worker; Ray calls this in its own process.
 
@@ -158,7 +153,7 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
     try:
         if config.address == "local":
             os.environ.setdefault(_WATCHER, "0")  # this machine is not taken away
-            _start(max(os.cpu_count() or 1, config.workers * threads_per_worker(config)))
+            _start(max(os.cpu_count() or 1, config.workers * config.threads))
             os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         else:
             _join(config.address)
@@ -183,7 +178,7 @@ def refuse_missing_gpus(config: ClusterConfig) -> None:
 
 def wait_for_room(config: ClusterConfig) -> None:
     """Refuse workers that no machine is large enough for, on a cluster unless such a one starts soon."""
-    need = {"CPU": threads_per_worker(config), "GPU": int(config.gpu)}
+    need = {"CPU": config.threads, "GPU": int(config.gpu)}
     machines = (node["Resources"] for node in ray.nodes() if node["Alive"])
     if any(all(machine.get(kind, 0) >= least for kind, least in need.items()) for machine in machines):
         return
@@ -209,7 +204,7 @@ def train_on_ray(run: "Run", run_id: str, *, relay: Any = None) -> None:
     A sweep's trial has a `relay`, a callback that hears of every validation; any other run ends with test scores.
     """
     config = run.config.cluster
-    threads = threads_per_worker(config)
+    threads = config.threads
     with cluster(config):
         refuse_missing_gpus(config)
         wait_for_room(config)

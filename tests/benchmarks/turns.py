@@ -61,7 +61,7 @@ def measure(turns: int, scratch: Path | None, device: torch.device, *, quick: bo
     found |= {"seconds": taken(step), "map_seconds": taken(mapping)}
     gradients = [parameter.grad.flatten() for parameter in segmenter.parameters() if parameter.grad is not None]
     away: Away = "" if turns == 1 else "volume" if device.type == "cuda" else "states" if scratch else ""
-    work = Workload((edge, edge, edge), turns=turns, away=away)
+    work = Workload((edge, edge, edge), turns=turns, away=away, threads=0 if device.type == "cuda" else 1)
     plans = {"plan": training_peak(segmenter, work), "map_plan": prediction_peak(segmenter, work)}
     return found | plans | {"gradient": torch.cat(gradients).cpu().tolist(), "state": 4 * repeat * edge**3}
 

@@ -9,8 +9,8 @@ import segyio
 import xarray as xr
 
 from datasets import export as module
-from datasets.config import ExportConfig
 from datasets.config_convert import ConvertConfig
+from datasets.config_export import ExportConfig
 from datasets.convert import convert
 from datasets.errors import InputError
 from datasets.export import EMPTY, export
