@@ -179,7 +179,7 @@ def _ways_out(config: RunConfig, segmenter: Segmenter, work: Workload, memory: M
 
 
 def plan_prediction(
-    segmenter: Segmenter, sizes: tuple[int, ...], memory: Memory | None, threads: int = 1, *, approximate: bool = False
+    segmenter: Segmenter, sizes: tuple[int, ...], memory: Memory | None, *, threads: int = 1, approximate: bool = False
 ) -> Tiling | None:
     """Find out whether a volume fits in one piece, or in which blocks it is mapped to the same values.
 

@@ -73,7 +73,7 @@ class Scorer:
         if begun is not None and self._suits(begun, volume, share):
             return begun
         memory = self._memory(share, _FILLED)
-        return plan_prediction(self.segmenter, volume.shape, memory, self._threads, approximate=approximate)
+        return plan_prediction(self.segmenter, volume.shape, memory, threads=self._threads, approximate=approximate)
 
     @property
     def _threads(self) -> int:

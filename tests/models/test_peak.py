@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -180,6 +181,13 @@ def test_slabs_in_turns_hold_what_was_predicted(kind: str, away: Literal["", "st
 
     guess = prediction_peak(segmenter(config, len(sizes), channels), work)
     assert guess == pytest.approx(live_peak(predict), rel=0.1)
+
+
+@pytest.mark.parametrize("book", [training_peak, prediction_peak])
+def test_several_threads_and_a_gpu_convolve_directly(book: Callable[[Segmenter, Workload], int]) -> None:
+    model = segmenter(NetworkConfig(layers="8*3", repeat=12), 3, 1)
+    alone, two, gpu = (book(model, Workload((56, 56, 56), threads=threads)) for threads in (1, 2, 0))
+    assert alone > 1.05 * two == 1.05 * gpu
 
 
 def test_what_lies_elsewhere_is_counted_there() -> None:

@@ -16,7 +16,7 @@ import xarray as xr
 
 from datasets.errors import InputError
 from datasets.volume import Volume
-from models.config import ConfigError
+from models.config import ConfigError, NetworkConfig, SegmenterConfig
 from models.peak import Workload, training_peak
 from models.shelf import FileShelf
 from models.stream import Stream
@@ -281,3 +281,15 @@ def test_a_plan_of_more_turns_than_there_are_rows_is_refused(recipe, tmp_path, c
 
 def test_a_disk_that_fails_is_one_sentence(tmp_path):
     assert refusal(OSError(errno.EIO, "gone", "/fast")) == "/fast: the disk failed; choose another place"
+
+
+def test_a_plan_is_of_the_threads_that_a_worker_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    model = memory.trial_segmenter(SegmenterConfig(NetworkConfig(layers="4"), 2, 2, ["one", "other"]))
+
+    def planned(cuda: bool = False, **cluster: int) -> int:
+        return memory.map_work(ClusterConfig(**cluster), model, (32, 32), cuda=cuda).threads
+
+    assert planned(workers=0) == 8
+    assert [planned(workers=2), planned(workers=16), planned(workers=2, cpus_per_worker=3)] == [4, 1, 3]
+    assert planned(cuda=True) == planned(cuda=True, turns=2) == 0
