@@ -30,7 +30,7 @@ _B_T = _matrix([
 ])  # fmt: skip
 _G = _matrix([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 _PADDING = [1, 1]
-_SIX_BYTES = 3 * 2**20
+_SIX_BYTES = 4 * 2**20
 """Of B^T x of a piece: for less, calls cost more than the cache saves."""
 
 
