@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import convolution
+from models import convolution, kernels
 from models.arithmetic import FloatStates
 from models.config import Layer
 from models.convolution import Convolution
@@ -266,6 +266,20 @@ def test_volumes_of_one_channel_in_bfloat16_are_convolved_whole(
     weight = torch.randn(rank, inputs // groups, 3, 3, 3).bfloat16()
     true = convolve(x.double(), weight.double(), padding, groups)
     written_whole(lambda: convolve(x, weight, padding, groups), true)
+
+
+@pytest.mark.parametrize("sizes", [(7, 5), (8, 5), (7, 4, 3), (6, 4, 3)])
+@pytest.mark.parametrize("halo", [0, 1, 2])
+@torch.no_grad()
+def test_the_gradient_of_a_sample_is_that_of_its_halves(sizes: tuple[int, ...], halo: int) -> None:
+    torch.manual_seed(0)
+    padding, shape = [halo] + [1] * (len(sizes) - 1), torch.Size((3, 4, *[3] * len(sizes)))
+    x = torch.randn(1, *sizes, 4).movedim(-1, 1)
+    z = torch.randn(1, sizes[0] + 2 * halo - 2, *sizes[1:], 3).movedim(-1, 1)
+    with patch.object(kernels, "_misses_onednn", lambda *_: True):
+        found = convolution_weight_gradient(x, z, shape, padding)
+    true = convolution_weight_gradient(x.double(), z.double(), shape, padding)
+    assert (found - true).abs().max() <= 1e-5 * true.abs().max()
 
 
 class Taken(TorchDispatchMode):
