@@ -60,7 +60,7 @@ class LayerShape:
     def flops(self, batch: int, products: int = FORWARD_PRODUCTS) -> int:
         """Return the operations, two for each multiplication with its addition, of some products of this layer's size.
 
-        As PyTorch counts them: cells that are zero beyond the volume count too.
+        As PyTorch counts them, for direct convolutions: cells that are zero beyond the volume count too.
         """
         return products * 2 * batch * self.cells * self.kernel
 

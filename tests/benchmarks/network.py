@@ -5,7 +5,8 @@
 On the CPU time is processor time of one thread, on CUDA wall time. Every way of the same network must return the same
 loss before it is timed. Beside the ratio to plain autograd stands the distance from two floors: of operations, since
 ours evaluates each layer once more (for plain autograd's 6 products 8, or 7 where the hidden layer is kept), and of the
-machine, the larger of operations at the speed of a large product and bytes at the speed of a copy.
+machine, the larger of operations at the speed of a large product and bytes at the speed of a copy. Operations are those
+of direct convolutions; large volumes in float32 take half (`models.winograd`), and so may go below the floor.
 """
 
 import argparse
