@@ -12,6 +12,8 @@ _SYSTEM = {
     errno.EIO: "the disk failed; choose another place",
     errno.EROFS: "this disk can only be read; choose another place",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.EEXIST: "a file is in the way; move it, or choose another place",
+    errno.ENOTDIR: "a file is in the way; move it, or choose another place",
 }
 
 

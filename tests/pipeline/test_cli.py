@@ -197,6 +197,17 @@ def test_what_the_system_refuses(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_where_a_folder_should_be_is_said(refused: Refused, tmp_path: Path, tiny_volume: Path) -> None:
+    (tmp_path / "runs").touch()
+    for runs in (tmp_path / "runs", tmp_path / "runs" / "mine"):
+        line = refused(
+            *("train", "--data.source", tiny_volume, "--data.space", "[y,x]", "--runs", runs, "--network.layers", "4"),
+            *("--split.block", 4, "--split.buffer", 0),
+        )
+        assert f"{runs}" in line
+        assert "a file is in the way" in line
+
+
 def test_what_is_our_own_defect_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise OSError(errno.EBADF, "bad file descriptor")
