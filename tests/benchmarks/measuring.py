@@ -15,6 +15,9 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
+# Blocks come from and return to the system one by one, so that the resident peak is the tensors' peak; each page costs
+# time. From 64 KiB on: with 1 MiB the gradients that stay hold freed temporaries apart, half a state at 64 layers.
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
 
 
 def progress(text: str) -> None:
@@ -92,9 +95,7 @@ def answer_apart(module: str, arguments: Sequence[str], *, memory: bool) -> str:
     """
     environment = dict(os.environ)
     if memory:
-        # Blocks come from and return to the system one by one, so that the resident peak is the tensors' peak. From
-        # 64 KiB on: with 1 MiB the gradients that stay hold freed temporaries apart, half a state at 64 layers.
-        environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
+        environment |= MEMORY
     command = [sys.executable, "-m", module, *arguments]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
     if answer.returncode:
