@@ -4,9 +4,10 @@
     python -m tests.benchmarks.slabs --device cuda --slabs 1 2 4 8    # a GPU each, joined by NCCL
 
 Every rank is a process of its own, on one thread on the CPU, where other processes are timed than those whose memory is
-measured. Peaks are those of one forward and backward pass above what is held before. Sent is what the rank in the middle sends in such a pass; beside it stands what halos would take: a
-row of states a face for each K, and a row of the hidden layer for each transpose. The loss, and the gradients that
-ranks add up, must be those of one rank. A map is a forward pass without gradients.
+measured. Peaks are those of one forward and backward pass above what is held before. Sent is what the rank in the
+middle sends in such a pass; beside it stands what halos would take: a row of states a face for each K, and a row of the
+hidden layer for each transpose. The loss, and the gradients that ranks add up, must be those of one rank. A map is a
+forward pass without gradients.
 """
 
 import argparse
