@@ -17,7 +17,7 @@ def largest_sizes(
     """Return the largest grid of the same proportions whose `training_peak` or `prediction_peak` fits, in bytes.
 
     A segmenter on the meta device is enough; labelled cells are scaled with the grid. Sizes are multiples of what the
-    coarsenings divide, and axes only ever seen whole keep theirs. None where not even the smallest grid fits.
+    coarsenings divide, but axes only ever seen whole keep theirs; None where not even the smallest grid fits.
     """
     unit, grid = segmenter.network.multiple, segmenter.network.padded_sizes(work.sizes)
     fixed = segmenter.uncut

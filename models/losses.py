@@ -25,7 +25,8 @@ def masked_cross_entropy(
     Returns
     -------
     tuple of Tensor
-        Sum of weight times cross-entropy, and sum of weights; both 0, with zero gradients, where nothing is labelled.
+        Sum of weight times cross-entropy, and sum of weights: their quotient is the mean. Both are 0, with zero
+        gradients, where nothing is labelled.
     """
     if target_BN.shape != (logits_BKN.shape[0], *logits_BKN.shape[2:]):
         raise ValueError(f"logits {list(logits_BKN.shape)} and target {list(target_BN.shape)} do not fit together")
