@@ -169,9 +169,9 @@ def cells(lines: list[str]) -> dict[str, list[str]]:
     return {name: [row[column] for row in rows] for column, name in enumerate(head)}
 
 
-def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
-    """The README's own words but for fewer steps and trials, from nothing, in a folder of its own."""
-    text = (ROOT / "README.md").read_text()
+def test_the_sweep_of_the_page(tmp_path: Path) -> None:
+    """The page's own words but for fewer steps and trials, from nothing, in a folder of its own."""
+    text = (ROOT / "docs" / "sweeps.md").read_text()
     (block,) = [found for found in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "pipeline tune" in found]
     words = block.replace("python -m", f"{sys.executable} -m").replace("pipeline/recipes", f"{ROOT}/pipeline/recipes")
     words = f"{words.strip()} --training.steps 4 --training.validate_every 2 --sweep.trials 3"
@@ -188,7 +188,7 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
     shown = cells([line for line in text[text.index(block) :].splitlines() if line.startswith("| ")])
     made = cells([line for line in table.splitlines() if line.startswith("| ")])
-    assert shown.keys() <= made.keys(), "the README's table has another column than the command prints"
+    assert shown.keys() <= made.keys(), "the page's table has another column than the command prints"
     pairs = [sorted(zip(found["depth"], found["rank"], found["parameters"], strict=True)) for found in (shown, made)]
     assert len(pairs[0]) == 8
     assert len(pairs[1]) == 3
