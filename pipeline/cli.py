@@ -7,6 +7,7 @@ import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pkgutil import resolve_name
 
 from datasets.errors import InputError, UnfinishedError
@@ -129,10 +130,9 @@ def _by_name(words: Sequence[str], places: Sequence[str], switch: bool) -> list[
 def run_command(name: str, words: Sequence[str]) -> None:
     """Parse a subcommand's words and do its work."""
     command = COMMANDS[name]
-    try:
-        config = resolve_name(command.config)
-    except ModuleNotFoundError:
-        raise InputError(f"the code of {name} is not here, as in a job (.rayignore); run it from a checkout") from None
+    if not all(map(find_spec, (command.config.partition(":")[0], command.module))):
+        raise InputError(f"the code of {name} is not here, as in a job (.rayignore); run it from a checkout")
+    config = resolve_name(command.config)
     prog, places = f"python -m pipeline {name}", " ".join(f"[{place.upper()}]" for place in command.places)
     parser = recipe_parser(
         config, prog=prog, usage=f"{prog} {places} [--setting value ...]", description=command.summary

@@ -24,6 +24,11 @@ from pipeline.planning.machine import Memory, memory_here
 from pipeline.planning.tiling import Tiling
 from pipeline.planning.turns import check_elsewhere, turns_of, turns_that_fit
 
+COUNTED = (
+    "counted beyond the process itself: weights, gradients, optimiser states, input, states, adjoint, temporaries; "
+    "not counted: libraries, the loader's samples on the host, the loss of labelled cells"
+)
+
 
 def trial_segmenter(config: SegmenterConfig, scaled: Mapping[int, int] | None = None) -> Segmenter:
     """Make a segmenter without weights; it reads its slices at cell 0, which costs what any other cell costs.

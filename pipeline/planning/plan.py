@@ -18,6 +18,7 @@ from pipeline.amount import parse_amount, show_bytes
 from pipeline.config import PlanConfig
 from pipeline.planning.machine import Memory
 from pipeline.planning.memory import (
+    COUNTED,
     map_work,
     memory_of_worker,
     scaled_axes,
@@ -25,11 +26,6 @@ from pipeline.planning.memory import (
     trial_segmenter,
 )
 from pipeline.planning.turns import elsewhere, turns_that_fit
-
-COUNTED = (
-    "counted beyond the process itself: weights, gradients, optimiser states, input, states, adjoint, temporaries; "
-    "not counted: libraries, the loader's samples on the host, the loss of labelled cells"
-)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pipeline.amount import show_bytes, show_seconds
 from pipeline.masking import without_secrets
 from pipeline.pictures.style import class_colours
 from pipeline.planning.depth import Depth
-from pipeline.planning.plan import COUNTED
+from pipeline.planning.memory import COUNTED
 from pipeline.report.card import split_in_words
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import data_uri

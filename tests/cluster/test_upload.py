@@ -15,8 +15,11 @@ from cluster.submit import pack
 ROOT = Path(__file__).parents[2]
 LIMIT = 2**20
 """Bytes of the plain upload, which Ray counts in MiB."""
-AT_THE_DESK = {"datasets/export.py", "datasets/config_export.py", "pipeline/registry/onnx.py"}
-"""What is done where a survey's own file lies, or for programs of others."""
+AT_THE_DESK = {
+    "datasets/export.py", "datasets/config_export.py", "pipeline/registry/onnx.py", "pipeline/planning/plan.py",
+    "pipeline/quickstart.py",
+}  # fmt: skip
+"""What is done where a survey's own file lies, before there is a job, or for programs of others."""
 MADE = ("timelapse", "parihaka", "indian-pines")
 """Volumes that recipes which stay behind convert."""
 
@@ -79,12 +82,15 @@ def test_the_upload_holds_all_that_a_job_runs_and_little_else(package):
     assert all(source.startswith(developers) for source in sources.values()), "a job may want these"
 
 
-def test_a_job_that_asks_for_what_stayed_behind_is_told_so(package, tmp_path):
+@pytest.mark.parametrize("words", [
+    ["export", "map.zarr", "survey.sgy", "salt.sgy"], ["plan", "pipeline/recipes/quickstart.yaml"], ["quickstart"],
+])  # fmt: skip
+def test_a_job_that_asks_for_what_stayed_behind_is_told_so(words, package, tmp_path):
     ZipFile(package).extractall(tmp_path)
-    asked = [sys.executable, "-m", "pipeline", "export", "map.zarr", "survey.sgy", "salt.sgy"]
+    asked = [sys.executable, "-m", "pipeline", *words]
     done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: the code of export is not here, as in a job")
+    assert done.stderr.startswith(f"error: the code of {words[0]} is not here, as in a job")
     assert done.stderr.count("\n") == 1
 
 
