@@ -42,7 +42,7 @@ def fold(y: Tensor, axes: Sequence[int], reach: int, boundary: Boundary) -> Tens
         size = y.shape[axis] - 2 * reach
         cells = source_cells(size, reach, boundary, y.device)
         inner = y.narrow(axis, reach, size).clone(memory_format=torch.preserve_format)
-        for start in (0, reach + size):
-            inner.index_add_(axis, cells[start : start + reach], y.narrow(axis, start, reach))
+        for cell in (*range(reach), *range(reach + size, size + 2 * reach)):  # a GPU adds two to one in any order
+            inner.index_add_(axis, cells[cell : cell + 1], y.narrow(axis, cell, 1))
         y = inner
     return y

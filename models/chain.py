@@ -11,8 +11,7 @@ states are evaluated as in the forward pass, never stacked on the adjoint: that 
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from models.arithmetic import FloatStates, GridStates
+from models.conditions import conditions
 from models.leapfrog import (
     ChainLayer,
     ChainPlan,
@@ -50,22 +50,6 @@ def repeated(x_BcN: Tensor, repeat: int) -> Tensor:
 def with_weights(plan: ChainPlan, parameters: Sequence[Any]) -> list[tuple[ChainLayer, Tensor, Tensor, Tensor | None]]:
     """Return each layer with its parameters: kernel, bias, and the angles of a learned resampling or none."""
     return list(zip(plan.layers, parameters[::3], parameters[1::3], parameters[2::3], strict=True))
-
-
-@contextmanager
-def _conditions(device: torch.device) -> Iterator[None]:
-    """Set what the passes of a chain need: no autocast, kernels that return the same bits again, and no TF32."""
-    cudnn: Any = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        if device.type != "cuda":
-            yield
-            return
-        try:
-            cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision = False, True, "ieee"
-            yield
-        finally:
-            cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision = before
 
 
 def _run_forward(
@@ -131,7 +115,7 @@ class ReversibleChain(torch.autograd.Function):
         x_BcN: Tensor,
         *parameters: Any,
     ) -> Tensor:
-        with _conditions(parameters[0].device):
+        with conditions(parameters[0].device):
             ctx.kept = [] if any(ctx.needs_input_grad) and not parts.in_turns else None
             ctx.shelf = _run_forward(plan, x_BcN, parameters, parts, ctx.kept)
             out = _read(x_BcN, ctx.shelf, parts, channels)
@@ -156,7 +140,7 @@ class ReversibleChain(torch.autograd.Function):
         kept, ctx.shelf, ctx.kept = ctx.kept, None, None
         x_BcN, *parameters = ctx.saved_tensors
         device = parameters[0].device
-        with _conditions(device):
+        with conditions(device):
             power = _power(plan, g_BKN, parts.slab)
             for rows, sides in zip(parts.on(g_BKN.shape[2]), shelf.each(), strict=True):
                 sides.append(_start_adjoint(sides[0], g_BKN[:, :, rows], ctx.channels, power))
@@ -184,7 +168,7 @@ def _start_adjoint(pair: Pair, g_BKN: Tensor, channels: Channels | None, power: 
     pair.state.sub_(pair.increment)
     pair.increment.neg_()
     state = torch.zeros(pair.state.shape, dtype=pair.dtype, device=pair.state.device)
-    g_BNK = g_BKN.movedim(1, -1)
+    g_BNK = g_BKN.movedim(1, -1).to(state.device)
     state[..., slice(None) if channels is None else channels] = g_BNK if power == 1 else g_BNK * power
     return Pair(state, state.clone(), FloatStates(pair.arithmetic.force_dtype), pair.dtype, slab=pair.slab)
 
@@ -253,5 +237,5 @@ def run(
     """
     if torch.is_grad_enabled():
         return ReversibleChain.apply(plan, channels, parts, x_BcN, *parameters)
-    with _conditions(parameters[0].device):
+    with conditions(parameters[0].device):
         return _read(x_BcN, _run_forward(plan, x_BcN, parameters, parts), parts, channels)

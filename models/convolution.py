@@ -3,7 +3,6 @@
 B batch, N space, C channels, r rank, g groups. Hidden tensors are [B, *N, r], with rows beyond.
 """
 
-import functools
 from collections.abc import Iterator
 
 import torch
@@ -84,7 +83,9 @@ class Convolution(SymmetricOperator):
         ]
 
     def _whole(self, pair: Pair) -> bool:
-        return self.boundary == "zeros" and not pair.arithmetic.converts
+        """Tell whether a state is worked on in one call; what cuDNN makes beside one grows with what it is given."""
+        here = pair.state.device.type == "cpu"
+        return self.boundary == "zeros" and here and not pair.arithmetic.converts
 
     def convolved(self, x_BNC: Tensor, kernel: Tensor, overhang: int = 0, cells: int = 1) -> Tensor:
         """Convolve C -> r in one call, some `cells` at once, and some rows beyond either end of the first axis."""
@@ -151,17 +152,21 @@ class Convolution(SymmetricOperator):
 
     def _exchanged_weight_gradient(self, pair: Pair, u: Tensor, kernel: Tensor) -> Tensor:
         """Correlate a hidden tensor, as the input of K^T, with the state; pieces of the state need no halo."""
-        pieces = self._cut(pair) if pair.arithmetic.converts else [(slice(None), slice(0, pair.state.shape[1]))]
+        pieces = [(slice(None), slice(0, pair.state.shape[1]))] if self._whole(pair) else self._cut(pair)
         parts = ((u[at, rows.start : rows.stop + 2 * self.reach], pair.load((at, rows))) for at, rows in pieces)
         total = self._summed(parts, self._taps_last(kernel.transpose(-1, -2)).shape, self._padding(0, self.reach))
         return self._taps_first(total.transpose(0, 1)).flip(tuple(range(self.space)))
 
     def _summed(self, parts: Iterator[tuple[Tensor, Tensor]], shape: torch.Size, padding: list[int]) -> Tensor:
         """Correlate inputs with outcomes, piece by piece, and add up at least in float32."""
-        found = (
-            convolution_weight_gradient(self._image(x), self._image(z), shape, padding, self.groups) for x, z in parts
-        )
-        return functools.reduce(Tensor.add_, (gradient.to(at_least_single(gradient.dtype)) for gradient in found))
+        total: Tensor | None = None
+        for x, z in parts:
+            found = convolution_weight_gradient(self._image(x), self._image(z), shape, padding, self.groups)
+            found = found.to(at_least_single(found.dtype))
+            total = found if total is None else total.add_(found)
+            del x, z, found  # before the next is loaded
+        assert total is not None
+        return total
 
     def bias_gradient(self, z: Tensor) -> Tensor:
         """Sum over all axes but the last."""

@@ -207,8 +207,10 @@ def _step(segmenter: Segmenter, work: Workload, ledger: Ledger, volume: Ledger) 
         layer.resample(states, back=True)
         layer.resample(adjoint_kept, back=True)
     first = network.channels * network.config.repeat
-    piece = rows_of_piece(work.batch, _turn(segmenter, work), 4 * first * states.stored) * first
-    ledger.touch(piece * (states.stored + 4 * SINGLE))  # the last two are float64
+    device = "cpu" if work.threads else "cuda"
+    piece = rows_of_piece(work.batch, _turn(segmenter, work), 4 * first * states.stored, device) * first
+    summed = 2 * SINGLE if work.threads else states.stored // network.config.repeat  # a CPU sums a copy in float64
+    ledger.touch(piece * (states.stored + 2 * SINGLE + summed))
     ledger.drop(pair, adjoint)
     volume.drop(target, taken, gradient)
 

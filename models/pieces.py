@@ -24,9 +24,9 @@ def cut_grid(batch: int, sizes: Sequence[int], cell_bytes: int, device: str = "c
     return list(itertools.product(samples, _spans(sizes[0], cuts)))
 
 
-def rows_of_piece(batch: int, sizes: Sequence[int], cell_bytes: int) -> int:
+def rows_of_piece(batch: int, sizes: Sequence[int], cell_bytes: int, device: str = "cpu") -> int:
     """Return the cells of the largest piece that `cut_grid` makes."""
-    joined, cuts = _shares(sizes, cell_bytes, "cpu")
+    joined, cuts = _shares(sizes, cell_bytes, device)
     return min(batch, joined) * math.ceil(sizes[0] / cuts) * math.prod(sizes[1:])
 
 
@@ -52,9 +52,9 @@ def cut_cells(cells: int, cell_bytes: int, weight_bytes: int = 0, device: str = 
     return _spans(cells, _cell_pieces(cells, cell_bytes, weight_bytes, device))
 
 
-def cells_of_piece(cells: int, cell_bytes: int, weight_bytes: int = 0) -> int:
+def cells_of_piece(cells: int, cell_bytes: int, weight_bytes: int = 0, device: str = "cpu") -> int:
     """Return the cells of the largest piece that `cut_cells` makes."""
-    return math.ceil(cells / _cell_pieces(cells, cell_bytes, weight_bytes, "cpu"))
+    return math.ceil(cells / _cell_pieces(cells, cell_bytes, weight_bytes, device))
 
 
 def _cell_pieces(cells: int, cell_bytes: int, weight_bytes: int, device: str) -> int:

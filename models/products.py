@@ -107,8 +107,9 @@ class Products(SymmetricOperator):
         if not pair.arithmetic.converts:
             return multiply(u, flat.load(...).T).view(kernel.shape)
         total = u.new_zeros(u.shape[0], flat.state.shape[1], dtype=at_least_single(u.dtype))
+        summed = total.dtype if u.dtype == torch.float16 else u.dtype  # float16 ends at 65504, which sums pass
         for where in _cut(flat, kernel):
-            total += multiply(u[:, where], flat.load(where).T)
+            total += multiply(u[:, where].to(summed), flat.load(where).to(summed).T)
         return total.view(kernel.shape)
 
     def bias_gradient(self, z: Tensor) -> Tensor:

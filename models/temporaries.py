@@ -91,6 +91,8 @@ class LayerBytes:
 
     def __init__(self, shape: LayerShape, batch: int, ledger: Ledger, threads: int = 1) -> None:
         self.shape, self.batch, self.ledger, self.threads = shape, batch, ledger, threads
+        self.device = "cpu" if threads else "cuda"
+        self.most = PIECE_BYTES[self.device]
         self.cells = batch * shape.cells
         self.sample, self.row = shape.channels * shape.cells, shape.channels * math.prod(shape.sizes[1:])  # numbers
         self.convolves = isinstance(shape.operator, Convolution)
@@ -115,18 +117,22 @@ class LayerBytes:
         wide = [size * self._grown(reach, slice(axis, None)) for axis in range(len(self.shape.sizes) + 1)]
         return max([wide[0] + wide[1]] + [wide[0] + a + b for a, b in itertools.pairwise(wide[1:])])
 
+    def _whole(self, kept: Kept) -> bool:
+        return self.zeros and not kept.converts and self.threads > 0
+
     def _piece(self, kept: Kept) -> int:
         channels = self.shape.channels
         if self.convolves:
-            return rows_of_piece(self.batch, self.shape.sizes, channels * kept.stored) * channels
-        return cells_of_piece(self.cells, channels * kept.stored, self.shape.kernel * kept.force) * channels
+            return rows_of_piece(self.batch, self.shape.sizes, channels * kept.stored, self.device) * channels
+        weight = self.shape.kernel * kept.force
+        return cells_of_piece(self.cells, channels * kept.stored, weight, self.device) * channels
 
     def _loaded_with_halo(self, kept: Kept) -> tuple[int, int]:
         """Return the bytes of what a convolution reads at once, and those at the fullest moment of making it."""
         if self.zeros:
             numbers = self._piece(kept) + 4 * self.reach * self.row  # which the kernel reaches, beyond the volume too
             loaded = numbers * kept.force
-            return loaded, max(numbers * kept.loading, 2 * loaded)
+            return loaded, max(numbers * kept.loading, (1 + kept.converts) * loaded)
         stages = [self.sample * kept.loading] + [
             int(self.sample * kept.force * self._grown(self.reach, slice(axes)))
             for axes in range(1, len(self.shape.sizes) + 1)
@@ -137,7 +143,7 @@ class LayerBytes:
         shape, edge = self.shape, self.shape.operator.edge
         one = shape.operator.groups > 1 or len(shape.sizes) == 1
         dtype = torch.float32 if kept.force == SINGLE else torch.bfloat16
-        cells = 1 if one else cells_at_once(shape.sizes[-1], shape.rank, dtype, "cpu")
+        cells = 1 if one else cells_at_once(shape.sizes[-1], shape.rank, dtype, self.device)
         return int(shape.kernel * kept.force * cells * (edge + cells - 1) / edge)
 
     def _sixes(self, kept: Kept) -> tuple[int, int, int]:
@@ -165,10 +171,10 @@ class LayerBytes:
             padded = 0 if self.zeros else planes * self._grown(self.reach, slice(1))
             ledger.touch(planes + padded + planes / self.shape.operator.edge * self.wide)
             return
-        if self.zeros and not kept.converts:
+        if self._whole(kept):
             ledger.touch(thin + self._packed(kept))
             return
-        cut = self.zeros and self.sample * kept.stored > PIECE_BYTES["cpu"]
+        cut = self.zeros and self.sample * kept.stored > self.most
         ledger.touch(thin + self._packed(kept) + self._loaded_with_halo(kept)[1])
         if cut or self.batch > 1:
             ledger.touch(thin * (1 + cut + (cut and self.batch > 1)))
@@ -190,12 +196,13 @@ class LayerBytes:
             self.ledger.touch(2 * kernels + wide + narrow + wide / 6)
             return
         if not self.convolves or self.zeros:
-            in_place = self.convolves and not kept.converts
+            in_place = not kept.converts and self.convolves == (self.threads > 0)
             if self.convolves:
                 copied = 2 * self.shape.kernel * kept.force
             else:
                 piece = self._piece(kept)
-                turned = piece // self.shape.channels * (kept.force == SINGLE and piece < self.batch * self.sample)
+                fast = kept.force == SINGLE and self.threads > 0  # by oneDNN, which wants rows
+                turned = piece // self.shape.channels * (fast and piece < self.batch * self.sample)
                 copied = turned * self.shape.taps * self.shape.rank * SINGLE
             self.ledger.touch(copied + (0 if in_place else self._piece(kept) * kept.adding))
             return
@@ -208,8 +215,8 @@ class LayerBytes:
         if wide:
             self.ledger.touch(3 * result + kernels + wide + narrow)
         elif self.convolves:
-            loaded, making = (0, 0) if self.zeros and not kept.converts else self._loaded_with_halo(kept)
-            several = 3 if kept.converts and self.batch * self.sample * kept.stored > PIECE_BYTES["cpu"] else 2
+            loaded, making = (0, 0) if self._whole(kept) else self._loaded_with_halo(kept)
+            several = 3 if not self._whole(kept) and self.batch * self.sample * kept.stored > self.most else 2
             self.ledger.touch(several * result + max(loaded + self._halves(kept), making))
         else:
             self.ledger.touch(2 * result + self._piece(kept) * kept.loading)
@@ -217,10 +224,10 @@ class LayerBytes:
     def _halves(self, kept: Kept) -> int:
         channels, rank, *_, last = self.shape.channels, self.shape.rank, *self.shape.sizes
         numbers = self._piece(kept) if self.zeros and kept.converts else self.sample
-        exchanged = exchanges(channels, rank, torch.float32, "cpu")
+        exchanged = exchanges(channels, rank, torch.float32, self.device)
         read = numbers * rank // channels if exchanged else numbers
         small = read <= ONEDNN_LEAST * (1, 1, last)[len(self.shape.sizes) - 1]
-        if len(self.shape.sizes) < 2 or self.batch > 1 or kept.force != SINGLE or not small:
+        if not self.threads or len(self.shape.sizes) < 2 or self.batch > 1 or kept.force != SINGLE or not small:
             return 0
         return (0 if exchanged else numbers * SINGLE) + 2 * numbers * rank // channels * SINGLE
 
@@ -230,5 +237,5 @@ class LayerBytes:
             return
         block = self.row if self.shape.resample == "coarsen" else 2 * self.row  # two rows of the finer grid
         blocks = max(1, self.batch * self.sample // block)
-        piece = cells_of_piece(blocks, block * kept.stored) * block
+        piece = cells_of_piece(blocks, block * kept.stored, device=self.device) * block
         self.ledger.touch(piece * (7 if kept.grid else kept.stored * (2 if back and self.shape.angles else 1)))

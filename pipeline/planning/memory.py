@@ -208,7 +208,7 @@ def plan_prediction(
     some = _tiling(largest, min(cut, default=0) // 4 // unit * unit, sizes, unit)
     if approximate:
         return some
-    turns = turns_that_fit(segmenter, work, memory.size, prediction_peak, cuda=False)
+    turns = turns_that_fit(segmenter, work, memory.size, prediction_peak, cuda=not threads)
     whole = f"in one piece by {turns}, or " if turns else ""
     what = "the whole volume" if enough is None else f"{enough} cells"
     raise InputError(

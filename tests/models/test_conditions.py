@@ -3,12 +3,14 @@
 import contextlib
 import copy
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import Tensor
 
-from models import chain
+from models.conditions import conditions
 from models.network import TelegraphNetwork
 from tests.models.strategies import build
 
@@ -62,15 +64,44 @@ def test_cudnn_is_on_and_exact_meanwhile_and_as_it_was_afterwards(precision: str
     _, *before = flags()
     cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision = False, True, precision
     try:
-        with contextlib.suppress(ZeroDivisionError), chain._conditions(torch.device("cuda")):
+        with contextlib.suppress(ZeroDivisionError), conditions(torch.device("cuda")):
             assert flags() == (True, True, False, "ieee")
             assert not torch.is_grad_enabled()
             raise ZeroDivisionError
         assert flags() == (True, False, True, precision)
-        with chain._conditions(torch.device("cpu")):
+        with conditions(torch.device("cpu")):
             assert flags() == (True, False, True, precision), "threads may share them"
     finally:
         cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision = before
+
+
+@pytest.mark.parametrize("switch", ["none", "precision", "allow_tf32", "fp32_precision"])
+def test_products_are_exact_meanwhile_and_as_they_were_afterwards(switch: str) -> None:
+    """In a process of its own, as the older switches cannot be read any more once the newest was used."""
+    program = f"""
+import torch
+from models.conditions import conditions
+cublas, switch = torch.backends.cuda.matmul, {switch!r}
+if switch == "precision":
+    torch.set_float32_matmul_precision("medium")
+elif switch != "none":
+    setattr(cublas, switch, True if switch == "allow_tf32" else "tf32")
+def read(how):
+    try:
+        return how()
+    except RuntimeError:
+        return "cannot be read"
+def state():
+    ways = (torch.get_float32_matmul_precision, lambda: cublas.allow_tf32, lambda: cublas.fp32_precision)
+    return [{{"none": "ieee"}}.get(found, found) for found in map(read, ways)]
+before = state()
+assert (before[2] == "tf32") == (switch != "none"), before
+with conditions(torch.device("cuda")):
+    assert state() == ["highest", False, "ieee"], state()
+assert state() == before, (before, state())
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_under_deterministic_algorithms_is_not_refused() -> None:

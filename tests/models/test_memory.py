@@ -4,10 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from models.config import NetworkConfig
+from models.network import TelegraphNetwork
 from tests.benchmarks.memory import measure_apart, state_bytes
+from tests.models.pretended import device_without_numbers
+from tests.models.tracking import live_peak
 
 EDGE = 256
 
@@ -19,6 +25,24 @@ def test_peak_memory_is_flat_in_depth() -> None:
     assert deep <= 1.02 * shallow
     assert shallow < 7 * state_bytes(EDGE)
     assert measure_apart("bytes", "plain", 32, EDGE, "cpu") > 2 * shallow
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
+@pytest.mark.parametrize("settings", [{}, {"force_dtype": "bfloat16"}, {"states": "exact"}], ids=str)
+def test_on_a_gpu_the_tensors_of_a_step_take_five_states_at_any_depth(settings: dict[str, Any]) -> None:
+    """What its libraries take beside them is for `test_devices.py` to find out on one."""
+    edge, channels, peaks = 112, 64, []
+    for depth in (8, 64):
+        with device_without_numbers() as device, device:
+            network = TelegraphNetwork(NetworkConfig(layers=f"8*{depth}", **settings), 3, channels)
+
+            def step(network: TelegraphNetwork = network) -> None:
+                x_BcN = torch.randn(1, channels, edge, edge, edge)
+                network(x_BcN, channels=slice(4)).square().mean().backward()
+
+            peaks.append(live_peak(step) / (4 * channels * edge**3) - 1)  # the input, which is there before
+    assert 4.5 < max(peaks) <= 5
+    assert peaks[1] <= 1.01 * peaks[0]
 
 
 @pytest.mark.slow

@@ -120,6 +120,16 @@ def test_both_forms_agree(space: int, channels: int, rank: int, edge: int, batch
     torch.testing.assert_close(state, x_BNC + increment, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", [Convolution, Products])
+@torch.no_grad()
+def test_a_sum_over_more_cells_than_float16_counts_is_a_number(form: type[SymmetricOperator]) -> None:
+    operator, x, kernel = form(2, 3), torch.ones(1, 300, 300, 2), torch.ones(3, 3, 1, 2, dtype=torch.float16)
+    halved = Pair(x, torch.zeros_like(x), FloatStates(torch.float16), torch.float32)
+    u = operator.shut(torch.ones_like(operator.hidden(halved, kernel)), halved)
+    gradient = operator.weight_gradient(halved, operator.spread(u, halved), kernel)
+    assert gradient[1, 1].tolist() == [[90000.0, 90000.0]]
+
+
 @pytest.mark.parametrize(("form", "boundary"), EVERY_FORM)
 @pytest.mark.parametrize("space", [1, 2, 3])
 @torch.no_grad()

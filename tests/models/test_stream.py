@@ -13,15 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models import chain, pieces, shelf
+from models import pieces, shelf
 from models.config import ConfigError, NetworkConfig, SegmenterConfig
 from models.network import TelegraphNetwork
 from models.segmenter import Segmenter
 from models.shelf import FileShelf, HostShelf, Shelf
 from models.stream import Parts, Stream
 from models.watch import GridOverflowError
+from tests.models.pretended import DEVICE, device_without_numbers
 from tests.models.slabs import in_slabs
 from tests.models.strategies import build, inputs, networks
 
@@ -106,29 +106,29 @@ def test_slabs_of_a_device_wait_in_the_memory_of_the_host(states: str, monkeypat
 @pytest.mark.parametrize("scratch", [False, True])
 @pytest.mark.parametrize("states", ["float", "exact"])
 @pytest.mark.parametrize("force_dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("channels", [2, 40])
+@pytest.mark.parametrize(("channels", "read"), [(2, []), (2, [3, 0]), (40, [])])
 def test_weights_lie_on_a_device_and_the_volume_on_the_host(
-    channels: int, force_dtype: str, states: str, scratch: bool, monkeypatch: pytest.MonkeyPatch
+    channels: int, read: list[int], force_dtype: str, states: str, scratch: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tensors without numbers stand for those of a GPU: what mixes them up with the host's is an error there too."""
-    monkeypatch.setattr(chain, "_conditions", lambda device: torch.no_grad())
-    for check in ("check_input", "check_layers"):
-        monkeypatch.setattr(chain, check, lambda *arguments: None)  # which read numbers
     monkeypatch.setattr(FileShelf, "_pass", lambda mine, how, tensor, key: seen.add(tensor.device.type))
     seen: set[str] = set()
-    network = NetworkConfig(layers="4 d3*2 u4p", repeat=2, coarsening="learned", force_dtype=force_dtype, states=states)  # type: ignore[arg-type]
+    network = NetworkConfig(
+        layers="4 d3*2 u4p", repeat=2, coarsening="learned", force_dtype=force_dtype, states=states,  # type: ignore[arg-type]
+        read_channels=read,
+    )  # fmt: skip
     config = SegmenterConfig(network, 3, channels, ["one", "other"], validity=True)
-    with FakeTensorMode():
-        with torch.device("lazy"):
+    with device_without_numbers() as device:
+        with device:
             segmenter = Segmenter(config, torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
         for by in (None, Stream(3, Path(tempfile.gettempdir()) if scratch else None)):
             segmenter.network.stream = by
-            assert segmenter.home.type == ("lazy" if by is None else "cpu")
+            assert segmenter.home.type == (DEVICE if by is None else "cpu")
             logits = segmenter(torch.randn(2, channels, 11, 8, 8, device=segmenter.home))
             assert (logits.shape, logits.device) == ((2, 2, 11, 8, 8), segmenter.home)
             logits.square().mean().backward()
             assert {weights.grad.device.type for weights in segmenter.parameters() if weights.grad is not None} == {
-                "lazy"
+                DEVICE
             }
             assert segmenter.network.inversion_error is not None
     assert seen == ({"cpu"} if scratch else set())
