@@ -1,6 +1,6 @@
 """Every benchmark of the network, one after the other, for a machine that is lent for minutes.
 
-    python -m tests.benchmarks --device cuda [--seconds 780] [--quick] [--results DIR]
+    python -m tests.benchmarks --device cuda [--seconds 520] [--quick] [--results DIR]
 
 Needs PyTorch, NumPy, PyYAML and matplotlib; neither Ray nor a reader. Those come first that say most. Each writes its
 own JSON as it goes, so one that runs out of time, or fails, leaves what it has, and the next begins.
@@ -16,7 +16,15 @@ from pathlib import Path
 
 from tests.benchmarks.measuring import RESULTS, ROOT, progress
 
-SHARES = {"inversion": 0.2, "network": 0.3, "paper": 0.4, "pieces": 0.3, "turns": 0.3, "memory": 0.6, "planning": 1.0}
+SHARES = {
+    "memory": 0.25,
+    "network": 0.35,
+    "paper": 0.35,
+    "inversion": 0.5,
+    "planning": 0.5,
+    "pieces": 0.5,
+    "turns": 1.0,
+}
 """What each may take, in this order, of the time that is then left."""
 
 

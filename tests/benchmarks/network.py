@@ -24,7 +24,7 @@ from models.kernels import multiply
 from tests.benchmarks import peers
 from tests.benchmarks.cases import CASES, OUR_STATES, QUICK, Case
 from tests.benchmarks.measuring import RESULTS, markdown, prepare, progress, seconds_of, write_results
-from tests.benchmarks.ways import OURS, WAYS, Way, make
+from tests.benchmarks.ways import ON_CUDA, OURS, WAYS, Way, make
 
 TOLERANCE = {"ours-exact-bf16": 0.05, "plain-bf16": 0.05, "ours-exact": 1e-3}
 """How far the loss of a way may lie from plain autograd's, relatively; 1e-4 for those not named."""
@@ -83,16 +83,24 @@ def same_loss(ways: dict[str, Way], x_BcN: torch.Tensor) -> None:
 
 
 def time_case(case: Case, names: Sequence[str], device: torch.device, repeats: int) -> dict[str, list[float]]:
-    """Time the ways in turn, `repeats` times after one round that does not count."""
+    """Time the ways in turn, `repeats` times after one round that does not count; one that fails is left out."""
     x_BcN = case.volume(device)
     ways = {name: make(name, case, device) for name in names}
     same_loss(ways, x_BcN)
     optimisers = {name: torch.optim.AdamW(way.module.parameters(), lr=1e-6) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats + 1):
-        for name, way in ways.items():
-            taken = seconds_of(functools.partial(way.train, x_BcN, optimisers[name]), device)
-            way.module.zero_grad(set_to_none=True)
+        for name in list(seconds):
+            try:
+                taken = seconds_of(functools.partial(ways[name].train, x_BcN, optimisers[name]), device)
+            except RuntimeError as error:  # of memory, or a kernel that a device lacks
+                if name == "plain":
+                    raise
+                progress(f"{case.name}: {name} is left out: {str(error).splitlines()[0]}")
+                del seconds[name]
+                continue
+            finally:
+                ways[name].module.zero_grad(set_to_none=True)
             if repeat:
                 seconds[name].append(taken)
         progress(f"{case.name}: round {repeat} of {repeats}")
@@ -132,11 +140,12 @@ def summarise(case: Case, seconds: dict[str, list[float]], speed: Speed) -> dict
 
 def ratios_table(found: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     """Lay out the time of each way in units of plain autograd's, a column for each case."""
-    labels = WAYS | peers.PEERS
+    labels = WAYS | ON_CUDA | peers.PEERS
     rows = [["time / plain autograd", *[case["name"] for case in found]]]
     for name in names:
-        cells = [case["ways"][name] for case in found]
-        rows.append([labels[name], *[f"{cell['ratio']:.2f} ± {cell['ratio_spread']:.2f}" for cell in cells]])
+        cells = [case["ways"].get(name) for case in found]
+        rows.append([labels[name]])
+        rows[-1] += [f"{cell['ratio']:.2f} ± {cell['ratio_spread']:.2f}" if cell else "failed" for cell in cells]
     rows.append(["plain autograd, s", *[f"{case['ways']['plain']['seconds']:.3g}" for case in found]])
     return markdown(rows)
 
@@ -176,7 +185,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     prepare(device)
-    names = [*WAYS, *peers.installed()]
+    names = [*WAYS, *(ON_CUDA if arguments.device == "cuda" else ()), *peers.installed()]
     if peers.missing():
         progress(peers.missing())
     speed = machine_speed(device, quick=arguments.quick)

@@ -47,7 +47,7 @@ LABELS = {
     "conventional": "plain autograd, PyTorch's convolutions",
 }
 STORING_LIMIT = 1 / 4
-"""The largest scale at which plain autograd is run: at full size it needs ten times the memory of ours."""
+"""The largest scale at which plain autograd is run on a CPU: at full size it needs ten times the memory of ours."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,16 @@ def measure_network(name: str, scale: float, device: str, *, times: bool) -> dic
     """Measure a network at a scale, in each way that fits."""
     ways: dict[str, dict[str, float]] = {}
     for way in WAYS:
-        if way == "conventional" and scale > STORING_LIMIT:
+        if way == "conventional" and scale > STORING_LIMIT and device != "cuda":
             continue
-        ways[way] = {"bytes": measure_apart("bytes", way, name, scale, device)}
-        if times:
-            ways[way]["seconds"] = measure_apart("seconds", way, name, scale, device)
+        try:
+            taken = {"bytes": measure_apart("bytes", way, name, scale, device)}
+            if times:
+                taken["seconds"] = measure_apart("seconds", way, name, scale, device)
+        except torch.OutOfMemoryError:
+            progress(f"{name} at {scale:g}: {LABELS[way]} does not fit")
+            continue
+        ways[way] = taken
     low, full = kernel_bytes(name)
     return {
         "network": name,

@@ -38,6 +38,8 @@ WAYS = {
     "segments": "torch checkpoint, √depth segments",
     "selective": "torch selective checkpoint",
 }
+ON_CUDA = {"plain-tf32": "plain autograd, TF32 as PyTorch sets it"}
+"""Ways that differ from others on a GPU only: the others, and ours, convolve float32 as float32."""
 OURS: dict[str, dict[str, str]] = {
     "ours": {},
     "ours-exact-bf16": {"force_dtype": "bfloat16"},
@@ -55,10 +57,13 @@ class Way:
         Holds the weights.
     forward
         From the input [B, c, *N] to at least the channels that the loss reads.
+    tf32
+        Whether cuDNN may round float32 to 10 bits.
     """
 
     module: nn.Module
     forward: Callable[[Tensor], Tensor]
+    tf32: bool = False
 
     def loss(self, x_BcN: Tensor) -> Tensor:
         """Return a loss on the channels that are read."""
@@ -67,7 +72,11 @@ class Way:
     def train(self, x_BcN: Tensor, optimiser: torch.optim.Optimizer) -> None:
         """Take a forward pass, a backward pass and the optimiser's step."""
         optimiser.zero_grad(set_to_none=True)
-        self.loss(x_BcN).backward()
+        torch.backends.cudnn.allow_tf32 = self.tf32
+        try:
+            self.loss(x_BcN).backward()
+        finally:
+            torch.backends.cudnn.allow_tf32 = False
         optimiser.step()
 
 
@@ -81,8 +90,9 @@ def make(name: str, case: Case, device: torch.device) -> Way:
         network = case.network(device, force_dtype="bfloat16", states="float")
     if name in OURS:
         return Way(network, functools.partial(network, channels=slice(READ)))
-    if name in ("plain", "plain-bf16"):
-        return Way(network, lambda x: unrolled(network.plan, x, network.parameters_in_order()))
+    if name in ("plain", "plain-bf16", "plain-tf32"):
+        tf32 = name == "plain-tf32"
+        return Way(network, lambda x: unrolled(network.plan, x, network.parameters_in_order()), tf32)
     if name == "conventional":
         conventional = Conventional(network)
         return Way(conventional, conventional)

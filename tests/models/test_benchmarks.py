@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tests.benchmarks import __main__ as suite
 from tests.benchmarks import inversion, network, paper, peers
 from tests.benchmarks.cases import CASES, QUICK, Case, even_hourglass
 from tests.benchmarks.measuring import ROOT
-from tests.benchmarks.ways import WAYS, make
+from tests.benchmarks.ways import WAYS, Way, make
 
 CPU = torch.device("cpu")
 GRADIENT = [name for name in WAYS if not name.startswith("ours-exact") and name != "plain-bf16"]
@@ -119,6 +120,19 @@ def test_operations_are_those_of_convolutions() -> None:
     assert case.flops(stored=True) == 6 * product
     assert 7 * product < case.flops(stored=False) < 8 * product, "some of them are kept"
     assert all(case.flops(stored=True) > 0 for case in CASES)
+
+
+def test_a_way_that_fails_is_left_out_and_the_others_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(way: Way, *arguments: Any) -> None:
+        if way.tf32:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Way, "train", train)
+    seconds = network.time_case(QUICK[0], ["plain", "plain-tf32", "ours"], CPU, 2)
+    assert {name: len(taken) for name, taken in seconds.items()} == {"plain": 2, "ours": 2}
+    case = {"name": "a case", "ways": {"plain": {"ratio": 1.0, "ratio_spread": 0.0, "seconds": 0.5}}}
+    table = network.ratios_table([case], ["plain", "plain-tf32"])
+    assert table.splitlines()[3] == "| plain autograd, TF32 as PyTorch sets it | failed |"
 
 
 def test_the_papers_figures_follow_from_its_recipes() -> None:
