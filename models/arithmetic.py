@@ -7,7 +7,7 @@ The leapfrog's coefficients are 2 and -1, so on a grid of spacing q = 2^-k nothi
 and X_j = X_{j+1} - D_{j+1}, D_j = D_{j+1} - round(f_j / q) return the same bits, whatever precision the force was
 computed in, as long as it is computed in the same way twice. Whole numbers wrap around where they overflow, which is
 exact too; `models.watch` says when it happens. Gradients pass the rounding straight through. After Levesque and Verlet
-(1993) and DESIGN 2.4.
+(1993).
 """
 
 from abc import ABC, abstractmethod

@@ -42,7 +42,8 @@ def fold(y: Tensor, axes: Sequence[int], reach: int, boundary: Boundary) -> Tens
         size = y.shape[axis] - 2 * reach
         cells = source_cells(size, reach, boundary, y.device)
         inner = y.narrow(axis, reach, size).clone(memory_format=torch.preserve_format)
-        for cell in (*range(reach), *range(reach + size, size + 2 * reach)):  # a GPU adds two to one in any order
-            inner.index_add_(axis, cells[cell : cell + 1], y.narrow(axis, cell, 1))
+        for row in range(reach):  # one by one: a GPU adds two to one cell in any order
+            for start in (row, reach + size + row):
+                inner.index_add_(axis, cells[start : start + 1], y.narrow(axis, start, 1))
         y = inner
     return y

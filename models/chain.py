@@ -1,4 +1,4 @@
-"""The reversible chain: all layers as one autograd function that stores no states (DESIGN 2.1 to 2.4).
+"""The reversible chain: all layers as one autograd function that stores no states.
 
 B batch, C channels, K channels that are read, N space, L layers. Inside, states are channels-last [B, *N, C] and the
 leapfrog runs on the newest state and its last increment,
@@ -205,8 +205,9 @@ def _finish_back(
             mine = x_BNc[where].to(device)
             true = plan.arithmetic.encode(mine).unsqueeze(-2)
             difference = pair.state[where].unflatten(-1, (plan.repeat, -1)) - true
-            wrong += plan.arithmetic.decode(difference, pair.dtype).square().sum(dtype=torch.float64)
-            scale += mine.square().sum(dtype=torch.float64) * plan.repeat  # a norm of all would copy it to float64
+            # By rows first: what is summed in float64 is copied to it.
+            wrong += plan.arithmetic.decode(difference, pair.dtype).square().sum((-2, -1)).sum(dtype=torch.float64)
+            scale += mine.square().sum((-2, -1)).sum(dtype=torch.float64) * plan.repeat
         if g_x_BcN is not None:
             # S_0 holds l_1 and the increment l_1 - l_2, the gradient of x, summed over its repeats.
             g_x_BcN[:, :, rows] = adjoint.increment.unflatten(-1, (plan.repeat, -1)).sum(-2).movedim(-1, 1)

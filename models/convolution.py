@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models import boundary as beyond
 from models.kernels import add_convolution, cells_at_once, convolution_weight_gradient, convolve, exchanges, for_cells
@@ -57,18 +58,16 @@ class Convolution(SymmetricOperator):
     def _axes(self) -> range:
         return range(1, self.space + 1)
 
-    def _haloed(self, pair: Pair, samples: slice, rows: slice) -> Tensor:
-        """Load some rows of a state and those that the kernel reaches, zero or padded beyond the volume."""
+    def _haloed(self, pair: Pair, samples: slice, rows: slice) -> tuple[Tensor, int, int]:
+        """Load some rows of a state and those that the kernel reaches; return how many lack at either end, being zero.
+
+        A convolution pads both ends alike, which makes some rows too many where unlike numbers lack.
+        """
         if self.boundary != "zeros":
-            return beyond.pad(pair.load(samples), self._axes, self.reach, self.boundary)
-        total, reach = pair.state.shape[1], self.reach
-        start, stop = max(rows.start - reach, 0), min(rows.stop + reach, total)
-        loaded = pair.load((samples, slice(start, stop)))
-        missing = (start - (rows.start - reach), rows.stop + reach - stop)
-        if not any(missing):
-            return loaded
-        ends = [loaded.new_zeros(loaded.shape[0], rows_missing, *loaded.shape[2:]) for rows_missing in missing]
-        return torch.cat([ends[0], loaded, ends[1]], dim=1)
+            return beyond.pad(pair.load(samples), self._axes, self.reach, self.boundary), 0, 0
+        start, stop, total = rows.start - self.reach, rows.stop + self.reach, pair.state.shape[1]
+        found = pair.load((samples, slice(max(start, 0), min(stop, total))))
+        return found, max(-start, 0), max(stop - total, 0)
 
     def _cut(self, pair: Pair, overhang: int = 0) -> list[tuple[slice, slice]]:
         """Cut a state and rows beyond it into pieces; a volume that is padded is worked on sample by sample."""
@@ -102,16 +101,22 @@ class Convolution(SymmetricOperator):
             cells = cells_at_once(pair.state.shape[-2], kernel.shape[-2], kernel.dtype, kernel.device.type)
         if self._whole(pair):
             return self.convolved(pair.load(...), kernel, self.overhang, cells)
-        weight = self._packed(for_cells(self._taps_last(kernel), cells))
-        parts: dict[int, list[Tensor]] = {}
-        for samples, rows in self._cut(pair, self.overhang):
-            image = self._image(self._haloed(pair, samples, rows))
-            z = self._state(convolve(image, weight, self._padding(0, self.overhang), self.groups, cells))
-            parts.setdefault(samples.start, []).append(z)
-            del image
-        # One allocation for all; a single piece is its own result.
-        rows_joined = [torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0] for pieces in parts.values()]
-        return torch.cat(rows_joined) if len(rows_joined) > 1 else rows_joined[0]
+        weight, pieces = self._packed(for_cells(self._taps_last(kernel), cells)), self._cut(pair, self.overhang)
+        if len(pieces) == 1:
+            return self._hidden_piece(pair, *pieces[0], weight, cells)
+        batch, first, *others, _ = pair.state.shape
+        z = kernel.new_empty(batch, first + 2 * self.overhang, *others, kernel.shape[-2])
+        for samples, rows in pieces:
+            here = samples, slice(rows.start + self.overhang, rows.stop + self.overhang)
+            z[here] = self._hidden_piece(pair, samples, rows, weight, cells)
+        return z
+
+    def _hidden_piece(self, pair: Pair, samples: slice, rows: slice, weight: Tensor, cells: int) -> Tensor:
+        x, *lacking = self._haloed(pair, samples, rows)
+        padding = self._padding(max(lacking), self.overhang)
+        z = self._state(convolve(self._image(x), weight, padding, self.groups, cells))
+        before, after = (max(lacking) - rows_lacking for rows_lacking in lacking)
+        return z[:, before : z.shape[1] - after]
 
     def transpose(self, u: Tensor, kernel: Tensor) -> Tensor:
         """Return K^T z: convolve r -> C with the kernel turned round."""
@@ -144,23 +149,26 @@ class Convolution(SymmetricOperator):
         first, shape = self.overhang, self._taps_last(kernel).shape
         more = first * slab  # of the rows beyond, those of a whole volume are zero
         if self._whole(pair):
-            padding, parts = self.reach + more, iter([(pair.load(...), u if slab else self.own(u))])
+            parts = iter([(pair.load(...), u if slab else self.own(u), self.reach + more)])
         else:
-            padding, cut = 0, self._cut(pair, more)
-            parts = ((self._haloed(pair, at, rows), u[at, rows.start + first : rows.stop + first]) for at, rows in cut)
-        return self._taps_first(self._summed(parts, shape, self._padding(padding, self.overhang)))
+            parts = (
+                _as_padded(u[at, rows.start + first : rows.stop + first], *self._haloed(pair, at, rows))
+                for at, rows in self._cut(pair, more)
+            )
+        return self._taps_first(self._summed(parts, shape, self.overhang))
 
     def _exchanged_weight_gradient(self, pair: Pair, u: Tensor, kernel: Tensor) -> Tensor:
         """Correlate a hidden tensor, as the input of K^T, with the state; pieces of the state need no halo."""
         pieces = [(slice(None), slice(0, pair.state.shape[1]))] if self._whole(pair) else self._cut(pair)
-        parts = ((u[at, rows.start : rows.stop + 2 * self.reach], pair.load((at, rows))) for at, rows in pieces)
-        total = self._summed(parts, self._taps_last(kernel.transpose(-1, -2)).shape, self._padding(0, self.reach))
+        parts = ((u[at, rows.start : rows.stop + 2 * self.reach], pair.load((at, rows)), 0) for at, rows in pieces)
+        total = self._summed(parts, self._taps_last(kernel.transpose(-1, -2)).shape, self.reach)
         return self._taps_first(total.transpose(0, 1)).flip(tuple(range(self.space)))
 
-    def _summed(self, parts: Iterator[tuple[Tensor, Tensor]], shape: torch.Size, padding: list[int]) -> Tensor:
-        """Correlate inputs with outcomes, piece by piece, and add up at least in float32."""
+    def _summed(self, parts: Iterator[tuple[Tensor, Tensor, int]], shape: torch.Size, others: int) -> Tensor:
+        """Correlate inputs, padded along the first axis and the `others`, with outcomes; add up in float32 at least."""
         total: Tensor | None = None
-        for x, z in parts:
+        for x, z, first in parts:
+            padding = self._padding(first, others)
             found = convolution_weight_gradient(self._image(x), self._image(z), shape, padding, self.groups)
             found = found.to(at_least_single(found.dtype))
             total = found if total is None else total.add_(found)
@@ -172,3 +180,11 @@ class Convolution(SymmetricOperator):
         """Sum over all axes but the last."""
         # In one go it takes thrice as long in bfloat16; samples apart, as their own rows are no block of memory.
         return torch.stack([rows.flatten(0, -2).to(at_least_single(z.dtype)).sum(0) for rows in z]).sum(0)
+
+
+def _as_padded(z: Tensor, x: Tensor, before: int, after: int) -> tuple[Tensor, Tensor, int]:
+    """Return x, the z that it has padded by as many rows at both ends, zero where they are too many, and how many."""
+    rows = max(before, after)
+    if before != after:
+        z = F.pad(z, [0] * (2 * z.dim() - 4) + [rows - before, rows - after])
+    return x, z, rows

@@ -209,8 +209,7 @@ def _step(segmenter: Segmenter, work: Workload, ledger: Ledger, volume: Ledger) 
     first = network.channels * network.config.repeat
     device = "cpu" if work.threads else "cuda"
     piece = rows_of_piece(work.batch, _turn(segmenter, work), 4 * first * states.stored, device) * first
-    summed = 2 * SINGLE if work.threads else states.stored // network.config.repeat  # a CPU sums a copy in float64
-    ledger.touch(piece * (states.stored + 2 * SINGLE + summed))
+    ledger.touch(piece * (states.stored + 2 * SINGLE) + piece // network.config.repeat * states.stored)
     ledger.drop(pair, adjoint)
     volume.drop(target, taken, gradient)
 

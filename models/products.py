@@ -2,7 +2,7 @@
 
 B batch, N space, C channels, r rank, T = edge^d taps, M = B * cells. K x sums over the taps (shift by the tap) after
 (contraction C -> r at a point): the state is read once, by one product [T r x C] [C x M], and all work between
-neighbours is on thin planes (DESIGN 2.9). Hidden tensors are [r, B, *N], with rows beyond as `overhang` says.
+neighbours is on thin planes. Hidden tensors are [r, B, *N], with rows beyond as `overhang` says.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Read-out: the part of the final state that is the answer (DESIGN 2.6).
+"""Read-out: the part of the final state that is the answer.
 
 B batch, C channels of the final state, K classes, N space of the final grid, L space of the output.
 """

@@ -1,4 +1,4 @@
-"""One volume on many ranks, a slab of the first axis of space each, that meet in the thin hidden layer (DESIGN 2.5).
+"""One volume on many ranks, a slab of the first axis of space each, that meet in the thin hidden layer.
 
 A halo of states would carry C channels across each face. Here K runs on a slab's own m rows alone, which yields the
 hidden rows -reach to m + reach - 1. Those within reach of a face, on either side, are partial sums, and the neighbour

@@ -28,7 +28,8 @@ class Kept:
     """How one side of the chain, the states or the adjoint, is kept and worked on.
 
     A number has `stored` bytes as it is kept, and `force` bytes where the force is made of it, for which a piece may be
-    converted first. A `grid` has whole numbers; a force on it in `half`, float16, takes a detour by float32.
+    converted first. A `grid` has whole numbers; a force on it in `half`, float16, takes a detour by float32, as does
+    the gradient of a kernel that is `widened`.
     """
 
     stored: int
@@ -36,6 +37,7 @@ class Kept:
     converts: bool
     grid: bool
     half: bool
+    widened: bool
 
     @classmethod
     def of(cls, arithmetic: Arithmetic) -> "Kept":
@@ -43,7 +45,8 @@ class Kept:
         grid = isinstance(arithmetic, GridStates)
         stored = arithmetic.state_bits // 8 if isinstance(arithmetic, GridStates) else SINGLE
         force = arithmetic.force_type(torch.float32)
-        return cls(stored, force.itemsize, arithmetic.converts, grid, grid and force is torch.float16)
+        half = force is torch.float16
+        return cls(stored, force.itemsize, arithmetic.converts, grid, grid and half, half)
 
     @property
     def loading(self) -> int:
@@ -130,9 +133,9 @@ class LayerBytes:
     def _loaded_with_halo(self, kept: Kept) -> tuple[int, int]:
         """Return the bytes of what a convolution reads at once, and those at the fullest moment of making it."""
         if self.zeros:
-            numbers = self._piece(kept) + 4 * self.reach * self.row  # which the kernel reaches, beyond the volume too
-            loaded = numbers * kept.force
-            return loaded, max(numbers * kept.loading, (1 + kept.converts) * loaded)
+            piece = self._piece(kept)
+            numbers = max(piece, min(piece + 2 * self.reach * self.row, self.sample)) * kept.converts
+            return numbers * kept.force, numbers * kept.loading
         stages = [self.sample * kept.loading] + [
             int(self.sample * kept.force * self._grown(self.reach, slice(axes)))
             for axes in range(1, len(self.shape.sizes) + 1)
@@ -174,10 +177,11 @@ class LayerBytes:
         if self._whole(kept):
             ledger.touch(thin + self._packed(kept))
             return
-        cut = self.zeros and self.sample * kept.stored > self.most
-        ledger.touch(thin + self._packed(kept) + self._loaded_with_halo(kept)[1])
-        if cut or self.batch > 1:
-            ledger.touch(thin * (1 + cut + (cut and self.batch > 1)))
+        several = self.batch * self.sample * kept.stored > self.most if self.zeros else self.batch > 1
+        piece = self._piece(kept) if self.zeros else self.sample
+        found = piece // self.shape.channels * self.shape.rank * kept.force * several
+        loaded, making = self._loaded_with_halo(kept)
+        ledger.touch(thin + self._packed(kept) + max(making, loaded + found))
 
     def spread(self, kept: Kept) -> None:
         """Book what spreading takes beside its argument; for convolutions nothing, they use the tensor itself."""
@@ -217,9 +221,11 @@ class LayerBytes:
         elif self.convolves:
             loaded, making = (0, 0) if self._whole(kept) else self._loaded_with_halo(kept)
             several = 3 if not self._whole(kept) and self.batch * self.sample * kept.stored > self.most else 2
-            self.ledger.touch(several * result + max(loaded + self._halves(kept), making))
+            single = loaded // kept.force * SINGLE * kept.widened
+            self.ledger.touch(several * result + max(loaded + single + self._halves(kept), making))
         else:
-            self.ledger.touch(2 * result + self._piece(kept) * kept.loading)
+            single = (kept.force + SINGLE) * kept.widened
+            self.ledger.touch(2 * result + self._piece(kept) * max(kept.loading, single))
 
     def _halves(self, kept: Kept) -> int:
         channels, rank, *_, last = self.shape.channels, self.shape.rank, *self.shape.sizes
@@ -227,9 +233,10 @@ class LayerBytes:
         exchanged = exchanges(channels, rank, torch.float32, self.device)
         read = numbers * rank // channels if exchanged else numbers
         small = read <= ONEDNN_LEAST * (1, 1, last)[len(self.shape.sizes) - 1]
-        if not self.threads or len(self.shape.sizes) < 2 or self.batch > 1 or kept.force != SINGLE or not small:
+        single = kept.force == SINGLE or kept.widened
+        if not self.threads or len(self.shape.sizes) < 2 or self.batch > 1 or not single or not small:
             return 0
-        return (0 if exchanged else numbers * SINGLE) + 2 * numbers * rank // channels * SINGLE
+        return (0 if exchanged else 2 * numbers * SINGLE) + 2 * numbers * rank // channels * SINGLE
 
     def resample(self, kept: Kept, *, back: bool = False) -> None:
         """Book the pieces of a turn of the grid, done in place, or of its way back with the gradient of its angles."""

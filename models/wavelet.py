@@ -1,4 +1,4 @@
-"""Orthogonal transform over the space axes: coarsen and refine, with Haar's angle or a learned one (DESIGN 2.2).
+"""Orthogonal transform over the space axes: coarsen and refine, with Haar's angle or a learned one.
 
 B batch, N space, C channels last. One axis after the other, neighbours (even, odd) are turned into (low, high):
 
