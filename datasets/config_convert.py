@@ -201,6 +201,10 @@ class ConvertConfig:
             raise InputError(f"dims is {self.dims}; every dimension needs a name of its own")
         if len(self.class_names) > 255:
             raise InputError(f"class_names holds {len(self.class_names)} classes; a volume can have up to 255")
+        values: dict[str, int] = {}
+        for value, name in self.class_names.items():
+            if (other := values.setdefault(name, value)) != value:
+                raise InputError(f"class_names calls both {other} and {value} {name!r}; give each a name of its own")
         for name in ("chunks", "block"):
             if any(edge < 1 for edge in getattr(self, name).values()):
                 raise InputError(f"{name} is {getattr(self, name)}; every edge must be 1 cell or more")

@@ -18,7 +18,7 @@ from datasets.sources.channels import read_channels
 from datasets.sources.masking import add_mask
 from datasets.sources.side_arrays import add_side_arrays, load_array, refuse_elsewhere
 from datasets.storage.objects import is_remote
-from datasets.store import refuse_existing, stored_attributes, write_volume
+from datasets.store import is_made, refuse_existing, stored_attributes, write_volume
 
 # Settings that say where things lie or how they are stored, not what the volume holds.
 _NOT_IDENTITY = (
@@ -39,7 +39,7 @@ def convert(config: ConvertConfig) -> str | Path:
         config = numpy.with_sidecar(config)
     there = {} if config.overwrite else stored_attributes(config.out)
     if json.loads(there.get("conversion", "{}")).get("settings") != _identity(config):
-        refuse_existing(config.out, config.overwrite)  # at once: what follows may read a large source
+        refuse_existing(config.out, config.overwrite, store=True)  # at once: what follows may read a large source
     ds = read_channels(config) if config.more_sources else READERS[kind](config)
     if ds["data"].dtype.kind not in "iuf":
         raise InputError(
@@ -65,11 +65,11 @@ def convert(config: ConvertConfig) -> str | Path:
     settings = asdict(replace(config, overwrite=False))
     key = content_key({"attrs": ds.attrs, "settings": settings, "sizes": dict(ds.sizes)})
     out = config.out if is_remote(config.out) else Path(config.out)
-    if there.get("key") == key:
+    if not config.overwrite and is_made(out, key):
         print(f"{config.out} is there already, of the same source and settings: nothing to do")
         return out
     return write_volume(
-        ds,
+        ds.assign_attrs(program=program()),
         out,
         overwrite=config.overwrite,
         chunks=config.chunks,
@@ -106,6 +106,5 @@ def _provenance(config: ConvertConfig, known: dict, files: list[str]) -> dict[st
         "source_sha256": own if len(files) == 1 else hashlib.sha256(own.encode()).hexdigest(),
         "licence": config.licence or known.get("licence") or "not stated",
         **{name: known[name] for name in ("gridding", "resampling") if name in known},
-        "program": program(),
         "conversion": json.dumps({"settings": _identity(config), "sha256": hashes}, sort_keys=True),
     }

@@ -11,7 +11,7 @@ class InputError(ValueError):
 
 
 class AwayError(InputError):
-    """A disk or a store does not answer for now: what was finished before is worth keeping."""
+    """A disk or a store is full or does not answer for now: what was finished before is worth keeping."""
 
 
 class UnfinishedError(RuntimeError):

@@ -1,8 +1,11 @@
 """A map goes back to where its volume came from: SEG-Y with the headers of the survey's own file."""
 
 import itertools
+import signal
 import struct
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,7 +55,8 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> Path:
                 headers, long = _headers(like, source), len(source.samples)
             order = ">" if endian == "big" else "<"
             record = np.dtype([("header", headers.dtype), ("values", f"{order}f4", long)])
-            with partial.open("wb") as target, Progress("writing", len(rows) * record.itemsize) as progress:
+            progress = Progress("writing", len(rows) * record.itemsize)
+            with _interruptible(), partial.open("wb") as target, progress:
                 target.write(segyio.tools.create_text_header(dict(enumerate(text, 1))).encode("cp037"))
                 target.write(_binary_header(like, order))
                 for traces, values in _pieces(array, rows, columns, record.itemsize):
@@ -68,6 +72,19 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> Path:
     except OSError as error:
         raise InputError(f"{out} was not written ({error.strerror or error}); choose another place") from error
     return out
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM end this as Ctrl-C does, so that nothing is left behind; only the main thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _open_map(config: ExportConfig) -> tuple[xr.DataArray, list[str]]:

@@ -70,6 +70,9 @@ def _read_block(
             for index in np.ndindex(*counts[:alone]):
                 at = start + sum(i * step for i, step in zip(index, steps, strict=False))
                 run = os.pread(file.fileno(), span, at)
+                # One call gives 2 GiB at most.
+                while len(run) < span and (more := os.pread(file.fileno(), span - len(run), at + len(run))):
+                    run += more
                 if len(run) < span:
                     raise InputError(f"{path} ends at byte {at + len(run):,}, within its values; get the whole file")
                 block[index] = np.ndarray(counts[alone:], dtype, run, strides=steps[alone:])

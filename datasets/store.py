@@ -3,8 +3,9 @@
 import errno
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,9 +20,9 @@ from datasets.sources.foreign import is_view, open_foreign
 from datasets.storage.journal import Journal, open_journal
 from datasets.storage.layout import encoding_of, pieces, plan_chunks
 from datasets.storage.lazy import open_lazily
-from datasets.storage.objects import Ask, MissingObjectError, Objects, is_remote
+from datasets.storage.objects import Ask, MissingObjectError, Objects, T, is_remote
 from datasets.storage.overviews import Encoding
-from datasets.storage.upload import BEGUN, ROOT, open_upload, refuse_existing_upload
+from datasets.storage.upload import BEGUN, ROOT, clear_begun, open_upload, refuse_existing_upload
 from datasets.storage.writing import Target, write_arrays
 
 PathOrUri = TypeVar("PathOrUri", str, Path, str | Path)
@@ -29,6 +30,7 @@ FORMAT = "telegrapher-volume"
 FORMAT_VERSION = 2
 _DENSE_SINCE = 2  # every chunk is written and has a checksum; before, a chunk of zeros could be left out
 _COMPRESSORS = (ZstdCodec(level=3), Crc32cCodec())
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is used up"}
 _NO_STORE = "{} is not a Zarr store; make a volume from it with `python -m pipeline convert`"
 
 
@@ -38,11 +40,12 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
     It has ``data`` and, where there are such, ``valid``, ``labels``, ``truth`` and ``wells``, backed by Dask, of a
     converted one with the stored values, not masked or scaled. Any other Zarr or MDIO store, or a view of one, is
     opened as `datasets.sources.foreign` says. A `missing` or broken chunk of the data is an ``error`` that names it,
-    once it is read, or no data (``mask``); labels and masks must be whole. `InputError` where there is no volume.
+    once it is read, or of a converted one no data (``mask``); labels and masks must be whole. `InputError` where there
+    is no volume.
     """
     where = str(uri)
     if is_view(where):
-        return open_foreign(where, open_node)
+        return _foreign(where, missing)
     _refuse_nothing(where)
     if not is_remote(where) and not Path(where).is_dir():
         raise InputError(_NO_STORE.format(where))
@@ -50,7 +53,7 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
     try:
         root = objects.get(Ask("zarr.json"))
     except MissingObjectError:
-        return open_foreign(where, open_node)
+        return _foreign(where, missing)
     try:
         group = json.loads(bytes(root.data))
     except ValueError as error:
@@ -58,7 +61,7 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
     attrs = group.get("attributes") or {}
     arrays = (group.get("consolidated_metadata") or {}).get("metadata") or {}
     if attrs.get("format") != FORMAT or "data" not in arrays:
-        return open_foreign(where, open_node)
+        return _foreign(where, missing)
     if attrs["format_version"] > FORMAT_VERSION:
         raise InputError(
             f"{objects.uri} has version {attrs['format_version']} of the volume format, this program reads up to "
@@ -72,6 +75,15 @@ def open_volume(uri: str | Path, *, missing: Literal["error", "mask"] = "error")
     return ds.drop_vars("data_gone").assign(valid=there & ds["valid"] if "valid" in ds else there)
 
 
+def _foreign(where: str, missing: str) -> xr.Dataset:
+    ds = open_foreign(where, open_node)
+    if missing == "mask":
+        raise InputError(
+            f"data.missing is mask, but {where} is no converted volume; take it out, or mask cells by valid in a view"
+        )
+    return ds
+
+
 def _refuse_nothing(uri: str) -> None:
     if not is_remote(uri) and not Path(uri).exists():
         raise InputError(f"no volume at {uri}; check the path, or make one with `python -m pipeline convert`")
@@ -81,23 +93,24 @@ def open_node(uri: str) -> zarr.Group | zarr.Array:
     """Open the group or array at a path or URI for reading; `InputError` where there is none."""
     _refuse_nothing(uri)
     try:
-        return zarr.open(_for_zarr(uri), mode="r")
-    except (FileNotFoundError, NotADirectoryError, zarr.errors.NodeNotFoundError) as error:
+        return _by_zarr(uri, partial(zarr.open, mode="r"))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(_NO_STORE.format(uri)) from error
 
 
-def _for_zarr(uri: str) -> Any:
-    return ObjectStore(Objects(uri).store, read_only=True) if is_remote(uri) else uri
+def _by_zarr(uri: str, act: Callable[[Any], T]) -> T:
+    if not is_remote(uri):
+        return act(uri)
+    objects = Objects(uri)
+    return objects.attempt("read", lambda: act(ObjectStore(objects.store, read_only=True)))
 
 
 def open_part(uri: str | Path, group: str) -> xr.Dataset | None:
     """Open a group beside a volume's own arrays, such as its statistics, if it is there."""
     try:
-        store = _for_zarr(str(uri))
-        return xr.open_zarr(
-            store, group=group, chunks={}, mask_and_scale=False, decode_timedelta=False, consolidated=False
-        )
-    except (FileNotFoundError, NotADirectoryError, KeyError, zarr.errors.GroupNotFoundError):
+        raw: Any = dict.fromkeys(("mask_and_scale", "decode_timedelta", "consolidated"), False)
+        return _by_zarr(str(uri), partial(xr.open_zarr, group=group, chunks={}, **raw))
+    except (FileNotFoundError, NotADirectoryError, KeyError):
         return None
 
 
@@ -138,7 +151,7 @@ def write_volume(
         Where the store exists and may not be replaced, another process writes it, it would hold no data, or it cannot
         be written, as on a full disk.
     """
-    refuse_existing(path, overwrite)
+    refuse_existing(path, overwrite, store=True)
     ds, encoding = _lay_out(ds, chunks, block)
     if key is not None:
         ds.attrs["key"] = key
@@ -157,15 +170,16 @@ def open_new(
 
     All of it appears, or nothing; parameters and errors as of `write_volume`.
     """
+    begun = speak and bool(begun_attributes(path))
     if is_remote(path):
         upload = open_upload(str(path), key, overwrite=overwrite)
-        with upload as (store, journal), _spoken(journal, speak), _kept(journal):
+        with upload as (store, journal), _spoken(journal, speak, begun), _kept(journal):
             yield store, journal
         return
-    refuse_existing(path, overwrite)
+    refuse_existing(path, overwrite, store=True)
     path = Path(path)
     journal_of = open_journal(path, key, begun=_aside(path).is_dir())
-    with _refusals(path), journal_of as journal, _spoken(journal, speak), _open_aside(path, journal) as aside:
+    with _refusals(path), journal_of as journal, _spoken(journal, speak, begun), _open_aside(path, journal) as aside:
         yield aside, journal
 
 
@@ -183,10 +197,12 @@ def _attributes(place: str | Path, key: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _spoken(journal: Journal, speak: bool) -> Iterator[None]:
-    """Say that writing goes on from an earlier process, and what is kept where it stops."""
+def _spoken(journal: Journal, speak: bool, begun: bool) -> Iterator[None]:
+    """Say whether writing goes on from an earlier process, and what is kept where it stops."""
     if journal.goes_on and speak:
         print("  this was begun and stopped before: going on with it", flush=True)
+    elif begun:
+        print("  what was begun here is thrown away: only the same source, settings and program go on", flush=True)
     try:
         yield
     finally:
@@ -200,15 +216,24 @@ def stored_attributes(path: str | Path) -> dict[str, Any]:
     return attrs if attrs.get("format") == FORMAT else {}
 
 
-def refuse_existing(path: str | Path, overwrite: bool) -> None:
-    """Raise `InputError` where `path` exists and is not to be replaced."""
+def is_made(path: str | Path, key: str) -> bool:
+    """Whether the finished volume of this key is there; what writing left beside it goes."""
+    made = stored_attributes(path).get("key") == key
+    if made and is_remote(path):
+        clear_begun(Objects(path))
+    return made
+
+
+def refuse_existing(path: str | Path, overwrite: bool, *, store: bool = False) -> None:
+    """Raise `InputError` where `path` exists and is not to be replaced, as a file is not by a `store`."""
     if is_remote(path):
         return refuse_existing_upload(str(path), overwrite)
     path = Path(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; choose another place, or pass --overwrite to replace it")
-    if path.is_dir() and not (path / "zarr.json").is_file():
-        raise InputError(f"{path} is a folder of other things, which --overwrite leaves alone; choose another place")
+    if (store and path.is_file()) or (path.is_dir() and not (path / ROOT).is_file()):
+        what = "a file" if path.is_file() else "a folder of other things"
+        raise InputError(f"{path} is {what}, which --overwrite leaves alone; choose another place")
 
 
 @contextmanager
@@ -220,7 +245,7 @@ def _open_aside(path: Path, journal: Journal) -> Iterator[Path]:
     """
     aside, old = _aside(path), path.with_name(f".{path.name}.replaced")
     try:
-        with _kept(journal), _refusals(path):
+        with _kept(journal), _refusals(path, journal):
             path.parent.mkdir(parents=True, exist_ok=True)
             if not journal.goes_on:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -253,17 +278,18 @@ def _aside(path: Path) -> Path:
 
 
 @contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def _refusals(path: Path, journal: Journal | None = None) -> Iterator[None]:
     """Put refusals of the operating system that the user can act on into words."""
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise InputError(
-                f"the disk is full: {path} could not be written, and nothing of it was kept; "
-                "free some space or choose a place on another disk"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EDQUOT):
+        if full := _FULL.get(error.errno or 0):
+            full, way = f"{full}: {path} could not be written", "choose a place on another disk"
+            if journal and journal.finished:
+                way = f"free some space, and the same command goes on, or remove {_aside(path)} and {way}"
+                raise AwayError(f"{full}; {way}") from error
+            raise InputError(f"{full}, and nothing of it was kept; free some space or {way}") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise InputError(f"{path} cannot be written ({error.strerror}); choose another place") from error
         raise
 

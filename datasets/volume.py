@@ -6,7 +6,7 @@ Shapes: C channels (all dimensions that are not space, flattened), N the cells a
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,7 @@ from datasets.storage.lazy import stored_array
 from datasets.storage.traffic import Traffic
 from datasets.store import open_volume
 
+_SLAB_BYTES = 2**24  # of labels that are hashed at once
 IGNORE = -1
 LABEL = np.dtype(np.int16)  # of class indices and `IGNORE`: little memory, for there are as many as cells
 
@@ -34,7 +35,7 @@ class Volume:
 
     dataset: xr.Dataset  # the store's content, lazy
     space: tuple[str, ...]  # dimensions that the network convolves over
-    channel_dims: tuple[str, ...]  # all other dimensions of the data, in stored order
+    channel_dims: tuple[str, ...]  # all other dimensions of the data, by default as stored
     classes: list[str]  # names of the label classes; empty without labels
     label_dims: tuple[str, ...]  # in the order of `space`
     read_slice: dict[int, int]  # axis of `space` that the labels lack -> cell at which the output is read
@@ -157,8 +158,18 @@ class Volume:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
         for name in ("labels", "truth"):
             if name in self.dataset:
-                digest.update(np.ascontiguousarray(self.dataset[name].values).tobytes())
+                for slab in _slabs(self.dataset[name]):
+                    digest.update(np.ascontiguousarray(slab).data)  # as in one piece: the first axis varies slowest
         return digest.hexdigest()
+
+
+def _slabs(array: xr.DataArray) -> Iterator[np.ndarray]:
+    """Read an array along its first axis, some whole chunks at once."""
+    dim, size, source = str(array.dims[0]), array.shape[0], stored_array(array)
+    edge = source.reader.layout.chunk[0] if source else (array.chunks or [[1]])[0][0]
+    step = max(_SLAB_BYTES * size // max(array.nbytes, 1) // edge, 1) * edge
+    for start in range(0, size, step):
+        yield _cells(array, {dim: slice(start, min(start + step, size))}, list(map(str, array.dims)))
 
 
 def _cells(array: xr.DataArray, where: Mapping[str, slice], order: Sequence[str]) -> np.ndarray:

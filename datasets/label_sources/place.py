@@ -9,13 +9,15 @@ from datasets.errors import InputError
 from datasets.label_sources import horizons, polygons, wells
 from datasets.labels import label_attrs
 from datasets.maps.tables import TABLE_SUFFIXES, table_suffix
+from datasets.readers import envi
 
 _POLYGONS = (".geojson", ".json", ".gpkg")
 
 
 def is_placed(config: ConvertConfig) -> bool:
     """Whether labels are things to be placed on the volume's cells, and no array."""
-    return bool(config.horizons) or table_suffix(config.labels) in (*_POLYGONS, *TABLE_SUFFIXES)
+    placed = table_suffix(config.labels) in (*_POLYGONS, *TABLE_SUFFIXES) and not envi.is_image(Path(config.labels))
+    return bool(config.horizons) or placed
 
 
 def place_labels(ds: xr.Dataset, config: ConvertConfig) -> xr.Dataset:

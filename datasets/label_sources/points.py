@@ -9,15 +9,14 @@ import xarray as xr
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.maps.map_grid import MapGrid, parse_crs, project
-from datasets.maps.tables import find_column, find_optional, numbers
+from datasets.maps.tables import XY_NAMES, find_column, find_optional, numbers
 
-_XY_NAMES = ("x", "easting", "east", "longitude", "lon"), ("y", "northing", "north", "latitude", "lat")
 _DOWNWARD = ["twt", "depth", "time", "layer", "elevation", "z"]
 
 
 def map_points(table: pd.DataFrame, path: Path, grid: MapGrid, config: ConvertConfig) -> tuple[np.ndarray, np.ndarray]:
     """Take x and y of each row, which are in `config.labels_crs` or else the grid's own system, in the latter."""
-    x, y = (numbers(table, find_column(table, names, path, "label_columns"), path) for names in _XY_NAMES)
+    x, y = (numbers(table, find_column(table, names, path, "label_columns"), path) for names in XY_NAMES)
     if not config.labels_crs:
         return x, y
     if grid.crs is None:

@@ -22,8 +22,8 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
     """Give the cells around the wells of the table `config.labels` their classes.
 
     A column of the map belongs to the nearest well within `label_radius` of its centre, to the first in the file of
-    equals. Rows with from and to hold where from <= coordinate < to, rows with z in the cell nearest to z, others on
-    the whole map. Rows that contradict each other are refused.
+    equals. In a table with z a row holds in the cell nearest to z, nowhere without one; in a table with from and to
+    where from <= coordinate < to; in any other in the whole column. Rows that contradict each other are refused.
     """
     path = Path(config.labels)
     if config.label_radius is None or not config.label_radius > 0:
@@ -45,7 +45,6 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
             f"no cell lies within {config.label_radius:g} of a well of {path}: they are at {extent(x_W, y_W)}, the "
             f"cells at {grid.bounds()}; set labels_crs, or raise label_radius"
         )
-    placed = f"{path.name}: {len(reached)} of {len(wells)} wells"
     dim, within_NZ = _spans(table, path, ds) or ("", np.ones((len(table), 1), bool))
     logs_WZ = np.full((len(wells) + 1, within_NZ.shape[1]), UNLABELLED, np.uint8)  # the last, for -1, is of no well
     for row in np.flatnonzero(codes != UNLABELLED):
@@ -55,6 +54,8 @@ def place(ds: xr.Dataset, config: ConvertConfig) -> tuple[xr.DataArray, str]:
                 f"row {row + 1} of {path} gives another class to a place that an earlier row named; correct it"
             )
         logs_WZ[along] = codes[row]
+    labelled = (logs_WZ[reached] != UNLABELLED).any(axis=1)
+    placed = f"{path.name}: {labelled.sum()} of {len(wells)} wells"
     if not dim:
         return xr.DataArray(logs_WZ[nearest_M, 0], dims=grid.dims), placed
     pieces = {name: size for name, size in ds["data"].chunksizes.items() if name in grid.dims}
@@ -105,6 +106,8 @@ def _spans(table: pd.DataFrame, path: Path, ds: xr.Dataset) -> tuple[str, np.nda
         found = np.isfinite(at) & (off.min(1) <= edge)
         return dim, found[:, None] & (np.arange(len(values)) == off.argmin(1)[:, None])
     top, bottom = (numbers(table, find_column(table, [name], path, "label_columns"), path) for name in ("from", "to"))
+    if len(empty := np.flatnonzero(np.isnan(top) | np.isnan(bottom))):
+        raise InputError(f"{path} has an empty from or to in row {empty[0] + 1}; fill it in")
     wrong = np.flatnonzero(~(top < bottom))
     if len(wrong):
         row = wrong[0]

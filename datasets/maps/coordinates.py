@@ -1,7 +1,9 @@
 """Coordinates, units and coordinate system of a volume, from what a recipe and its side files say."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError, existing
 from datasets.maps.map_grid import parse_crs
 
+_DATE = re.compile(r"\d{4}-\d{2}")
 LOCAL = "local"  # in the place of a coordinate system: that nobody knows it
 _USUAL_UNITS = {"twt": "ms", "depth": "m"}
 
@@ -65,10 +68,10 @@ def add_coordinates(ds: xr.Dataset, config: ConvertConfig, load: Callable[[str],
 def _values(dim: str, given: Sequence[Any] | str, size: int, load: Callable[[str], np.ndarray]) -> np.ndarray:
     if not isinstance(given, str):
         return np.asarray(given)
-    if given.endswith((".json", ".npy")):
+    if given.lower().endswith((".json", ".npy")):
         path = existing(given, f"coordinates.{dim}")
         try:
-            return np.load(path) if path.suffix == ".npy" else np.asarray(json.loads(path.read_text()))
+            return np.load(path) if path.suffix.lower() == ".npy" else np.asarray(json.loads(path.read_text()))
         except ValueError as error:
             raise InputError(f"{path} does not hold a list of values ({error}); check coordinates.{dim}") from error
     start, colon, step = given.partition(":")
@@ -85,11 +88,14 @@ def _number(text: str) -> int | float:
 
 
 def coordinate_variable(dim: str, values: np.ndarray) -> xr.Variable:
-    """Make a coordinate of values; text becomes dates where it can, else names beside numbers."""
+    """Make a coordinate of values; text becomes dates where all of it looks so, else names beside numbers."""
     if values.dtype.kind not in "US":
         return xr.Variable(dim, values)
-    try:
-        return xr.Variable(dim, values.astype("datetime64[ns]"))
-    except ValueError:
-        # Zarr v3 has no stable type for text: names go beside numbers.
-        return xr.Variable(dim, np.arange(len(values)), {"names": [str(value) for value in values]})
+    with suppress(ValueError, OverflowError):  # a month 13, say
+        texts = values.astype(str)
+        times = texts.astype("datetime64")
+        exact = times.astype("datetime64[ns]")  # which wraps around beyond the years 1678 to 2262
+        if all(map(_DATE.match, texts)) and (exact.astype(times.dtype) == times).all():
+            return xr.Variable(dim, exact)
+    # Zarr v3 has no stable type for text: names go beside numbers.
+    return xr.Variable(dim, np.arange(len(values)), {"names": [str(value) for value in values]})

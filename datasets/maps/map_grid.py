@@ -87,9 +87,17 @@ class MapGrid:
         return bool(self.crs.equals(other.crs, ignore_axis_order=True))
 
     def same_cells(self, other: "MapGrid") -> bool:
-        """Whether both have the same cells, to a thousandth of one, in the same system."""
+        """Whether both have the same cells of the ground, to a thousandth of one, whatever their systems are called."""
         corners = (np.array(self.shape) - 1.0)[:, None] * [[0, 0, 1, 1], [0, 1, 0, 1]]
-        off = np.abs(self.cells(*other.positions(*corners)) - corners)
+        x, y = other.positions(*corners)
+        if not self.same_system(other):
+            if self.crs is None or other.crs is None:
+                return False
+            try:
+                x, y = project(x, y, other.crs, self.crs, "the other")
+            except InputError:
+                return False
+        off = np.abs(self.cells(x, y) - corners)
         return self.shape == other.shape and bool((off <= _ALIKE).all())
 
     def bounds(self) -> str:

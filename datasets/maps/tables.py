@@ -14,6 +14,7 @@ import pandas as pd
 from datasets.errors import InputError, existing
 
 TABLE_SUFFIXES = (".csv", ".txt", ".xyz", ".dat")
+XY_NAMES = ("easting", "east", "x", "longitude", "lon"), ("northing", "north", "y", "latitude", "lat")
 _COMPRESSED: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
 _MARKERS = ("line", "tie", "random")  # Geosoft XYZ: "LINE 1001" before the readings of each flight line
 
@@ -39,7 +40,7 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
                 text = line.strip()
                 if text.startswith(("/", "#")):
                     comment = comment if first else text.lstrip("/# ")
-                elif text and text.split(maxsplit=1)[0].lower() not in _MARKERS:
+                elif text and not _is_marker(text.split()):
                     first = first or text
                     continue
                 skipped.append(number)
@@ -59,11 +60,16 @@ def read_table(path: Path, columns: Sequence[str], option: str) -> pd.DataFrame:
             )
     if names and len(names) != len(fields):
         raise InputError(f"{option} names {len(names)} columns, but {path} has {len(fields)}; name them all")
+    names = names or fields
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"{path} has several columns named {twice}; give each of its {len(names)} a name of its own with {option}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of fields that would be lost
             return pd.read_csv(
-                path, sep=separator, header=0 if headed else None, names=names or fields, skiprows=skipped or None,
+                path, sep=separator, header=0 if headed else None, names=names, skiprows=skipped or None,
                 index_col=False, na_values="*", skipinitialspace=True, encoding="utf-8-sig",
             )  # fmt: skip
     except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
@@ -97,6 +103,11 @@ def numbers(table: pd.DataFrame, column: str, path: Path) -> np.ndarray:
             f"{path} holds {fields.iloc[row]!r} in column {column}, row {row + 1}, where a number is needed; correct it"
         )
     return values
+
+
+def _is_marker(words: list[str]) -> bool:
+    """Whether a line is ``LINE 1001``, with more or not, and no names of columns."""
+    return words[0].lower() in _MARKERS and (len(words) < 3 or any(map(_is_number, words)))
 
 
 def _is_number(field: str) -> bool:

@@ -49,11 +49,9 @@ def sketch(values_EP: Sequence[np.ndarray], keep_EP: Sequence[np.ndarray] | None
     The bins are finest around the centres, which are not used for types that are counted exactly.
     """
     keep = [None] * len(values_EP) if keep_EP is None else keep_EP
-    *moments, cells = zip(*map(_one, values_EP, keep, centre_E.tolist()), strict=True)
-    occupied = [np.flatnonzero(bins) for bins in cells]
-    keys = np.concatenate([bins + entry * _BINS for entry, bins in enumerate(occupied)])
-    counts = np.concatenate([own[bins] for own, bins in zip(cells, occupied, strict=True)])
-    return Sketch(*map(np.array, (*moments, keys, counts)))
+    *moments, bins, counts = zip(*map(_one, values_EP, keep, centre_E.tolist()), strict=True)
+    keys = np.concatenate([own + entry * _BINS for entry, own in enumerate(bins)])
+    return Sketch(*map(np.asarray, (*moments, keys, np.concatenate(counts))))
 
 
 def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
@@ -80,7 +78,8 @@ def _one(values: np.ndarray, keep: np.ndarray | None, centre: float) -> tuple:
         high, at_high = _extreme(np.maximum, high, at_high, float(most), (part == most).sum())
         key = part.astype(np.int64) - np.iinfo(part.dtype).min if is_exact(part.dtype) else _float_bins(wide - centre)
         bins += np.bincount(key, minlength=_BINS)
-    return count, mean, squares, low, high, at_low, at_high, bins
+    occupied = np.flatnonzero(bins)
+    return count, mean, squares, low, high, at_low, at_high, occupied, bins[occupied]
 
 
 def _extreme(choose: np.ufunc, value: Any, cells: Any, other: Any, other_cells: Any) -> tuple[Any, Any]:

@@ -51,7 +51,7 @@ def read_array(config: ConvertConfig, load: Callable[[Path, str, str], np.ndarra
     path = Path(config.source)
     array = load(path, config.key, "key")
     if not config.dims:
-        beside = f", or in {path.with_suffix('.yaml')}" if config.source.endswith(".npy") else ""
+        beside = f", or in {path.with_suffix('.yaml')}" if path.suffix.lower() == ".npy" else ""
         raise InputError(f"{config.source} does not name its dimensions; set dims, such as [y, x, band]{beside}")
     data = name_dims(array, config.dims, config.shape, config.order, str(path))
     return xr.Dataset({"data": data}, attrs={"files": [str(path)]})

@@ -68,7 +68,7 @@ def read_table(path: Path) -> pd.DataFrame:
     defined = _read_definition(dfn)
     if not dat.is_file():
         raise InputError(f"no file at {dat}, the data that {dfn.name} defines; put it beside the definition")
-    last = defined[-1].cut  # whose trailing blanks may be cut off
+    last = defined[-1].cut  # whose trailing blanks may be cut off, or all that it is
     lines = []
     with dat.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
@@ -76,7 +76,7 @@ def read_table(path: Path) -> pd.DataFrame:
             if not record.strip("\x1a ") or record.startswith("COMM"):
                 continue
             length = len(record.rstrip())
-            if not last.start < length <= last.stop:
+            if len(record) <= last.start or length > last.stop:
                 raise InputError(
                     f"line {number} of {dat} has {length} characters, but {dfn.name} defines {last.stop}; "
                     "check that the two belong together"

@@ -2,6 +2,7 @@
 
 import base64
 import struct
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -29,8 +30,10 @@ def unpacked(variable: xr.Variable) -> tuple[xr.Variable, list[float]]:
     packed = variable.copy(deep=False)
     packed.attrs = {name: value for name, value in variable.attrs.items() if name not in _MISSING}
     if missing:
-        packed.attrs["_FillValue"] = missing[0]
-    decoded = xr.decode_cf(xr.Dataset({"packed": packed}), decode_times=False, decode_coords=False)
+        packed.attrs.update({"_FillValue": missing[0], "missing_value": missing})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", xr.SerializationWarning)  # that several become NaN, as is meant
+        decoded = xr.decode_cf(xr.Dataset({"packed": packed}), decode_times=False, decode_coords=False)
     return decoded["packed"].variable, []
 
 

@@ -109,6 +109,17 @@ class _Header(dict[str, str]):
         return np.asarray(numbers)
 
 
+def is_image(path: Path) -> bool:
+    """Whether a .dat, which may as well be a table, is the image of an ENVI header beside it."""
+    header = _header_of(path) if path.suffix.lower() == ".dat" else None
+    return header is not None and header.read_bytes().startswith(b"ENVI")
+
+
+def _header_of(image: Path) -> Path | None:
+    headers = image.with_suffix(".hdr"), Path(f"{image}.hdr"), image.with_suffix(".HDR")
+    return next((header for header in headers if header.is_file()), None)
+
+
 def _files(source: Path) -> tuple[Path, Path]:
     if source.suffix.lower() == ".hdr":
         stem = source.with_suffix("")  # cube of cube.hdr beside cube.img, or cube.img of cube.img.hdr
@@ -116,9 +127,8 @@ def _files(source: Path) -> tuple[Path, Path]:
             if image.is_file():
                 return source, image
         raise InputError(f"no image beside the header {source}; put it there as {stem.name} or {stem.name}.img")
-    for header in (source.with_suffix(".hdr"), Path(f"{source}.hdr"), source.with_suffix(".HDR")):
-        if header.is_file():
-            return header, source
+    if header := _header_of(source):
+        return header, source
     raise InputError(f"no ENVI header beside {source}; put it there as {source.with_suffix('.hdr').name}")
 
 

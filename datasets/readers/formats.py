@@ -1,13 +1,15 @@
-"""Which reader a source has: by its suffix, and for .grd by its first bytes."""
+"""Which reader a source has: by its suffix, for .grd by its first bytes, for .dat by its neighbours."""
 
 from collections.abc import Callable
+from pathlib import Path
+from pkgutil import resolve_name
 
 import xarray as xr
 
 from datasets.config import ConvertConfig
 from datasets.errors import InputError, existing
 from datasets.maps.tables import TABLE_SUFFIXES, table_suffix
-from datasets.readers import envi, geosoft, geotiff, lines, matlab, netcdf, numpy, segy, surfer, tensorly
+from datasets.readers import envi, geosoft, geotiff, lines, matlab, netcdf, numpy, segy, surfer
 from datasets.readers.grids import grid_format
 
 SUFFIXES = {
@@ -17,10 +19,24 @@ SUFFIXES = {
     ".hdr": "envi", ".img": "envi", ".bsq": "envi", ".bil": "envi", ".bip": "envi",
     ".nc": "netcdf", ".nc4": "netcdf", ".cdf": "netcdf", ".grd": "grid",
 }  # fmt: skip
+
+
+def _shipped(config: ConvertConfig) -> xr.Dataset:
+    try:
+        return resolve_name("datasets.readers.tensorly:read")(config)  # type: ignore[no-any-return]
+    except ModuleNotFoundError as error:
+        raise InputError(f"{config.source} needs {error.name}, which is not here; convert it elsewhere") from error
+
+
 READERS: dict[str, Callable[[ConvertConfig], xr.Dataset]] = {
-    "matlab": matlab.read, "numpy": numpy.read, "segy": segy.read, "geotiff": geotiff.read, "tensorly": tensorly.read,
+    "matlab": matlab.read, "numpy": numpy.read, "segy": segy.read, "geotiff": geotiff.read, "tensorly": _shipped,
     "envi": envi.read, "geosoft": geosoft.read, "surfer": surfer.read, "netcdf": netcdf.read, "lines": lines.read,
 }  # fmt: skip
+
+
+def file_kind(path: Path) -> str:
+    """Tell the format of a file by its suffix, empty if unknown; a .dat with an ENVI header is no table."""
+    return "envi" if envi.is_image(path) else SUFFIXES.get(path.suffix.lower(), "")
 
 
 def source_kind(source: str, wanted: str, option: str) -> str:
@@ -36,4 +52,5 @@ def source_kind(source: str, wanted: str, option: str) -> str:
     path = existing(source, option)
     if wanted != "auto":
         return wanted
-    return grid_format(path) if SUFFIXES[suffix] == "grid" else SUFFIXES[suffix]
+    kind = file_kind(path) or SUFFIXES[suffix]  # of lines.csv.xz
+    return grid_format(path) if kind == "grid" else kind

@@ -9,10 +9,9 @@ from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.maps.gridding import Cells, grid_readings, plan_cells
 from datasets.maps.map_grid import extent, parse_crs, project
-from datasets.maps.tables import find_column, numbers, read_table
+from datasets.maps.tables import XY_NAMES, find_column, numbers, read_table
 from datasets.readers import aseg_gdf
 
-_XY_NAMES = [["easting", "x", "longitude", "lon"], ["northing", "y", "latitude", "lat"]]
 _DEGREES = {"longitude", "lon", "latitude", "lat"}
 
 
@@ -32,7 +31,7 @@ def read(config: ConvertConfig, onto: Cells | None = None) -> xr.Dataset:
     for name in config.columns:
         layers = [str(column) for column in table.columns if str(column).lower().startswith(f"{name.lower()}[")]
         columns += layers or [find_column(table, [name], path, "columns")]
-    wanted = [[name] for name in config.xy_columns] or _XY_NAMES
+    wanted = [[name] for name in config.xy_columns] or XY_NAMES
     places = [find_column(table, names, path, "xy_columns") for names in wanted]
     x, y = (numbers(table, column, path) for column in places)
     if config.lines_crs:

@@ -35,6 +35,8 @@ def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
         shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
         key = pick_key(path, key, shapes, option)
         value = scipy.io.loadmat(path, variable_names=[key])[key]
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"{key!r} in {path} is sparse; {option} must name a full array of numbers")
     if value.dtype.kind not in "biuf":
         raise InputError(f"{key!r} in {path} is a {value.dtype.name} array; {option} must name one of numbers")
     return value

@@ -24,7 +24,7 @@ def read(config: ConvertConfig) -> xr.Dataset:
 def load(path: Path, key: str, option: str) -> np.ndarray | LazyArray:
     """Load the array `key` of an .npz file, or open an .npy lazily; parameters and errors as `matlab.load`."""
     with reading(path, "NumPy file", ValueError, EOFError, zipfile.BadZipFile):
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
             # So its header is understood and its length checked.
             return plain_array(path, mapped.dtype, mapped.shape, offset=mapped.offset, strides=mapped.strides)

@@ -22,7 +22,7 @@ import xarray as xr
 import zarr
 
 from datasets.config_convert import ConvertConfig, changed, read_settings
-from datasets.errors import InputError
+from datasets.errors import AwayError, InputError
 from datasets.label_sources.place import is_placed, place_labels
 from datasets.labels import class_codes, label_attrs, unlabel_missing
 from datasets.lazy_array import Cut, LazyArray
@@ -32,7 +32,7 @@ from datasets.readers import cf
 from datasets.readers.arrays import name_dims
 from datasets.sources.foreign_layouts import Layout, attributes, find_layout
 from datasets.sources.side_arrays import add_raster_labels, read_mask, refuse_elsewhere, refuse_misfit
-from datasets.storage.objects import Objects, is_remote
+from datasets.storage.objects import STORE_ERRORS, Objects, brief, is_remote
 
 Node = zarr.Group | zarr.Array
 _SETTINGS = (
@@ -147,13 +147,22 @@ def _variable(array: zarr.Array, dims: list[str], where: str) -> xr.Variable:
             f"{where} is a Zarr store, but not a converted volume: its array of shape {array.shape} does not name its "
             f"dimensions; {_WAY_OUT}"
         )
-    variable = name_dims(LazyArray(array.shape, array.dtype, partial(_read_block, array)), dims, [], "C", where)
+    variable = name_dims(LazyArray(array.shape, array.dtype, partial(_read_block, array, where)), dims, [], "C", where)
     variable.attrs = attributes(array)
     return variable
 
 
-def _read_block(array: zarr.Array, cut: Cut) -> np.ndarray:
-    return np.asarray(array[cut])
+def _read_block(array: zarr.Array, where: str, cut: Cut) -> np.ndarray:
+    try:
+        return np.asarray(array[cut])
+    except MemoryError:
+        raise
+    except Exception as error:  # of any codec
+        cells = ", ".join(f"{part.start or 0}:{part.stop or size}" for part, size in zip(cut, array.shape, strict=True))
+        what = f"{where}: cells [{cells}] of {array.path or 'the array'}"
+        if isinstance(error, STORE_ERRORS):
+            raise AwayError(f"{what} could not be read ({brief(error)}); check the store") from None
+        raise InputError(f"{what} lie in a broken chunk ({error}); restore it") from error
 
 
 def _mask(

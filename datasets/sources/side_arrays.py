@@ -14,7 +14,7 @@ from datasets.maps.coordinates import add_coordinates
 from datasets.maps.map_grid import MapGrid
 from datasets.readers import matlab, netcdf, numpy
 from datasets.readers.arrays import name_dims
-from datasets.readers.formats import READERS, SUFFIXES
+from datasets.readers.formats import READERS, file_kind
 
 _LOADERS = {"matlab": matlab.load, "numpy": numpy.load, "netcdf": netcdf.load}
 
@@ -30,7 +30,7 @@ def load_array(source: str, key: str, option: str) -> np.ndarray:
 
 def _array(source: str, key: str, option: str) -> np.ndarray | LazyArray:
     path = existing(source, option)
-    kind = SUFFIXES.get(path.suffix.lower(), "")
+    kind = file_kind(path)
     if kind in _LOADERS:
         return _LOADERS[kind](path, key, f"{option}_key")
     if kind in ("geotiff", "envi"):
@@ -55,7 +55,11 @@ def read_mask(data: xr.DataArray, config: ConvertConfig) -> xr.Variable:
     """Read the mask of `config.valid` and `config.valid_key`, true where there is data; errors as `add_side_arrays`."""
     array = _array(config.valid or config.source, config.valid_key, "valid")
     dims = config.valid_dims or [str(dim) for dim in data.dims]
-    valid = name_dims(array, dims, config.shape, config.order, "the valid mask")
+    shape = config.shape
+    if shape and len(dims) < len(config.dims):  # it is that of all dimensions
+        flat = sum(size > 1 for size in array.shape) < len(dims)
+        shape = [data.sizes.get(dim, 0) for dim in dims] if flat else []
+    valid = name_dims(array, dims, shape, config.order, "the valid mask")
     refuse_misfit(valid, data.variable, "valid mask")
     return valid.astype(bool)
 
@@ -88,7 +92,7 @@ def refuse_elsewhere(ds: xr.Dataset, config: ConvertConfig) -> None:
     """Raise `InputError` where labels or a mask say where on the map they lie, and the data lie on other cells."""
     for option in ("labels", "valid"):
         path = Path(getattr(config, option))
-        if (kind := SUFFIXES.get(path.suffix.lower(), "")) not in ("geotiff", "envi") or not path.is_file():
+        if (kind := file_kind(path)) not in ("geotiff", "envi") or not path.is_file():
             continue
         own = ConvertConfig(source=str(path))
         try:

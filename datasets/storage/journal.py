@@ -22,6 +22,7 @@ class Journal:
 
     def __init__(self, folder: Path, *, resumes: bool, goes_on: bool) -> None:
         self._folder, self._resumes, self.goes_on = folder, resumes, goes_on
+        self.finished = goes_on  # whether any piece is
         self.kept = False
 
     def keep(self) -> None:
@@ -36,6 +37,7 @@ class Journal:
         packed = BytesIO()
         np.savez_compressed(packed, **dict(arrays or {}))  # type: ignore[arg-type]
         self._put(_file(name), packed.getvalue())
+        self.finished |= self._resumes and "-" in name  # the name of a piece
 
     def read(self, name: str) -> dict[str, np.ndarray]:
         """Read what was measured of a finished piece."""

@@ -8,12 +8,13 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
@@ -24,6 +25,7 @@ from datasets.storage.aws_profiles import profile_credentials
 from datasets.storage.cloud_errors import brief, refusal, says_refused
 from datasets.storage.traffic import Traffic
 
+T = TypeVar("T")
 SCHEMES = ("s3", "gs", "az", "https", "http")
 STORE_ERRORS = (BaseError, OSError)
 _ATTEMPTS = 3
@@ -37,6 +39,14 @@ _RETRY = {
 
 class MissingObjectError(InputError):
     """There is no object at this place."""
+
+
+class TruncatedObjectError(InputError):
+    """The object ends before the bytes that were asked for."""
+
+
+class _ShortAnswerError(OSError):
+    """Fewer bytes came than the object has."""
 
 
 class ReplacedObjectError(InputError):
@@ -92,38 +102,33 @@ class Objects:
     def get(self, ask: Ask) -> Got:
         """Read an object or some bytes of it; what may pass by itself is tried again with growing pauses.
 
-        `MissingObjectError` where there is none, `ReplacedObjectError` where its version is not the one asked for,
-        `AwayError` where the store does not answer in the end, any other `InputError` where it refuses.
+        `MissingObjectError` where there is none, `TruncatedObjectError` where it is too short, `ReplacedObjectError`
+        where its version is not the one asked for, `AwayError` where the store does not answer in the end, any other
+        `InputError` where it refuses.
         """
-        name, problem = self.name(ask.key), ""
+        name = self.name(ask.key)
         replaced = ReplacedObjectError(
             f"{name} was replaced while it was being read; start again once nobody writes there"
         )
-        for attempt in range(_ATTEMPTS):
-            _pause(attempt)
+
+        def once() -> Got:
             self.traffic.add(requests=1)
-            try:
-                got = self._get_once(ask)
-            except FileNotFoundError as error:
-                raise MissingObjectError(f"there is no object at {name}") from error
-            except PreconditionError as error:
-                raise replaced from error
-            except STORE_ERRORS as error:
-                problem = brief(error)
-                if _is_refusal(error):
-                    # Neither the error nor its cause: both may hold parts of the credentials.
-                    raise InputError(refusal(name, problem, "read")) from None
-                continue
+            got = self._get_once(ask)
             self.traffic.add(fetched=len(got.data))
             if ask.etag and got.etag and got.etag != ask.etag:
                 raise replaced
-            if ask.length is None or len(got.data) == ask.length:
-                return got
-            problem = f"{len(got.data)} bytes came in place of {ask.length}"
-        raise AwayError(
-            f"{name} could not be read in {_ATTEMPTS} attempts ({problem}); "
-            "check the store and the network, then go on from where this stopped"
-        )
+            if ask.length not in (None, len(got.data)):
+                if got.size < (ask.stop or ask.suffix or 0):
+                    raise TruncatedObjectError(f"{name} is cut short")
+                raise _ShortAnswerError(f"{len(got.data)} bytes came in place of {ask.length}")
+            return got
+
+        try:
+            return self.attempt("read", once, ask.key)
+        except FileNotFoundError as error:
+            raise MissingObjectError(f"there is no object at {name}") from error
+        except PreconditionError as error:
+            raise replaced from error
 
     def _get_once(self, ask: Ask) -> Got:
         if self._folder is not None:
@@ -145,47 +150,53 @@ class Objects:
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
-        with self._refusals("read", self.name(key)):
-            try:
-                obstore.head(self.store, key)
-            except FileNotFoundError:
-                return False
+        try:
+            self.attempt("read", partial(obstore.head, self.store, key), key)
+        except FileNotFoundError:
+            return False
         return True
 
-    def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write an object; attempts and errors as in `get`."""
-        problem = ""
+    def attempt(self, done: str, act: Callable[[], T], key: str = "") -> T:
+        """Act on the store or its object `key`: attempts as in `get`, and errors, but for `FileNotFoundError`."""
+        name, problem = self.name(key) if key else self.uri, ""
         for attempt in range(_ATTEMPTS):
             _pause(attempt)
             try:
-                obstore.put(self.store, key, data)
-                return
+                return act()
+            except (FileNotFoundError, PreconditionError):
+                raise
             except STORE_ERRORS as error:
-                problem = brief(error)
+                problem = str(error) if isinstance(error, _ShortAnswerError) else brief(error)
                 if _is_refusal(error):
-                    raise InputError(refusal(self.name(key), problem, "written")) from None
+                    # Without its cause, which may hold parts of the credentials.
+                    raise InputError(refusal(name, problem, done)) from None
+                if problem.startswith("416"):  # the range is beyond the end
+                    raise TruncatedObjectError(f"{name} is cut short") from None
         raise AwayError(
-            f"{self.name(key)} could not be written in {_ATTEMPTS} attempts ({problem}); check the store and the "
-            "network, then do the same again: it goes on from where this stopped"
+            f"{name} could not be {done} in {_ATTEMPTS} attempts ({problem}); check the store and the network, then do "
+            "the same again: it goes on from where this stopped"
         )
 
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Write an object."""
+        self.attempt("written", partial(obstore.put, self.store, key, data), key)
+
     def delete(self, key: str) -> None:
-        """Delete an object."""
-        with self._refusals("deleted"):
-            obstore.delete(self.store, key)
+        """Delete an object, if it is there."""
+        with suppress(FileNotFoundError):
+            self.attempt("deleted", partial(obstore.delete, self.store, key), key)
 
     def is_empty(self) -> bool:
         """Whether there is no object."""
-        with self._refusals("listed"):
-            return not any(True for _ in obstore.list(self.store, chunk_size=1))
+        return self.attempt("listed", lambda: not any(True for _ in obstore.list(self.store, chunk_size=1)))
 
     def names(self, folder: str = "") -> list[str]:
         """List the objects in a folder and below."""
-        with self._refusals("listed"):
-            return [str(entry["path"]) for entry in self._entries(folder)]
+        return [str(entry["path"]) for entry in self._entries(folder)]
 
     def _entries(self, folder: str) -> list[Any]:
-        return [entry for batch in obstore.list(self.store, folder or None) for entry in batch]
+        batches = partial(obstore.list, self.store, folder or None)
+        return self.attempt("listed", lambda: [entry for batch in batches() for entry in batch])
 
     def listing(self, prefix: str) -> list[tuple[str, int, str]] | None:
         """List name, size and version (of a file: when it was changed) of all objects below a prefix, sorted.
@@ -197,23 +208,16 @@ class Objects:
         stamp = "last_modified" if self._folder is not None else "e_tag"
         try:
             entries = self._entries(prefix)
-        except STORE_ERRORS as error:
-            if _is_refusal(error):
-                return None
-            raise InputError(refusal(self.uri, brief(error), "listed")) from None
+        except AwayError:
+            raise
+        except InputError:
+            return None
         return sorted((str(entry["path"]), int(entry["size"]), str(entry[stamp])) for entry in entries)
 
     def clear(self, keep: str) -> None:
         """Delete all objects but one, the root's ``zarr.json`` first: what is half deleted no longer opens."""
         for name in sorted(set(self.names()) - {keep}, key=lambda name: name != "zarr.json"):
             self.delete(name)
-
-    @contextmanager
-    def _refusals(self, done: str, name: str = "") -> Iterator[None]:
-        try:
-            yield
-        except STORE_ERRORS as error:
-            raise InputError(refusal(name or self.uri, brief(error), done)) from None
 
 
 def is_remote(uri: str | Path) -> bool:

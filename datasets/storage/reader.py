@@ -15,12 +15,12 @@ import numpy as np
 from datasets.errors import InputError
 from datasets.storage.codecs import CorruptChunkError, Decoder
 from datasets.storage.metadata import ArrayLayout
-from datasets.storage.objects import Ask, MissingObjectError, Objects
+from datasets.storage.objects import Ask, MissingObjectError, Objects, TruncatedObjectError
 from datasets.storage.shard_index import IndexCache
 from datasets.storage.shards import Cells, Piece, ShardPlan, Span, chunks_within, coalesce, plan_region
 
 Stored = tuple[Piece, int, int]  # and the bytes of its chunk within the shard: the first, and the one after the last
-Failure = tuple[Piece, CorruptChunkError]
+Failure = tuple[Piece, Exception]
 _GAP = 512 * 2**10  # bytes that a connection carries in the time of a request or less
 _SLACK = 0.2  # of the bytes wanted may be fetched in vain to save requests: amplification stays below 1.3
 _MOST = 4 * 2**20  # bytes of a request above which a second connection is faster
@@ -98,7 +98,7 @@ class ArrayReader:
         for _ in range(3):
             try:
                 failed = self._fetch(plan.shard, pieces, target)
-            except CorruptChunkError as error:
+            except (CorruptChunkError, TruncatedObjectError) as error:
                 failed = [(piece, error) for piece in pieces]
             if not failed:
                 return
@@ -164,7 +164,7 @@ class ArrayReader:
         target.gone[piece.out] = True
 
     def _place(self, chunks: Sequence[Stored], data: memoryview, origin: int, target: _Target) -> list[Failure]:
-        failed = []
+        failed: list[Failure] = []
         used = 0.0
         for piece, start, stop in chunks:
             try:

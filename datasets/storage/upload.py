@@ -10,7 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,13 @@ def was_begun(objects: Objects, key: str | None) -> bool:
     return key is not None and begun == key and not objects.exists(ROOT)
 
 
+def clear_begun(objects: Objects) -> None:
+    """Delete what writing left beside a finished store; it opens all the same, so whoever comes next may do it."""
+    with suppress(InputError):
+        for name in sorted(objects.names(BEGUN), key=lambda name: name == _OWNER):
+            objects.delete(name)
+
+
 @contextmanager
 def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple[Store, Journal]]:
     """Open a store at `uri` for writing, and its journal.
@@ -131,7 +138,6 @@ def open_upload(uri: str, key: str | None, *, overwrite: bool) -> Iterator[tuple
             journal.refuse_other_owner()
             assert store.root is not None, "nothing was written"
             objects.put(ROOT, store.root.to_bytes())  # from now on the store opens
-            for name in sorted(objects.names(BEGUN), key=lambda name: name == _OWNER):
-                objects.delete(name)
+            clear_begun(objects)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

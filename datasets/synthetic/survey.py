@@ -22,7 +22,7 @@ from datasets.errors import InputError
 from datasets.labels import UNLABELLED, label_attrs
 from datasets.provenance import content_key, program
 from datasets.storage.objects import is_remote
-from datasets.store import refuse_existing, stored_attributes, write_volume
+from datasets.store import is_made, refuse_existing, write_volume
 from datasets.synthetic.geology import Earth, draw_earth
 from datasets.synthetic.random_fields import white_noise
 
@@ -42,12 +42,12 @@ def synthesize(config: SynthesisConfig) -> str | Path:
     """
     if not config.out:
         raise InputError("out is empty; name the folder of the new volume, such as surveys/small.zarr")
-    key = content_key({"settings": asdict(replace(config, overwrite=False)), "program": program()})
+    key = content_key({"settings": asdict(replace(config, overwrite=False))})
     out = config.out if is_remote(config.out) else Path(config.out)
-    if not config.overwrite and stored_attributes(out).get("key") == key:
+    if not config.overwrite and is_made(out, key):
         print(f"{config.out} is there already, of the same settings: nothing to do")
         return out
-    refuse_existing(out, config.overwrite)
+    refuse_existing(out, config.overwrite, store=True)
     return write_volume(
         survey(config).assign_attrs(program=program()),
         out,

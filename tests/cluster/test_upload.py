@@ -17,7 +17,7 @@ LIMIT = 2**20
 """Bytes of the plain upload, which Ray counts in MiB."""
 AT_THE_DESK = {
     "datasets/export.py", "datasets/config_export.py", "pipeline/registry/onnx.py", "pipeline/planning/plan.py",
-    "pipeline/quickstart.py",
+    "pipeline/quickstart.py", "datasets/readers/tensorly.py",
 }  # fmt: skip
 """What is done where a survey's own file lies, before there is a job, or for programs of others."""
 MADE = ("timelapse", "parihaka", "indian-pines")
@@ -92,6 +92,14 @@ def test_a_job_that_asks_for_what_stayed_behind_is_told_so(words, package, tmp_p
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: the code of {words[0]} is not here, as in a job")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_job_that_converts_what_only_developers_have_is_told_so(package, tmp_path):
+    ZipFile(package).extractall(tmp_path)
+    asked = [sys.executable, "-m", "pipeline", "convert", "--source", "tensorly:indian_pines", "--out", "pines.zarr"]
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: tensorly:indian_pines needs datasets.readers.tensorly, which is not here")
 
 
 def test_nothing_that_is_sent_imports_what_stays_behind(package):

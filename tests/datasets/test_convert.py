@@ -283,10 +283,11 @@ def test_existing_output_of_other_settings_is_refused_before_any_reading(cube: C
         convert(replace(cube, nodata=5))
 
 
-def test_the_same_conversion_again_does_nothing(
-    cube: ConvertConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_same_conversion_again_does_nothing_even_after_a_commit(
+    cube: ConvertConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     convert(cube)
+    monkeypatch.setattr("datasets.provenance.code_version", lambda: "another commit")
 
     def written() -> set[tuple[Path, int]]:
         return {(path, path.stat().st_mtime_ns) for path in Path(cube.out).rglob("*")}

@@ -1,5 +1,8 @@
 """A map written as SEG-Y lies on the survey's own traces, under its own headers, whatever their order and layout."""
 
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -180,16 +183,23 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(made, tmp_path, s
     assert (tmp_path / "there.sgy").read_text() == "kept"
 
 
-def test_a_stop_in_the_middle_leaves_what_was_there(made, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_in_the_middle_leaves_what_was_there(made, tmp_path, monkeypatch, number):
     source, _ = made
     out = export(config(source))
     before = out.read_bytes()
 
     def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        time.sleep(10)
 
     monkeypatch.setattr(module, "_put", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        export(config(source), overwrite=True)
+    usual = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM went by"))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            export(config(source), overwrite=True)
+    finally:
+        after = signal.signal(signal.SIGTERM, usual)
+    assert after is not signal.default_int_handler
     assert out.read_bytes() == before
     assert not list(tmp_path.glob(".*"))

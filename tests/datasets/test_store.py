@@ -194,6 +194,22 @@ def test_refusals_when_opening(tmp_path: Path) -> None:
         open_volume(tmp_path / "new.zarr")
 
 
+def test_a_file_in_the_place_is_left_alone(tmp_path: Path, small: xr.Dataset) -> None:
+    (tmp_path / "v.zarr").write_text("mine")
+    for write in (lambda: write_volume(small, tmp_path / "v.zarr", overwrite=True), lambda: enter(tmp_path / "v.zarr")):
+        with pytest.raises(
+            InputError, match=r"v\.zarr is a file, which --overwrite leaves alone; choose another place"
+        ):
+            write()
+    assert (tmp_path / "v.zarr").read_text() == "mine"
+    assert contents(tmp_path) == ["v.zarr"]
+
+
+def enter(path: Path) -> None:
+    with store.open_new(path, "key"):
+        pass
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, small: xr.Dataset) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/v\.zarr cannot be written \(File exists\); choose another place"):

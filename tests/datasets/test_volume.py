@@ -1,5 +1,7 @@
 """What a network sees: order of dimensions, no-data, labels by part, coarser labels, refusals."""
 
+import hashlib
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,10 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import datasets.volume
 from datasets.config import DataConfig
 from datasets.errors import InputError
-from datasets.store import write_volume
+from datasets.store import open_volume, write_volume
 from datasets.volume import IGNORE, Volume, coarsen_labels
 
 
@@ -99,6 +102,63 @@ def test_digest_knows_labels_and_source(dataset: xr.Dataset) -> None:
     changed["labels"][3, 3] = 255
     assert view(changed, ["y", "x"]).digest() != first
     assert view(dataset.assign_attrs(source_sha256="1"), ["y", "x"]).digest() != first
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", ">i4", "int64", "float32", "float16", "bool"])
+@pytest.mark.parametrize("kind", ["memory", "not contiguous", "dask", "stored"])
+def test_digest_is_that_of_all_labels_at_once(
+    dataset: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, kind: str
+) -> None:
+    monkeypatch.setattr(datasets.volume, "_SLAB_BYTES", 5 * np.dtype(dtype).itemsize * 2)  # two of six rows
+    dataset["labels"] = dataset["labels"].astype(dtype, keep_attrs=True)
+    dataset["truth"] = dataset["labels"][::-1]
+    if kind == "not contiguous":
+        dataset = dataset.transpose("x", "y", "band")
+    elif kind == "dask":
+        dataset = dataset.chunk({"y": (4, 2)})
+    elif kind == "stored":
+        dataset = open_volume(write_volume(dataset, tmp_path / "v.zarr", chunks={"y": 4, "x": 3}))
+    volume = view(dataset, ["y", "x"])
+    whole = [np.ascontiguousarray(dataset[name].values).tobytes() for name in ("labels", "truth")]
+    passed = Hashed()
+    monkeypatch.setattr(datasets.volume.hashlib, "sha256", passed)
+    assert volume.digest() == hashlib.new("sha256", passed.parts[0] + b"".join(whole)).hexdigest()
+    assert max(map(len, passed.parts[1:])) < len(whole[0]), "the labels were held at once"
+
+
+class Hashed:
+    """SHA-256 that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def __call__(self, first: bytes) -> "Hashed":
+        self.update(first)
+        return self
+
+    def update(self, part: bytes | memoryview) -> None:
+        self.parts.append(bytes(part))
+
+    def hexdigest(self) -> str:
+        return hashlib.new("sha256", b"".join(self.parts)).hexdigest()
+
+
+def test_digest_holds_no_more_than_slabs_of_the_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.volume, "_SLAB_BYTES", 2**18)
+    labels = np.random.default_rng(0).integers(0, 2, (128, 128, 256)).astype(np.uint8)
+    dims = ("y", "x", "depth")
+    made = xr.Dataset(
+        {"data": (dims, labels.astype(np.float32)), "labels": (dims, labels, {"class_names": ["a", "b"]})}
+    )
+    dataset = open_volume(write_volume(made, tmp_path / "v.zarr", chunks={"y": 16, "x": 64, "depth": 64}))
+    volume = view(dataset, [*dims])
+    volume.digest()  # what is imported or made once is not counted
+    tracemalloc.start()
+    try:
+        volume.digest()
+        assert tracemalloc.get_traced_memory()[1] < labels.nbytes / 2
+    finally:
+        tracemalloc.stop()
 
 
 def test_opens_what_was_written(dataset: xr.Dataset, tmp_path: Path) -> None:

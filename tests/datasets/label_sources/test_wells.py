@@ -68,6 +68,13 @@ def test_single_depths(drilled: ConvertConfig, tmp_path: Path) -> None:
     assert values[5, 7].tolist() == [1, 255, 255, 255, 255]
 
 
+def test_wells_that_label_nothing_are_not_counted(drilled: ConvertConfig, tmp_path: Path) -> None:
+    write(tmp_path, "x,y,z,class\n500005,5000055,8,sand\n500075,5000005,,shale\n500045,5000035,4,\n")
+    labels = open_volume(convert(replace(drilled, label_radius=1.0)))["labels"]
+    assert np.argwhere(labels.values != 255).tolist() == [[0, 0, 2]]
+    assert labels.attrs["placed"] == "wells.csv: 1 of 3 wells"
+
+
 def test_degrees_by_labels_crs(drilled: ConvertConfig, tmp_path: Path) -> None:
     longitude, latitude = Transformer.from_crs(32633, 4326, always_xy=True).transform(500035, 5000025)
     write(tmp_path, f"latitude,longitude,class\n{latitude!r},{longitude!r},shale\n")
@@ -92,13 +99,21 @@ def test_degrees_by_labels_crs(drilled: ConvertConfig, tmp_path: Path) -> None:
             "x,north,rock\n1,2,sand\n",
             r"wells\.csv has no column class or label or unit or lithology; its columns are x, nor",
         ),
-        ("x,class\n1,sand\n", r"wells\.csv has no column y or northing .*; its columns are x, class; .* label_columns"),
+        (
+            "x,class\n1,sand\n",
+            r"wells\.csv has no column northing or north or y .*; its columns are x, class; .* label_columns",
+        ),
         (
             "x,y,class\n500005,5000055,salt\n",
             r"class of .*wells\.csv holds the class 'salt', but class_names has \{1: 'sand'",
         ),
         ("x,y,from,class\n500005,5000055,3,1\n", r"wells\.csv has no column to; its columns are x, y, from, class"),
         ("x,y,from,to,class\n500005,5000055,3,3,1\n", r"an interval from 3 to 3, row 1; from must be less"),
+        ("x,y,from,to,class\n500005,5000055,0,8,1\n500005,5000055,,,1\n", r"has an empty from or to in row 2; fill it"),
+        (
+            "x,y,from,to,class\n500005,5000055,0,,1\n",
+            r"wells\.csv has an empty from or to in row 1; fill it in",
+        ),
         ("x,y,class\n500005,5000055,1\n500005,5000055,2\n", r"row 2 of .*wells\.csv gives another class to a place"),
         ("x,y,class\n500005,east,1\n", r"wells\.csv holds 'east' in column y, row 1, where a number is needed"),
     ],

@@ -1,5 +1,6 @@
 """Sketches against NumPy on the same values, whole and merged from parts."""
 
+import tracemalloc
 from functools import reduce
 
 import numpy as np
@@ -82,6 +83,21 @@ def test_a_large_offset_costs_no_precision_around_its_centre() -> None:
     found = percentiles(*distribution(one(values, 55_000), 0, values.dtype, 55_000), SHARES)
     np.testing.assert_allclose(found, at_ranks(values), atol=1)
     assert one(values, 55_000).deviation[0] == pytest.approx(values.std(dtype=np.float64), rel=1e-9)
+
+
+def test_many_entries_need_no_more_memory_than_their_bins_that_hold_cells() -> None:
+    values = list(np.random.default_rng(0).normal(size=(256, 64)).astype(np.float32))
+    tracemalloc.start()
+    try:
+        whole = sketch(values, None, np.zeros(256))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 2**20  # two arrays of all bins are 1 MiB; one for each entry would be 128
+    for entry in (0, 100, 255):
+        own, cells = distribution(whole, entry, np.dtype(np.float32), 0)
+        alone = distribution(one(values[entry]), 0, np.dtype(np.float32), 0)
+        np.testing.assert_array_equal([own, cells], alone)
 
 
 def test_a_sketch_survives_being_stored() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from datasets.config import ConvertConfig
 from datasets.errors import InputError
 from datasets.readers import envi
+from datasets.readers.formats import source_kind
 
 Convert = Callable[..., xr.Dataset]
 CODES = {"u1": 1, "i2": 2, "i4": 3, "f4": 4, "f8": 5, "u2": 12, "u4": 13, "i8": 14, "u8": 15}
@@ -120,6 +121,27 @@ def test_labels_from_an_image_of_classes(tmp_path: Path, converted: Convert) -> 
         class_names={1: "rock", 2: "water"},
     )  # fmt: skip
     np.testing.assert_array_equal(ds["labels"].values, [[255, 0, 1], [1, 1, 0]])
+
+
+@pytest.mark.parametrize("header", ["scene.hdr", "scene.dat.hdr"])
+def test_a_dat_with_an_envi_header_is_an_image_and_no_table(tmp_path: Path, converted: Convert, header: str) -> None:
+    cube = np.array([[[0, 1, 2], [2, 2, 1]]], np.uint8)
+    write(tmp_path, cube).rename(tmp_path / header)
+    image = (tmp_path / "scene.img").rename(tmp_path / "scene.dat")
+    np.testing.assert_array_equal(converted(image)["data"].values, cube)
+    np.save(tmp_path / "cube.npy", np.ones((4, 2, 3), np.float32))
+    ds = converted(
+        tmp_path / "cube.npy", dims=["band", "y", "x"], labels=str(image), label_dims=["y", "x"],
+        class_names={1: "rock", 2: "water"},
+    )  # fmt: skip
+    np.testing.assert_array_equal(ds["labels"].values, [[255, 0, 1], [1, 1, 0]])
+
+
+def test_a_dat_with_another_header_is_a_table(tmp_path: Path) -> None:
+    (tmp_path / "lines.dat").write_text("x y mag\n1 2 3\n")
+    assert source_kind(str(tmp_path / "lines.dat"), "auto", "source") == "lines"
+    (tmp_path / "lines.hdr").write_text("columns of lines.dat\n")
+    assert source_kind(str(tmp_path / "lines.dat"), "auto", "source") == "lines"
 
 
 @pytest.mark.parametrize(

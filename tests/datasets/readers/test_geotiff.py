@@ -25,8 +25,10 @@ def geotiff(path: Path, bands: np.ndarray, west: float = 100, north: float = 9, 
 
 @pytest.mark.parametrize("option", ["labels", "valid"])
 @pytest.mark.parametrize(
-    "place", [{"west": 104}, {"west": 101}, {"north": 6, "step": -1}, {"north": 9.5}, {"crs": "EPSG:32733", "north": 1}]
-)
+    "place",
+    [{"west": 104}, {"west": 101}, {"north": 6, "step": -1}, {"north": 9.5}, {"crs": "EPSG:32733", "north": 1},
+     {"crs": "EPSG:32634"}, {"crs": "EPSG:4326"}],
+)  # fmt: skip
 def test_arrays_that_say_they_lie_elsewhere_are_refused(tmp_path: Path, option: str, place: dict) -> None:
     crs = {"crs": "EPSG:32633"}
     source = geotiff(tmp_path / "scene.tif", np.ones((2, 3, 4), np.float32), **crs)
@@ -37,6 +39,14 @@ def test_arrays_that_say_they_lie_elsewhere_are_refused(tmp_path: Path, option: 
     with pytest.raises(InputError, match=rf"the {option} in .*other\.tif lie on other cells, x .* bring them to the"):
         convert(replace(config, **dims))
     assert not (tmp_path / "t.zarr").exists()
+
+
+@pytest.mark.parametrize("crs", ["EPSG:25833", "+proj=utm +zone=33 +ellps=WGS84 +units=m"])
+def test_the_same_cells_under_another_name_of_their_system_are_taken(tmp_path: Path, crs: str) -> None:
+    source = geotiff(tmp_path / "scene.tif", np.ones((2, 3, 4), np.float32), west=5e5, north=5e6, crs="EPSG:32633")
+    labels = geotiff(tmp_path / "labels.tif", np.ones((1, 3, 4), np.uint8), west=5e5, north=5e6, crs=crs)
+    config = ConvertConfig(source, labels=labels, class_names={1: "a"}, label_dims=["y", "x"])
+    assert (open_volume(convert(replace(config, out=str(tmp_path / "t.zarr"))))["labels"] == 0).all()
 
 
 def test_labels_of_rows_and_columns_fit_data_of_columns_and_rows(tmp_path: Path) -> None:

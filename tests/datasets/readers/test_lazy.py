@@ -54,6 +54,17 @@ def test_few_bytes_are_read_that_nobody_wants(tmp_path: Path, monkeypatch: pytes
     assert sum(read) == 6 * 10 * 4
 
 
+def test_a_block_that_no_single_call_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, values = tmp_path / "a.bin", np.arange(100, dtype=np.uint8).reshape(10, 10)
+    path.write_bytes(values.tobytes())
+    keep = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, at: keep(file, min(size, 7), at))  # as Linux at 2 GiB
+    np.testing.assert_array_equal(plain_array(path, values.dtype, values.shape).load(), values)
+    path.write_bytes(bytes(90))
+    with pytest.raises(InputError, match=r"a\.bin ends at byte 90, within its values; get the whole file"):
+        plain_array(path, values.dtype, values.shape).load()
+
+
 def test_a_file_that_shrank_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(bytes(100))

@@ -108,6 +108,14 @@ def test_degrees_need_their_system(flown: ConvertConfig, tmp_path: Path) -> None
     np.testing.assert_allclose(ds["x"].values, plain["x"].values + 5e5)
 
 
+@pytest.mark.parametrize("names", [("east", "north"), ("X", "Y"), ("EASTING", "NORTHING")])
+def test_positions_by_any_of_their_usual_names(flown: ConvertConfig, tmp_path: Path, names: tuple[str, str]) -> None:
+    table = pd.read_csv(flown.source).rename(columns=dict(zip(("Easting", "Northing"), names, strict=True)))
+    table.to_csv(tmp_path / "named.csv", index=False)
+    named = open_volume(convert(replace(flown, source=str(tmp_path / "named.csv")))).load()
+    np.testing.assert_allclose(named["data"].values[0], named["x"].values + 100 * named["y"].values[:, None])
+
+
 def test_aseg_gdf2_against_its_own_words(shared_data: Path) -> None:
     path = shared_data / "airborne" / "Tempest-AusAEM-2020.dat"
     table = aseg_gdf.read_table(path)
@@ -130,6 +138,8 @@ def test_aseg_gdf2_that_is_broken(tmp_path: Path) -> None:
     table = aseg_gdf.read_table(dfn)
     np.testing.assert_array_equal(table, [[101, 15, np.nan], [np.nan, np.nan, 2]])
     assert table.columns.tolist() == ["LINE", "V[0]", "V[1]"]
+    dat.write_text("  101abc  1.50D+01        \n")
+    np.testing.assert_array_equal(aseg_gdf.read_table(dfn), [[101, 15, np.nan]])
     dat.write_text("  101abc  1.50\n  101abc  1.50          2.00   4\n")
     with pytest.raises(
         InputError, match=r"line 1 of .*a\.dat has 14 characters, but a\.dfn defines 26; check that the two"

@@ -8,6 +8,7 @@ import hdf5storage
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,6 +79,12 @@ def test_refusals(tmp_path: Path, converted: Convert, key: str, words: str) -> N
     source = save(tmp_path / "scene.mat", cube=np.ones((2, 3)), wave=np.array([[1 + 2j]]), name="text", info={"a": 1.0})
     with pytest.raises(InputError, match=words):
         converted(source, key=key, dims=["y", "x"])
+
+
+def test_a_sparse_array_of_version_5_is_refused_in_words(tmp_path: Path, converted: Convert) -> None:
+    scipy.io.savemat(tmp_path / "scene.mat", {"a": scipy.sparse.csc_matrix(np.eye(4))})
+    with pytest.raises(InputError, match=r"'a' in .*scene\.mat is sparse; key must name a full array of numbers"):
+        converted(tmp_path / "scene.mat", dims=["y", "x"])
 
 
 def test_broken_files(tmp_path: Path, converted: Convert) -> None:

@@ -85,6 +85,45 @@ def test_packed_values_are_unpacked(tmp_path: Path, converted: Convert, version:
     np.testing.assert_array_equal(ds["valid"].values, packed != -99)
 
 
+@pytest.mark.parametrize("version", sorted(ENGINES))
+@pytest.mark.parametrize(
+    "missing",
+    [
+        {"_FillValue": np.int16(-32768), "missing_value": np.int16(-32767)},
+        {"missing_value": np.array([-32768, -32767], np.int16)},
+    ],
+)
+@pytest.mark.filterwarnings("error::xarray.SerializationWarning")
+def test_every_missing_value_of_packed_data_is_no_data(
+    tmp_path: Path, converted: Convert, version: str, missing: dict[str, object]
+) -> None:
+    packed = np.array([[1, -32767, -32768], [4, 6, 8]], np.int16)
+    attrs = {"scale_factor": 0.5, **missing}
+    stored = xr.Dataset({"depth": (("y", "x"), packed)})
+    stored["depth"].attrs = attrs
+    path = tmp_path / "a.nc"
+    if version == "netcdf3":
+        with scipy.io.netcdf_file(path, "w") as file:
+            file.createDimension("y", 2)
+            file.createDimension("x", 3)
+            variable = file.createVariable("depth", "i2", ("y", "x"))
+            variable[:] = packed
+            for name, value in attrs.items():
+                setattr(variable, name, value)
+    else:
+        with h5py.File(path, "w") as file:
+            file["depth"] = packed
+            for name, value in attrs.items():
+                file["depth"].attrs[name] = value
+            for axis, name in enumerate(("y", "x")):
+                file[name] = np.arange(packed.shape[axis])
+                file[name].make_scale(name)
+                file["depth"].dims[axis].attach_scale(file[name])
+    ds = converted(path, key="depth")
+    np.testing.assert_array_equal(ds["data"].values, [[0.5, np.nan, np.nan], [2, 3, 4]])
+    np.testing.assert_array_equal(ds["valid"].values, packed > -32767)
+
+
 @pytest.mark.parametrize(("suffix", "layout"), [(".nc", "NC"), (".nc", "NC4"), (".grd", "NC")])
 def test_a_real_map_with_its_coordinate_system(
     shared_data: Path, tmp_path: Path, converted: Convert, suffix: str, layout: str

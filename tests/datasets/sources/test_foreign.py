@@ -233,6 +233,21 @@ def test_refusals(tmp_path: Path, bare: Path, changes: dict[str, object], words:
         open_volume(view(tmp_path, **{**plain, **changes}))
 
 
+def test_a_broken_chunk_is_named_and_cannot_be_masked(tmp_path: Path, bare: Path) -> None:
+    path = view(tmp_path, source="bare.zarr", key="in/cube", dims=["inline", "crossline", "twt"])
+    (chunk,) = (place for place in bare.rglob("1.0.1.0") if place.is_file())
+    chunk.write_bytes(b"no chunk")
+    config = DataConfig(source=str(path), space=["inline", "crossline", "twt"])
+    with pytest.raises(
+        InputError, match=r"bare\.zarr: cells \[3:6, 0:5, 2:4, 0:1\] of in/cube lie in a broken chunk \(.*\); restore"
+    ):
+        Volume.open(config).read()
+    for source in (path, tmp_path / "plain.zarr"):
+        zarr.create_array(tmp_path / "plain.zarr", data=np.ones((2, 2)), dimension_names=["y", "x"], overwrite=True)
+        with pytest.raises(InputError, match=rf"^data\.missing is mask, but {source} is no converted volume; take it"):
+            open_volume(source, missing="mask")
+
+
 def test_what_is_no_volume_at_all(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "c.zarr", shape=(2, 2), dtype="c8", dimension_names=["y", "x"])
     with pytest.raises(

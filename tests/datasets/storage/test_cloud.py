@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import pytest
 import xarray as xr
 
 from datasets.config import DataConfig
-from datasets.errors import InputError
+from datasets.errors import AwayError, InputError
 from datasets.storage.objects import Ask, MissingObjectError, Objects
-from datasets.store import open_volume, write_volume
+from datasets.store import open_node, open_part, open_volume, write_volume
 from datasets.volume import Volume
 from tests.cloud.seaweed import KEY, SECRET, Server
 from tests.cloud.volumes import EDGES, survey
@@ -194,6 +195,17 @@ def test_another_process_reads_with_its_own_credentials(volume: str, s3_server: 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert float(done.stdout) == pytest.approx(float(survey()["data"].sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize("act", [open_node, lambda uri: open_part(uri, "statistics")])
+def test_an_address_that_does_not_answer_is_named_in_words(act: Callable[[str], object]) -> None:
+    words = (
+        r"^http://127\.0\.0\.1:9/v\.zarr could not be read in 3 attempts \([a-z ]*\); check the store and the network"
+    )
+    with pytest.raises(AwayError, match=words) as caught:
+        act("http://user:secret@127.0.0.1:9/v.zarr?signature=secret")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
 
 
 def test_many_threads_read_one_volume(volume: str) -> None:

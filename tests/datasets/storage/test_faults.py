@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import zarr
 
-from datasets.errors import InputError
+from datasets.errors import AwayError, InputError
 from datasets.storage.metadata import parse_layout
 from datasets.storage.objects import Ask, Objects
 from datasets.storage.reader import ArrayReader
-from datasets.store import open_volume, write_volume
-from tests.cloud.faults import Faults, FaultyProxy
+from datasets.storage.upload import BEGUN
+from datasets.store import is_made, open_volume, write_volume
+from tests.cloud.faults import Faults, FaultyProxy, Matcher
 from tests.cloud.seaweed import KEY, SECRET
 from tests.cloud.volumes import EDGES, survey
 
@@ -50,6 +51,52 @@ def test_writing_survives_faults(s3: str, faulty_s3: FaultyProxy, faults: Faults
     uri = write_volume(survey(), f"{s3}/v.zarr", chunks=EDGES)
     assert faulty_s3.done > 0, "the faults did happen"
     np.testing.assert_array_equal(open_volume(uri)["data"].values, survey()["data"].values)
+
+
+def deletes(method: str, path: str) -> bool:
+    return method == "DELETE" or path.endswith("?delete")
+
+
+@pytest.mark.parametrize(
+    "matches",
+    [deletes, lambda method, path: method == "HEAD", lambda method, path: "list-type" in path],
+    ids=["delete", "head", "list"],
+)
+def test_replacing_a_store_survives_faults_that_outlast_one_attempt(
+    volume: str, faulty_s3: FaultyProxy, matches: Matcher
+) -> None:
+    faulty_s3.faults = Faults(busy=1, at_most=7, matches=matches)
+    write_volume(survey(24), volume, overwrite=True, chunks=EDGES)
+    assert faulty_s3.done == 7, "the faults did happen"
+    assert open_volume(volume).load().sizes["depth"] == 24
+
+
+def test_what_cannot_be_listed_for_good_is_no_matter_of_credentials(volume: str, faulty_s3: FaultyProxy) -> None:
+    faulty_s3.faults = Faults(busy=1, matches=lambda method, path: "list-type" in path)
+    for act in (Objects(volume).names, lambda: Objects(volume).listing("data")):
+        with pytest.raises(
+            AwayError, match=r"^s3://.*v\.zarr could not be listed in 3 attempts \(503 .*; check the store"
+        ):
+            act()
+
+
+def test_a_store_whose_traces_cannot_be_deleted_is_finished_and_the_next_deletes_them(
+    s3: str, faulty_s3: FaultyProxy
+) -> None:
+    uri, passes = f"{s3}/v.zarr", faulty_s3.faults
+
+    def refuse(method: str, path: str) -> None:
+        faulty_s3.faults = Faults(expired=True)
+
+    faulty_s3.faults = Faults(matches=deletes, before=refuse)
+    write_volume(survey(), uri, chunks=EDGES, key="made")
+    assert faulty_s3.faults.expired, "the fault did happen"
+    faulty_s3.faults = passes
+    assert open_volume(uri).load().sizes["depth"] == 40
+    assert Objects(uri).names(BEGUN)
+    assert not is_made(uri, "other")
+    assert is_made(uri, "made")
+    assert Objects(uri).names(BEGUN) == []
 
 
 @pytest.mark.slow
@@ -117,6 +164,19 @@ def test_indices_and_ranges_that_come_truncated_are_asked_for_again(
     faulty_s3.faults = Faults(truncate=1)
     with pytest.raises(InputError, match=r"c/1/1 could not be read in 3 attempts \(\d+ bytes came in place of \d+\)"):
         reader.read((slice(8, 10), slice(8, 10)))
+
+
+@pytest.mark.parametrize("length", [0, 100, 200])
+def test_an_object_that_was_cut_short_is_broken(s3: str, sharded: tuple[zarr.Array, np.ndarray], length: int) -> None:
+    objects, values = Objects(f"{s3}/a"), sharded[1]
+    objects.put("data/c/1/1", bytes(objects.get(Ask("data/c/1/1")).data)[:length])
+    for cells in (slice(4, 10), slice(4, 16)):  # a part of the shard, and the whole
+        with pytest.raises(InputError, match=r"^chunk \[4, 4\] of data in the shard s3://.*/data/c/1/1 is broken: "):
+            reader_of(f"{s3}/a").read((cells, cells))
+        found, gone = reader_of(f"{s3}/a").read_masked((cells, cells))
+        np.testing.assert_array_equal(np.argwhere(gone)[0], [4, 4])
+        np.testing.assert_array_equal(found[~gone], values[cells, cells][~gone])
+        assert gone.sum() == (cells.stop - 8) ** 2
 
 
 def test_an_object_replaced_during_a_read_is_named(

@@ -97,12 +97,15 @@ def test_a_killed_conversion_goes_on_on_another_machine(
     assert Objects(cube.out).names(BEGUN) == []
 
 
-def test_what_is_left_of_another_conversion_is_not_used(cube: ConvertConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_left_of_another_conversion_is_not_used(
+    cube: ConvertConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     interrupt_half_way(cube, monkeypatch)
     np.save(cube.source, np.load(cube.source) + 1)
     done = finished(cube)
     names = noted(monkeypatch)
     convert(cube)
+    assert "begun here is thrown away: only the same source, settings and program go on" in capsys.readouterr().out
     assert done <= {f"{name}.npz" for name in names}
     np.testing.assert_array_equal(open_volume(cube.out)["data"].values, np.load(cube.source))
 

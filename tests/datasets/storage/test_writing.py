@@ -101,6 +101,7 @@ def test_a_killed_conversion_goes_on(
     cube: ConvertConfig, small_shards: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = kill_half_way(cube)
+    monkeypatch.setattr("datasets.provenance.code_version", lambda: "another commit")
     names = noted(monkeypatch)
     convert(cube)
     again = {f"{name}.npz" for name in names if name.startswith("-data-")}
@@ -117,41 +118,64 @@ def test_a_killed_conversion_goes_on(
     assert sorted(path.name for path in Path(cube.out).parent.iterdir()) == ["cube.npy", "cube.zarr", "whole.zarr"]
 
 
-@pytest.mark.parametrize("change", ["source", "settings"])
+@pytest.mark.parametrize("change", ["source", "settings", "bytes that the code makes"])
 def test_what_is_left_of_another_conversion_is_not_used(
-    cube: ConvertConfig, small_shards: None, monkeypatch: pytest.MonkeyPatch, change: str
+    cube: ConvertConfig,
+    small_shards: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: str,
 ) -> None:
     done = kill_half_way(cube)
     if change == "source":
         np.save(cube.source, np.load(cube.source) + 1)
-    else:
+    elif change == "settings":
         cube = replace(cube, nodata=0.5)
+    else:
+        monkeypatch.setattr("datasets.provenance._MAKES", 0)
     names = noted(monkeypatch)
     convert(cube)
+    assert "begun here is thrown away: only the same source, settings and program go on" in capsys.readouterr().out
     assert done <= {f"{name}.npz" for name in names}
     np.testing.assert_array_equal(open_volume(cube.out)["data"].values, np.load(cube.source))
 
 
-def test_an_interruption_keeps_the_pieces_and_a_full_disk_does_not(
-    cube: ConvertConfig, small_shards: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the quota of the disk is used up")]
+)
+def test_an_interruption_and_a_full_disk_keep_the_pieces(
+    cube: ConvertConfig,
+    small_shards: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    words: str,
 ) -> None:
-    note = Journal.note
-    stop: BaseException = KeyboardInterrupt()
+    kept = "stopped: what is finished is kept, and the same command goes on with it"
+    refused = (
+        rf"^{words}: .*cube\.zarr could not be written; free some space, and the same command goes on, or remove .*"
+    )
+    full = OSError(number, "No space left on device")
+    note, before = Journal.note, 0
+    for least, stop in ((3, full), (6, KeyboardInterrupt()), (9, full)):
+        with monkeypatch.context() as patch:
 
-    def stopped(self: Journal, name: str, arrays: dict | None = None) -> None:
-        note(self, name, arrays)
-        if len(finished(cube)) > 5:
-            raise stop
+            def stopped(self: Journal, name: str, arrays: dict | None = None) -> None:
+                note(self, name, arrays)
+                if len(finished(cube)) > least:  # noqa: B023
+                    raise stop  # noqa: B023
 
-    monkeypatch.setattr(Journal, "note", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        convert(cube)
-    assert "stopped: what is finished is kept, and the same command goes on with it" in capsys.readouterr().out
-    assert len(finished(cube)) > 5
-    stop = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(InputError, match=r"the disk is full: .*cube\.zarr could not be written, and nothing of it was"):
-        convert(cube)
-    assert [path.name for path in Path(cube.out).parent.iterdir()] == ["cube.npy"]
+            patch.setattr(Journal, "note", stopped)
+            with pytest.raises((InputError, KeyboardInterrupt), match=refused if stop is full else None):
+                convert(cube)
+        assert kept in capsys.readouterr().out
+        assert len(finished(cube)) > max(least, before)
+        before = len(finished(cube))
+    names = noted(monkeypatch)
+    convert(cube)
+    assert len([name for name in names if name.startswith("-data-")]) == 36 - before
+    np.testing.assert_array_equal(open_volume(cube.out)["data"].values, np.load(cube.source))
+    assert sorted(path.name for path in Path(cube.out).parent.iterdir()) == ["cube.npy", "cube.zarr"]
 
 
 def test_two_processes_do_not_write_one_volume(cube: ConvertConfig) -> None:

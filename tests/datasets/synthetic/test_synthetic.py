@@ -179,7 +179,7 @@ def test_half_of_the_wells_meet_the_salt_and_labels_lie_around_wells_only(seed):
     assert not truth[:, :, :3].any()  # covered
 
 
-def test_the_written_volume_opens_and_splits(tmp_path, capsys):
+def test_the_written_volume_opens_and_splits(tmp_path, monkeypatch, capsys):
     out = tmp_path / "surveys" / "small.zarr"
     assert synthesize(replace(small, out=str(out))) == out
     volume = Volume.open(DataConfig(source=str(out), space=["inline", "crossline", "depth"]))
@@ -192,6 +192,8 @@ def test_the_written_volume_opens_and_splits(tmp_path, capsys):
     counts = label_counts(volume, split)
     assert counts["train"].all()
     assert counts["test"].sum() > 0.5 * np.prod(small.shape)
+    assert volume.dataset.attrs["program"].startswith("telegrapher ")
+    monkeypatch.setattr("datasets.provenance.code_version", lambda: "another commit")
     assert synthesize(replace(small, out=str(out))) == out
     assert "small.zarr is there already, of the same settings: nothing to do" in capsys.readouterr().out
     with pytest.raises(InputError, match="pass --overwrite to replace it"):
