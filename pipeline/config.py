@@ -148,6 +148,8 @@ class PlanConfig(RunConfig):
             raise InputError(f"channels is {self.channels}, classes {self.classes}; give numbers above 0")
         if self.memory is not None:
             parse_amount(self.memory, "memory")
+        if self.shape is not None and not self.data.space:
+            raise InputError(f"shape is {self.shape}, but data.space is empty; name the dimensions that it is along")
         if self.shape is not None and (len(self.shape) != len(self.data.space) or min(self.shape) < 1):
             raise InputError(f"shape is {self.shape}; give one size above 0 for each of data.space {self.data.space}")
 

@@ -1,11 +1,10 @@
 """The folder of a run: what was decided, and where its results go."""
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from datasets.errors import InputError
 from datasets.volume import Volume
 from models.config import SegmenterConfig
 from pipeline.config import RunConfig
+from pipeline.masking import without_secrets
 from pipeline.planning.tiling import Tiling
 from pipeline.recipe import load_recipe
 
@@ -127,8 +127,16 @@ class Run:
 
     def write_text(self, name: str, content: str) -> Path:
         """Write one of the run's files, whole or not at all."""
-        path = self.folder / name
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=f".{name}.", delete=False) as file:
-            file.write(content)
-        os.replace(file.name, path)
-        return path
+        return write_whole(self.folder / name, content)
+
+
+def write_whole(path: Path, content: str) -> Path:
+    """Write a file, whole or not at all: as all may read it here, or only its owner where it holds a password."""
+    partial = path.with_name(f".{path.name}.{token_hex(4)}")
+    try:
+        partial.touch(0o666 if without_secrets(content) == content else 0o600, exist_ok=False)
+        partial.write_text(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

@@ -1,5 +1,6 @@
 """A volume before a recipe: labels of each part, the cost of reading, what may go wrong."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ import xarray as xr
 
 from datasets.checkup import Finding
 from datasets.errors import InputError
-from datasets.samples.blocks import tile
+from datasets.samples.blocks import Window, plan_windows
 from datasets.samples.split import label_counts, make_split
 from datasets.storage.layout import ReadCost, read_cost
 from datasets.volume import IGNORE, Volume
@@ -19,6 +20,7 @@ _AMPLIFIED = 1.3
 _FEW_LABELS = 50
 _UNEQUAL = 100.0
 _MANY_OBJECTS = 27
+_LEAST_EDGE = 8  # of chunks that fit a halo
 _SAMPLE_SECONDS, _SAMPLE_BLOCKS = 3.0, 4
 
 
@@ -29,7 +31,8 @@ class Epoch:
     blocks: int
     of: int  # blocks in all
     block: list[int]  # their cells along the space dimensions
-    used: int  # uncompressed bytes of data and mask in the blocks
+    seen: list[int]  # and with their halo
+    used: int  # uncompressed bytes of data and mask in blocks and halos
     fetched: int  # and in the chunks that are read for them
     stored: int | None  # bytes fetched, as stored, where that is known
     objects: float  # of the store (shards, else chunks) that a block touches on average
@@ -56,12 +59,12 @@ def try_recipe(config: RunConfig, dataset: xr.Dataset, valid_share: float, place
         findings.append(Finding("no data", gaps, "set data.validity: true"))
     try:
         volume = Volume.of(dataset, config.data)
-        blocks = tile(volume.shape, config.data.block)
+        windows = plan_windows(volume.shape, config.data.block, config.data.halo, 1)
         split = make_split(volume, config.split)
     except InputError as error:
         return Trial(), [*findings, Finding("recipe", str(error), "correct the recipe; train would refuse it")]
     counts = label_counts(volume, split)
-    epoch = _plan_epoch(volume, split, blocks, place)
+    epoch = _plan_epoch(volume, split, windows, place)
     findings += _label_findings(volume.classes, counts) + _reading_findings(volume, epoch)
     return Trial({part: cells.tolist() for part, cells in counts.items()}, epoch), findings
 
@@ -84,24 +87,27 @@ def _label_findings(classes: list[str], counts: dict[str, np.ndarray]) -> list[F
 
 
 def _reading_findings(volume: Volume, epoch: Epoch) -> list[Finding]:
-    edges = ", ".join(f"{dim}: {edge}" for dim, edge in zip(volume.space, epoch.block, strict=True))
+    axes = zip(volume.space, epoch.block, epoch.seen, strict=True)
+    fitting = {dim: max(math.gcd(edge, (seen - edge) // 2), min(edge, _LEAST_EDGE)) for dim, edge, seen in axes}
+    what, way = ("a block", "") if epoch.seen == epoch.block else ("a block and its halo", ", or take larger blocks")
     if epoch.amplification > _AMPLIFIED:
-        text = f"{epoch.amplification:.2f} bytes are read for each byte of a block, because the chunks do not divide it"
+        text = f"{epoch.amplification:.2f} bytes are read for each byte of {what}, because the chunks do not divide it"
     elif epoch.objects > _MANY_OBJECTS and epoch.of > 1:
-        text = f"a block is spread over {epoch.objects:.0f} objects of the store"
+        text = f"{what} is spread over {epoch.objects:.0f} objects of the store"
     else:
         return []
-    return [Finding("chunks", text, f"convert again with block: {{{edges}}}")]
+    edges = ", ".join(f"{dim}: {edge}" for dim, edge in fitting.items())
+    return [Finding("chunks", text, f"convert again with block: {{{edges}}}{way}")]
 
 
-def _plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, ...]], place: str) -> Epoch:
-    wanted = [block for block in blocks if (volume.read_labels(split, "train", block) != IGNORE).any()]
+def _plan_epoch(volume: Volume, split: xr.DataArray, windows: list[Window], place: str) -> Epoch:
+    wanted = [one.seen for one in windows if (volume.read_labels(split, "train", one.block) != IGNORE).any()]
     cost = _cost(volume, wanted)
     names = [name for name in ("data", "valid") if name in volume.dataset]
     itemsize = sum(volume.dataset[name].dtype.itemsize for name in names)
     began, read = time.perf_counter(), 0
-    for block in wanted[:: max(1, len(wanted) // _SAMPLE_BLOCKS)]:
-        volume.read(block)
+    for seen in wanted[:: max(1, len(wanted) // _SAMPLE_BLOCKS)]:
+        volume.read(seen)
         read += 1
         if time.perf_counter() - began > _SAMPLE_SECONDS:
             break
@@ -109,8 +115,9 @@ def _plan_epoch(volume: Volume, split: xr.DataArray, blocks: list[tuple[slice, .
     ratio = _compression(volume.dataset, names, Path(place))
     return Epoch(
         blocks=len(wanted),
-        of=len(blocks),
-        block=[cut.stop - cut.start for cut in blocks[0]],
+        of=len(windows),
+        block=[cut.stop - cut.start for cut in windows[0].block],
+        seen=list(windows[0].sizes),
         used=cost.used * itemsize,
         fetched=cost.fetched * itemsize,
         stored=None if ratio is None else int(cost.fetched * itemsize * ratio),

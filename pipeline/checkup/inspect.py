@@ -1,6 +1,6 @@
 """Examine a converted volume, alone or before a recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from json import dumps
 from pathlib import Path
@@ -57,13 +57,18 @@ def inspect(config: InspectConfig, *, json: bool = False) -> Path:
 
     `InputError` where volume or recipe is missing.
     """
-    report = examine(config)
-    print(dumps(asdict(report), indent=1, default=str) if json else f"{report}\npicture: {report.picture}")
+
+    def tell(found: Report) -> None:
+        print(dumps(asdict(found), indent=1, default=str) if json else found, flush=True)
+
+    report = examine(config, tell)
+    if not json:
+        print(f"picture: {report.picture}")
     return report.picture
 
 
-def examine(config: InspectConfig) -> Report:
-    """Look at a volume and draw it; parameters and errors as `inspect`."""
+def examine(config: InspectConfig, tell: Callable[[Report], None] | None = None) -> Report:
+    """Look at a volume, `tell` what was found, and draw it; parameters and errors as `inspect`."""
     if not config.source and not config.recipe:
         raise InputError("name a volume: python -m pipeline inspect VOLUME.zarr")
     if _is_recipe(config.source):
@@ -86,8 +91,11 @@ def examine(config: InspectConfig) -> Report:
         findings += found
     beside = Path(Path(place).name if is_remote(place) else place)  # a remote volume's picture is drawn here
     picture = Path(config.picture or beside.with_suffix(".png"))
+    report = Report(description, where, trial, findings, picture)
+    if tell is not None:
+        tell(report)
     _draw(viewable(place, dataset), picture)
-    return Report(description, where, trial, findings, picture)
+    return report
 
 
 def _is_recipe(source: str) -> bool:
@@ -101,8 +109,11 @@ def _is_recipe(source: str) -> bool:
 def _draw(dataset: xr.Dataset, picture: Path) -> None:
     data = dataset["data"]
     shown = dataset["labels"].dims if "labels" in dataset else data.dims
-    flat = not {"inline", "crossline"} & set(data.dims)
-    dims = [str(dim) for dim in data.dims if dim in shown and not (flat and dim in NOT_HORIZONTAL)][-3:]
+    if "labels" not in dataset and not {"inline", "crossline"} & set(data.dims):
+        shown = tuple(dim for dim in data.dims if dim not in NOT_HORIZONTAL) or data.dims
+    dims = [str(dim) for dim in data.dims if dim in shown][-3:]
+    if len(shown) > len(dims):  # labels along more than can be drawn
+        dataset = dataset.drop_vars("labels", errors="ignore")
     volume = Volume.of(dataset, DataConfig(space=dims))
     labels = volume.read_labels() if volume.label_dims == tuple(dims) else None
     image = backdrop(volume.read(), range(len(dims)), colour="band" in data.dims)
@@ -130,11 +141,12 @@ def _findings_text(findings: Sequence[Finding]) -> str:
 
 
 def _epoch(epoch: Epoch) -> list[tuple[str, str]]:
-    size = " x ".join(map(str, epoch.block))
+    size, seen = (" x ".join(map(str, cells)) for cells in (epoch.block, epoch.seen))
+    halo = "" if seen == size else f", {seen} with their halo"
     stored = f", {show_bytes(epoch.stored)} as stored" if epoch.stored is not None else ""
     each = f"{epoch.amplification:.2f} bytes read for each byte used, {epoch.objects:.1f} objects a block"
     return [
-        ("blocks", f"{epoch.blocks:,} of {epoch.of:,} hold training labels, {size} cells each"),
+        ("blocks", f"{epoch.blocks:,} of {epoch.of:,} hold training labels, {size} cells each{halo}"),
         ("read", f"{show_bytes(epoch.fetched)} uncompressed{stored}"),
         ("amplification", each),
         ("time", f"about {show_seconds(epoch.seconds)} of reading in one process, as a few blocks took now"),

@@ -29,16 +29,16 @@ def evaluate(config: EvaluateConfig, *, baseline: bool = False) -> Scores:
     run_id = run.read("tracking.json").get("run_id")
     tracker = Tracker(uri, run_id) if run_id and not config.model else None
     target = test_labels(scorer, run.volume, run.split, str(run.folder))
-    names = scorer.description.classes
+    names, seen = scorer.description.classes, scorer.view(run.volume.dataset, str(run.folder))
     tiling = None if config.model else run.prepared.tiling
     if tiling is None and run.config.cluster.turns > 1:
         try:
-            scorer.take_turns(run.volume, run.config.cluster)
+            scorer.take_turns(seen, run.config.cluster)
         except InputError:  # not on this machine
-            tiling = scorer.plan(run.volume, approximate=True)
-    elif tiling is None or not scorer.fits(tiling, run.volume):  # a run in slabs maps what one worker may not
-        tiling = scorer.plan(run.volume, approximate=True)
-    matrix = count_hits(scorer, run.volume, target, tiling)
+            tiling = scorer.plan(seen, approximate=True)
+    elif tiling is None or not scorer.fits(tiling, seen):  # a run in slabs maps what one worker may not
+        tiling = scorer.plan(seen, approximate=True)
+    matrix = count_hits(scorer, seen, target, tiling)
     measured = scores(matrix)
     columns = {scorer.version: measured}
     if baseline:

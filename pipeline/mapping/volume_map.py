@@ -15,7 +15,7 @@ import xarray as xr
 from datasets.errors import AwayError, InputError
 from datasets.prediction import NO_DATA, Finished, Labelled, lay_out, write_prediction
 from datasets.progress import Progress
-from datasets.provenance import content_key, now, program
+from datasets.provenance import content_key, now
 from datasets.samples.blocks import plan_map
 from datasets.storage.journal import locked
 from datasets.storage.objects import is_remote
@@ -175,7 +175,7 @@ class _Map:
             classes=d.classes,
             attrs=facts | {"created": now()},
         )
-        key = None if self.tiling is None else content_key(facts | {"program": program()})
+        key = None if self.tiling is None else content_key(facts)
         with self.progress:
             self.counts = write_prediction(
                 layout,

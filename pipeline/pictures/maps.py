@@ -74,12 +74,18 @@ def _as_map(axes: Sequence[Axis], *grids: np.ndarray) -> tuple[list[Axis], list[
 
 
 def draw_split(
-    labels: np.ndarray, split: np.ndarray, class_names: Sequence[str], axes: Sequence[Axis], path: Path
+    labels: np.ndarray,
+    split: np.ndarray,
+    class_names: Sequence[str],
+    axes: Sequence[Axis],
+    path: Path,
+    truth: int = 0,
 ) -> None:
     """Draw which labels train, validate and test.
 
     `labels` has class indices [*map] or [*map, depth], negative where unlabelled; along the depth the labelled share is
-    shown. `split` has codes 0 unused, 1 train, 2 validation, 3 test over the map (one or two axes).
+    shown. `split` has codes 0 unused, 1 train, 2 validation, 3 test over the map (one or two axes). On so many
+    cells of the `truth` the test part is scored, where there is one.
     """
     axes, (codes,) = _as_map(axes, split)
     labels = labels.reshape(*codes.shape, -1)
@@ -102,7 +108,10 @@ def draw_split(
         if names:
             legend_below(figure, names, SPLIT_COLUMNS, "outside lower left")
         counts = np.array([labelled[codes == code].sum() for code in range(len(PART_RGB))])
-        legend_below(figure, part_patches(codes, counts, "labels"), 2, "outside lower right")
+        patches = part_patches(codes, counts, "labels")
+        if truth:
+            patches[-1].set_label(f"test: {truth:,} cells of the truth")
+        legend_below(figure, patches, 2, "outside lower right")
 
 
 def draw_volume(

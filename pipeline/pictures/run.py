@@ -33,7 +33,8 @@ def draw_parts(run: Run, path: Path) -> None:
     volume, map_dims = run.volume, [str(dim) for dim in run.split.dims]
     order = [volume.label_dims.index(dim) for dim in map_dims]
     labels = np.moveaxis(volume.read_labels(), order, range(len(order)))
-    draw_split(labels, run.split.values, volume.classes, grid_axes(volume.dataset, map_dims), path)
+    truth = sum(run.prepared.counts["test"]) if "truth" in volume.dataset else 0
+    draw_split(labels, run.split.values, volume.classes, grid_axes(volume.dataset, map_dims), path, truth)
 
 
 def draw_map(run: Run, prediction: np.ndarray, factor: int, part: Part, path: Path) -> None:

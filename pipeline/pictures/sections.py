@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.pictures.style import VERTICAL, Axis, aspect_of, present_classes
+from datasets.dims import NOT_HORIZONTAL
+from pipeline.pictures.style import Axis, aspect_of, present_classes
 
 
 def backdrop(raw_CN: np.ndarray, keep: Sequence[int], *, colour: bool = False) -> np.ndarray:
@@ -70,9 +71,9 @@ def sections(axes: Sequence[Axis], labels: np.ndarray | None = None) -> list[Sec
     if len(axes) == 2:
         return [Section(axes[0], axes[1])]
     found = []
-    for fixed in (2, 1, 0) if axes[2].name in VERTICAL else (0, 1, 2):
+    for fixed in (2, 1, 0) if axes[2].name in NOT_HORIZONTAL else (0, 1, 2):
         rows, columns = (axis for number, axis in enumerate(axes) if number != fixed)
-        flip = columns.name in VERTICAL and rows.name not in VERTICAL
+        flip = columns.name in NOT_HORIZONTAL and rows.name not in NOT_HORIZONTAL
         if flip:
             rows, columns = columns, rows
         at = _busiest(labels, fixed, axes[fixed].size)

@@ -15,7 +15,6 @@ from matplotlib.patches import Patch
 
 WIDTH, DPI = 8.4, 150  # inches, and dots an inch
 LEGEND_COLUMNS = 6
-VERTICAL = frozenset({"depth", "time", "twt", "layer", "band", "date"})  # drawn downwards in a section
 
 # Okabe and Ito's seven, then colours farthest from all before them in CIELAB as seen with normal, deutan and protan
 # eyes (Machado 2009), so that neighbours in the list never look alike.

@@ -22,7 +22,7 @@ def memory_here(cuda: bool) -> Memory | None:
             return None
         free, _ = torch.cuda.mem_get_info()
         free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        free -= free // 16  # for workspaces of cuBLAS and cuDNN, which no plan counts; how large they are is not measured
+        free -= free // 16  # workspaces of cuBLAS and cuDNN, which no plan counts and nobody has measured yet
         return Memory(free, f"free on the GPU ({torch.cuda.get_device_name()})")
     if sys.platform != "linux":
         return None

@@ -77,9 +77,11 @@ def register(config: RegisterConfig) -> RegisteredVersion:
     description = describe_run(run, segmenter)
     card = model_card(name, description, metrics)
     with tracking_at(uri):
-        with mlflow.start_run(run_id=run_id):
-            logged = _log(Exportable(segmenter).eval(), description, card, run, metrics)
-        client.set_terminated(run_id, record.info.status, record.info.end_time)  # as before
+        try:
+            with mlflow.start_run(run_id=run_id):
+                logged = _log(Exportable(segmenter).eval(), description, card, run, metrics)
+        finally:
+            client.set_terminated(run_id, record.info.status, record.info.end_time)  # as before
         _verify(logged.model_uri, segmenter, description)
         try:
             client.get_registered_model(name)

@@ -1,14 +1,17 @@
 """What a trained network expects and gives, as plain JSON that travels with it."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from datasets.volume import Volume
 from models.reach import reach
 from models.segmenter import Segmenter
 from pipeline.masking import without_secrets
 from pipeline.run import Run
 
+DESCRIPTION = "description.json"
+"""In the folder of a run."""
 FORMAT_VERSION = 3
 """3 holds the network."""
 _OF_THE_SOURCE = ("title", "source", "source_sha256", "licence")
@@ -64,8 +67,17 @@ class ModelDescription:
 
 
 def describe_run(run: Run, segmenter: Segmenter) -> ModelDescription:
-    """Describe the network of a run."""
-    volume, prepared, split = run.volume, run.prepared, run.config.split
+    """Return what was noted of the network of a run, so that its volume is not needed; of older runs find it out."""
+    try:
+        noted = ModelDescription.from_json(run.read(DESCRIPTION))
+    except ValueError:
+        return describe(run, run.volume, segmenter)
+    return replace(noted, network=segmenter.config.to_json())  # of which a run that goes on may change kept_hidden
+
+
+def describe(run: Run, volume: Volume, segmenter: Segmenter) -> ModelDescription:
+    """Describe the network of a run on its volume."""
+    prepared, split = run.prepared, run.config.split
     data, attrs = volume.dataset["data"], volume.dataset.attrs
     return ModelDescription(
         classes=volume.classes,

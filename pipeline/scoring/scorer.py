@@ -187,7 +187,8 @@ class Scorer:
         dataset = dataset.drop_vars(["labels", "truth"], errors="ignore")
         self.check(dataset, where)
         read_slice = {d.space[axis]: cell for axis, cell in d.read_slice.items()}
-        return Volume.of(dataset, DataConfig(source=where, space=d.space, read_slice=read_slice))
+        volume = Volume.of(dataset, DataConfig(source=where, space=d.space, read_slice=read_slice))
+        return replace(volume, channel_dims=tuple(d.channel_dims))  # however the store orders them
 
     def check(self, dataset: xr.Dataset, where: str) -> None:
         """Raise `InputError` where the dimensions, channels or sizes of an opened volume are not the model's."""

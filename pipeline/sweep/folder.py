@@ -12,6 +12,7 @@ from datasets.errors import InputError
 from pipeline.checkpoints.checkpoint import all_checkpoints
 from pipeline.config import RunConfig
 from pipeline.recipe import dump_recipe, load_recipe
+from pipeline.run import write_whole
 from pipeline.tracking.store import lacks_file, store_uri
 from pipeline.tracking.tracker import must_know
 from pipeline.training.prepare import check_place
@@ -62,7 +63,7 @@ def sweep_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Non
 
 def begin(folder: Path, config: RunConfig, state: dict[str, Any]) -> None:
     """Write down what a resumed sweep needs: recipe, and `state`, with MLflow run and planned memory."""
-    (folder / "config.yaml").write_text(dump_recipe(config))
+    write_whole(folder / "config.yaml", dump_recipe(config))
     (folder / "sweep.json").write_text(json.dumps(state, indent=1))
 
 
@@ -77,9 +78,9 @@ def started_with(folder: Path, config: RunConfig) -> str | None:
     must_know(said, json.loads((folder / "sweep.json").read_text())["run_id"], f"sweep of {folder}", known)
     for recipe in (folder / "config.yaml", *folder.glob("trial-*/config.yaml")):
         before = load_recipe(recipe)
-        recipe.write_text(dump_recipe(replace(before, tracking=replace(before.tracking, uri=said))))
+        write_whole(recipe, dump_recipe(replace(before, tracking=replace(before.tracking, uri=said))))
     for tracking in folder.glob("trial-*/tracking.json"):
-        tracking.write_text(json.dumps(json.loads(tracking.read_text()) | {"uri": said}, indent=1))
+        write_whole(tracking, json.dumps(json.loads(tracking.read_text()) | {"uri": said}, indent=1))
     return said
 
 

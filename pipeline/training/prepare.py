@@ -19,6 +19,7 @@ from pipeline.config import RunConfig
 from pipeline.planning.memory import check_training
 from pipeline.recipe import dump_recipe
 from pipeline.run import Prepared, Run
+from pipeline.scoring.description import DESCRIPTION, describe
 
 
 def class_weights(counts: np.ndarray, kind: str) -> list[float]:
@@ -110,9 +111,11 @@ def prepare(config: RunConfig) -> Run:
     try:
         (aside / "checkpoints").mkdir(parents=True)
         (aside / "pictures").mkdir()
-        (aside / "config.yaml").write_text(dump_recipe(config))
+        run = Run(aside, config, prepared)
+        run.write_text("config.yaml", dump_recipe(config))
+        run.write(DESCRIPTION, describe(run, volume, trial).to_json())
         split.to_dataset(name="split").to_zarr(aside / "split.zarr", zarr_format=3, consolidated=False)
-        Run(aside, config, prepared).write("prepared.json", prepared.to_json())
+        run.write("prepared.json", prepared.to_json())
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

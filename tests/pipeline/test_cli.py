@@ -208,6 +208,21 @@ def test_a_file_where_a_folder_should_be_is_said(refused: Refused, tmp_path: Pat
         assert "a file is in the way" in line
 
 
+@pytest.mark.parametrize(
+    "words", ["train --name {}", "train --name {} --resume", "predict runs/{} {volume} map.zarr", "evaluate runs/{}"]
+)
+def test_a_name_too_long_for_the_disk_is_one_sentence(
+    refused: Refused, tmp_path: Path, tiny_volume: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    settings = ["--data.source", tiny_volume, "--data.space", "[y,x]"] if words.startswith("train") else []
+    name = "n" * 300
+    line = refused(*words.format(name, volume=tiny_volume).split(), *settings)
+    assert name in line
+    assert line.endswith(": the name is too long")
+
+
 def test_what_is_our_own_defect_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise OSError(errno.EBADF, "bad file descriptor")

@@ -1,18 +1,23 @@
 """`inspect` as a user meets it: a page, JSON, and what a recipe makes of the volume, with the faults planted for it."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from datasets import viewing
 from datasets.config import DataConfig
+from datasets.samples.loader import Loader
+from datasets.samples.split import make_split
 from datasets.storage import layout, overviews
 from datasets.store import open_volume, write_volume
 from datasets.viewing import viewable
+from datasets.volume import Volume
 from pipeline import cli
 from pipeline.checkup.inspect import Report, examine
 from pipeline.config import InspectConfig, RunConfig
@@ -100,6 +105,65 @@ def test_what_a_recipe_gets_wrong(recipe: Recipe, look: Callable[[RunConfig], Re
     (text,) = texts(look(config), "recipe")
     assert "data.block is [48, 48], but the volume has [24, 24] cells" in text
     assert text.endswith("-> correct the recipe; train would refuse it")
+
+
+def test_an_epoch_is_read_with_the_halos(recipe: Recipe, look: Callable[[RunConfig], Report], tmp_path: Path) -> None:
+    config = recipe()
+    config.data.block, config.data.halo = [4, 6], [2, 3]
+    config.data.source = str(write_volume(tiny_dataset(), tmp_path / "halo.zarr", chunks={"y": 4, "x": 6}))
+    report = look(config)
+    volume = Volume.open(config.data)
+    split = make_split(volume, config.split)
+    loader = Loader(volume, split, config.data, factor=1, batch=1, seed=0, augment_until=None)
+    sizes = [math.prod(window.sizes) for window in loader.windows]
+    assert report.trial is not None
+    epoch = report.trial.epoch
+    assert epoch is not None
+    assert set(sizes) == {8 * 12}
+    assert epoch.used == sum(sizes) * 4 * (4 + 1)  # bands, and bytes of a cell and its mask
+    assert (epoch.block, epoch.seen, epoch.blocks) == ([4, 6], [8, 12], len(sizes))
+    assert " hold training labels, 4 x 6 cells each, 8 x 12 with their halo\n" in str(report)
+    (text,) = texts(report, "chunks")
+    assert f"{epoch.amplification:.2f} bytes are read for each byte of a block and its halo, because" in text
+    assert text.endswith("-> convert again with block: {y: 4, x: 6}, or take larger blocks")
+    config.data.source = str(write_volume(tiny_dataset(size=60), tmp_path / "whole.zarr"))
+    config.data.block, config.data.halo = [20, 20], [10, 10]
+    assert texts(look(config), "chunks") == [
+        "2.25 bytes are read for each byte of a block and its halo, because the chunks do not divide it -> "
+        "convert again with block: {y: 10, x: 10}, or take larger blocks"
+    ]
+    config.data.source = str(
+        write_volume(
+            tiny_dataset(size=60), tmp_path / "fitted.zarr", block={"y": 10, "x": 10}, chunks={"y": 10, "x": 10}
+        )
+    )
+    assert texts(look(config), "chunks") == []
+
+
+@pytest.mark.parametrize("dims", ["depth y x", "layer y x", "band date y x", "date band"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_volumes_without_lines_are_drawn(tmp_path: Path, dims: str, labelled: bool) -> None:
+    names = dims.split()
+    values = np.random.default_rng(0).random([5, 6, 7, 8][: len(names)]).astype(np.float32)
+    ds = xr.Dataset({"data": (names, values)})
+    if labelled:
+        ds["labels"] = ((names), (values > 0.5).astype(np.uint8), {"class_names": ["a", "b"], "class_values": [0, 1]})
+    path = write_volume(ds, tmp_path / "v.zarr")
+    report = examine(InspectConfig(source=str(path), picture=str(tmp_path / "p.png")))
+    assert report.picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_what_was_found_is_said_even_where_it_cannot_be_drawn(
+    tiny_volume: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    place = tmp_path / "file" / "p.png"
+    place.parent.touch()
+    assert cli.main(["inspect", str(tiny_volume), "--picture", str(place), *flags]) == 2
+    said = capsys.readouterr()
+    assert "positions without a coordinate reference system" in said.out
+    assert "picture: " not in said.out
+    assert said.err == f"error: {place}: a file is in the way; move it, or choose another place\n"
 
 
 def test_labels_that_are_few_missing_or_unequal(

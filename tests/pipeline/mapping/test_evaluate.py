@@ -1,4 +1,5 @@
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,14 +27,14 @@ from pipeline.training.train import open_tracking
 def make_run(tmp_path_factory: pytest.TempPathFactory):
     """Make a run with a checkpoint of random weights: how it is scored matters, not how well."""
 
-    def make(volume: Path, name: str = "fields", buffer: int = 0) -> Run:
+    def make(volume: Path, name: str = "fields", buffer: int = 0, space: Sequence[str] = ("y", "x")) -> Run:
         run = prepare(
             RunConfig(
                 name=name,
                 runs=str(tmp_path_factory.mktemp("evaluate")),
-                data=DataConfig(source=str(volume), space=["y", "x"]),
+                data=DataConfig(source=str(volume), space=[*space]),
                 split=SplitConfig(block=4, buffer=buffer, fractions=[0.5, 0.2, 0.3]),
-                network=NetworkConfig(layers="4 d4 u4"),
+                network=NetworkConfig(layers="4 d4 u4", repeat=2 if "band" in space else 1),
             )
         )
         (run.checkpoints / "step-000007").mkdir()
@@ -112,6 +113,14 @@ def test_another_model_is_scored_on_this_split_and_not_noted_down(run, make_run,
     assert evaluate(EvaluateConfig(str(run.folder), model=str(other.folder))) == own
     assert "other (step-000007), test part" in capsys.readouterr().out
     assert run.read("metrics.json") == before
+
+
+@pytest.mark.parametrize(("own", "its"), [("y x", "band y x"), ("band y x", "y x"), ("band y x", "y band x")])
+def test_a_model_with_another_view_of_the_volume_scores_as_it_does_by_itself(make_run, tiny_volume, own, its):
+    run, other = (make_run(tiny_volume, name, space=space.split()) for name, space in (("own", own), ("its", its)))
+    assert run.prepared.split_digest == other.prepared.split_digest
+    alone = evaluate(EvaluateConfig(str(other.folder)))
+    assert evaluate(EvaluateConfig(str(run.folder), model=str(other.folder))) == alone
 
 
 def test_a_model_of_other_classes_is_refused(run, make_run, tiny_volume, tmp_path):

@@ -116,6 +116,7 @@ def test_a_map_that_was_stopped_is_gone_on_with(scorer, large, tmp_path, monkeyp
     monkeypatch.setattr(
         "pipeline.scoring.scorer.plan_prediction", lambda *_, **__: Tiling((1024, 512), (0, 0))
     )  # more memory is free by now
+    monkeypatch.setattr("datasets.provenance.code_version", lambda: "another commit")
     again = map_to(scorer, str(large), out, speak=True)
     assert made == [3, 1]
     assert "this was begun and stopped before: going on with it" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Every picture is drawn, read back and asked for what it shows; a warning of numpy or matplotlib is a failure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from datasets.store import write_volume
+from pipeline.config import RunConfig
 from pipeline.pictures.curves import draw_confusion, draw_curves
 from pipeline.pictures.maps import OVERLAY, draw_prediction, draw_split, draw_volume
+from pipeline.pictures.run import draw_parts
 from pipeline.pictures.sections import backdrop, sections
 from pipeline.pictures.style import (
     CLASS_COLOURS,
@@ -24,6 +28,8 @@ from pipeline.pictures.style import (
     class_colours,
 )
 from pipeline.pictures.sweep import draw_trials
+from pipeline.training.prepare import prepare
+from tests.pipeline.conftest import tiny_dataset
 
 pytestmark = pytest.mark.filterwarnings("error")
 MAP = [Axis("y", 8, 100.0, -10.0, "m"), Axis("x", 12, 0.0, 10.0, "m")]
@@ -226,6 +232,29 @@ def test_the_split_shows_which_labels_do_what(drawn: Drawn, kind: str) -> None:
     assert (rgba[some, 3] == 1).all()
     assert (rgba[~some, 3] < 0.5).all()
     drawn.pixels()
+
+
+def test_a_test_part_without_labels_is_scored_on_the_truth(drawn: Drawn) -> None:
+    _, labels = scene(MAP, 2)
+    split = np.ones(labels.shape, np.uint8)
+    split[4:] = 3
+    labels[4:] = -1
+    draw_split(labels, split, ["a", "b"], MAP, drawn.path, truth=1234)
+    assert drawn.legend[-1] == "test: 1,234 cells of the truth"
+    draw_split(labels, np.ones_like(split), ["a", "b"], MAP, drawn.path, truth=0)
+    assert drawn.legend[-1].startswith("train: ")
+
+
+def test_the_split_of_a_run_counts_the_truth_where_there_is_one(
+    recipe: Callable[..., RunConfig], tmp_path: Path, drawn: Drawn
+) -> None:
+    dense, config = tiny_dataset(), recipe()
+    dense["truth"] = dense["labels"].copy(data=np.zeros(dense["labels"].shape, np.uint8))
+    run = prepare(replace(config, data=replace(config.data, source=str(write_volume(dense, tmp_path / "dense.zarr")))))
+    draw_parts(run, drawn.path)
+    assert drawn.legend[-1] == f"test: {(run.split.values == 3).sum()} cells of the truth"
+    labelled = (run.volume.read_labels(run.split, "validation") >= 0).sum()
+    assert f"validation: {labelled} labels" in drawn.legend
 
 
 @pytest.mark.parametrize("classes", [2, 5, 20])

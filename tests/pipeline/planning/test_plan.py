@@ -89,6 +89,12 @@ def test_a_plan_needs_sizes_from_somewhere(capsys):
     assert "to plan without the volume, give data.space and --shape" in capsys.readouterr().err
     assert cli.main(["plan", "--data.space", "[y, x]", "--shape", "[64]"]) == 2
     assert "shape is [64]; give one size above 0 for each of data.space ['y', 'x']" in capsys.readouterr().err
+    assert cli.main(["plan", "--data.space", "[y, x]", "--shape", "[]"]) == 2
+    assert "shape is []; give one size above 0 for each of data.space ['y', 'x']" in capsys.readouterr().err
+    for shape in ("[]", "[64, 64]"):
+        assert cli.main(["plan", "--shape", shape]) == 2
+        sentence = f"error: shape is {shape}, but data.space is empty; name the dimensions that it is along\n"
+        assert capsys.readouterr().err == sentence
     assert cli.main(["plan", "--data.space", "[y, x]", "--shape", "[64, 64]", "--channels", "8"]) == 0
 
 

@@ -267,6 +267,20 @@ def test_a_run_without_scores_of_its_best_checkpoint_is_refused(run):
         run.write("metrics.json", before)
 
 
+def test_a_register_that_fails_leaves_the_run_as_it_was(run, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("export fails")
+
+    client, run_id = MlflowClient(run.tracking_uri), run.read("tracking.json")["run_id"]
+    before = client.get_run(run_id).info
+    monkeypatch.setattr("pipeline.registry.register._log", broken)
+    with pytest.raises(RuntimeError, match="export fails"):
+        register(RegisterConfig(run=str(run.folder)))
+    after = client.get_run(run_id).info
+    assert (after.status, after.end_time) == (before.status, before.end_time)
+    assert after.status == "FINISHED"
+
+
 def test_a_store_that_does_not_know_the_run_is_refused(run, tmp_path):
     with pytest.raises(InputError, match=r"does not know the run of .*fields .*--tracking_uri"):
         register(RegisterConfig(run=str(run.folder), tracking_uri=f"sqlite:///{tmp_path / 'elsewhere.db'}"))
