@@ -23,7 +23,7 @@ SUFFIXES = {
 
 def _shipped(config: ConvertConfig) -> xr.Dataset:
     try:
-        return resolve_name("datasets.readers.tensorly:read")(config)  # type: ignore[no-any-return]
+        return resolve_name("datasets.readers.tensorly:read")(config)
     except ModuleNotFoundError as error:
         raise InputError(f"{config.source} needs {error.name}, which is not here; convert it elsewhere") from error
 

@@ -42,9 +42,7 @@ def spread(
     threads = config.threads
     with cluster(config):
         wait_for_room(config)
-        call = ray.remote(function).options(
-            num_cpus=threads, num_gpus=int(config.gpu), max_retries=0, name="map a volume"
-        )
+        call = ray.remote(function).options(num_cpus=threads, max_retries=0, name="map a volume", **_gpu(config))
         waiting = deque((index, config.max_failures) for index in range(len(tasks)))
         running: dict[Any, tuple[int, int]] = {}
         try:
@@ -66,6 +64,11 @@ def spread(
         finally:
             for reference in running:  # the driver was interrupted
                 ray.cancel(reference, force=True)
+
+
+def _gpu(config: ClusterConfig) -> dict[str, Any]:
+    """Give a process a GPU of its own, or let it see none."""
+    return {"num_gpus": 1} if config.gpu else {"runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}}
 
 
 def _cause(error: RayError) -> Exception:
@@ -102,7 +105,7 @@ def together(
             ranks = [
                 _Rank.options(  # type: ignore[attr-defined]  # the decorator's work
                     num_cpus=threads,
-                    num_gpus=int(config.gpu),
+                    **_gpu(config),
                     scheduling_strategy=PlacementGroupSchedulingStrategy(group, rank),
                 ).remote(rank, world)
                 for rank in range(world)

@@ -106,6 +106,6 @@ def _use(name: str, d: ModelDescription) -> str:
 
 ```python
 import mlflow, numpy
-model = mlflow.pyfunc.load_model("models:/{name}@champion")
+model = mlflow.pyfunc.load_model("models:/{name}@champion", model_config={{"device": "cpu"}})
 probabilities = model.predict(numpy.zeros(({example}), numpy.float32))
 ```"""

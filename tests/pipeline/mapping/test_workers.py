@@ -270,11 +270,17 @@ def test_on_ray_workers_map_a_volume_by_blocks_or_by_slabs(deep, tmp_path, monke
         torch.distributed.all_reduce(total)
         return rank, float(total)
 
+    def sees(task: object, threads: int, join: object = None) -> str:
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     model, source = str(deep.folder), source_of(deep)
     alone = predict(PredictConfig(model, source, str(tmp_path / "alone.zarr")))
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
     try:
         assert sorted(spread.together(adds, [3, 4], TWO)) == [(0, (0, 7.0)), (1, (1, 7.0))]
+        for way in (spread.spread, spread.together):
+            assert sorted(way(sees, [1, 2], TWO)) == [(0, ""), (1, "")], "a GPU that nobody asked for"
         began = time.monotonic()
         with closing(spread.together(stays, ["stays", "refuses"], TWO)) as results:
             _, first = next(results)

@@ -85,7 +85,6 @@ def test_a_process_without_our_code_predicts_another_size_as_the_network_does(ru
     script = f"""
 import sys, json, numpy, mlflow
 mlflow.set_tracking_uri({run.tracking_uri!r})
-model = mlflow.pyfunc.load_model("models:/fields@champion")
 {example}
 assert probabilities.shape[:2] == (1, 2), probabilities.shape
 numpy.save("out.npy", model.predict(numpy.load("raw.npy")))
