@@ -188,7 +188,7 @@ def test_a_worker_needs_the_memory_of_its_slab_and_is_told_how_many_would_do(rec
         far = ClusterConfig(workers=workers, slabs=slabs, address="ray://elsewhere")
         check_training(replace(config, cluster=far), Volume.open(config.data))
 
-    tried(1, 1, "0.13MB")
+    tried(1, 1, "0.14MB")
     with pytest.raises(InputError) as caught:
         tried(1, 1, "0.07MB")
     text = str(caught.value)
