@@ -95,7 +95,7 @@ class Convolution(SymmetricOperator):
         return self._state(convolve(self._image(x_BNC), weight, padding, self.groups, cells))
 
     def hidden(self, pair: Pair, kernel: Tensor) -> Tensor:
-        """Convolve C -> r, piece by piece where loading the state makes a copy."""
+        """Convolve C -> r, at once or piece by piece."""
         cells = 1
         if self.groups == 1 and self.space > 1:  # the axis of a line is cut into pieces
             cells = cells_at_once(pair.state.shape[-2], kernel.shape[-2], kernel.dtype, kernel.device.type)

@@ -118,6 +118,10 @@ def convolution_weight_gradient(
     thinner = len(shape) == 5 and min(z_BrN.shape[2:]) < shape[2] // 2  # than the reach: oneDNN leaves taps unwritten
     if (x_BCN.dtype.itemsize == 2 and thinner) or x_BCN.dtype == torch.float16:  # whose sums end at 65504
         x_BCN, z_BrN = x_BCN.float(), z_BrN.float()
+    rows, edge = padding[0], shape[2]
+    if len(shape) == 5 and x_BCN.dtype == torch.bfloat16 and (x_BCN.shape[2] < edge or rows > edge // 2):
+        # oneDNN's gradient is wrong, and it writes where it should not.
+        x_BCN, padding = F.pad(x_BCN, [0, 0, 0, 0, rows, rows]), [0, *padding[1:]]
     if _misses_onednn(x_BCN, z_BrN, shape, groups):
         x_BCN, z_BrN, padding = _as_two_samples(x_BCN, z_BrN, padding)
     weight = x_BCN.new_empty(shape)  # only its shape is read

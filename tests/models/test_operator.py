@@ -263,6 +263,21 @@ def test_weight_gradients_in_bfloat16_are_written_whole_where_taps_always_lie_be
     written_whole(lambda: convolution_weight_gradient(x, z, shape, padding), true)
 
 
+@pytest.mark.parametrize(("edge", "rows"), [(3, 1), (3, 2), (5, 2), (5, 3), (5, 4)])
+@pytest.mark.parametrize("first", [1, 2, 9])
+def test_weight_gradients_in_bfloat16_are_right_where_rows_are_padded(first: int, edge: int, rows: int) -> None:
+    """Else a gradient of 3 taps over 2 rows is wrong, and one of 5 that are padded by more ends the process."""
+    torch.manual_seed(0)
+    shape, padding = torch.Size((20, 40, edge, edge, edge)), [rows, edge // 2, edge // 2]
+    sizes = (first + 2 * rows - edge + 1, 16, 4)
+    if sizes[0] < 1:
+        return
+    x, z = torch.randn(1, first, 16, 4, 40), torch.randn(1, *sizes, 20)
+    x, z = (volume.movedim(-1, 1).bfloat16() for volume in (x, z))
+    true = convolution_weight_gradient(x.double(), z.double(), shape, padding)
+    written_whole(lambda: convolution_weight_gradient(x, z, shape, padding), true)
+
+
 @pytest.mark.parametrize(("inputs", "rank", "groups"), [(4, 1, 1), (1, 4, 1), (4, 4, 4)])
 @pytest.mark.parametrize(
     ("sizes", "padding"), [((1, 12, 12), [1, 1, 1]), ((3, 12, 12), [0, 1, 1]), ((9, 9, 1), [1] * 3)]
